@@ -1,0 +1,50 @@
+"""rwkvgate: the gated shift of the previous hidden state for RWKV-6, reproduced and checked.
+
+The names below are the package's public face; each is imported on first use, so that
+`import rwkvgate` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rwkvgate.gate.config import GateConfig
+    from rwkvgate.gate.patch import patch, unpatch
+    from rwkvgate.gate.storage import load_gate, save_gate
+    from rwkvgate.rwkv6.configuration import Rwkv6Config
+    from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM, Rwkv6Model
+    from rwkvgate.rwkv6.state import Rwkv6State
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Rwkv6Config": "rwkvgate.rwkv6.configuration",
+    "Rwkv6ForCausalLM": "rwkvgate.rwkv6.modeling",
+    "Rwkv6Model": "rwkvgate.rwkv6.modeling",
+    "Rwkv6State": "rwkvgate.rwkv6.state",
+    "GateConfig": "rwkvgate.gate.config",
+    "patch": "rwkvgate.gate.patch",
+    "unpatch": "rwkvgate.gate.patch",
+    "save_gate": "rwkvgate.gate.storage",
+    "load_gate": "rwkvgate.gate.storage",
+}
+
+__all__ = [
+    "GateConfig",
+    "Rwkv6Config",
+    "Rwkv6ForCausalLM",
+    "Rwkv6Model",
+    "Rwkv6State",
+    "load_gate",
+    "patch",
+    "save_gate",
+    "unpatch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rwkvgate' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

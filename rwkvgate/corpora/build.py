@@ -1,0 +1,114 @@
+"""From settings to the texts of a run: what to pretrain, tune, choose and test on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from rwkvgate.corpora.documents import Document, digest, read_documents, write_documents
+from rwkvgate.corpora.local import local_documents
+from rwkvgate.corpora.natural import natural_documents, without_paragraphs
+from rwkvgate.corpora.splits import drop_near_duplicates, split_documents, split_sizes
+from rwkvgate.corpora.stories import generate_stories
+from rwkvgate.settings import CorpusSettings, SettingsError
+
+PARTS = ("train", "validation", "test", "natural_train", "natural_validation")
+SUMMARY_FILE = "corpus.json"
+# One natural document in this many is held out.
+NATURAL_VALIDATION = 33
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The texts of a run. The first three parts are for fine-tuning, the last two are natural text."""
+
+    train: list[Document]
+    validation: list[Document]
+    test: list[Document]
+    natural_train: list[Document]
+    natural_validation: list[Document]
+
+    def part(self, name: str) -> list[Document]:
+        """One of `PARTS` by its name."""
+        documents: list[Document] = getattr(self, name)
+        return documents
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256, in hex, of each part as it is written to disk."""
+        return {name: digest(self.part(name)) for name in PARTS}
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Documents in each part."""
+        return {name: len(self.part(name)) for name in PARTS}
+
+    def save(self, folder: str | Path) -> None:
+        """Write one JSONL file a part, and last the summary with their counts and hashes."""
+        target = Path(folder)
+        for name in PARTS:
+            write_documents(target / f"{name}.jsonl", self.part(name))
+        temporary = target / f"{SUMMARY_FILE}.{os.getpid()}.tmp"
+        summary = {"counts": self.counts, "hashes": self.hashes}
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(target / SUMMARY_FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Corpus:
+        """The corpus that `save` wrote.
+
+        Raises:
+            SettingsError: a file is missing, or is not what was saved.
+        """
+        source = Path(folder)
+        try:
+            hashes = json.loads((source / SUMMARY_FILE).read_text(encoding="utf-8"))["hashes"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{source} holds no saved corpus: {error}") from None
+        corpus = cls(**{name: read_documents(source / f"{name}.jsonl") for name in PARTS})
+        for name in PARTS:
+            if corpus.hashes[name] != hashes.get(name):
+                raise SettingsError(f"{source / name}.jsonl has changed since it was saved")
+        return corpus
+
+
+def build_corpus(settings: CorpusSettings) -> Corpus:
+    """The corpus that the settings describe; the same settings on the same installation give the same.
+
+    Raises:
+        SettingsError: fewer than ten documents, or a local file that cannot be used.
+    """
+    parts = _stories(settings) if settings.source == "stories" else _local(settings)
+    natural = natural_documents(settings.natural_characters, settings.seed)
+    train, validation = split_natural(natural)
+    return Corpus(**parts, natural_train=train, natural_validation=validation)
+
+
+def _stories(settings: CorpusSettings) -> dict[str, list[Document]]:
+    train, validation, test = split_sizes(settings.documents, settings.splits)
+    told = generate_stories(train + validation, settings.seed, "train")
+    # The stories are drawn independently, so a plain cut is as good as a shuffle.
+    splits = {"train": told[:train], "validation": told[train:]}
+    splits["test"] = generate_stories(test, settings.seed, "held-out")
+    return drop_near_duplicates(splits)
+
+
+def _local(settings: CorpusSettings) -> dict[str, list[Document]]:
+    documents = local_documents(settings.source)
+    return drop_near_duplicates(split_documents(documents, settings.splits, settings.seed))
+
+
+def split_natural(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """Natural text in two by document, about 97 to 3, without train paragraphs that repeat validation's.
+
+    `natural_documents` gives its documents in a seeded order, so every 33rd is a fair sample. With
+    fewer documents than that the last one is held out; a single one leaves validation empty.
+    """
+    step = min(NATURAL_VALIDATION, max(2, len(documents)))
+    validation = list(documents[step - 1 :: step])
+    train = [document for number, document in enumerate(documents, start=1) if number % step]
+    return without_paragraphs(train, validation), validation

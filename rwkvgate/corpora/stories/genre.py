@@ -1,0 +1,68 @@
+"""What a genre of stories is made of: its people, things, places, words, frames and orders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Character:
+    """Someone who can act. `pronoun` is 'he', 'she' or 'it'; the last makes a machine of them."""
+
+    name: str
+    pronoun: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of the character's mentions: 'machine' or 'person'."""
+        return "machine" if self.pronoun == "it" else "person"
+
+
+@dataclass(frozen=True)
+class Trades:
+    """What characters of one kind are: any adjective before any noun ("a young weaver")."""
+
+    adjectives: tuple[str, ...]
+    nouns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Somewhere to be; `preposition` goes before "the" and the name: "by the deep well"."""
+
+    name: str
+    preposition: str
+
+
+@dataclass(frozen=True)
+class Genre:
+    """The data of one genre; the engine adds nothing but who did what.
+
+    Attributes:
+        domain: the genre's name, which its documents carry.
+        people: characters of training and validation stories.
+        held_out: characters of test stories; no name is in both.
+        trades: by the character's kind.
+        adjectives, nouns: any adjective before any noun is an object.
+        places: each story draws a few of them.
+        lexicon: fillers of the slots with long names, such as `{weather}`.
+        frames: for each beat its sentence frames, in the notation of `template`.
+        orders: narrative orders by name; each a string of beats, `?` after one that may be left out.
+    """
+
+    domain: str
+    people: tuple[Character, ...]
+    held_out: tuple[Character, ...]
+    trades: Mapping[str, Trades]
+    adjectives: tuple[str, ...]
+    nouns: tuple[str, ...]
+    places: tuple[Place, ...]
+    lexicon: Mapping[str, tuple[str, ...]]
+    frames: Mapping[str, tuple[str, ...]]
+    orders: Mapping[str, str]
+
+
+def characters(pronoun: str, names: str) -> tuple[Character, ...]:
+    """Characters that share a pronoun, from their names set apart by spaces."""
+    return tuple(Character(name, pronoun) for name in names.split())

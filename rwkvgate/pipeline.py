@@ -1,0 +1,316 @@
+"""The steps of a run, each made when it is needed and not finished yet.
+
+    corpus -> base -> arm (one for each arm and seed) -> evaluation -> results
+
+`open_run` turns a notebook's parameters into a `Run`. Every `ensure_*` function returns a step's outcome
+and makes it first where its folder is missing or belongs to other inputs, so a notebook runs alone, in any
+order, and a second run redoes nothing.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from rwkvgate.corpora.build import Corpus, build_corpus
+from rwkvgate.corpora.documents import Document
+from rwkvgate.corpora.prompts import split_prompt
+from rwkvgate.corpora.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from rwkvgate.files import write_json
+from rwkvgate.gate.config import ARMS, Arm, GateConfig, find_arm
+from rwkvgate.gate.patch import gates_of, patch, select_trainable
+from rwkvgate.runs import Run, is_finished, open_folder, read_json, step, write_manifest
+from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
+from rwkvgate.settings import Settings, SettingsError, resolve
+from rwkvgate.training import TrainingLog, close_row, document_rows, pack_rows, train
+
+BASE_SEED = 0
+"""One base serves every arm and seed, so its own seed is no parameter."""
+
+WEIGHTS, LOG = "weights.safetensors", "training.json"
+TOKENIZER = "tokenizer"
+VALIDATION_DOCUMENTS = 64
+"""Documents whose loss is watched during training; the whole split would slow it without saying more."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The corpus of a run and its tokenizer."""
+
+    corpus: Corpus
+    tokenizer: PreTrainedTokenizerBase
+
+    def encode(self, documents: Sequence[Document]) -> list[list[int]]:
+        """Token ids of each document, without a prefix."""
+        return (
+            self.tokenizer([d.text for d in documents], add_special_tokens=False)["input_ids"]
+            if documents
+            else []
+        )
+
+    def prompt(self, document: Document, settings: Settings) -> tuple[str, str]:
+        """A document as its prompt and its reference."""
+        fewest, most = settings.corpus.prompt_tokens
+        end = split_prompt(document, self.encode_text, fewest, most)
+        return document.text[:end], document.text[end:]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of one text, without a prefix."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def open_run(**parameters: Any) -> Run:
+    """The run that a notebook's parameters describe: settings, arm, gate and folder checked.
+
+    Args:
+        parameters: those of `rwkvgate.settings.resolve`.
+
+    Raises:
+        SettingsError: any of them is unknown or impossible, or the run folder belongs to something else.
+    """
+    settings = resolve(**parameters)
+    gate_of(find_arm(settings.arm), settings)
+    return open_folder(settings)
+
+
+def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
+    """The gate of an arm under the settings' changes; None for an arm without one.
+
+    Raises:
+        SettingsError: a change names no field of GateConfig, or is impossible for this arm.
+    """
+    if arm.gate is None:
+        unknown = {
+            name: value for name, value in settings.gate.items() if name not in GateConfig.model_fields
+        }
+        GateConfig.build(unknown, where="gate")
+        return None
+    return GateConfig.preset(arm.name, **settings.gate)
+
+
+def arms_and_seeds(settings: Settings) -> list[tuple[str, int]]:
+    """Every arm and seed of a full run; an arm that is not trained has one seed."""
+    return [
+        (arm.name, seed)
+        for arm in ARMS.values()
+        for seed in range(settings.evaluation.seeds if arm.trained else 1)
+    ]
+
+
+def corpus_inputs(settings: Settings) -> dict[str, Any]:
+    """What texts and tokenizer depend on: natural text is that of the running Python."""
+    return {
+        "corpus": settings.corpus.model_dump(mode="json"),
+        "vocab_size": settings.model.vocab_size,
+        "python": platform.python_version(),
+    }
+
+
+def base_inputs(settings: Settings) -> dict[str, Any]:
+    """What the base depends on."""
+    return corpus_inputs(settings) | {"model": settings.model.model_dump(mode="json")}
+
+
+def arm_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
+    """What a tuned arm's weights depend on."""
+    found = find_arm(arm)
+    gate = gate_of(found, settings)
+    inputs = base_inputs(settings) | {"arm": arm, "gate": gate and gate.model_dump(mode="json"), "seed": seed}
+    return inputs | ({"training": settings.training.model_dump(mode="json")} if found.trained else {})
+
+
+def evaluation_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
+    """What an arm's scores depend on."""
+    measured = settings.evaluation.model_dump(mode="json", exclude={"seeds", "resamples"})
+    return arm_inputs(settings, arm, seed) | {"evaluation": measured}
+
+
+def ensure_texts(run: Run) -> Texts:
+    """The corpus and its tokenizer."""
+    inputs = corpus_inputs(run.settings)
+    if not is_finished(run.corpus, inputs):
+        print("corpus: reading natural text and making the fine-tuning documents", flush=True)
+        corpus = build_corpus(run.settings.corpus)
+        tokenizer = train_tokenizer(_tokenizer_texts(corpus), run.settings.model.vocab_size)
+        texts = Texts(corpus, tokenizer)
+        for document in corpus.test:
+            texts.prompt(document, run.settings)  # a document too short for its prompt is said now, not later
+        with step(run.corpus, "corpus", inputs) as fresh:
+            corpus.save(fresh)
+            save_tokenizer(tokenizer, fresh / TOKENIZER)
+        write_manifest(run)
+    return Texts(Corpus.load(run.corpus), load_tokenizer(run.corpus / TOKENIZER))
+
+
+def _tokenizer_texts(corpus: Corpus) -> list[str]:
+    """Natural text and training documents in equal parts, by documents in order, as far as both reach."""
+    tuning = [document.text for document in corpus.train]
+    budget = sum(map(len, tuning))
+    natural = []
+    for document in corpus.natural_train:
+        if budget <= 0:
+            break
+        natural.append(document.text)
+        budget -= len(document.text)
+    return tuning + natural
+
+
+def ensure_base(run: Run) -> Rwkv6ForCausalLM:
+    """The base model, pretrained on natural text where that is not done yet."""
+    settings, inputs = run.settings, base_inputs(run.settings)
+    if not is_finished(run.base, inputs):
+        texts = ensure_texts(run)
+        model = new_base(settings, texts.tokenizer)
+        schedule = settings.model.pretraining
+        separator = model.config.bos_token_id
+        rows = pack_rows(texts.encode(texts.corpus.natural_train), schedule, separator, BASE_SEED)
+        held_out = _blocks(texts.encode(texts.corpus.natural_validation), schedule.length, separator)
+        log = train(
+            model,
+            rows,
+            schedule,
+            label="pretraining",
+            seed=BASE_SEED,
+            validation=held_out[: 2 * VALIDATION_DOCUMENTS],
+            log_every=max(1, schedule.steps // 30),
+            eval_every=max(1, schedule.steps // 6),
+        )
+        with step(run.base, "base", inputs) as fresh:
+            model.save_pretrained(fresh)
+            save_tokenizer(texts.tokenizer, fresh)
+            write_json(fresh / LOG, asdict(log))
+        write_manifest(run)
+    return load_base(run)
+
+
+def _blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> list[list[int]]:
+    stream = [token for document in documents for token in (separator, *document)]
+    return [stream[i : i + length] for i in range(0, len(stream) - length + 1, length)] or [stream]
+
+
+def new_base(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Rwkv6ForCausalLM:
+    """An untrained base of the settings' size, initialised from the base's seed."""
+    sizes = settings.model.model_dump(exclude={"pretraining", "vocab_size"})
+    torch.manual_seed(BASE_SEED)
+    return Rwkv6ForCausalLM(
+        Rwkv6Config(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **sizes)
+    )
+
+
+def load_base(run: Run) -> Rwkv6ForCausalLM:
+    """The base of a run, in evaluation mode.
+
+    Raises:
+        SettingsError: its files are missing or damaged.
+    """
+    try:
+        model = Rwkv6ForCausalLM.from_pretrained(run.base, local_files_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise SettingsError(
+            f"the base in {run.base} cannot be read ({error}). Remove that folder and run {run.command()}"
+        ) from None
+    return model.eval()
+
+
+def training_log(run: Run, arm: str | None = None, seed: int = 0) -> TrainingLog:
+    """The log of the base's pretraining, or of an arm's fine-tuning."""
+    folder = run.base if arm is None else run.arm(arm, seed)
+    log = read_json(folder / LOG)
+    if log is None:
+        raise SettingsError(
+            f"{folder / LOG} is missing or damaged. Remove that folder and run {run.command()}"
+        )
+    return TrainingLog(**log)
+
+
+def new_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
+    """The base with the arm's untrained gate, drawn from the seed: arms that share a gate share its start."""
+    model = ensure_base(run)
+    gate = gate_of(find_arm(arm), run.settings)
+    torch.manual_seed(seed)
+    return model if gate is None else patch(model, gate)
+
+
+def arm_rows(run: Run, texts: Texts, seed: int) -> list[list[int]]:
+    """The rows that every arm of this seed is tuned on, in their order."""
+    return document_rows(
+        texts.encode(texts.corpus.train), run.settings.training, texts.tokenizer.bos_token_id, seed
+    )
+
+
+def ensure_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
+    """The model of an arm and seed, fine-tuned where the arm is and that is not done yet."""
+    folder, inputs = run.arm(arm, seed), arm_inputs(run.settings, arm, seed)
+    if not is_finished(folder, inputs):
+        texts = ensure_texts(run)
+        model = new_arm(run, arm, seed)
+        log = TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)
+        kept = {id(p) for gate in gates_of(model) for p in gate.parameters()}
+        if find_arm(arm).trained:
+            log = _tune(run, model, texts, arm, seed)
+            kept |= {id(p) for p in model.parameters() if p.requires_grad}
+        changed = {name: p.detach().cpu() for name, p in model.named_parameters() if id(p) in kept}
+        with step(folder, "arm", inputs) as fresh:
+            save_file(changed, str(fresh / WEIGHTS))
+            write_json(fresh / LOG, asdict(log))
+    return load_arm(run, arm, seed)
+
+
+def _tune(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) -> TrainingLog:
+    schedule = run.settings.training
+    select_trainable(model, schedule.scope)
+    separator = texts.tokenizer.bos_token_id
+    held_out = texts.encode(texts.corpus.validation[:VALIDATION_DOCUMENTS])
+    return train(
+        model,
+        arm_rows(run, texts, seed),
+        schedule,
+        label=f"fine-tuning {arm}, seed {seed}",
+        seed=seed,
+        validation=[close_row(document, schedule.length, separator) for document in held_out],
+        log_every=schedule.log_every,
+        eval_every=schedule.eval_every,
+    )
+
+
+def load_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
+    """The model of a finished arm and seed, in evaluation mode.
+
+    Raises:
+        SettingsError: its weights are missing, damaged, or another model's.
+    """
+    model = new_arm(run, arm, seed)
+    path = run.arm(arm, seed) / WEIGHTS
+    try:
+        weights = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}). Remove {path.parent} and run again") from None
+    own = dict(model.named_parameters())
+    wrong = [name for name, x in weights.items() if name not in own or own[name].shape != x.shape]
+    if wrong:
+        raise SettingsError(
+            f"{path} holds weights of another model: {', '.join(wrong[:3])}. Remove {path.parent}"
+        )
+    model.load_state_dict(weights, strict=False)
+    return model.requires_grad_(False).eval()
+
+
+def finished_steps(run: Run) -> Mapping[str, bool]:
+    """Which steps of the full run are finished, by their folder in the run."""
+    settings = run.settings
+    state = {"corpus": is_finished(run.corpus, corpus_inputs(settings))}
+    state["base"] = is_finished(run.base, base_inputs(settings))
+    for arm, seed in arms_and_seeds(settings):
+        folder = run.evaluation(arm, seed)
+        state[folder.relative_to(run.folder).as_posix()] = is_finished(
+            folder, evaluation_inputs(settings, arm, seed)
+        )
+    return state

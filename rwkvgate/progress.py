@@ -1,0 +1,40 @@
+"""Progress in plain lines: how far, how long still. Lines survive papermill, logs and pipes; bars do not."""
+
+from __future__ import annotations
+
+import time
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, `3:07`, or with hours, `1:03:07`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Prints `label: 40 of 250, loss 3.2, 1:05 left`, at most every `every` seconds, and at the end.
+
+    Args:
+        label: what is being done.
+        every: seconds between two lines at least.
+    """
+
+    def __init__(self, label: str, every: float = 10.0) -> None:
+        self.label, self.every = label, every
+        self.started = self.printed = time.monotonic()
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Say that `done` of `total` is finished."""
+        now = time.monotonic()
+        if done < total and now - self.printed < self.every:
+            return
+        self.printed = now
+        spent = now - self.started
+        left = (
+            f"took {clock(spent)}"
+            if done >= total
+            else f"{clock(spent / max(done, 1) * (total - done))} left"
+        )
+        parts = [f"{self.label}: {done} of {total}", *([note] if note else []), left]
+        print(", ".join(parts), flush=True)

@@ -1,0 +1,212 @@
+"""The run folder: where each thing lies, which steps are finished, and where the numbers came from.
+
+A step writes its folder under a temporary name, puts a record of its inputs' hash in it and renames it.
+A folder whose record carries the hash at hand is finished and is not made again; any other is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rwkvgate.files import digest, write_folder, write_json
+from rwkvgate.settings import Settings, SettingsError, project_root
+
+RECORD = "step.json"
+MANIFEST = "manifest.json"
+PACKAGES = (
+    "rwkvgate", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "sacrebleu",
+    "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder and the settings it is opened with."""
+
+    settings: Settings
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, absolute."""
+        return self.settings.folder
+
+    @property
+    def corpus(self) -> Path:
+        """Texts and tokenizer."""
+        return self.folder / "corpus"
+
+    @property
+    def base(self) -> Path:
+        """The base model pretrained here."""
+        return self.folder / "base"
+
+    @property
+    def results(self) -> Path:
+        """Tidy tables over all arms and seeds."""
+        return self.folder / "results"
+
+    @property
+    def figures(self) -> Path:
+        """Figures as SVG and PNG."""
+        return self.folder / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The whole run on one page."""
+        return self.folder / "report.html"
+
+    def arm(self, arm: str, seed: int) -> Path:
+        """One arm of one seed: weights, training log, metrics."""
+        return self.folder / "arms" / arm / f"seed{seed}"
+
+    def evaluation(self, arm: str, seed: int) -> Path:
+        """What was measured on that arm and seed."""
+        return self.arm(arm, seed) / "evaluation"
+
+    def command(self) -> str:
+        """The command that makes the whole run, for messages."""
+        return f"PROFILE={self.settings.profile} make reproduce"
+
+
+def open_folder(settings: Settings) -> Run:
+    """The run in the settings' folder, which need not exist yet.
+
+    Raises:
+        SettingsError: the folder holds a run of another profile, or something that is no run.
+    """
+    run = Run(settings)
+    if run.folder.exists() and not run.folder.is_dir():
+        raise SettingsError(f"run_dir {run.folder} is a file; it must be a folder")
+    manifest = read_json(run.folder / MANIFEST)
+    if manifest is None:
+        # The run graph puts notebooks there before the first step; anything else is somebody's own.
+        foreign = [path.name for path in run.folder.glob("[!.]*") if path.name != "notebooks"]
+        if foreign:
+            raise SettingsError(
+                f"run_dir {run.folder} holds {', '.join(sorted(foreign)[:3])} and no {MANIFEST}: it is no run "
+                "folder. Choose an empty or a new one"
+            )
+        write_manifest(run)
+    elif (profile := manifest.get("settings", {}).get("profile")) != settings.profile:
+        raise SettingsError(
+            f"run_dir {run.folder} holds a run of profile {profile!r}; this one is {settings.profile!r}. "
+            "Choose another run_dir, or that profile"
+        )
+    return run
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file, or None where there is no such file or it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def is_finished(folder: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether the folder holds the finished step of these inputs."""
+    record = read_json(folder / RECORD)
+    return isinstance(record, dict) and record.get("inputs") == digest(inputs)
+
+
+@contextmanager
+def step(folder: Path, name: str, inputs: Mapping[str, Any]) -> Iterator[Path]:
+    """A temporary folder for a step's outputs; on success it gets a record and takes its place.
+
+    On an error, what stood there before stays.
+    """
+    started = time.monotonic()
+    with write_folder(folder) as fresh:
+        yield fresh
+        record = {
+            "step": name,
+            "inputs": digest(inputs),
+            "seconds": round(time.monotonic() - started, 2),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_json(fresh / RECORD, record)
+
+
+def write_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write and return the run's manifest: settings, versions, commit, hardware, finished steps."""
+    manifest: dict[str, Any] = {
+        "settings": run.settings.model_dump(mode="json", exclude={"run_dir", "arm", "seed"}),
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+        "steps": _steps(run.folder),
+    }
+    manifest |= extra or {}
+    write_json(run.folder / MANIFEST, manifest)
+    return manifest
+
+
+def _steps(folder: Path) -> dict[str, Any]:
+    found = {}
+    for path in sorted(folder.glob(f"**/{RECORD}")):
+        record = read_json(path)
+        if isinstance(record, dict) and not any(
+            part.startswith(".") for part in path.relative_to(folder).parts
+        ):
+            found[path.parent.relative_to(folder).as_posix()] = record
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """The checkout's commit, and whether files differ from it; both None outside a checkout."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return {"id": head, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"id": None, "dirty": None}
+
+
+def _git(*arguments: str) -> str:
+    command: Sequence[str] = ("git", "-C", str(project_root()), *arguments)
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory in MiB, and the GPU where there is one."""
+    import torch  # here, so that the run graph can import this module cheaply
+
+    memory = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 if hasattr(os, "sysconf") else None
+    )
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_mib": memory,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,1 @@
+"""RWKV-6 (Finch) as `transformers` sees a model: configuration, WKV operator, state and network."""

@@ -1,0 +1,71 @@
+"""Configuration of RWKV-6, with the keys of the hub's checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class Rwkv6Config(PreTrainedConfig):
+    """Sizes of an RWKV-6 network.
+
+    Keys and defaults are those of the hub's `rwkv6` configurations, read with three corrections:
+
+    - `num_attention_heads` says 64 there whatever the model is; it is derived here, as
+      `attention_hidden_size / head_size`.
+    - `intermediate_size` None means `floor(3.5 * hidden_size / 32) * 32`, and a number given is used.
+    - `rescale_every`, a trick against fp16 overflow that changes nothing in exact arithmetic, is kept so
+      that a file is written back as it was read; this network never rescales.
+
+    The ranks of the two low-rank maps are fixed at 32 and 64 there (64 and 128 where `hidden_size` is
+    4,096); here they are keys, with those values as defaults.
+
+    Raises:
+        ValueError: a size below 1, or an `attention_hidden_size` that `head_size` does not divide.
+    """
+
+    model_type = "rwkv6"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = 65536
+    hidden_size: int = 768
+    num_hidden_layers: int = 24
+    attention_hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    head_size: int = 64
+    head_size_divisor: int = 8
+    intermediate_size: int | None = None
+    time_mix_rank: int | None = None
+    time_decay_rank: int | None = None
+    layer_norm_epsilon: float = 1e-5
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 0
+    pad_token_id: int | None = 0
+    rescale_every: int = 6
+    tie_word_embeddings: bool = False
+    use_cache: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "head_size", "head_size_divisor"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        wide = self.hidden_size == 4096
+        self.attention_hidden_size = self.attention_hidden_size or self.hidden_size
+        self.intermediate_size = self.intermediate_size or max(32, int(3.5 * self.hidden_size) // 32 * 32)
+        self.time_mix_rank = self.time_mix_rank or (64 if wide else 32)
+        self.time_decay_rank = self.time_decay_rank or (128 if wide else 64)
+        if self.attention_hidden_size % self.head_size:
+            raise ValueError(
+                f"attention_hidden_size is {self.attention_hidden_size}; "
+                f"it must be a multiple of head_size, {self.head_size}"
+            )
+        self.num_attention_heads = self.attention_hidden_size // self.head_size
+        super().__post_init__(**kwargs)
+
+    @property
+    def group_norm_epsilon(self) -> float:
+        """Epsilon of the per-head normalisation of the WKV output."""
+        return float(self.layer_norm_epsilon * self.head_size_divisor**2)

@@ -1,0 +1,361 @@
+"""RWKV-6 (Finch) as a `transformers` model, under the parameter names of the hub's checkpoints.
+
+Equations: Peng et al. 2024, arXiv 2404.05892, section 4. What differs from the modelling code that the
+hub ships: gradients flow through the WKV state, attention masks are obeyed, the state is never changed in
+place, and no evaluation runs a Python loop over tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
+from rwkvgate.rwkv6.state import LayerState, Rwkv6State
+from rwkvgate.rwkv6.token_shift import TokenShift
+from rwkvgate.rwkv6.wkv import wkv6
+
+MIXES = ("w", "k", "v", "r", "g")
+"""Order of the five data-dependent mixes in `time_maa_w1` and `time_maa_w2`."""
+
+
+class Rwkv6Attention(nn.Module):
+    """Time mixing: data-dependent token shift, the WKV operator, per-head normalisation, output gate."""
+
+    def __init__(self, config: Rwkv6Config, layer: int) -> None:
+        super().__init__()
+        hidden, width = config.hidden_size, config.attention_hidden_size
+        self.layer, self.head_size = layer, config.head_size
+        for name in ("x", *MIXES):
+            setattr(self, f"time_maa_{name}", nn.Parameter(torch.empty(1, 1, hidden)))
+        self.time_maa_w1 = nn.Parameter(torch.empty(hidden, len(MIXES) * config.time_mix_rank))
+        self.time_maa_w2 = nn.Parameter(torch.empty(len(MIXES), config.time_mix_rank, hidden))
+        self.time_decay = nn.Parameter(torch.empty(1, 1, width))
+        self.time_decay_w1 = nn.Parameter(torch.empty(hidden, config.time_decay_rank))
+        self.time_decay_w2 = nn.Parameter(torch.empty(config.time_decay_rank, width))
+        self.time_faaaa = nn.Parameter(torch.empty(config.num_attention_heads, config.head_size))
+        self.receptance = nn.Linear(hidden, width, bias=False)
+        self.key = nn.Linear(hidden, width, bias=False)
+        self.value = nn.Linear(hidden, width, bias=False)
+        self.gate = nn.Linear(hidden, width, bias=False)
+        self.output = nn.Linear(width, hidden, bias=False)
+        self.ln_x = nn.GroupNorm(config.num_attention_heads, width, eps=config.group_norm_epsilon)
+
+    def forward(self, x: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (batch, time, channel) to the mixer's output, its input at the last token, the WKV state."""
+        previous, carried = shift(x, state.attention_shift if state else None)
+        x_w, x_k, x_v, x_r, x_g = self._mixes(x, previous - x)
+        heads = (*x.shape[:2], -1, self.head_size)
+        r = self.receptance(x_r).view(heads)
+        # At padding a zero key writes nothing and a zero log decay forgets nothing.
+        k = shift.silence(self.key(x_k)).view(heads)
+        v = self.value(x_v).view(heads)
+        decay = self.time_decay + torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2
+        widest = torch.promote_types(decay.dtype, torch.float32)
+        w = shift.silence(-torch.exp(decay.to(widest))).view(heads)
+        out, wkv = wkv6(r, k, v, w, self.time_faaaa, state.wkv if state else None)
+        out = self._normalise(out.flatten(2)).to(x.dtype)
+        return self.output(out * F.silu(self.gate(x_g))), carried, wkv
+
+    def _mixes(self, x: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
+        """The five inputs: x moved towards the previous token by a learned and a data-dependent share."""
+        z = torch.tanh((x + delta * self.time_maa_x) @ self.time_maa_w1)
+        z = z.unflatten(-1, (len(MIXES), -1)).flatten(0, 1).transpose(0, 1)
+        learned = torch.cat([getattr(self, f"time_maa_{name}") for name in MIXES])
+        share = torch.baddbmm(learned, z, self.time_maa_w2)
+        return torch.addcmul(x, delta, share.unflatten(1, x.shape[:2])).unbind(0)
+
+    def _normalise(self, out: Tensor) -> Tensor:
+        norm, (batch, time, width) = self.ln_x, out.shape
+        flat = F.group_norm(
+            out.reshape(-1, width), norm.num_groups, norm.weight.to(out.dtype), norm.bias.to(out.dtype), norm.eps
+        )
+        return flat.view(batch, time, width)
+
+
+class Rwkv6FeedForward(nn.Module):
+    """Channel mixing: token shift, squared ReLU, receptance."""
+
+    def __init__(self, config: Rwkv6Config, layer: int) -> None:
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.layer = layer
+        self.time_maa_k = nn.Parameter(torch.empty(1, 1, hidden))
+        self.time_maa_r = nn.Parameter(torch.empty(1, 1, hidden))
+        self.key = nn.Linear(hidden, inner, bias=False)
+        self.receptance = nn.Linear(hidden, hidden, bias=False)
+        self.value = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, x: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, Tensor]:
+        """x (batch, time, channel) to the mixer's output and its input at the last token."""
+        previous, carried = shift(x, state.feed_forward_shift if state else None)
+        delta = previous - x
+        key = F.relu(self.key(torch.addcmul(x, delta, self.time_maa_k))).square()
+        receptance = torch.sigmoid(self.receptance(torch.addcmul(x, delta, self.time_maa_r)))
+        return receptance * self.value(key), carried
+
+
+class Rwkv6Block(nn.Module):
+    """One layer: time mixing and channel mixing, each behind a LayerNorm, on a residual stream.
+
+    `gated_shift` is None in RWKV-6. A module put there is called with the block's output, the token shift
+    and what it carried, and returns the new output and what to carry: see `rwkvgate.gate`.
+    """
+
+    def __init__(self, config: Rwkv6Config, layer: int) -> None:
+        super().__init__()
+        if layer == 0:
+            self.pre_ln = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.attention = Rwkv6Attention(config, layer)
+        self.feed_forward = Rwkv6FeedForward(config, layer)
+        self.layer = layer
+        self.gated_shift: nn.Module | None = None
+
+    def forward(self, hidden: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        """hidden (batch, time, channel) to the block's output and the state after the last token."""
+        if self.layer == 0:
+            hidden = self.pre_ln(hidden)
+        attention, attention_shift, wkv = self.attention(self.ln1(hidden), shift, state)
+        hidden = hidden + attention
+        feed_forward, feed_forward_shift = self.feed_forward(self.ln2(hidden), shift, state)
+        hidden = hidden + feed_forward
+        gate = None
+        if self.gated_shift is not None:
+            hidden, gate = self.gated_shift(hidden, shift, state.gate if state else None)
+        return hidden, LayerState(attention_shift, wkv, feed_forward_shift, gate)
+
+
+class Rwkv6PreTrainedModel(PreTrainedModel):
+    """What `Rwkv6Model` and `Rwkv6ForCausalLM` share: initialisation and transformers' switches."""
+
+    config_class = Rwkv6Config
+    config: Rwkv6Config
+    base_model_prefix = "rwkv"
+    _no_split_modules = ["Rwkv6Block"]
+    _is_stateful = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        layers = self.config.num_hidden_layers
+        if isinstance(module, Rwkv6Attention):
+            init_attention(module, module.layer, layers)
+        elif isinstance(module, Rwkv6FeedForward):
+            init_feed_forward(module, module.layer, layers)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.uniform_(module.weight, -1e-4, 1e-4)
+        elif isinstance(module, Rwkv6ForCausalLM):
+            init_head(module.head)
+
+
+class Rwkv6Model(Rwkv6PreTrainedModel):
+    """Embedding, blocks and the final LayerNorm."""
+
+    def __init__(self, config: Rwkv6Config) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Rwkv6Block(config, i) for i in range(config.num_hidden_layers))
+        self.ln_out = nn.LayerNorm(config.hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The embedding table, (vocabulary, channel)."""
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding table."""
+        self.embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Rwkv6State | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool = False,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """Run the network over tokens that follow `past_key_values`.
+
+        Args:
+            input_ids: (batch, time); or `inputs_embeds`, (batch, time, channel), in its place.
+            attention_mask: (batch, time or more), 0 at padding; its last `time` columns are used.
+                Padding may stand on either side: a row gives what it gives alone.
+            past_key_values: the state to continue from. It is not changed.
+            use_cache: return the state after the last token; default: config.use_cache, not in training.
+
+        Raises:
+            ValueError: no tokens, a mask or state of another shape, or a state from a patched model
+                given to an unpatched one or the other way round.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if hidden.dim() != 3 or hidden.shape[1] == 0:
+            found = input_ids.shape if inputs_embeds is None else inputs_embeds.shape
+            raise ValueError(f"the input is {tuple(found)}; it must be (batch, time) with at least one token")
+        shift = TokenShift(_columns(attention_mask, hidden))
+        past = self._layer_states(past_key_values, hidden.shape[0])
+        every, layers = [hidden], []
+        for block, layer_state in zip(self.blocks, past, strict=True):
+            hidden, layer_state = block(hidden, shift, layer_state)
+            layers.append(layer_state)
+            every.append(hidden)
+        every[-1] = hidden = self.ln_out(hidden)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        output = BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=Rwkv6State(layers) if use_cache else None,
+            hidden_states=tuple(every) if output_hidden_states else None,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def _layer_states(self, state: Rwkv6State | None, batch: int) -> list[LayerState] | list[None]:
+        if state is None:
+            return [None] * len(self.blocks)
+        if not isinstance(state, Rwkv6State):
+            raise ValueError(f"past_key_values is a {type(state).__name__}; it must be a Rwkv6State")
+        if len(state.layers) != len(self.blocks) or state.batch_size != batch:
+            raise ValueError(
+                f"the state holds {len(state.layers)} layers of {state.batch_size} sequences; "
+                f"the call needs {len(self.blocks)} layers of {batch}"
+            )
+        for i, (block, layer) in enumerate(zip(self.blocks, state.layers, strict=True)):
+            if (block.gated_shift is None) != (layer.gate is None):
+                there, here = ("no gate", "one") if layer.gate is None else ("a gate", "none")
+                raise ValueError(f"layer {i} of the state carries {there}, but the model has {here}")
+        return state.layers
+
+
+def _columns(mask: Tensor | None, hidden: Tensor) -> Tensor | None:
+    """The mask of the tokens at hand as booleans, or None where every one is real."""
+    if mask is None:
+        return None
+    batch, time = hidden.shape[:2]
+    if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < time:
+        raise ValueError(f"attention_mask is {tuple(mask.shape)}; it must be {(batch, time)}, or longer in time")
+    columns = mask[:, -time:].bool()
+    return None if bool(columns.all()) else columns
+
+
+class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
+    """RWKV-6 with a language-modelling head."""
+
+    _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
+
+    def __init__(self, config: Rwkv6Config) -> None:
+        super().__init__(config)
+        self.rwkv = Rwkv6Model(config)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The embedding table, (vocabulary, channel)."""
+        return self.rwkv.embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding table."""
+        self.rwkv.embeddings = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The head, (vocabulary, channel)."""
+        return self.head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace the head."""
+        self.head = value
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        # Without this a subclass whose name lacks "rwkv" would be handed an attention cache.
+        return False
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Rwkv6State | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What one step of `generate` feeds the model.
+
+        The first step reads all that is given, on top of the state where one is given: those tokens
+        follow it. Later steps read the token just chosen.
+        """
+        if past_key_values is not None and not is_first_iteration:
+            next_sequence_length = 1
+        if next_sequence_length is not None:
+            input_ids = input_ids[:, -next_sequence_length:]
+        inputs: dict[str, Any] = {"input_ids": input_ids}
+        if inputs_embeds is not None and is_first_iteration:
+            inputs = {"inputs_embeds": inputs_embeds}
+        use_cache = kwargs.get("use_cache", True)
+        return inputs | {
+            "past_key_values": past_key_values,
+            "attention_mask": attention_mask,
+            "use_cache": use_cache,
+            "logits_to_keep": kwargs.get("logits_to_keep", 1),
+        }
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Rwkv6State | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool = False,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits over the next token, (batch, time, vocabulary). See `Rwkv6Model.forward`.
+
+        Args:
+            labels: (batch, time), token ids with -100 where nothing is scored; shifted by one inside.
+            logits_to_keep: compute only that many of the last positions' logits, or those at the
+                positions of a tensor; 0 keeps all.
+        """
+        outputs = self.rwkv(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+
+AutoConfig.register("rwkv6", Rwkv6Config, exist_ok=True)
+AutoModel.register(Rwkv6Config, Rwkv6Model, exist_ok=True)
+AutoModelForCausalLM.register(Rwkv6Config, Rwkv6ForCausalLM, exist_ok=True)

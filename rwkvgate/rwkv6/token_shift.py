@@ -1,0 +1,54 @@
+"""The token before: for every position, the value at the last real token ahead of it.
+
+Token shift in time mixing and channel mixing, and the gated shift of the block output, all need
+"x at t - 1". With padding in the batch, or a state carried from an earlier call, that is not simply
+the row above: it is the last position that holds a real token, and before the first of those, what the
+state carried. One `TokenShift` is made for a forward pass and shared by every layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class TokenShift:
+    """Positions of the previous real tokens under one attention mask.
+
+    Args:
+        mask: (batch, time), true at real tokens; None where all are real. Padding may stand anywhere.
+    """
+
+    def __init__(self, mask: Tensor | None) -> None:
+        self.mask = mask
+        if mask is None:
+            return
+        # 1-based positions of real tokens, 0 for "what was carried": the running maximum is then the
+        # last real token up to and including t.
+        positions = torch.arange(1, mask.shape[1] + 1, device=mask.device) * mask
+        latest = positions.cummax(dim=1).values
+        self._previous = torch.cat((torch.zeros_like(latest[:, :1]), latest[:, :-1]), dim=1).unsqueeze(-1)
+        self._last = latest[:, -1:].unsqueeze(-1)
+
+    def __call__(self, x: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Shift x by one real token.
+
+        Args:
+            x: (batch, time, channel).
+            carried: (batch, channel), the value before the first token; zeros where None.
+
+        Returns:
+            x at the previous real token, (batch, time, channel), and x at the last real token,
+            (batch, channel), to be carried on. A row without a real token carries on what came in.
+        """
+        first = torch.zeros_like(x[:, 0]) if carried is None else carried.to(x.dtype)
+        extended = torch.cat((first.unsqueeze(1), x), dim=1)
+        if self.mask is None:
+            return extended[:, :-1], x[:, -1]
+        channels = x.shape[-1]
+        previous = extended.gather(1, self._previous.expand(-1, -1, channels))
+        return previous, extended.gather(1, self._last.expand(-1, -1, channels)).squeeze(1)
+
+    def silence(self, x: Tensor) -> Tensor:
+        """x (batch, time, channel) with zeros at padding."""
+        return x if self.mask is None else x.masked_fill(~self.mask.unsqueeze(-1), 0)

@@ -1,0 +1,309 @@
+"""Settings: a profile file plus overrides becomes one validated, frozen `Settings`.
+
+The five notebooks, the Snakefile and the tests all go through `resolve`. Nothing else reads
+`params/*.yaml`, so every default has one place and every misspelt key is an error that names the
+key, what was found and what is allowed, before any work is done.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PROFILES = ("smoke", "cpu", "t4", "gpu")
+SECTIONS = ("model", "corpus", "gate", "training", "evaluation")
+PROFILE_VARIABLE = "RWKVGATE_PROFILE"
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+class SettingsError(ValueError):
+    """Bad settings: the message names the key, what was found and what is allowed."""
+
+
+class Frozen(BaseModel):
+    """Base of every settings section: immutable, strict types, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Schedule(Frozen):
+    """One optimisation run: AdamW under a linear warm-up and a cosine decay to zero."""
+
+    steps: Positive = Field(description="optimiser steps")
+    batch_size: Positive = Field(description="sequences in one step")
+    length: Annotated[int, Field(ge=8)] = Field(description="tokens in the longest sequence")
+    learning_rate: Rate = Field(description="peak learning rate of AdamW")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(description="steps of linear warm-up")
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="on weight matrices only")
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Schedule:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be below steps, {self.steps}")
+        return self
+
+
+class ModelSettings(Frozen):
+    """The base RWKV-6 network, and how it is pretrained on the spot."""
+
+    vocab_size: Annotated[int, Field(ge=300, le=65536)] = Field(description="byte-level BPE entries")
+    hidden_size: Positive = Field(description="channels of the residual stream")
+    num_hidden_layers: Positive = Field(description="blocks")
+    head_size: Positive = Field(description="channels of one WKV head")
+    time_mix_rank: Positive = Field(description="rank of each data-dependent token-shift LoRA")
+    time_decay_rank: Positive = Field(description="rank of the data-dependent decay LoRA")
+    pretraining: Schedule
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelSettings:
+        if self.hidden_size % self.head_size:
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}; it must be a multiple of head_size, {self.head_size}"
+            )
+        return self
+
+
+class CorpusSettings(Frozen):
+    """The texts: what the base is pretrained on, and what the arms are tuned and tested on."""
+
+    source: str = Field(description="'stories', or the path of a local .txt or .jsonl file")
+    documents: Positive = Field(description="stories to generate, over all three splits")
+    natural_characters: Annotated[int, Field(ge=10_000)] = Field(description="natural text to read at most")
+    seed: int = Field(description="seed of the stories and of the splits")
+    prompt_tokens: tuple[Positive, Positive] = Field(description="fewest and most tokens of a prompt")
+    splits: tuple[Rate, Rate, Rate] = Field(description="shares of train, validation and test")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CorpusSettings:
+        if abs(sum(self.splits) - 1) > 1e-6:
+            raise ValueError(f"splits are {list(self.splits)}; they must sum to 1")
+        if self.prompt_tokens[0] > self.prompt_tokens[1]:
+            raise ValueError(
+                f"prompt_tokens are {list(self.prompt_tokens)}; the first must not exceed the second"
+            )
+        return self
+
+
+class TrainingSettings(Schedule):
+    """Fine-tuning of one arm: the same for every arm, so that the comparison is fair."""
+
+    scope: Literal["all", "gate-and-norms"] = Field(description="what a tuned arm may change")
+    log_every: Positive = Field(description="steps between two logged losses")
+    eval_every: Positive = Field(description="steps between two validation losses")
+
+
+class EvaluationSettings(Frozen):
+    """What is measured on the test split, and how."""
+
+    documents: Positive = Field(description="test documents scored")
+    new_tokens: Positive = Field(description="tokens generated at most for BLEU and ROUGE")
+    batch_size: Positive = Field(description="documents in one batch")
+    seeds: Positive = Field(description="training seeds of each tuned arm in the whole run")
+    resamples: Annotated[int, Field(ge=100)] = Field(description="bootstrap resamples")
+    latency_tokens: Positive = Field(description="tokens of the timed forward pass")
+    latency_repeats: Annotated[int, Field(ge=3)] = Field(description="timed repeats of base and arm in turn")
+    timed_tokens: Positive = Field(description="tokens of the timed generation (the paper's 50)")
+
+
+class Settings(Frozen):
+    """Everything a run depends on. `section(...)` gives the part a step depends on, for hashing."""
+
+    profile: Literal["smoke", "cpu", "t4", "gpu"]
+    run_dir: str
+    arm: str
+    seed: Annotated[int, Field(ge=0)]
+    model: ModelSettings
+    corpus: CorpusSettings
+    gate: dict[str, Any] = Field(description="fields of GateConfig laid over the arm's preset")
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, absolute."""
+        path = Path(self.run_dir).expanduser() if self.run_dir else Path("outputs") / self.profile
+        return path if path.is_absolute() else project_root() / path
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def project_root() -> Path:
+    """The checkout: the nearest folder, from here upward, that holds `params/cpu.yaml`.
+
+    papermill keeps its caller's working directory, nbval uses the notebook's folder and Colab
+    `/content`, so no relative path can be trusted without this look-up. Where no folder above the
+    working directory is a checkout, the one the package was imported from is taken, and failing
+    that (an installed wheel) the working directory itself.
+    """
+    package = Path(__file__).resolve().parent
+    for start in (Path.cwd(), package.parent):
+        for folder in (start, *start.parents):
+            if (folder / "params" / "cpu.yaml").is_file():
+                return folder
+    return Path.cwd()
+
+
+def profile_path(profile: str) -> Path:
+    """The YAML file of a profile: the checkout's, or the copy that a wheel carries."""
+    here = project_root() / "params" / f"{profile}.yaml"
+    return here if here.is_file() else Path(__file__).resolve().parent / "params" / f"{profile}.yaml"
+
+
+def resolve_profile(profile: str) -> str:
+    """The profile that a name stands for; `auto` asks the environment, then the hardware.
+
+    Raises:
+        SettingsError: the name, or what `RWKVGATE_PROFILE` holds, is no profile.
+    """
+    if profile == "auto":
+        named = os.environ.get(PROFILE_VARIABLE, "")
+        if named and named != "auto":
+            if named not in PROFILES:
+                raise SettingsError(
+                    _unknown(f"profile in the environment variable {PROFILE_VARIABLE}", named, PROFILES)
+                )
+            return named
+        return _profile_of_hardware()
+    if profile not in PROFILES:
+        raise SettingsError(_unknown("profile", profile, ("auto", *PROFILES)))
+    return profile
+
+
+def _profile_of_hardware() -> str:
+    import torch  # here, so that reading settings does not cost an import of torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    # Turing, the T4's generation, has compute capability 7.5; bf16 and Triton start at 8.0.
+    return "gpu" if torch.cuda.get_device_capability() >= (8, 0) else "t4"
+
+
+def load_profile(profile: str) -> dict[str, Any]:
+    """The keys of a profile file, as written.
+
+    Raises:
+        SettingsError: the file is missing, is not YAML, or is not a mapping.
+    """
+    path = profile_path(profile)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"no file {path} for profile {profile!r}; it belongs to the checkout") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path} holds a {type(data).__name__}; it must be a mapping of settings")
+    return data
+
+
+def resolve(
+    profile: str = "auto",
+    run_dir: str = "",
+    arm: str = "enhanced",
+    seed: int = 0,
+    model: Mapping[str, Any] | None = None,
+    corpus: Mapping[str, Any] | None = None,
+    gate: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Lay the overrides over the profile's file and validate the whole.
+
+    The arguments are the notebooks' parameters cell. A section may be partial; nested mappings are
+    merged key by key, anything else replaces what the profile says.
+
+    Raises:
+        SettingsError: an unknown profile or key, a wrong type or an impossible value.
+    """
+    name = resolve_profile(profile)
+    merged = load_profile(name)
+    overrides = {
+        "model": model,
+        "corpus": corpus,
+        "gate": gate,
+        "training": training,
+        "evaluation": evaluation,
+    }
+    for section, override in overrides.items():
+        if override is not None and not isinstance(override, Mapping):
+            raise SettingsError(
+                f"{section!r} is a {type(override).__name__}; it must be a mapping of settings"
+            )
+        merged[section] = merge(merged.get(section) or {}, override or {})
+    merged |= {"profile": name, "run_dir": run_dir, "arm": arm, "seed": seed}
+    return validate(Settings, merged, where=f"params/{name}.yaml and its overrides")
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, mapping by mapping."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(under, value) if both else value
+    return merged
+
+
+def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
+    """`model` built from `data`, with pydantic's errors put in words a user can act on.
+
+    Raises:
+        SettingsError: one line for each key that is unknown, missing or wrong.
+    """
+    try:
+        return model.model_validate(_tuples(data))
+    except ValidationError as error:
+        lines = [_explain(model, problem, where) for problem in error.errors()]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _tuples(data: Any) -> Any:
+    # YAML and papermill know lists only; strict pydantic wants tuples for fixed-length fields.
+    if isinstance(data, Mapping):
+        return {key: _tuples(value) for key, value in data.items()}
+    return tuple(data) if isinstance(data, list) else data
+
+
+def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return _unknown("key", key, sorted(_keys(model)), where)
+    if problem["type"] == "missing":
+        return f"missing key {key!r} in {where}"
+    found = problem["input"]
+    said = problem["msg"].removeprefix("Value error, ")
+    if not path or isinstance(found, Mapping):
+        return f"{key + ': ' if key else ''}{said} (in {where})"
+    return f"{key} is {found!r} ({type(found).__name__}) in {where}: {said}"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+
+
+def _unknown(kind: str, found: str, allowed: tuple[str, ...] | list[str], where: str = "") -> str:
+    message = f"unknown {kind} {found!r}" + (f" in {where}" if where else "")
+    close = difflib.get_close_matches(found, allowed, n=1)
+    if close:
+        return f"{message}; did you mean {close[0]!r}?"
+    parent = found.rpartition(".")[0]
+    siblings = [key for key in allowed if key.rpartition(".")[0] == parent]
+    return f"{message}; allowed: {', '.join(siblings or allowed)}"
+
+
+def unknown_name(kind: str, found: str, allowed: tuple[str, ...] | list[str]) -> SettingsError:
+    """The error for a name that is none of those allowed, with the nearest one suggested."""
+    return SettingsError(_unknown(kind, found, allowed))

@@ -1,0 +1,240 @@
+"""Optimisation on transformers' Trainer: pretraining of the base and fine-tuning of an arm.
+
+Both run the same few lines; what differs is the rows they are given. Rows come in the order in which
+they are used, so every arm of a seed sees the same tokens in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_cosine_schedule_with_warmup,
+)
+
+from rwkvgate.progress import Progress
+from rwkvgate.settings import Schedule, SettingsError
+
+IGNORED = -100
+"""Label of a position that is not scored."""
+
+Rows = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """What a run leaves: one record a logged step, and totals.
+
+    `history` holds dictionaries with `step` and `loss` (training, mean since the last record) or
+    `validation_loss`, all in nats a token.
+    """
+
+    history: list[dict[str, float]]
+    steps: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens (padding not counted) a second, validation included."""
+        return self.tokens / self.seconds if self.seconds else math.nan
+
+
+def pack_rows(documents: Rows, schedule: Schedule, separator: int, seed: int) -> list[list[int]]:
+    """Rows of `schedule.length` tokens cut from the documents run together, enough for every step.
+
+    Documents are shuffled anew for each pass and preceded by the separator.
+
+    Raises:
+        SettingsError: the steps would see a token more than twice.
+    """
+    rng = np.random.default_rng(seed)
+    wanted = schedule.steps * schedule.batch_size
+    available = sum(len(document) + 1 for document in documents)
+    if wanted * schedule.length > 2 * available:
+        raise SettingsError(
+            f"{schedule.steps} steps of {schedule.batch_size} x {schedule.length} tokens need "
+            f"{wanted * schedule.length:,} tokens, and the text has {available:,}: a token would be seen more "
+            f"than twice, and the base would memorise. Lower pretraining.steps or raise corpus.natural_characters"
+        )
+    stream: list[int] = []
+    while len(stream) < wanted * schedule.length:
+        for i in rng.permutation(len(documents)):
+            stream.append(separator)
+            stream.extend(documents[i])
+    length = schedule.length
+    return [stream[i * length : (i + 1) * length] for i in range(wanted)]
+
+
+def document_rows(documents: Rows, schedule: Schedule, separator: int, seed: int) -> list[list[int]]:
+    """One row a document, between separators, cut at `schedule.length`, enough for every step.
+
+    Each pass goes over the documents in a new order, drawn from the seed alone.
+
+    Raises:
+        SettingsError: there is no document.
+    """
+    if not documents:
+        raise SettingsError("there is no document to train on")
+    rng = np.random.default_rng(seed)
+    wanted = schedule.steps * schedule.batch_size
+    order: list[int] = []
+    while len(order) < wanted:
+        order.extend(rng.permutation(len(documents)).tolist())
+    return [close_row(documents[i], schedule.length, separator) for i in order[:wanted]]
+
+
+def close_row(document: Sequence[int], length: int, separator: int) -> list[int]:
+    """A document between separators, cut at `length` tokens."""
+    return [separator, *document, separator][:length]
+
+
+def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
+    """Rows padded on the right to the longest: `input_ids` and `labels`, both (batch, time).
+
+    No attention mask: what stands to the right of a token cannot reach it, and padding is not scored.
+    """
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), IGNORED)
+    for i, row in enumerate(rows):
+        tokens = torch.tensor(row["input_ids"])
+        ids[i, : len(tokens)] = tokens
+        labels[i, : len(tokens)] = tokens
+    return {"input_ids": ids, "labels": labels}
+
+
+def build_optimizer(model: PreTrainedModel, schedule: Schedule) -> tuple[AdamW, LRScheduler]:
+    """AdamW by BlinkDL's recipe over what is trainable, and a warm-up with a cosine decay to zero.
+
+    Betas (0.9, 0.99), epsilon 1e-18, weight decay on weight matrices only, twice the learning rate for
+    `time_decay`.
+    """
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            matrix = name.endswith(".weight") and parameter.dim() == 2
+            rate = schedule.learning_rate * (2 if name.endswith(".time_decay") else 1)
+            groups.setdefault((rate, schedule.weight_decay if matrix else 0.0), []).append(parameter)
+    if not groups:
+        raise SettingsError("nothing to train: the arm has no trainable parameter in this scope")
+    optimizer = AdamW(
+        [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()],
+        betas=(0.9, 0.99),
+        eps=1e-18,
+        fused=True,
+    )
+    return optimizer, get_cosine_schedule_with_warmup(optimizer, schedule.warmup_steps, schedule.steps)
+
+
+class _Report(TrainerCallback):
+    """Prints progress, and stops a run whose loss is no number any more."""
+
+    def __init__(self, label: str) -> None:
+        self.progress = Progress(label)
+        self.note = ""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress(state.global_step, state.max_steps, self.note)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(float(loss)):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {state.global_step}; lower the learning rate"
+            )
+        self.note = f"loss {float(loss):.3f}"
+
+
+def train(
+    model: PreTrainedModel,
+    rows: list[list[int]],
+    schedule: Schedule,
+    *,
+    label: str,
+    seed: int,
+    validation: list[list[int]] | None = None,
+    log_every: int = 10,
+    eval_every: int | None = None,
+) -> TrainingLog:
+    """Train the model's trainable parameters, in place, on the rows in their order.
+
+    Args:
+        model: its parameters that require gradients are trained; it is left in evaluation mode.
+        rows: token ids, `schedule.steps * schedule.batch_size` rows, used once each.
+        validation: rows whose mean loss is logged every `eval_every` steps and at the end.
+        label: what the progress lines call the run.
+
+    Raises:
+        FloatingPointError: the loss became infinite or no number.
+        SettingsError: nothing is trainable.
+    """
+    with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            max_steps=schedule.steps,
+            per_device_train_batch_size=schedule.batch_size,
+            per_device_eval_batch_size=2 * schedule.batch_size,
+            train_sampling_strategy="sequential",
+            logging_steps=log_every,
+            logging_nan_inf_filter=False,
+            eval_strategy="steps" if validation and eval_every else "no",
+            eval_steps=eval_every,
+            prediction_loss_only=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+            max_grad_norm=1.0,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=[{"input_ids": row} for row in rows],
+            eval_dataset=[{"input_ids": row} for row in validation] if validation else None,
+            optimizers=build_optimizer(model, schedule),
+            callbacks=[_Report(label)],
+        )
+        quiet = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback")
+        trainer.remove_callback(quiet)
+        outcome = trainer.train()
+        history = list(trainer.state.log_history)
+    model.eval()
+    return TrainingLog(
+        history=[record for entry in history if (record := _record(entry))],
+        steps=schedule.steps,
+        tokens=sum(map(len, rows)),
+        seconds=float(outcome.metrics["train_runtime"]),
+    )
+
+
+def _record(entry: Mapping[str, Any]) -> dict[str, float] | None:
+    if "eval_loss" in entry:
+        return {"step": int(entry["step"]), "validation_loss": float(entry["eval_loss"])}
+    if "loss" in entry:
+        return {
+            "step": int(entry["step"]),
+            "loss": float(entry["loss"]),
+            "learning_rate": float(entry["learning_rate"]),
+            "gradient_norm": float(entry["grad_norm"]),
+        }
+    return None

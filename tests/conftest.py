@@ -1,0 +1,105 @@
+"""What several rooms' tests share: tiny networks with every weight drawn at random.
+
+BlinkDL's initialisation starts every block as the identity, which would hide almost any mistake; so
+tests of behaviour draw all parameters anew. torch is imported inside, to keep text-only tests quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+SIZES = {
+    "vocab_size": 37,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "head_size": 8,
+    "time_mix_rank": 5,
+    "time_decay_rank": 6,
+}
+
+
+@pytest.fixture
+def tiny_config() -> Callable[..., Any]:
+    """`tiny_config(**changes)`: a config of three blocks of 32 channels."""
+    from rwkvgate import Rwkv6Config
+
+    return lambda **changes: Rwkv6Config(**(SIZES | changes))
+
+
+@pytest.fixture
+def scramble() -> Callable[..., Any]:
+    """`scramble(model, seed=0)`: every parameter moved by noise, in place; returns the model."""
+    import torch
+
+    def change(model: Any, seed: int = 0) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                width = 0.3 if parameter.dim() > 1 and parameter.shape[0] > 1 else 0.2
+                parameter.add_(width * noise.to(parameter.dtype))
+        return model
+
+    return change
+
+
+@pytest.fixture
+def tiny_model(tiny_config: Any, scramble: Any) -> Callable[..., Any]:
+    """`tiny_model(arm=None, dtype=torch.float64, seed=0, **changes)`: a scrambled network in eval mode.
+
+    `arm` patches it with that arm's preset, and scrambles the gate as well.
+    """
+    import torch
+
+    from rwkvgate import GateConfig, Rwkv6ForCausalLM, patch
+
+    def build(arm: str | None = None, dtype: Any = torch.float64, seed: int = 0, **changes: Any) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = Rwkv6ForCausalLM(tiny_config(**changes)).eval().to(dtype)
+            scramble(model, seed)
+            if arm is not None:
+                patch(model, GateConfig.preset(arm))
+                for block in model.rwkv.blocks:
+                    scramble(block.gated_shift, seed + 1)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def tokens() -> Callable[..., Any]:
+    """`tokens(batch, time, seed=0)`: random ids, never 0, the padding and end of text."""
+    import torch
+
+    def draw(batch: int, time: int, seed: int = 0) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(1, SIZES["vocab_size"], (batch, time), generator=generator)
+
+    return draw
+
+
+@pytest.fixture
+def relative_error() -> Callable[[Any, Any], float]:
+    """`relative_error(found, wanted)`: the largest difference over the largest wanted magnitude."""
+
+    def measure(found: Any, wanted: Any) -> float:
+        found, wanted = found.detach().double(), wanted.detach().double()
+        assert found.shape == wanted.shape
+        if not wanted.numel():
+            return 0.0
+        return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+
+    return measure
+
+
+@pytest.fixture
+def restored_random_state() -> Iterator[None]:
+    """Leaves torch's global random state as it was."""
+    import torch
+
+    with torch.random.fork_rng():
+        yield

@@ -1,0 +1,287 @@
+"""The WKV operator: both forms against plain loops and against each other, values and gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rwkvgate.rwkv6.wkv import wkv6, wkv6_chunked, wkv6_recurrent
+
+BATCH, HEADS, CHANNELS = 2, 2, 4
+NAMES = ("r", "k", "v", "w", "u", "state")
+LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 1000)
+FORMS = pytest.mark.parametrize("form", [wkv6, wkv6_recurrent, wkv6_chunked])
+
+ROUNDING = {torch.float64: 2e-13, torch.float32: 1e-5}
+"""Largest difference allowed, relative to the largest magnitude of what is compared. Both forms add the
+same terms in another order, so nothing but rounding may part them."""
+
+Form = Callable[..., tuple[Tensor, Tensor]]
+Inputs = dict[str, Tensor]
+
+
+def draw(time: int, dtype: torch.dtype = torch.float64, seed: int = 0, batch: int = BATCH) -> Inputs:
+    """Random inputs whose log decays run from -1e-6 to -50, across channels and across time.
+
+    Channel 0 mixes all decays over time, 1 hardly forgets, 2 forgets at once, 3 mixes the two extremes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    shape = (batch, time, HEADS, CHANNELS)
+    w = -torch.exp(math.log(1e-6) + (math.log(50) - math.log(1e-6)) * uniform(*shape))
+    w[..., 1], w[..., 2] = -1e-6, -50
+    w[..., 3] = torch.where(uniform(*shape[:3]) < 0.1, -50.0, -1e-6)
+    values = {name: normal(*shape) for name in "rkv"} | {"w": w, "u": normal(HEADS, CHANNELS)}
+    values["state"] = normal(batch, HEADS, CHANNELS, CHANNELS)
+    return {name: values[name].to(dtype) for name in NAMES}
+
+
+def run(form: Form, inputs: Inputs, seed: int = 1) -> Inputs:
+    """Output, new state, and the gradient of every input under random upstream gradients of both."""
+    leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+    out, state = form(**leaves)
+    generator = torch.Generator().manual_seed(seed)
+    upstream = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in (out, state)]
+    gradients = torch.autograd.grad((out, state), list(leaves.values()), upstream)
+    return {"out": out, "new state": state} | dict(zip(leaves, gradients, strict=True))
+
+
+def plain_loops(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """The equations as written, number by number, in numpy float64."""
+    r, k, v, w, u, state = (inputs[name].double().numpy() for name in NAMES)
+    state, out = state.copy(), np.zeros_like(v)
+    for b, t, h in np.ndindex(*r.shape[:3]):
+        for i, j in np.ndindex(CHANNELS, CHANNELS):
+            written = k[b, t, h, i] * v[b, t, h, j]
+            out[b, t, h, j] += r[b, t, h, i] * (state[b, h, i, j] + u[h, i] * written)
+            state[b, h, i, j] = math.exp(w[b, t, h, i]) * state[b, h, i, j] + written
+    return out, state
+
+
+def assert_close(found: Inputs, wanted: Inputs, tolerance: float, relative_error: Callable) -> None:
+    errors = {name: relative_error(found[name], wanted[name]) for name in wanted}
+    assert max(errors.values()) <= tolerance, errors
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fresh memory is filled with NaN, so that reading it before writing shows."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+@FORMS
+@pytest.mark.parametrize("time", [1, 2, 7, 16, 21])
+def test_matches_the_equations_in_plain_loops(form: Form, time: int, relative_error: Callable) -> None:
+    inputs = draw(time)
+    out, state = form(**inputs)
+    wanted_out, wanted_state = plain_loops(inputs)
+    assert relative_error(out, torch.from_numpy(wanted_out)) <= ROUNDING[torch.float64]
+    assert relative_error(state, torch.from_numpy(wanted_state)) <= ROUNDING[torch.float64]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("time", LENGTHS)
+def test_chunked_matches_recurrent_in_values_and_gradients(
+    time: int, dtype: torch.dtype, relative_error: Callable
+) -> None:
+    inputs = draw(time, dtype)
+    assert_close(run(wkv6_chunked, inputs), run(wkv6_recurrent, inputs), ROUNDING[dtype], relative_error)
+
+
+@pytest.mark.parametrize("time", [17, 200])
+def test_gradient_of_the_decay_matches_channel_by_channel(time: int, relative_error: Callable) -> None:
+    # Strongly decaying channels have gradients near exp(-50): measured against their own size, not the head's.
+    inputs = draw(time)
+    found, wanted = run(wkv6_chunked, inputs)["w"], run(wkv6_recurrent, inputs)["w"]
+    for channel in range(CHANNELS):
+        assert relative_error(found[..., channel], wanted[..., channel]) <= ROUNDING[torch.float64]
+
+
+def test_float32_is_as_near_to_the_truth_as_the_recurrence_is(relative_error: Callable) -> None:
+    inputs = draw(1000, torch.float32)
+    truth = run(wkv6_recurrent, {name: x.double() for name, x in inputs.items()})
+    assert_close(run(wkv6_chunked, inputs), truth, ROUNDING[torch.float32], relative_error)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 64, 128])
+@pytest.mark.parametrize("time", [5, 65, 130])
+def test_chunk_sizes_agree(time: int, chunk: int, relative_error: Callable) -> None:
+    inputs = draw(time)
+    found = run(lambda **x: wkv6_chunked(**x, chunk=chunk), inputs)
+    wanted = run(lambda **x: wkv6_chunked(**x, chunk=16), inputs)
+    assert_close(found, wanted, ROUNDING[torch.float64], relative_error)
+
+
+@pytest.mark.parametrize("form", [wkv6_recurrent, lambda *x: wkv6_chunked(*x, chunk=4)], ids=["recurrent", "chunked"])
+def test_gradients_match_finite_differences(form: Form) -> None:
+    inputs = draw(6, batch=1)
+    inputs["w"] = inputs["w"].clamp(-5, -1e-2)  # finite differences see nothing at exp(-50)
+    torch.autograd.gradcheck(form, [x.requires_grad_() for x in inputs.values()])
+
+
+@FORMS
+def test_gradients_may_be_taken_twice_from_one_forward_pass(form: Form, relative_error: Callable) -> None:
+    leaves = {name: x.requires_grad_() for name, x in draw(20).items()}
+    out, state = form(**leaves)
+    loss = out.square().sum() + state.sum()
+    first = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(leaves.values()))
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+@FORMS
+@pytest.mark.parametrize("used", ["out", "state"])
+def test_gradients_when_only_one_result_is_used(form: Form, used: str, relative_error: Callable) -> None:
+    def gradients(of: Form) -> dict[str, Tensor]:
+        leaves = {name: x.requires_grad_() for name, x in draw(20).items()}
+        result = of(**leaves)[used == "state"]
+        found = torch.autograd.grad(result.square().sum(), list(leaves.values()), allow_unused=True)
+        return {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(leaves, found, strict=True)}
+
+    assert_close(gradients(form), gradients(wkv6_recurrent), ROUNDING[torch.float64], relative_error)
+
+
+def in_parts(form: Form, cuts: list[int]) -> Form:
+    """`form` over consecutive parts of the sequence, each from the state before it."""
+
+    def parts(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        outs = []
+        for piece in zip(*(x.tensor_split(cuts, dim=1) for x in (r, k, v, w)), strict=True):
+            out, state = form(*piece, u, state)
+            outs.append(out)
+        return torch.cat(outs, dim=1), state
+
+    return parts
+
+
+@FORMS
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("cuts", [[33], [1], [16, 48], list(range(1, 70))], ids=["halves", "1", "chunks", "each"])
+def test_whole_equals_parts_with_carried_state(
+    form: Form, dtype: torch.dtype, cuts: list[int], relative_error: Callable
+) -> None:
+    inputs = draw(70, dtype)
+    assert_close(run(in_parts(form, cuts), inputs), run(form, inputs), ROUNDING[dtype], relative_error)
+
+
+@FORMS
+def test_no_state_is_a_state_of_zeros(form: Form) -> None:
+    inputs = draw(20)
+    zeros = form(**(inputs | {"state": torch.zeros_like(inputs["state"])}))
+    none = form(**(inputs | {"state": None}))
+    assert all(torch.equal(a, b) for a, b in zip(zeros, none, strict=True))
+
+
+@FORMS
+def test_inputs_are_not_changed(form: Form) -> None:
+    inputs = draw(40)
+    before = {name: x.clone() for name, x in inputs.items()}
+    run(form, inputs)
+    form(**inputs)
+    assert all(torch.equal(inputs[name], before[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_channel_may_forget_everything(dtype: torch.dtype, relative_error: Callable) -> None:
+    inputs = draw(50, dtype)
+    inputs["w"][:, ::3, :, 0] = -math.inf
+    inputs["w"][:, :, 0, 1] = -math.inf
+    found = run(wkv6_chunked, inputs)
+    assert all(bool(x.isfinite().all()) for x in found.values())
+    assert_close(found, run(wkv6_recurrent, inputs), ROUNDING[dtype], relative_error)
+
+
+def test_a_channel_may_forget_nothing(relative_error: Callable) -> None:
+    inputs = draw(300)
+    inputs["w"] = torch.zeros_like(inputs["w"])
+    assert_close(run(wkv6_chunked, inputs), run(wkv6_recurrent, inputs), ROUNDING[torch.float64], relative_error)
+
+
+@FORMS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_computed_in_float32(form: Form, dtype: torch.dtype) -> None:
+    halves = draw(40, dtype)
+    found, wanted = run(form, halves), run(form, {name: x.float() for name, x in halves.items()})
+    assert found["out"].dtype == found["new state"].dtype == torch.float32
+    assert torch.equal(found["out"], wanted["out"]) and torch.equal(found["new state"], wanted["new state"])
+    for name in NAMES:
+        assert found[name].dtype == dtype and torch.equal(found[name], wanted[name].to(dtype))
+
+
+@FORMS
+def test_autocast_changes_nothing(form: Form) -> None:
+    inputs = draw(40, torch.float32)
+    wanted = run(form, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run(form, inputs)
+    assert all(x.dtype == torch.float32 and torch.equal(x, wanted[name]) for name, x in found.items())
+
+
+@FORMS
+def test_uninitialised_memory_is_never_read(form: Form) -> None:
+    inputs = draw(70, torch.float32)
+    wanted = run(form, inputs)
+    with poisoned_memory():
+        assert bool(torch.empty(3).isnan().all()), "the poison is not in force"
+        found = run(form, inputs)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@FORMS
+def test_no_tokens_give_no_output_and_the_same_state(form: Form) -> None:
+    inputs = draw(0)
+    out, state = form(**inputs)
+    assert out.shape == (BATCH, 0, HEADS, CHANNELS)
+    assert torch.equal(state, inputs["state"])
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("name", "shape", "found", "allowed"),
+    [
+        ("k", (2, 5, 2, 4), "(2, 5, 2, 4)", "(2, 6, 2, 4)"),
+        ("w", (2, 6, 2), "(2, 6, 2)", "(2, 6, 2, 4)"),
+        ("u", (4, 2), "(4, 2)", "(2, 4)"),
+        ("state", (1, 2, 4, 4), "(1, 2, 4, 4)", "(2, 2, 4, 4)"),
+        ("state", (2, 2, 4, 5), "(2, 2, 4, 5)", "(2, 2, 4, 4)"),
+    ],
+)
+def test_shapes_that_disagree_are_refused(
+    form: Form, name: str, shape: tuple[int, ...], found: str, allowed: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"\b{name}\b") as error:
+        form(**(draw(6) | {name: torch.zeros(shape, dtype=torch.float64)}))
+    assert found in str(error.value) and allowed in str(error.value)
+
+
+@FORMS
+def test_flat_heads_are_refused(form: Form) -> None:
+    flat = torch.zeros(2, 6, 8)
+    with pytest.raises(ValueError, match=r"\(batch, time, head, channel\).*\(2, 6, 8\)"):
+        form(flat, flat, flat, flat, torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("chunk", [0, -4, 3, 48])
+def test_a_chunk_that_is_no_power_of_two_is_refused(chunk: int) -> None:
+    with pytest.raises(ValueError, match=rf"chunk is {chunk}; .* power of two"):
+        wkv6_chunked(**draw(6), chunk=chunk)
