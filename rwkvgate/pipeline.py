@@ -9,8 +9,7 @@ order, and a second run redoes nothing.
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,14 +17,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from rwkvgate.corpora.build import Corpus, build_corpus
 from rwkvgate.corpora.documents import Document
 from rwkvgate.corpora.prompts import split_prompt
 from rwkvgate.corpora.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from rwkvgate.files import write_json
-from rwkvgate.gate.config import ARMS, Arm, GateConfig, find_arm
+from rwkvgate.gate.config import find_arm
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
+from rwkvgate.inputs import arm_inputs, base_inputs, corpus_inputs, gate_of
 from rwkvgate.runs import Run, is_finished, open_folder, read_json, step, write_manifest
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
@@ -50,11 +51,7 @@ class Texts:
 
     def encode(self, documents: Sequence[Document]) -> list[list[int]]:
         """Token ids of each document, without a prefix."""
-        return (
-            self.tokenizer([d.text for d in documents], add_special_tokens=False)["input_ids"]
-            if documents
-            else []
-        )
+        return self.tokenizer([d.text for d in documents], add_special_tokens=False)["input_ids"] if documents else []
 
     def prompt(self, document: Document, settings: Settings) -> tuple[str, str]:
         """A document as its prompt and its reference."""
@@ -76,61 +73,10 @@ def open_run(**parameters: Any) -> Run:
     Raises:
         SettingsError: any of them is unknown or impossible, or the run folder belongs to something else.
     """
+    disable_progress_bar()  # its bars would leave widget state in notebooks; `Progress` prints lines
     settings = resolve(**parameters)
     gate_of(find_arm(settings.arm), settings)
     return open_folder(settings)
-
-
-def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
-    """The gate of an arm under the settings' changes; None for an arm without one.
-
-    Raises:
-        SettingsError: a change names no field of GateConfig, or is impossible for this arm.
-    """
-    if arm.gate is None:
-        unknown = {
-            name: value for name, value in settings.gate.items() if name not in GateConfig.model_fields
-        }
-        GateConfig.build(unknown, where="gate")
-        return None
-    return GateConfig.preset(arm.name, **settings.gate)
-
-
-def arms_and_seeds(settings: Settings) -> list[tuple[str, int]]:
-    """Every arm and seed of a full run; an arm that is not trained has one seed."""
-    return [
-        (arm.name, seed)
-        for arm in ARMS.values()
-        for seed in range(settings.evaluation.seeds if arm.trained else 1)
-    ]
-
-
-def corpus_inputs(settings: Settings) -> dict[str, Any]:
-    """What texts and tokenizer depend on: natural text is that of the running Python."""
-    return {
-        "corpus": settings.corpus.model_dump(mode="json"),
-        "vocab_size": settings.model.vocab_size,
-        "python": platform.python_version(),
-    }
-
-
-def base_inputs(settings: Settings) -> dict[str, Any]:
-    """What the base depends on."""
-    return corpus_inputs(settings) | {"model": settings.model.model_dump(mode="json")}
-
-
-def arm_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
-    """What a tuned arm's weights depend on."""
-    found = find_arm(arm)
-    gate = gate_of(found, settings)
-    inputs = base_inputs(settings) | {"arm": arm, "gate": gate and gate.model_dump(mode="json"), "seed": seed}
-    return inputs | ({"training": settings.training.model_dump(mode="json")} if found.trained else {})
-
-
-def evaluation_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
-    """What an arm's scores depend on."""
-    measured = settings.evaluation.model_dump(mode="json", exclude={"seeds", "resamples"})
-    return arm_inputs(settings, arm, seed) | {"evaluation": measured}
 
 
 def ensure_texts(run: Run) -> Texts:
@@ -200,9 +146,7 @@ def new_base(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Rwkv6For
     """An untrained base of the settings' size, initialised from the base's seed."""
     sizes = settings.model.model_dump(exclude={"pretraining", "vocab_size"})
     torch.manual_seed(BASE_SEED)
-    return Rwkv6ForCausalLM(
-        Rwkv6Config(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **sizes)
-    )
+    return Rwkv6ForCausalLM(Rwkv6Config(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **sizes))
 
 
 def load_base(run: Run) -> Rwkv6ForCausalLM:
@@ -225,9 +169,7 @@ def training_log(run: Run, arm: str | None = None, seed: int = 0) -> TrainingLog
     folder = run.base if arm is None else run.arm(arm, seed)
     log = read_json(folder / LOG)
     if log is None:
-        raise SettingsError(
-            f"{folder / LOG} is missing or damaged. Remove that folder and run {run.command()}"
-        )
+        raise SettingsError(f"{folder / LOG} is missing or damaged. Remove that folder and run {run.command()}")
     return TrainingLog(**log)
 
 
@@ -241,9 +183,7 @@ def new_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
 
 def arm_rows(run: Run, texts: Texts, seed: int) -> list[list[int]]:
     """The rows that every arm of this seed is tuned on, in their order."""
-    return document_rows(
-        texts.encode(texts.corpus.train), run.settings.training, texts.tokenizer.bos_token_id, seed
-    )
+    return document_rows(texts.encode(texts.corpus.train), run.settings.training, texts.tokenizer.bos_token_id, seed)
 
 
 def ensure_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
@@ -296,21 +236,6 @@ def load_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
     own = dict(model.named_parameters())
     wrong = [name for name, x in weights.items() if name not in own or own[name].shape != x.shape]
     if wrong:
-        raise SettingsError(
-            f"{path} holds weights of another model: {', '.join(wrong[:3])}. Remove {path.parent}"
-        )
+        raise SettingsError(f"{path} holds weights of another model: {', '.join(wrong[:3])}. Remove {path.parent}")
     model.load_state_dict(weights, strict=False)
     return model.requires_grad_(False).eval()
-
-
-def finished_steps(run: Run) -> Mapping[str, bool]:
-    """Which steps of the full run are finished, by their folder in the run."""
-    settings = run.settings
-    state = {"corpus": is_finished(run.corpus, corpus_inputs(settings))}
-    state["base"] = is_finished(run.base, base_inputs(settings))
-    for arm, seed in arms_and_seeds(settings):
-        folder = run.evaluation(arm, seed)
-        state[folder.relative_to(run.folder).as_posix()] = is_finished(
-            folder, evaluation_inputs(settings, arm, seed)
-        )
-    return state

@@ -31,10 +31,6 @@ class Progress:
             return
         self.printed = now
         spent = now - self.started
-        left = (
-            f"took {clock(spent)}"
-            if done >= total
-            else f"{clock(spent / max(done, 1) * (total - done))} left"
-        )
+        left = f"took {clock(spent)}" if done >= total else f"{clock(spent / max(done, 1) * (total - done))} left"
         parts = [f"{self.label}: {done} of {total}", *([note] if note else []), left]
         print(", ".join(parts), flush=True)

@@ -156,9 +156,7 @@ def _steps(folder: Path) -> dict[str, Any]:
     found = {}
     for path in sorted(folder.glob(f"**/{RECORD}")):
         record = read_json(path)
-        if isinstance(record, dict) and not any(
-            part.startswith(".") for part in path.relative_to(folder).parts
-        ):
+        if isinstance(record, dict) and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             found[path.parent.relative_to(folder).as_posix()] = record
     return found
 
@@ -192,9 +190,7 @@ def hardware() -> dict[str, Any]:
     """Processor, cores, memory in MiB, and the GPU where there is one."""
     import torch  # here, so that the run graph can import this module cheaply
 
-    memory = (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 if hasattr(os, "sysconf") else None
-    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 if hasattr(os, "sysconf") else None
     return {
         "machine": platform.machine(),
         "processor": _processor(),

@@ -65,9 +65,7 @@ class ModelSettings(Frozen):
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelSettings:
         if self.hidden_size % self.head_size:
-            raise ValueError(
-                f"hidden_size is {self.hidden_size}; it must be a multiple of head_size, {self.head_size}"
-            )
+            raise ValueError(f"hidden_size is {self.hidden_size}; it must be a multiple of head_size, {self.head_size}")
         return self
 
 
@@ -86,9 +84,7 @@ class CorpusSettings(Frozen):
         if abs(sum(self.splits) - 1) > 1e-6:
             raise ValueError(f"splits are {list(self.splits)}; they must sum to 1")
         if self.prompt_tokens[0] > self.prompt_tokens[1]:
-            raise ValueError(
-                f"prompt_tokens are {list(self.prompt_tokens)}; the first must not exceed the second"
-            )
+            raise ValueError(f"prompt_tokens are {list(self.prompt_tokens)}; the first must not exceed the second")
         return self
 
 
@@ -235,9 +231,7 @@ def resolve(
     }
     for section, override in overrides.items():
         if override is not None and not isinstance(override, Mapping):
-            raise SettingsError(
-                f"{section!r} is a {type(override).__name__}; it must be a mapping of settings"
-            )
+            raise SettingsError(f"{section!r} is a {type(override).__name__}; it must be a mapping of settings")
         merged[section] = merge(merged.get(section) or {}, override or {})
     merged |= {"profile": name, "run_dir": run_dir, "arm": arm, "seed": seed}
     return validate(Settings, merged, where=f"params/{name}.yaml and its overrides")

@@ -150,16 +150,12 @@ class _Report(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress(state.global_step, state.max_steps, self.note)
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         loss = (logs or {}).get("loss")
         if loss is None:
             return
         if not math.isfinite(float(loss)):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {state.global_step}; lower the learning rate"
-            )
+            raise FloatingPointError(f"the loss is {loss} at step {state.global_step}; lower the learning rate")
         self.note = f"loss {float(loss):.3f}"
 
 

@@ -40,9 +40,7 @@ def local_documents(path: str | Path) -> list[Document]:
     else:
         texts = _load_json(file, text)
     texts = [text.strip().removeprefix("\ufeff").strip() for text in texts]
-    documents = [
-        weak_document(text, "local", f"{file.name}/{number}") for number, text in enumerate(texts) if text
-    ]
+    documents = [weak_document(text, "local", f"{file.name}/{number}") for number, text in enumerate(texts) if text]
     if len(documents) < FEWEST_DOCUMENTS:
         raise SettingsError(
             f"{file} holds {len(documents)} documents; at least {FEWEST_DOCUMENTS} are needed to split them"
@@ -54,25 +52,20 @@ def local_documents(path: str | Path) -> list[Document]:
 def _checked_text(file: Path) -> str:
     if file.suffix.lower() not in SUFFIXES and not file.is_dir():
         raise SettingsError(
-            f"corpus.source is {str(file)!r}; "
-            f"allowed: 'stories', or a file that ends in {' or '.join(SUFFIXES)}"
+            f"corpus.source is {str(file)!r}; allowed: 'stories', or a file that ends in {' or '.join(SUFFIXES)}"
         )
     try:
         data = file.read_bytes()
     except FileNotFoundError:
         raise SettingsError(f"corpus.source: no file {file}") from None
     except IsADirectoryError:
-        raise SettingsError(
-            f"corpus.source: {file} is a folder; it must be a {' or '.join(SUFFIXES)} file"
-        ) from None
+        raise SettingsError(f"corpus.source: {file} is a folder; it must be a {' or '.join(SUFFIXES)} file") from None
     except OSError as error:
         raise SettingsError(f"corpus.source: cannot read {file}: {error.strerror}") from None
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"{file} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
-        ) from None
+        raise SettingsError(f"{file} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}") from None
     if not text.removeprefix("\ufeff").strip():
         raise SettingsError(f"{file} is empty")
     return text

@@ -69,9 +69,7 @@ PACKAGES = (
     "absl",
     "nltk",
 )
-SKIPPED_FOLDERS = frozenset(
-    {"test", "tests", "testing", "idlelib", "__pycache__", "site-packages", "dist-packages"}
-)
+SKIPPED_FOLDERS = frozenset({"test", "tests", "testing", "idlelib", "__pycache__", "site-packages", "dist-packages"})
 LARGEST_FILE = 400_000
 SHORTEST_PARAGRAPH = 40
 
@@ -79,9 +77,7 @@ _DOCSTRING = re.compile(
     r"""(?:\A(?:[ \t]*(?:\#[^\n]*)?\n)*|:[ \t]*(?:\#[^\n]*)?\n)\s*([rR]?)("{3}|'{3})(.*?)\2""", re.DOTALL
 )
 _RULE = re.compile(r"^\s*([-=~^*#\"'`+._])\1{2,}\s*$")
-_FIELD = re.compile(
-    r"\s*(?::\w+[^:]*:|\.\. |[-*+#] |\d+[.)] |@\w+|(?:Args|Parameters|Returns|Raises|Notes?):?\s*$)"
-)
+_FIELD = re.compile(r"\s*(?::\w+[^:]*:|\.\. |[-*+#] |\d+[.)] |@\w+|(?:Args|Parameters|Returns|Raises|Notes?):?\s*$)")
 # "name : type" or "name (type): ...", the line that introduces a parameter.
 _TYPED = re.compile(r"\s*(?:[\w*,. `]{1,40} : |[\w*.`]+ \([^)]*\) ?:)")
 _SPACES = re.compile(r"\s+")
@@ -148,9 +144,7 @@ def is_prose(paragraph: str) -> bool:
 
 def without_paragraphs(documents: Sequence[Document], kept: Sequence[Document]) -> list[Document]:
     """`documents` without the paragraphs that nearly duplicate a paragraph of `kept`."""
-    places = [
-        (number, text) for number, document in enumerate(documents) for text in document.text.split("\n\n")
-    ]
+    places = [(number, text) for number, document in enumerate(documents) for text in document.text.split("\n\n")]
     held = [text for document in kept for text in document.text.split("\n\n")]
     gone = {number for number, _, _ in near_duplicates([text for _, text in places], held)}
     left: dict[int, list[str]] = {}
@@ -179,9 +173,7 @@ def _sources(seed: int) -> Iterator[tuple[str, list[str]]]:
         spec = importlib.util.find_spec(package)
         for folder in sorted(spec.submodule_search_locations or ()) if spec else ():
             root = Path(folder)
-            files += [
-                (f"{package}/{path.relative_to(root).as_posix()}", path) for path in _python_files(root)
-            ]
+            files += [(f"{package}/{path.relative_to(root).as_posix()}", path) for path in _python_files(root)]
     for key, path in sorted(files, key=lambda file: _rank(file[0], seed)):
         yield from _module(path, key)
 

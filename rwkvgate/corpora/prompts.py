@@ -46,8 +46,7 @@ def split_prompt(document: Document, encode: Encode, fewest: int, most: int) -> 
         if found is not None:
             return found
     raise SettingsError(
-        f"no cut of document {document.key!r} gives a prompt of {fewest} to {most} tokens; "
-        "widen corpus.prompt_tokens"
+        f"no cut of document {document.key!r} gives a prompt of {fewest} to {most} tokens; widen corpus.prompt_tokens"
     )
 
 

@@ -35,9 +35,7 @@ def split_documents(
         SettingsError: there are fewer than ten documents.
     """
     if len(documents) < FEWEST_DOCUMENTS:
-        raise SettingsError(
-            f"{len(documents)} documents cannot be split; at least {FEWEST_DOCUMENTS} are needed"
-        )
+        raise SettingsError(f"{len(documents)} documents cannot be split; at least {FEWEST_DOCUMENTS} are needed")
     ordered = sorted(documents, key=lambda document: _rank(document, seed))
     train, validation, _ = split_sizes(len(ordered), shares)
     return {

@@ -60,9 +60,7 @@ COMPARISON_COLUMNS = (
 Failures = Mapping[str, str]
 
 
-def arms_of(
-    frame: pd.DataFrame, first: Sequence[str] = paper.ARMS, failures: Failures | None = None
-) -> list[str]:
+def arms_of(frame: pd.DataFrame, first: Sequence[str] = paper.ARMS, failures: Failures | None = None) -> list[str]:
     """Arms in reading order: base and its control, then `first`, then the others, then failed ones."""
     present = list(dict.fromkeys(str(arm) for arm in frame["arm"]))
     known = [arm for arm in (*CONTROLS, *first) if arm in present or arm in first]
@@ -79,9 +77,7 @@ def seed_values(results: pd.DataFrame, measure: Measure, arm: str) -> dict[int, 
     return found
 
 
-def paired_documents(
-    results: pd.DataFrame, measure: Measure, arms: Sequence[str]
-) -> tuple[list[Floats], pd.Index]:
+def paired_documents(results: pd.DataFrame, measure: Measure, arms: Sequence[str]) -> tuple[list[Floats], pd.Index]:
     """The documents that every seed of every arm has, as arrays (seed, document, column), one an arm."""
     seeds = [documents_of(results, measure, arm) for arm in arms]
     frames = [frame for found in seeds for frame in found.values()]
@@ -91,9 +87,7 @@ def paired_documents(
     common = common.sort_values()
     empty = np.empty((0, len(common), len(measure.columns)))
     arrays = [
-        np.stack([frame.loc[common].to_numpy(dtype=np.float64) for frame in found.values()])
-        if found
-        else empty
+        np.stack([frame.loc[common].to_numpy(dtype=np.float64) for frame in found.values()]) if found else empty
         for found in seeds
     ]
     return arrays, common

@@ -74,9 +74,7 @@ def colour_of(arm: str) -> str:
     return ARM_COLOURS.get(arm, GREY)
 
 
-def figure2(
-    latency: pd.DataFrame, *, arms: Sequence[str] | None = None, failures: Failures | None = None
-) -> Figure:
+def figure2(latency: pd.DataFrame, *, arms: Sequence[str] | None = None, failures: Failures | None = None) -> Figure:
     """Forward time of each arm (s): bars to the median, whiskers over quartiles; the paper's on the right.
 
     The panels have scales of their own, for the paper's times are of another model on another device. Where
@@ -223,9 +221,7 @@ def _reason(arm: str, failures: Failures | None) -> str:
 
 
 def _describe(name: str, value: object) -> str:
-    return {"tokens": f"{value} tokens", "threads": f"{value} thread{'s' if value != 1 else ''}"}.get(
-        name, str(value)
-    )
+    return {"tokens": f"{value} tokens", "threads": f"{value} thread{'s' if value != 1 else ''}"}.get(name, str(value))
 
 
 def _legend(figure: Figure) -> None:

@@ -69,9 +69,7 @@ def score_texts(
         "tokens": lengths,
         "bytes": [len(text.encode("utf-8")) for text in texts],
     }
-    return pd.DataFrame(frame).astype(
-        {"document": "int64", "nll": "float64", "tokens": "int64", "bytes": "int64"}
-    )
+    return pd.DataFrame(frame).astype({"document": "int64", "nll": "float64", "tokens": "int64", "bytes": "int64"})
 
 
 def perplexity(frame: pd.DataFrame) -> float:
@@ -100,9 +98,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int, window: int) -> list[l
     A document shorter than half of its batch's longest, and by more than a window, starts a new batch:
     otherwise one long document would drag a whole batch of padding through all its windows.
     """
-    order = sorted(
-        (row for row, length in enumerate(lengths) if length), key=lambda row: (-lengths[row], row)
-    )
+    order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: (-lengths[row], row))
     batches: list[list[int]] = []
     for row in order:
         longest = lengths[batches[-1][0]] if batches else 0
@@ -131,9 +127,7 @@ def _score_batch(model: nn.Module, sequences: list[list[int]], window: int, pref
     return totals
 
 
-def _window(
-    sequences: list[list[int]], start: int, window: int, prefix_id: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _window(sequences: list[list[int]], start: int, window: int, prefix_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, targets and mask, (batch, at most `window`), right-padded; inputs run one token behind."""
     parts = [sequence[start : start + window] for sequence in sequences]
     width = max(map(len, parts))

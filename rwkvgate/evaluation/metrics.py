@@ -58,9 +58,7 @@ class Bleu(InMemory):
 
     about = "Corpus-level BLEU on detokenised strings through sacreBLEU, 0-1."
 
-    def _compute(
-        self, predictions: list[str], references: list[str], tokenize: str = BLEU_TOKENIZER
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: list[str], references: list[str], tokenize: str = BLEU_TOKENIZER) -> dict[str, Any]:
         frame = document_overlap(predictions, references, tokenize=tokenize).dropna()
         sums = frame.sum()
         orders = range(1, 5)
@@ -115,9 +113,7 @@ class Perplexity(InMemory):
         window: int = 1024,
         prefix_id: int = PREFIX_ID,
     ) -> dict[str, Any]:
-        frame = score_texts(
-            model, tokenizer, predictions, batch_size=batch_size, window=window, prefix_id=prefix_id
-        )
+        frame = score_texts(model, tokenizer, predictions, batch_size=batch_size, window=window, prefix_id=prefix_id)
         return {
             "perplexity": perplexity(frame),
             "bits_per_byte": bits_per_byte(frame),

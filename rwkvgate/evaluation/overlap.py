@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
-ROUGE_COLUMNS = tuple(
-    column for kind in ROUGE_TYPES for column in (f"{kind}_precision", f"{kind}_recall", kind)
-)
+ROUGE_COLUMNS = tuple(column for kind in ROUGE_TYPES for column in (f"{kind}_precision", f"{kind}_recall", kind))
 BLEU_TOKENIZER = "13a"
 
 # Scripts written without spaces: each character is a word, or a whole sentence would be one.
@@ -106,13 +104,10 @@ def document_overlap(
         ValueError: the two lists differ in length.
     """
     if len(predictions) != len(references):
-        raise ValueError(
-            f"{len(predictions)} predictions for {len(references)} references; they must be as many"
-        )
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references; they must be as many")
     columns = [*BLEU_COLUMNS, *ROUGE_COLUMNS, "length_ratio", "distinct2"]
     rows = [
-        _overlap(prediction, reference, tokenize)
-        for prediction, reference in zip(predictions, references, strict=True)
+        _overlap(prediction, reference, tokenize) for prediction, reference in zip(predictions, references, strict=True)
     ]
     frame = pd.DataFrame(rows, columns=columns, dtype="float64")
     frame.insert(0, "document", np.arange(len(rows), dtype=np.int64))

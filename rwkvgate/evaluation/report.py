@@ -89,8 +89,7 @@ def _page(title: str, intro: str, sections: Sequence[tuple[str, str]]) -> str:
     paragraphs = "".join(f"<p>{escape(part)}</p>\n" for part in intro.split("\n\n") if part.strip())
     links = "".join(f'<li><a href="#s{i}">{escape(head)}</a></li>' for i, (head, _) in enumerate(sections))
     body = "".join(
-        f'<section id="s{i}"><h2>{escape(head)}</h2>\n{html}</section>\n'
-        for i, (head, html) in enumerate(sections)
+        f'<section id="s{i}"><h2>{escape(head)}</h2>\n{html}</section>\n' for i, (head, html) in enumerate(sections)
     )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -107,13 +106,10 @@ def _table(caption: str, frame: pd.DataFrame) -> str:
     numeric = [_is_numeric(column) for column in columns]
     kinds = [' class="n"' if is_numeric else "" for is_numeric in numeric]
     head = "".join(
-        f'<th scope="col"{kind}>{escape(str(name))}</th>'
-        for name, kind in zip(frame.columns, kinds, strict=True)
+        f'<th scope="col"{kind}>{escape(str(name))}</th>' for name, kind in zip(frame.columns, kinds, strict=True)
     )
     rows = "".join(
-        "<tr>"
-        + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
-        + "</tr>\n"
+        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>\n"
         for row in zip(*columns, strict=True)
     )
     return (
@@ -150,11 +146,7 @@ def _sample(sample: Sample) -> str:
 
 
 def _definitions(items: Mapping[str, object]) -> str:
-    return (
-        "<dl>"
-        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>\n" for k, v in items.items())
-        + "</dl>\n"
-    )
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>\n" for k, v in items.items()) + "</dl>\n"
 
 
 def _flat(mapping: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -122,9 +122,7 @@ def stacked(values: ArrayLike) -> Floats:
         return array[None]
     if array.ndim == 3:
         return array
-    raise ValueError(
-        f"values have {array.ndim} dimensions; give (document,), (document, column) or with seeds first"
-    )
+    raise ValueError(f"values have {array.ndim} dimensions; give (document,), (document, column) or with seeds first")
 
 
 def _bootstrap(

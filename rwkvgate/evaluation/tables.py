@@ -100,14 +100,10 @@ def table2(
     cells = {(row.arm, row.metric): row for row in numbers.itertuples()}
     rows = []
     for name in names:
-        row = {
-            "Metric": MEASURES[name].label + {"higher": " ↑", "lower": " ↓"}.get(MEASURES[name].better, "")
-        }
+        row = {"Metric": MEASURES[name].label + {"higher": " ↑", "lower": " ↓"}.get(MEASURES[name].better, "")}
         row |= {arm: _quality_cell(cells[arm, name]) for arm in columns}
         stated = paper.QUALITY.get(name, {})
-        row |= {
-            f"paper: {arm}": number(stated[arm]) if arm in stated else NOTHING for arm in ("base", "enhanced")
-        }
+        row |= {f"paper: {arm}": number(stated[arm]) if arm in stated else NOTHING for arm in ("base", "enhanced")}
         rows.append(row)
     for label, column in (("Seeds", "seeds"), ("Documents", "n")):
         row = {"Metric": label, "paper: base": "not given", "paper: enhanced": "not given"}
@@ -142,8 +138,7 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
                 "Over seeds": f"± {number(row['seed_deviation'], 2)}"
                 if np.isfinite(row["seed_deviation"])
                 else NOTHING,
-                "Reading": row["status"]
-                or reading(row["difference"], row["low"], row["high"], measure.better),
+                "Reading": row["status"] or reading(row["difference"], row["low"], row["high"], measure.better),
             }
         )
     return pd.DataFrame(rows)

@@ -33,7 +33,9 @@ class GateConfig(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> GateConfig:
         if (self.gating == "fixed") != (self.value is not None):
-            raise ValueError(f"gating is {self.gating!r} and value is {self.value}; a fixed gate, and no other, has one")
+            raise ValueError(
+                f"gating is {self.gating!r} and value is {self.value}; a fixed gate, and no other, has one"
+            )
         return self
 
     @classmethod
@@ -69,7 +71,13 @@ ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
         Arm("base", "Base", "the untouched network", gate=None, trained=False),
-        Arm("base-tuned", "Base, tuned", "equal-budget control: tuned alike, without a gate", gate=None, trained=True),
+        Arm(
+            "base-tuned",
+            "Base, tuned",
+            "equal-budget control: tuned alike, without a gate",
+            gate=None,
+            trained=True,
+        ),
         Arm("enhanced-untrained", "Enhanced, untrained", "gated, not tuned", gate=GateConfig(), trained=False),
         Arm("enhanced", "Enhanced", "the paper's gate as written, tuned", gate=GateConfig(), trained=True),
         Arm(

@@ -75,7 +75,11 @@ class Rwkv6Attention(nn.Module):
     def _normalise(self, out: Tensor) -> Tensor:
         norm, (batch, time, width) = self.ln_x, out.shape
         flat = F.group_norm(
-            out.reshape(-1, width), norm.num_groups, norm.weight.to(out.dtype), norm.bias.to(out.dtype), norm.eps
+            out.reshape(-1, width),
+            norm.num_groups,
+            norm.weight.to(out.dtype),
+            norm.bias.to(out.dtype),
+            norm.eps,
         )
         return flat.view(batch, time, width)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -63,7 +64,7 @@ class Rwkv6State:
         if sum(sizes) != self.batch_size or min(sizes, default=1) < 0:
             raise ValueError(f"sizes {list(sizes)} do not add up to the batch, {self.batch_size}")
         edges = torch.tensor([0, *sizes]).cumsum(0).tolist()
-        return [self.select(range(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+        return [self.select(range(a, b)) for a, b in pairwise(edges)]
 
     @staticmethod
     def concatenate(states: Sequence[Rwkv6State]) -> Rwkv6State:

@@ -36,9 +36,7 @@ CPU_CHUNK, GPU_CHUNK = 16, 64
 level; between chunks the state is carried, which costs a step. On a CPU the former dominates."""
 
 
-def wkv6(
-    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The WKV operator by whichever form is faster for this length: one token, or many.
 
     Args:
@@ -72,7 +70,13 @@ def wkv6_recurrent(
 
 
 def wkv6_chunked(
-    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None, chunk: int | None = None
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    w: Tensor,
+    u: Tensor,
+    state: Tensor | None = None,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same numbers by merging blocks within chunks. See `wkv6` and the module's text.
 

@@ -62,9 +62,7 @@ def test_the_same_settings_give_the_same_corpus() -> None:
 
 def test_a_local_file_takes_the_place_of_the_stories(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
-    path.write_text(
-        "\n\n".join(f"Paragraph {n} speaks of {n * n} things." for n in range(40)), encoding="utf-8"
-    )
+    path.write_text("\n\n".join(f"Paragraph {n} speaks of {n * n} things." for n in range(40)), encoding="utf-8")
     corpus = build_corpus(corpus_settings(str(path)))
     assert [corpus.counts[name] for name in PARTS[:3]] == [32, 4, 4]
 

@@ -45,9 +45,7 @@ def test_a_jsonl_file_has_a_document_a_line(tmp_path: Path) -> None:
 
 def test_texts_that_look_like_dates_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "dates.jsonl"
-    path.write_text(
-        "".join(json.dumps({"text": f"2020-01-{n:02}"}) + "\n" for n in range(1, 13)), encoding="utf-8"
-    )
+    path.write_text("".join(json.dumps({"text": f"2020-01-{n:02}"}) + "\n" for n in range(1, 13)), encoding="utf-8")
     assert local_documents(str(path))[3].text == "2020-01-04"
 
 

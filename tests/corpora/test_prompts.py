@@ -48,9 +48,7 @@ def test_a_long_sentence_is_cut_between_words() -> None:
     assert document.text[:cut] == "one two"
 
 
-@pytest.mark.parametrize(
-    "text", ["a" * 300, "吾輩は猫である名前はまだ無い" * 20, "ไม่มีช่องว่าง" * 30, "🐈" * 200]
-)
+@pytest.mark.parametrize("text", ["a" * 300, "吾輩は猫である名前はまだ無い" * 20, "ไม่มีช่องว่าง" * 30, "🐈" * 200])
 def test_text_without_spaces_is_cut_between_characters(text: str, encode: Encode) -> None:
     document = weak_document(text, "local", "d")
     cut = split_prompt(document, encode, 10, 20)

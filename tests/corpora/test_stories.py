@@ -102,9 +102,7 @@ def test_language(train_stories: list[Document], test_stories: list[Document]) -
             assert sentence[0].isupper() and sentence.endswith("."), sentence
 
 
-def test_a_mention_is_a_surface_of_its_entity(
-    train_stories: list[Document], test_stories: list[Document]
-) -> None:
+def test_a_mention_is_a_surface_of_its_entity(train_stories: list[Document], test_stories: list[Document]) -> None:
     for document in train_stories[:400] + test_stories:
         last = 0
         for mention in document.mentions:
@@ -199,9 +197,7 @@ def test_a_hand_over_decides_who_has_what(train_stories: list[Document]) -> None
     assert 0.25 < same / total < 0.75
 
 
-def test_the_nearest_training_story_is_no_answer(
-    train_stories: list[Document], test_stories: list[Document]
-) -> None:
+def test_the_nearest_training_story_is_no_answer(train_stories: list[Document], test_stories: list[Document]) -> None:
     train = [document.text for document in train_stories]
     held_out = [document.text for document in generate_stories(2700, 0)[2400:]]
     for other in ([document.text for document in test_stories], held_out):

@@ -24,9 +24,7 @@ def test_any_string_comes_back(text: str) -> None:
     assert 0 not in ids
 
 
-@pytest.mark.parametrize(
-    "text", [END_OF_TEXT, f"a{END_OF_TEXT}b", f" {END_OF_TEXT} " * 3, " .  , n't ' s", "\r\n\t "]
-)
+@pytest.mark.parametrize("text", [END_OF_TEXT, f"a{END_OF_TEXT}b", f" {END_OF_TEXT} " * 3, " .  , n't ' s", "\r\n\t "])
 def test_awkward_strings_come_back(text: str) -> None:
     for ids in (TRAINED(text)["input_ids"], TRAINED.encode(text)):
         assert 0 not in ids

@@ -43,9 +43,7 @@ def page(tmp_path, latency):
         tables=[(EVIL, EVIL, frame)],
         figures=[("Figure 2", EVIL, svg.read_text())],
         provenance={"settings": {"seed": 0}, EVIL: EVIL},
-        samples=[
-            Sample(EVIL, EVIL, {"base": EVIL + "\ud800"})
-        ],  # half a surrogate pair, as a model may write
+        samples=[Sample(EVIL, EVIL, {"base": EVIL + "\ud800"})],  # half a surrogate pair, as a model may write
     )
     return path.read_text(encoding="utf-8")
 

@@ -46,9 +46,7 @@ def test_agrees_with_scipy_and_is_deterministic():
     found = paired_difference(a, b, resamples=3000, seed=5, method="BCa")
     assert found == paired_difference(a, b, resamples=3000, seed=5, method="BCa")
     assert found != paired_difference(a, b, resamples=3000, seed=6, method="BCa")
-    expected = stats.bootstrap(
-        (a - b,), np.mean, n_resamples=3000, rng=np.random.default_rng(5), method="BCa"
-    )
+    expected = stats.bootstrap((a - b,), np.mean, n_resamples=3000, rng=np.random.default_rng(5), method="BCa")
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval), rel=1e-9)
 
 

@@ -89,9 +89,7 @@ def test_comparisons_are_paired_and_against_both_controls(results):
     assert set(frame["against"]) == {"base", "base-tuned"}
     row = frame.set_index(["arm", "against", "metric"]).loc[("enhanced", "base", "rougeL")]
     assert row["difference"] == pytest.approx(row["value"] - row["reference"])
-    assert (
-        row["separates"] and row["low"] > 0 and (row["n"], row["seeds"], row["reference_seeds"]) == (24, 3, 1)
-    )
+    assert row["separates"] and row["low"] > 0 and (row["n"], row["seeds"], row["reference_seeds"]) == (24, 3, 1)
     text = comparison_table(frame).set_index(["Arm", "Against", "Metric"])
     assert text.loc[("enhanced", "base", "ROUGE-L"), "Reading"] == "better"
     assert text.loc[("enhanced", "base", "Perplexity"), "Reading"] == "better"
@@ -118,9 +116,7 @@ def test_results_are_checked(results):
     with pytest.raises(ValueError, match="results lack value"):
         documents_of(results.drop(columns="value"), MEASURES["rougeL"], "base")
     long = tidy(pd.DataFrame({"document": [0], "rougeL": [0.5]}), arm="base", seed=2)
-    assert long.to_dict("records") == [
-        {"arm": "base", "seed": 2, "document": 0, "metric": "rougeL", "value": 0.5}
-    ]
+    assert long.to_dict("records") == [{"arm": "base", "seed": 2, "document": 0, "metric": "rougeL", "value": 0.5}]
 
 
 def test_reading_and_numbers():

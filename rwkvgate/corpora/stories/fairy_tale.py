@@ -200,8 +200,7 @@ FAIRY_TALE = Genre(
     domain="fairy-tale",
     people=characters("he", "Tomas Edmund Rowan Felix Oscar Hugo Bruno Jasper Leon Martin")
     + characters("she", "Mira Elsa Clara Greta Ivy Nora Rosa Helena Lucy Wilma"),
-    held_out=characters("he", "Ben Adam Paul Max Karl Sam")
-    + characters("she", "Anna Eva Lena Ada Kate Lily"),
+    held_out=characters("he", "Ben Adam Paul Max Karl Sam") + characters("she", "Anna Eva Lena Ada Kate Lily"),
     trades={
         "person": Trades(
             ("young", "kind", "clever", "quiet", "brave", "poor", "cheerful", "old"),

@@ -1,0 +1,63 @@
+# `make reproduce` runs the experiment, `make test` proves the checkout. Both install what they need, once.
+PYTHON ?= python3
+PROFILE ?= cpu
+CORES ?= 2
+SEEDS ?=
+RUN_DIR ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+CONFIG := profile=$(PROFILE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(RUN_DIR),run_dir=$(RUN_DIR))
+export PYTHONUTF8 = 1
+
+.PHONY: help install reproduce test test-fast test-notebooks bench lint format lock stamp reference clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(STAMP)  ## .venv with the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found; 3.11 to 3.13 wanted: make PYTHON=python3.12 install")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the pinned packages into .venv: a few minutes, once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,dev]'
+	@touch $@
+
+reproduce: $(STAMP)  ## the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu, SEEDS=, RUN_DIR=
+	@$(BIN)/python -m snakemake --quiet host --cores $(CORES) --rerun-incomplete --config $(CONFIG)
+
+test: $(STAMP)  ## everything that proves the checkout: lint, types, unit tests, notebooks
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile --ignore tests/notebooks
+	@$(MAKE) --no-print-directory test-notebooks
+
+test-fast: $(STAMP)  ## the unit tests alone
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile --ignore tests/notebooks
+
+test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile smoke
+	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(CORES) --dist loadfile \
+		--nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks tests/notebooks
+
+bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
+	@$(BIN)/python benchmarks/wkv.py
+	@$(BIN)/python benchmarks/trainer.py
+	@$(BIN)/python benchmarks/reproduce.py
+
+lint: $(STAMP)  ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(STAMP)  ## ruff's fixes and formatting
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock: $(STAMP)  ## rewrite constraints.txt from what is installed in .venv
+	@$(BIN)/python -m rwkvgate.cli lock
+
+stamp: $(STAMP)  ## write the repository's address from pyproject.toml into badges and install cells
+	@$(BIN)/python -m rwkvgate.cli stamp
+
+reference: $(STAMP)  ## copy the tables and figures of outputs/cpu to outputs/reference, to be committed
+	@$(BIN)/python -m rwkvgate.cli reference
+
+clean:  ## remove the smoke run
+	rm -rf outputs/smoke

@@ -1,0 +1,127 @@
+"""The run graph: five notebooks by papermill. `make reproduce` calls it; so can `snakemake --config profile=smoke`.
+
+A rule's output is the executed notebook; what the notebook makes lies beside it in the run folder, where each step
+knows its inputs by their hash. A rule runs again when its notebook or its part of the settings changes.
+"""
+
+import shlex
+import sys
+
+from rwkvgate.files import digest
+from rwkvgate.gate.config import ARMS
+from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs
+from rwkvgate.settings import resolve
+
+
+def setting(name, default=""):
+    return str(config.get(name, default))
+
+
+SEEDS = {"seeds": int(config["seeds"])} if "seeds" in config else {}
+SETTINGS = resolve(profile=setting("profile", "auto"), run_dir=setting("run_dir"), evaluation=SEEDS)
+RUN = str(SETTINGS.folder)
+NOTEBOOKS = f"{RUN}/notebooks"
+TRAINED = [(arm, seed) for arm, seed in arms_and_seeds(SETTINGS) if ARMS[arm].trained]
+EVALUATED = arms_and_seeds(SETTINGS)
+
+
+wildcard_constraints:
+    arm="|".join(ARMS),
+    seed=r"\d+",
+
+
+def papermill(*parameters):
+    """The shell line that executes a rule's notebook and moves it into place when it has succeeded.
+
+    What cells print goes to the terminal; a notebook that failed is kept beside, to be read.
+    """
+    fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", RUN, "-y", f"evaluation: {SEEDS}"]
+    quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING", "--stdout-file", "/dev/stdout"]
+    words = [sys.executable, "-m", "papermill", "{input[0]}", "$part", "-k", "python3", *quiet, *fixed, *parameters]
+    plain = ("$part", "{")
+    line = " ".join(word if word.startswith(plain) else quote(word) for word in words)
+    return (
+        "export OMP_NUM_THREADS={threads}; mkdir -p $(dirname {output}); part={output}.failed.ipynb; "
+        f"{line} && mv $part {{output}}"
+    )
+
+
+def quote(word):
+    # Braces are doubled, for snakemake formats the line.
+    return shlex.quote(word).replace("{", "{{").replace("}", "}}")
+
+
+OF_ARM = ("-p", "arm", "{wildcards.arm}", "-p", "seed", "{wildcards.seed}")
+
+
+rule all:
+    input:
+        f"{NOTEBOOKS}/04_ablations.ipynb",
+        f"{NOTEBOOKS}/05_gate_visualization.ipynb",
+
+
+rule setup:
+    input:
+        "notebooks/01_setup.ipynb",
+    output:
+        f"{NOTEBOOKS}/01_setup.ipynb",
+    params:
+        inputs=digest(base_inputs(SETTINGS)),
+    threads: workflow.cores
+    shell:
+        papermill()
+
+
+rule finetune:
+    input:
+        "notebooks/02_finetune.ipynb",
+        rules.setup.output,
+    output:
+        f"{NOTEBOOKS}/02_finetune.{{arm}}.seed{{seed}}.ipynb",
+    params:
+        inputs=lambda w: digest(arm_inputs(SETTINGS, w.arm, int(w.seed))),
+    shell:
+        papermill(*OF_ARM)
+
+
+def weights(wildcards):
+    tuned = (wildcards.arm, int(wildcards.seed)) in TRAINED
+    return f"{NOTEBOOKS}/02_finetune.{wildcards.arm}.seed{wildcards.seed}.ipynb" if tuned else rules.setup.output
+
+
+rule evaluate:
+    input:
+        "notebooks/03_evaluate.ipynb",
+        weights,
+    output:
+        f"{NOTEBOOKS}/03_evaluate.{{arm}}.seed{{seed}}.ipynb",
+    params:
+        inputs=lambda w: digest(evaluation_inputs(SETTINGS, w.arm, int(w.seed))),
+    # It times the model, so nothing else may run beside it.
+    threads: workflow.cores
+    shell:
+        papermill(*OF_ARM)
+
+
+rule ablations:
+    input:
+        "notebooks/04_ablations.ipynb",
+        [f"{NOTEBOOKS}/03_evaluate.{arm}.seed{seed}.ipynb" for arm, seed in EVALUATED],
+    output:
+        f"{NOTEBOOKS}/04_ablations.ipynb",
+    params:
+        inputs=digest(SETTINGS.evaluation.model_dump(mode="json")),
+    shell:
+        papermill()
+
+
+rule gate_visualization:
+    input:
+        "notebooks/05_gate_visualization.ipynb",
+        f"{NOTEBOOKS}/02_finetune.enhanced.seed0.ipynb",
+    output:
+        f"{NOTEBOOKS}/05_gate_visualization.ipynb",
+    params:
+        inputs=digest(arm_inputs(SETTINGS, "enhanced", 0)),
+    shell:
+        papermill("-p", "arm", "enhanced", "-p", "seed", "0")

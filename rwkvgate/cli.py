@@ -1,0 +1,90 @@
+"""Chores of the checkout that make, snakemake and papermill do not already do.
+
+`python -m rwkvgate.cli lock | stamp | reference`; each is a target of the Makefile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from rwkvgate.files import write_folder, write_text
+from rwkvgate.settings import SettingsError, project_root
+
+LOCK_HEADER = "# Every version the project is tested with, for Python 3.11 to 3.13. Written by `make lock`.\n"
+# What torch's CUDA builds bring is pinned by torch itself; pip and its kin belong to the environment.
+UNLOCKED = ("nvidia-", "cuda-", "triton", "pip", "setuptools", "wheel", "rwkvgate")
+ADDRESSES = (
+    r"(?<=colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(?=/blob/)",
+    r"(?<=git\+https://github\.com/)[\w.-]+/[\w.-]+?(?=@)",
+    r"(?<=git clone https://github\.com/)[\w.-]+/[\w.-]+",
+)
+"""Where the repository's slug stands in the README and the notebooks."""
+
+REFERENCE_FILES = ("manifest.json", "results/table*.parquet", "results/ablations.parquet", "results/comparisons.parquet")
+REFERENCE_FIGURES = ("figures/*.svg", "figures/*.png")
+
+
+def slug(root: Path) -> str:
+    """The repository's owner/name, from `[project.urls]` of pyproject.toml."""
+    address = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+    return str(address).removeprefix("https://github.com/").rstrip("/")
+
+
+def stamp(root: Path) -> list[Path]:
+    """Write the slug into every badge, install cell and clone command; the files that changed."""
+    wanted, changed = slug(root), []
+    for path in [root / "README.md", root / "CITATION.cff", *sorted((root / "notebooks").glob("*.ipynb"))]:
+        before = after = path.read_text(encoding="utf-8")
+        for pattern in ADDRESSES:
+            after = re.sub(pattern, wanted, after)
+        if path.name == "CITATION.cff":
+            after = re.sub(r"(?<=repository-code: ).*", f"https://github.com/{wanted}", after)
+        if after != before:
+            write_text(path, after)
+            changed.append(path)
+    return changed
+
+
+def lock(root: Path) -> int:
+    """Write constraints.txt from this environment, without local version labels such as +cpu; the pins' count."""
+    command = [sys.executable, "-m", "pip", "freeze", "--exclude-editable"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    pins = sorted({line.partition("+")[0].lower().replace("_", "-") for line in lines if "==" in line})
+    kept = [pin for pin in pins if not pin.partition("==")[0].startswith(UNLOCKED)]
+    write_text(root / "constraints.txt", LOCK_HEADER + "\n".join(kept) + "\n")
+    return len(kept)
+
+
+def reference(root: Path) -> Path:
+    """Copy the small outputs of the finished cpu run to outputs/reference, to be committed."""
+    run, target = root / "outputs" / "cpu", root / "outputs" / "reference"
+    if not (run / "report.html").is_file():
+        raise SettingsError(f"{run} holds no finished run; `make reproduce` makes it")
+    with write_folder(target) as fresh:
+        for pattern in (*REFERENCE_FILES, *REFERENCE_FIGURES):
+            for path in sorted(run.glob(pattern)):
+                copy = fresh / path.relative_to(run)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+    return target
+
+
+def main() -> None:
+    """Run one chore on the checkout of the working directory."""
+    parser = argparse.ArgumentParser(prog="python -m rwkvgate.cli", description=__doc__)
+    parser.add_argument("chore", choices=("lock", "stamp", "reference"))
+    chore, root = parser.parse_args().chore, project_root()
+    try:
+        print({"lock": lock, "stamp": stamp, "reference": reference}[chore](root))
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

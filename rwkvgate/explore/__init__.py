@@ -1,0 +1,1 @@
+"""Looking at the gate: traces of its values, and pictures of them."""

@@ -1,0 +1,57 @@
+"""What each step of a run depends on, as JSON values to be hashed; light enough for the run graph to import."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from rwkvgate.gate.config import ARMS, Arm, GateConfig, find_arm
+from rwkvgate.settings import Settings
+
+
+def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
+    """The gate of an arm under the settings' changes; None for an arm without one.
+
+    Raises:
+        SettingsError: a change names no field of GateConfig, or is impossible for this arm.
+    """
+    if arm.gate is None:
+        unknown = {name: value for name, value in settings.gate.items() if name not in GateConfig.model_fields}
+        GateConfig.build(unknown, where="gate")
+        return None
+    return GateConfig.preset(arm.name, **settings.gate)
+
+
+def arms_and_seeds(settings: Settings) -> list[tuple[str, int]]:
+    """Every arm and seed of a full run; an arm that is not trained has one seed."""
+    return [
+        (arm.name, seed) for arm in ARMS.values() for seed in range(settings.evaluation.seeds if arm.trained else 1)
+    ]
+
+
+def corpus_inputs(settings: Settings) -> dict[str, Any]:
+    """What texts and tokenizer depend on: natural text is that of the running Python."""
+    return {
+        "corpus": settings.corpus.model_dump(mode="json"),
+        "vocab_size": settings.model.vocab_size,
+        "python": platform.python_version(),
+    }
+
+
+def base_inputs(settings: Settings) -> dict[str, Any]:
+    """What the base depends on."""
+    return corpus_inputs(settings) | {"model": settings.model.model_dump(mode="json")}
+
+
+def arm_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
+    """What a tuned arm's weights depend on."""
+    found = find_arm(arm)
+    gate = gate_of(found, settings)
+    inputs = base_inputs(settings) | {"arm": arm, "gate": gate and gate.model_dump(mode="json"), "seed": seed}
+    return inputs | ({"training": settings.training.model_dump(mode="json")} if found.trained else {})
+
+
+def evaluation_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
+    """What an arm's scores depend on."""
+    measured = settings.evaluation.model_dump(mode="json", exclude={"seeds", "resamples"})
+    return arm_inputs(settings, arm, seed) | {"evaluation": measured}
