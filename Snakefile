@@ -97,8 +97,8 @@ rule evaluate:
         f"{NOTEBOOKS}/03_evaluate.{{arm}}.seed{{seed}}.ipynb",
     params:
         inputs=lambda w: digest(evaluation_inputs(SETTINGS, w.arm, int(w.seed))),
-    # It times the model, so nothing else may run beside it.
-    threads: workflow.cores
+    # It times the model, so nothing else may run beside it; smoke's times mean nothing.
+    threads: 1 if SETTINGS.profile == "smoke" else workflow.cores
     shell:
         papermill(*OF_ARM)
 

@@ -26,7 +26,12 @@ ADDRESSES = (
 )
 """Where the repository's slug stands in the README and the notebooks."""
 
-REFERENCE_FILES = ("manifest.json", "results/table*.parquet", "results/ablations.parquet", "results/comparisons.parquet")
+REFERENCE_FILES = (
+    "manifest.json",
+    "results/table*.parquet",
+    "results/ablations.parquet",
+    "results/comparisons.parquet",
+)
 REFERENCE_FIGURES = ("figures/*.svg", "figures/*.png")
 
 

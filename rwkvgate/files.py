@@ -42,7 +42,12 @@ def write_folder(path: str | Path) -> Iterator[Path]:
             # A folder cannot be replaced by a rename, so the old one steps aside first.
             aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             os.replace(path, aside / path.name)
-            os.replace(fresh, path)
+            try:
+                os.replace(fresh, path)
+            except BaseException:
+                os.replace(aside / path.name, path)
+                aside.rmdir()
+                raise
             shutil.rmtree(aside)
         else:
             os.replace(fresh, path)

@@ -75,7 +75,7 @@ class CorpusSettings(Frozen):
     source: str = Field(description="'stories', or the path of a local .txt or .jsonl file")
     documents: Positive = Field(description="stories to generate, over all three splits")
     natural_characters: Annotated[int, Field(ge=10_000)] = Field(description="natural text to read at most")
-    seed: int = Field(description="seed of the stories and of the splits")
+    seed: Annotated[int, Field(ge=0)] = Field(description="seed of the stories and of the splits")
     prompt_tokens: tuple[Positive, Positive] = Field(description="fewest and most tokens of a prompt")
     splits: tuple[Rate, Rate, Rate] = Field(description="shares of train, validation and test")
 
@@ -230,11 +230,18 @@ def resolve(
         "evaluation": evaluation,
     }
     for section, override in overrides.items():
-        if override is not None and not isinstance(override, Mapping):
-            raise SettingsError(f"{section!r} is a {type(override).__name__}; it must be a mapping of settings")
-        merged[section] = merge(merged.get(section) or {}, override or {})
+        below = _section(merged.get(section), f"{section!r} in params/{name}.yaml")
+        merged[section] = merge(below, _section(override, repr(section)))
     merged |= {"profile": name, "run_dir": run_dir, "arm": arm, "seed": seed}
     return validate(Settings, merged, where=f"params/{name}.yaml and its overrides")
+
+
+def _section(value: Any, what: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"{what} is a {type(value).__name__}; it must be a mapping of settings")
+    return value
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,8 +249,10 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(under, value) if both else value
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(under, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -288,12 +297,13 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _keys(field.annotation, f"{prefix}{name}.")
 
 
-def _unknown(kind: str, found: str, allowed: tuple[str, ...] | list[str], where: str = "") -> str:
+def _unknown(kind: str, found: object, allowed: tuple[str, ...] | list[str], where: str = "") -> str:
     message = f"unknown {kind} {found!r}" + (f" in {where}" if where else "")
-    close = difflib.get_close_matches(found, allowed, n=1)
+    name = str(found)  # YAML's names may be numbers
+    close = difflib.get_close_matches(name, allowed, n=1)
     if close:
         return f"{message}; did you mean {close[0]!r}?"
-    parent = found.rpartition(".")[0]
+    parent = name.rpartition(".")[0]
     siblings = [key for key in allowed if key.rpartition(".")[0] == parent]
     return f"{message}; allowed: {', '.join(siblings or allowed)}"
 

@@ -80,10 +80,10 @@ def load_gate(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     if wrong:
         unpatch(model)
         raise SettingsError(f"the weights in {folder} are not this gate's: {', '.join(sorted(wrong)[:4])}")
-    for i, block in enumerate(blocks_of(model)):
+    for i, gate in enumerate(gates_of(model)):
         prefix = f"blocks.{i}.gated_shift."
         own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-        block.gated_shift.load_state_dict(own)
+        gate.load_state_dict(own)
     return model
 
 

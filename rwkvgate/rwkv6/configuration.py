@@ -7,6 +7,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "head_size", "head_size_divisor")
+OPTIONAL_SIZES = ("attention_hidden_size", "intermediate_size", "time_mix_rank", "time_decay_rank")
+
 
 @strict
 class Rwkv6Config(PreTrainedConfig):
@@ -49,9 +52,10 @@ class Rwkv6Config(PreTrainedConfig):
     use_cache: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "head_size", "head_size_divisor"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in (*SIZES, *OPTIONAL_SIZES):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} is {size}; it must be at least 1")
         wide = self.hidden_size == 4096
         self.attention_hidden_size = self.attention_hidden_size or self.hidden_size
         self.intermediate_size = self.intermediate_size or max(32, int(3.5 * self.hidden_size) // 32 * 32)

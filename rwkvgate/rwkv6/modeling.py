@@ -33,6 +33,7 @@ class Rwkv6Attention(nn.Module):
         super().__init__()
         hidden, width = config.hidden_size, config.attention_hidden_size
         self.layer, self.head_size = layer, config.head_size
+        assert config.time_mix_rank is not None  # the config fills it in
         for name in ("x", *MIXES):
             setattr(self, f"time_maa_{name}", nn.Parameter(torch.empty(1, 1, hidden)))
         self.time_maa_w1 = nn.Parameter(torch.empty(hidden, len(MIXES) * config.time_mix_rank))
@@ -159,8 +160,9 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.uniform_(module.weight, -1e-4, 1e-4)
-        elif isinstance(module, Rwkv6ForCausalLM):
-            init_head(module.head)
+        elif module is getattr(self, "head", None):
+            # By identity: transformers passes over a module without parameters of its own, such as the whole.
+            init_head(module)
 
 
 class Rwkv6Model(Rwkv6PreTrainedModel):
@@ -205,12 +207,12 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
             ValueError: no tokens, a mask or state of another shape, or a state from a patched model
                 given to an unpatched one or the other way round.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give either input_ids or inputs_embeds")
-        hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self.embeddings(given) if inputs_embeds is None else inputs_embeds
         if hidden.dim() != 3 or hidden.shape[1] == 0:
-            found = input_ids.shape if inputs_embeds is None else inputs_embeds.shape
-            raise ValueError(f"the input is {tuple(found)}; it must be (batch, time) with at least one token")
+            raise ValueError(f"the input is {tuple(given.shape)}; it must be (batch, time) with at least one token")
         shift = TokenShift(_columns(attention_mask, hidden))
         past = self._layer_states(past_key_values, hidden.shape[0])
         every, layers = [hidden], []

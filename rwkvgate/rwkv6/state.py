@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rwkvgate.files import write_file
+
 
 @dataclass
 class LayerState:
@@ -40,8 +42,8 @@ class Rwkv6State:
 
     @property
     def batch_size(self) -> int:
-        """Sequences in the state."""
-        return self.layers[0].wkv.shape[0]
+        """Sequences in the state; 0 in a state without layers."""
+        return self.layers[0].wkv.shape[0] if self.layers else 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Always 0: `generate` cuts this many tokens off its input, and a state holds no tokens."""
@@ -53,7 +55,7 @@ class Rwkv6State:
 
     def select(self, rows: Tensor | Sequence[int]) -> Rwkv6State:
         """A new state of the rows named, in that order; a row may come more than once."""
-        return self._map(lambda x: x.index_select(0, torch.as_tensor(rows, device=x.device)))
+        return self._map(lambda x: x.index_select(0, torch.as_tensor(rows, dtype=torch.long, device=x.device)))
 
     def split(self, sizes: Sequence[int]) -> list[Rwkv6State]:
         """The batch in consecutive parts.
@@ -68,7 +70,17 @@ class Rwkv6State:
 
     @staticmethod
     def concatenate(states: Sequence[Rwkv6State]) -> Rwkv6State:
-        """One state of several batches, in order."""
+        """One state of several batches, in order.
+
+        Raises:
+            ValueError: no state, or states that differ in layers or in whether they carry a gate.
+        """
+        if not states:
+            raise ValueError("there is no state; at least one is needed")
+        kinds = {tuple(layer.gate is not None for layer in state.layers) for state in states}
+        if len(kinds) > 1:
+            found = ", ".join(f"{len(kind)} layers, {sum(kind)} with a gate" for kind in sorted(kinds))
+            raise ValueError(f"the states differ: {found}")
         layers = []
         for parts in zip(*(state.layers for state in states), strict=True):
             columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(LayerState)}
@@ -86,14 +98,15 @@ class Rwkv6State:
         return self._map(lambda x: x.to(device))
 
     def save(self, path: str | Path) -> None:
-        """Write the state as safetensors, to resume a generation elsewhere."""
+        """Write the state as safetensors, whole or not at all, to resume a generation elsewhere."""
         tensors = {
             f"{i}.{f.name}": value.detach().contiguous().clone()
             for i, layer in enumerate(self.layers)
             for f in fields(layer)
             if (value := getattr(layer, f.name)) is not None
         }
-        save_file(tensors, str(path))
+        with write_file(path) as fresh:
+            save_file(tensors, str(fresh))
 
     @classmethod
     def load(cls, path: str | Path) -> Rwkv6State:

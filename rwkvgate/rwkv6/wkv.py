@@ -25,7 +25,9 @@ built by additions alone: nothing overflows, nothing cancels, and no floor is ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,7 +158,9 @@ class _Chunked(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, r, k, v, w, u, state):
+    def forward(
+        ctx: Any, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
         decay = w.exp()
         scores = r.new_zeros(*r.shape[:-1], r.shape[-2])
         scores.diagonal(dim1=-2, dim2=-1).copy_((r * k * u[:, None, None]).sum(-1))
@@ -193,12 +197,12 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, d_out, d_state):
+    def backward(ctx: Any, d_out: Tensor, d_state: Tensor) -> tuple[Tensor, ...]:
         with _without_autocast(d_out.device):
             return _Chunked._gradients(ctx.saved_tensors, d_out, d_state)
 
     @staticmethod
-    def _gradients(saved, d_out, d_state):
+    def _gradients(saved: Sequence[Tensor], d_out: Tensor, d_state: Tensor) -> tuple[Tensor, ...]:
         r, k, v, u, scores, before, after, total, entering, *kept = saved
         d_out = d_out.contiguous()  # it comes transposed, and each product below would copy it again
         read, written = r * before, k * after

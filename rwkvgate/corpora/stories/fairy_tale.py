@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rwkvgate.corpora.stories.genre import Genre, Place, Trades, characters
+from rwkvgate.corpora.stories.genre import Genre, Place, Trades, coined
 
 _LEXICON = {
     "time": ("morning", "evening", "spring day", "summer day", "winter day", "afternoon"),
@@ -196,11 +196,14 @@ _FRAMES = {
     ),
 }
 
+STARTS = "Mar Tol Bren Kel Dor Fen Gar Hal Jor Wen Bel Cor Dan Far Len Mor Ros Sab Tam Vin"
+MEN, HELD_OUT_MEN = coined("he", STARTS, "in ek en o ald is")
+WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a ia eth elle i una")
+
 FAIRY_TALE = Genre(
     domain="fairy-tale",
-    people=characters("he", "Tomas Edmund Rowan Felix Oscar Hugo Bruno Jasper Leon Martin")
-    + characters("she", "Mira Elsa Clara Greta Ivy Nora Rosa Helena Lucy Wilma"),
-    held_out=characters("he", "Ben Adam Paul Max Karl Sam") + characters("she", "Anna Eva Lena Ada Kate Lily"),
+    people=MEN + WOMEN,
+    held_out=HELD_OUT_MEN + HELD_OUT_WOMEN,
     trades={
         "person": Trades(
             ("young", "kind", "clever", "quiet", "brave", "poor", "cheerful", "old"),

@@ -63,6 +63,15 @@ class Genre:
     orders: Mapping[str, str]
 
 
-def characters(pronoun: str, names: str) -> tuple[Character, ...]:
-    """Characters that share a pronoun, from their names set apart by spaces."""
-    return tuple(Character(name, pronoun) for name in names.split())
+def coined(pronoun: str, starts: str, ends: str) -> tuple[tuple[Character, ...], tuple[Character, ...]]:
+    """Characters that share a pronoun, for training and held out: every start joined with every end.
+
+    Names are coined from shared pieces, and every fifth pair is held out. A held-out name is then new as a
+    name and yet made of what training has seen, so that a model can know it from the story alone: whoever
+    learns a list of names by heart gains nothing on it, and whoever remembers the story loses nothing.
+    """
+    train, held_out = [], []
+    for row, start in enumerate(starts.split()):
+        for column, end in enumerate(ends.split()):
+            (held_out if (row + 2 * column) % 5 == 0 else train).append(Character(start + end, pronoun))
+    return tuple(train), tuple(held_out)

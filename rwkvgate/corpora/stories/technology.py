@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rwkvgate.corpora.stories.genre import Genre, Place, Trades, characters
+from rwkvgate.corpora.stories.genre import Genre, Place, Trades, coined
 
 _LEXICON = {
     "weekday": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday"),
@@ -187,14 +187,17 @@ _FRAMES = {
     ),
 }
 
+STARTS = "Ad Bar Chan Dev Em Hir Jan Kir Lat Mik Nar Ost Pav Rak Shir Tar Vik Yan Zof Kav"
+MEN, HELD_OUT_MEN = coined("he", STARTS, "an ir ov esh im o")
+WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a ita ena i ina ya")
+MACHINES, HELD_OUT_MACHINES = coined(
+    "it", "Vex Zor Tek Nex Qor Syn Hex Rob Orb Pix Lux Dax Byt Cyb Ion Max Neo Plex Trix Zed", "on el ara or ium a"
+)
+
 TECHNOLOGY = Genre(
     domain="technology",
-    people=characters("he", "Ravi Kenji Omar Victor Samuel Diego")
-    + characters("she", "Priya Leila Sofia Yuki Ingrid Carmen")
-    + characters("it", "Atlas Orion Echo Nova Pixel Vega Delta Lumen"),
-    held_out=characters("he", "Arun Marco Ian Ali")
-    + characters("she", "Mei Ines Zara Lin")
-    + characters("it", "Argo Comet Spark Zen"),
+    people=MEN + WOMEN + MACHINES,
+    held_out=HELD_OUT_MEN + HELD_OUT_WOMEN + HELD_OUT_MACHINES,
     trades={
         "person": Trades(
             ("young", "careful", "patient", "curious", "senior", "ambitious"),

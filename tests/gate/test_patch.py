@@ -1,0 +1,136 @@
+"""Patching as behaviour: what changes, what does not, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rwkvgate import GateConfig, patch, unpatch
+from rwkvgate.gate.config import ARMS
+from rwkvgate.gate.layer import GatedShift
+from rwkvgate.gate.patch import gates_of, is_patched, select_trainable
+from rwkvgate.rwkv6.token_shift import TokenShift
+from rwkvgate.settings import SettingsError
+
+GATED = [name for name, arm in ARMS.items() if arm.gate]
+TRAINED = [name for name, arm in ARMS.items() if arm.trained]
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter as it is now."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("arm", GATED)
+def test_the_layer_is_the_papers_formula(arm: str) -> None:
+    torch.manual_seed(0)
+    gate = GatedShift(GateConfig.preset(arm), 6).double()
+    hidden = torch.randn(2, 5, 6, dtype=torch.float64)
+    found, carried = gate(hidden, TokenShift(None), None)
+    for b in range(2):
+        before = torch.zeros(6, dtype=torch.float64)
+        for t in range(5):
+            h = hidden[b, t]
+            g = torch.sigmoid(gate.gate.weight @ h + gate.gate.bias) if gate.gate else gate.config.value
+            wanted = h + g * before
+            if gate.norm is not None:
+                centred = wanted - wanted.mean()
+                wanted = centred / torch.sqrt(centred.square().mean() + 1e-5) * gate.norm.weight + gate.norm.bias
+            torch.testing.assert_close(found[b, t], wanted, rtol=1e-12, atol=1e-12)
+            before = h
+    assert torch.equal(carried[:, 0], hidden[:, -1])
+
+
+@pytest.mark.parametrize("arm", GATED)
+def test_gradients_match_finite_differences(arm: str) -> None:
+    gate = GatedShift(GateConfig.preset(arm), 3).double()
+    hidden = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
+    carried = torch.randn(1, 1, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda h, c: gate(h, TokenShift(None), c), (hidden, carried))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_fixed_gate_takes_any_value(value: float, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model(dtype=torch.float32), tokens(2, 6)
+    plain = model(ids).logits
+    patch(model, GateConfig(gating="fixed", value=value, norm="none"))
+    assert torch.equal(model(ids).logits, plain) == (value == 0.0)
+
+
+@pytest.mark.parametrize("arm", GATED)
+def test_unpatching_restores_the_base_bit_for_bit(arm: str, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model(dtype=torch.float32), tokens(2, 12)
+    before, names, config = model(ids).logits, list(model.state_dict()), model.config.to_dict()
+    patch(model, GateConfig.preset(arm))
+    assert is_patched(model) and not torch.equal(model(ids).logits, before)
+    unpatch(model)
+    assert torch.equal(model(ids).logits, before)
+    assert list(model.state_dict()) == names and model.config.to_dict() == config
+
+
+@pytest.mark.parametrize("arm", GATED)
+def test_names_say_gate_or_norm(arm: str, tiny_model: Any) -> None:
+    plain, patched = tiny_model(), tiny_model(arm)
+    added = {name for name, _ in patched.named_parameters()} - {name for name, _ in plain.named_parameters()}
+    assert all(".gated_shift.gate." in name or ".gated_shift.norm." in name for name in added)
+
+
+def test_patching_twice_is_refused_with_nothing_changed(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 6)
+    before, logits = snapshot(model), model(ids).logits
+    with pytest.raises(ValueError, match="patched already"):
+        patch(model, GateConfig.preset("fixed-gate"))
+    after = snapshot(model)
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.equal(model(ids).logits, logits)
+
+
+def test_wrong_things_are_refused(tiny_model: Any) -> None:
+    with pytest.raises(ValueError, match="not patched"):
+        unpatch(tiny_model())
+    with pytest.raises(TypeError, match="must be a GateConfig"):
+        patch(tiny_model(), {"gating": "sigmoid"})
+    with pytest.raises(TypeError, match="is a Linear; it must be a Rwkv6Model"):
+        patch(nn.Linear(2, 2), GateConfig())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_gate_on_a_half_precision_base_is_float32(dtype: torch.dtype, tiny_model: Any, tokens: Any) -> None:
+    model = patch(tiny_model(dtype=dtype), GateConfig.preset("enhanced"))
+    assert {p.dtype for gate in gates_of(model) for p in gate.parameters()} == {torch.float32}
+    logits = model(tokens(2, 8)).logits
+    assert logits.dtype == dtype and torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("arm", TRAINED)
+@pytest.mark.parametrize("scope", ["all", "gate-and-norms"])
+def test_only_what_is_named_changes_in_training(arm: str, scope: Any, tiny_model: Any, tokens: Any) -> None:
+    model = tiny_model(arm if ARMS[arm].gate else None).train()
+    named = select_trainable(model, scope)
+    if scope == "gate-and-norms":
+        assert all(".gated_shift." in name or ".ln" in name or ".pre_ln" in name for name in named)
+    before = snapshot(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model(tokens(2, 16), labels=tokens(2, 16)).loss.backward()
+    optimizer.step()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == set(named)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: GateConfig.preset("enhnced"), "did you mean 'enhanced'"),
+        (lambda: GateConfig.preset("base"), "unknown gated arm 'base'"),
+        (lambda: GateConfig.preset("enhanced", gatng="fixed"), "unknown key 'gatng'.*did you mean 'gating'"),
+        (lambda: GateConfig.preset("fixed-gate", value=1.5), "value is 1.5"),
+        (lambda: GateConfig.preset("enhanced", value=0.5), "a fixed gate, and no other, has one"),
+        (lambda: GateConfig.preset("enhanced", norm="batch"), "norm is 'batch'"),
+    ],
+)
+def test_bad_configs_are_refused_in_words(build: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        build()

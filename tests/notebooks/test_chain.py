@@ -1,0 +1,133 @@
+"""The whole chain at profile smoke by snakemake and papermill, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rwkvgate.gate.config import ARMS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """A command of this environment, with its output as text."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900
+    )
+
+
+def snakemake(folder: Path, *more: str) -> str:
+    """The run graph on a folder; its terminal output."""
+    done = run("snakemake", "--cores", "2", "--nolock", *more, "--config", "profile=smoke", f"run_dir={folder}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished smoke run and what it printed."""
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    return folder, snakemake(folder)
+
+
+def test_every_result_is_there(chain: tuple[Path, str]) -> None:
+    folder, printed = chain
+    documents = pd.read_parquet(folder / "results" / "documents.parquet")
+    assert set(documents["arm"]) == set(ARMS)
+    assert list(documents.columns) == ["arm", "seed", "document", "metric", "value"]
+    assert not documents.duplicated(["arm", "seed", "document", "metric"]).any()
+    for name in ("latency", "table1", "table2", "ablations", "comparisons", "gates"):
+        assert len(pd.read_parquet(folder / "results" / f"{name}.parquet"))
+    for name in ("figure2", "figure3", "gates"):
+        assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
+    for arm in ARMS:
+        metrics = json.loads((folder / "arms" / arm / "seed0" / "metrics.json").read_text())
+        assert metrics["perplexity"] > 1 and 0 <= metrics["rougeL"] <= 1
+    assert re.search(r"fine-tuning enhanced, seed 0: \d+ of 12", printed)
+    assert "steps (100%) done" in printed
+
+
+def test_the_report_stands_alone(chain: tuple[Path, str]) -> None:
+    page = (chain[0] / "report.html").read_text(encoding="utf-8")
+    for heading in ("Table 1", "Table 2", "Figure 2", "Figure 3", "Ablations"):
+        assert heading in page
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page) and "<script" not in page
+
+
+def test_the_manifest_says_where_numbers_come_from(chain: tuple[Path, str]) -> None:
+    manifest = json.loads((chain[0] / "manifest.json").read_text())
+    assert manifest["settings"]["profile"] == "smoke" and manifest["seeds"] == [0]
+    assert {"python", "torch", "transformers"} <= set(manifest["versions"])
+    assert set(manifest["corpus"]["hashes"]) >= {"train", "test", "natural_train"}
+    assert all(record["seconds"] >= 0 for record in manifest["steps"].values())
+
+
+def test_a_second_run_redoes_nothing(chain: tuple[Path, str]) -> None:
+    folder, _ = chain
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert "Nothing to be done" in snakemake(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_parameter_redoes_what_depends_on_it(chain: tuple[Path, str]) -> None:
+    planned = snakemake(chain[0], "--dry-run", "--quiet", "rules", "--set-threads", "setup=1")
+    assert "finetune" not in planned
+    folder = chain[0]
+    done = run(
+        "snakemake",
+        "--cores",
+        "1",
+        "--nolock",
+        "--dry-run",
+        "--config",
+        "profile=smoke",
+        f"run_dir={folder}",
+        "seeds=2",
+    )
+    counts = dict(re.findall(r"^(\w+)\s+(\d+)$", done.stdout, flags=re.M))
+    trained = sum(arm.trained for arm in ARMS.values())
+    assert counts["finetune"] == str(trained) and counts["evaluate"] == str(trained) and counts["ablations"] == "1"
+    assert "setup" not in counts
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (["-p", "profile", "smokey"], "unknown profile 'smokey'"),
+        (["-p", "arm", "enhancd"], "did you mean 'enhanced'"),
+        (["-y", "training: {stps: 3}"], "did you mean 'training.steps'"),
+        (["-p", "run_dir", "{foreign}"], "it is no run folder"),
+        (["-y", "corpus: {source: missing.txt}"], "missing.txt"),
+    ],
+)
+def test_bad_input_ends_in_one_clear_error(parameters: list[str], message: str, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    words = [word.replace("{foreign}", str(foreign)) for word in parameters]
+    if "run_dir" not in words:
+        words += ["-p", "run_dir", str(tmp_path / "run")]
+    if "profile" not in words:
+        words += ["-p", "profile", "smoke"]
+    done = run(
+        "papermill", str(ROOT / "notebooks/01_setup.ipynb"), str(tmp_path / "out.ipynb"), "-k", "python3", *words
+    )
+    assert done.returncode != 0 and message in done.stderr
+    assert sorted(path.name for path in foreign.iterdir()) == ["thesis.txt"]
+    assert not (tmp_path / "run" / "base").exists()
+
+
+def test_one_notebook_by_hand_from_anywhere(chain: tuple[Path, str], tmp_path: Path) -> None:
+    notebook, params = ROOT / "notebooks/05_gate_visualization.ipynb", ROOT / "params/smoke.yaml"
+    words = ["-k", "python3", "-f", str(params), "-p", "run_dir", str(chain[0]), "-p", "arm", "no-layer-norm"]
+    done = run("papermill", str(notebook), "out.ipynb", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]

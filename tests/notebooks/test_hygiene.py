@@ -1,0 +1,83 @@
+"""The committed notebooks: clean, short cells, one parameters cell. Reads JSON only."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwkvgate.cli import slug
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["01_setup", "02_finetune", "03_evaluate", "04_ablations", "05_gate_visualization"]
+LONGEST, MEDIAN = 30, 12
+
+
+def read(name: str) -> dict[str, Any]:
+    """A committed notebook."""
+    return json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+
+
+def code(notebook: dict[str, Any]) -> list[str]:
+    """The sources of its code cells."""
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def parameters(notebook: dict[str, Any]) -> list[str]:
+    """The sources of its cells tagged `parameters`."""
+    tagged = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    return ["".join(cell["source"]) for cell in tagged]
+
+
+def test_the_five_notebooks_and_no_other() -> None:
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_clean(name: str) -> None:
+    notebook = read(name)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"] and cell["execution_count"] is None
+        assert set(cell["metadata"]) <= {"tags"}
+    assert "widgets" not in notebook["metadata"]
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert not re.search(r"/(home|root|tmp|Users|work)/", json.dumps(notebook))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_are_short_and_import_rather_than_define(name: str) -> None:
+    lengths = [len(source.splitlines()) for source in code(read(name))]
+    assert max(lengths) <= LONGEST and statistics.median(lengths) <= MEDIAN
+    for source in code(read(name)):
+        assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.walk(ast.parse(source)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prose_before_code_and_a_last_word(name: str) -> None:
+    cells = read(name)["cells"]
+    assert cells[0]["cell_type"] == "markdown"
+    assert any("## What you should see" in "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    prose = sum(cell["cell_type"] == "markdown" for cell in cells)
+    assert prose >= 0.4 * len(cells)
+
+
+def test_the_same_parameters_cell_everywhere() -> None:
+    cells = [parameters(read(name)) for name in NAMES]
+    assert all(len(found) == 1 for found in cells)
+    assert len({found[0] for found in cells}) == 1
+    names = [node.targets[0].id for node in ast.parse(cells[0][0]).body]  # type: ignore[attr-defined]
+    assert names == ["profile", "run_dir", "arm", "seed", "model", "corpus", "gate", "training", "evaluation"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_badge_and_install_cell_carry_the_slug(name: str) -> None:
+    cells = ["".join(cell["source"]) for cell in read(name)["cells"]]
+    assert f"colab.research.google.com/github/{slug(ROOT)}/blob/main/notebooks/{name}.ipynb" in cells[0]
+    assert f"git+https://github.com/{slug(ROOT)}@" in cells[1]
+    assert not re.search(r"install.*\b(torch|numpy)\b", cells[1])
