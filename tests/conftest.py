@@ -6,7 +6,7 @@ tests of behaviour draw all parameters anew. torch is imported inside, to keep t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -94,12 +94,3 @@ def relative_error() -> Callable[[Any, Any], float]:
         return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
 
     return measure
-
-
-@pytest.fixture
-def restored_random_state() -> Iterator[None]:
-    """Leaves torch's global random state as it was."""
-    import torch
-
-    with torch.random.fork_rng():
-        yield

@@ -162,7 +162,8 @@ def comparisons(
         measure = MEASURES[name]
         for reference in against:
             for arm in arms_of(results, failures=failures) if arms is None else arms:
-                if arm != reference:
+                # A pair of references is compared once, the later of them against the earlier.
+                if arm not in against[: list(against).index(reference) + 1]:
                     rows.append(_compare(results, measure, arm, reference, failures, resamples))
     return pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
 

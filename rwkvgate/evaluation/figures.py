@@ -192,10 +192,9 @@ def _score(axes: Axes, row: int, arm: str, numbers: pd.Series, seeds: Sequence[f
     colour = colour_of(arm)
     if np.isfinite(low):
         axes.plot([low, high], [row, row], color=colour, lw=2.2, solid_capstyle="butt")
-    axes.plot([value, value], [row - 0.24, row + 0.24], color=colour, lw=2.2)
-    # Dots lie below the interval, side by side where seeds coincide.
-    offsets = 0.3 + np.zeros(len(seeds))
-    axes.plot(seeds, row + offsets, "o", ms=3.2, mfc=colour, mec="white", mew=0.4, ls="none")
+    axes.plot([value, value], [row - 0.17, row + 0.17], color=colour, lw=2.2)
+    # Dots lie below the interval, so that neither hides the other.
+    axes.plot(seeds, [row + 0.32] * len(seeds), "o", ms=3.2, mfc=colour, mec="white", mew=0.4, ls="none")
 
 
 def _label(axes: Axes, row: int, x: float, text: str) -> None:

@@ -40,7 +40,7 @@ def number(value: float, digits: int = 4) -> str:
     if value and not 1e-5 <= abs(value) < 1e6:
         return f"{value:.{digits - 1}e}"
     decimals = digits if not value else max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
-    return f"{value:.{min(decimals, digits + 1)}f}"
+    return f"{value:.{min(decimals, digits + 4)}f}"
 
 
 def pooled_latency(latency: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +103,10 @@ def table2(
         row = {"Metric": MEASURES[name].label + {"higher": " ↑", "lower": " ↓"}.get(MEASURES[name].better, "")}
         row |= {arm: _quality_cell(cells[arm, name]) for arm in columns}
         stated = paper.QUALITY.get(name, {})
-        row |= {f"paper: {arm}": number(stated[arm]) if arm in stated else NOTHING for arm in ("base", "enhanced")}
+        row |= {
+            f"paper: {arm}": f"{stated[arm]:.{paper.QUALITY_DIGITS}f}" if arm in stated else NOTHING
+            for arm in ("base", "enhanced")
+        }
         rows.append(row)
     for label, column in (("Seeds", "seeds"), ("Documents", "n")):
         row = {"Metric": label, "paper: base": "not given", "paper: enhanced": "not given"}
@@ -132,7 +135,9 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
                 "Other's": number(row["reference"]),
                 "Difference": signed(row["difference"]),
                 "95 % interval": f"[{signed(row['low'])}, {signed(row['high'])}]" if known else NOTHING,
-                "Relative": f"{100 * row['relative']:+.1f} %" if np.isfinite(row["relative"]) else NOTHING,
+                "Relative": f"{100 * row['relative']:+.1f} %".replace("-", "−")
+                if np.isfinite(row["relative"])
+                else NOTHING,
                 "Documents": row["n"],
                 "Seeds": f"{row['seeds']} / {row['reference_seeds']}",
                 "Over seeds": f"± {number(row['seed_deviation'], 2)}"

@@ -14,8 +14,8 @@ LABELLED_TOKENS = 90
 
 
 def token_labels(tokens: Sequence[str]) -> list[str]:
-    """Tokens as one can read them: visible spaces and line ends, nothing that a font lacks or TeX reads."""
-    visible = {" ": "·", "\n": "⏎", "\t": "⇥", "$": "＄"}
+    """Tokens as one can read them: visible spaces and line ends, no control characters."""
+    visible = {" ": "·", "\n": "⏎", "\t": "⇥"}
     return ["".join(visible.get(c, c if c.isprintable() else "□") for c in token) for token in tokens]
 
 
@@ -66,7 +66,9 @@ def _heatmap(values: Tensor, tokens: Sequence[str], title: str, unit: str) -> Fi
     axes.set(ylabel="layer")
     axes.set_title(title, loc="left")
     if time <= LABELLED_TOKENS:
-        axes.set_xticks(range(time), token_labels(tokens), rotation=90, fontsize=7, family="monospace")
+        axes.set_xticks(
+            range(time), token_labels(tokens), rotation=90, fontsize=7, family="monospace", parse_math=False
+        )
     else:
         axes.set_xlabel("token position")
     figure.colorbar(image, ax=axes, label=unit, pad=0.01)

@@ -28,7 +28,7 @@ class GateConfig(Frozen):
     gating: Literal["sigmoid", "fixed"] = Field(default="sigmoid", description="where the gate's values come from")
     value: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="the gate, where it is fixed")
     norm: Literal["layer", "none"] = Field(default="layer", description="normalisation after the sum")
-    norm_epsilon: Annotated[float, Field(gt=0)] = Field(default=1e-5, description="epsilon of that LayerNorm")
+    norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = Field(default=1e-5, description="epsilon of that LayerNorm")
 
     @model_validator(mode="after")
     def _consistent(self) -> GateConfig:

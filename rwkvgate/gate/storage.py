@@ -59,8 +59,10 @@ def load_gate(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
 
     Raises:
         SettingsError: the folder holds no gate, a damaged one, or one of another format or base.
+        TypeError: the model is no RWKV-6 of this package.
         ValueError: the model is patched already.
     """
+    blocks_of(model)  # refuses a foreign model before its config is asked
     folder = Path(folder)
     record = _read_record(folder)
     config = GateConfig.build(record["gate"], where=str(folder / CONFIG))
@@ -72,7 +74,7 @@ def load_gate(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
         tensors = load_file(str(folder / WEIGHTS))
     except FileNotFoundError:
         raise SettingsError(f"{folder} holds no {WEIGHTS}") from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise SettingsError(f"{folder / WEIGHTS} is damaged: {error}") from None
     patch(model, config)
     wanted = gate_tensors(model)
@@ -95,7 +97,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise SettingsError(f"{folder} holds no {CONFIG}; a gate's folder is what save_gate writes") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SettingsError(f"{path} is damaged: {error}") from None

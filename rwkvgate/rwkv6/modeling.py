@@ -7,6 +7,7 @@ place, and no evaluation runs a Python loop over tokens.
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any
 
 import torch
@@ -163,6 +164,16 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
         elif module is getattr(self, "head", None):
             # By identity: transformers passes over a module without parameters of its own, such as the whole.
             init_head(module)
+
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
+        """Write config and weights as transformers does.
+
+        Raises:
+            ValueError: the model carries gates, which `from_pretrained` would drop.
+        """
+        if any(block.gated_shift is not None for block in self.base_model.blocks):
+            raise ValueError("the model is patched, and from_pretrained would drop its gates: save_gate, then unpatch")
+        super().save_pretrained(save_directory, **kwargs)
 
 
 class Rwkv6Model(Rwkv6PreTrainedModel):

@@ -32,7 +32,7 @@ def test_a_text_file_has_a_document_a_paragraph(tmp_path: Path) -> None:
     assert {document.domain for document in documents} == {"local"}
     assert len({document.key for document in documents}) == len(TEXTS)
     assert documents[2].sentence_ends == (12, 20)
-    assert documents[0].boundaries == (23,)
+    assert documents[0].boundaries == (24,)  # "and"
     assert documents[0].mentions == ()
 
 

@@ -107,25 +107,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def results() -> pd.DataFrame:
     """Results of four arms and up to three seeds over 24 documents; enhanced is better than base."""
     rng = np.random.default_rng(7)
-    words = [
-        "the",
-        "fox",
-        "saw",
-        "a",
-        "dog",
-        "by",
-        "the",
-        "old",
-        "mill",
-        "and",
-        "ran",
-        "home",
-        "before",
-        "the",
-        "rain",
-        "came",
-        "down",
-    ]
+    sentence = "the fox saw a dog by the old mill and ran home before the rain came down"
+    words = sentence.split()
     references = [" ".join(rng.permutation(words)) for _ in range(24)]
     parts = []
     for arm, seeds, kept in (

@@ -12,6 +12,7 @@ from rwkvgate.evaluation.figures import figure2, save_figure
 from rwkvgate.evaluation.report import Sample, write_report
 
 EVIL = '<script>alert("x")</script> & "'
+HALF = "\ud800"  # half a surrogate pair, which no UTF-8 file can hold
 
 
 class Tags(HTMLParser):
@@ -43,7 +44,7 @@ def page(tmp_path, latency):
         tables=[(EVIL, EVIL, frame)],
         figures=[("Figure 2", EVIL, svg.read_text())],
         provenance={"settings": {"seed": 0}, EVIL: EVIL},
-        samples=[Sample(EVIL, EVIL, {"base": EVIL + "\ud800"})],  # half a surrogate pair, as a model may write
+        samples=[Sample(EVIL, EVIL, {"base": EVIL + HALF})],
     )
     return path.read_text(encoding="utf-8")
 

@@ -24,8 +24,9 @@ def read(name: str) -> dict[str, Any]:
 
 
 def code(notebook: dict[str, Any]) -> list[str]:
-    """The sources of its code cells."""
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    """The sources of its code cells, without IPython's magics."""
+    sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [re.sub(r"^%.*$", "", source, flags=re.M) for source in sources]
 
 
 def parameters(notebook: dict[str, Any]) -> list[str]:

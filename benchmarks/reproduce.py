@@ -1,0 +1,75 @@
+"""Wall time and peak memory of the whole chain into a fresh run folder: `python benchmarks/reproduce.py smoke|cpu`.
+
+Memory is the proportional set size of every process below the chain's, summed and sampled twice a second (Linux).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rwkvgate.pipeline import open_run, training_log
+from rwkvgate.progress import clock
+
+GOALS = {"smoke": 2 * 60, "cpu": 20 * 60}
+PEAK_MIB = 4096
+
+
+def family(root: int) -> list[int]:
+    """A process and all its descendants."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(entry.parent.name))
+    found, todo = [], [root]
+    while todo:
+        found.append(todo.pop())
+        todo.extend(parents.get(found[-1], []))
+    return found
+
+
+def memory_mib(root: int) -> float:
+    """Proportional set size of a process and its descendants, MiB; 0 where the system does not say."""
+    total = 0
+    for process in family(root):
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+def main() -> None:
+    """Run the chain and print its time and peak memory beside the goals."""
+    profile = sys.argv[1] if len(sys.argv) > 1 else "smoke"
+    with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
+        folder = str(Path(scratch) / "run")
+        command = ["make", "--no-print-directory", "reproduce", f"PROFILE={profile}", f"RUN_DIR={folder}"]
+        started, peak = time.monotonic(), 0.0
+        with (Path(scratch) / "log").open("w") as log:
+            chain = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ)
+            while chain.poll() is None:
+                peak = max(peak, memory_mib(chain.pid))
+                time.sleep(0.5)
+        spent = time.monotonic() - started
+        if chain.returncode:
+            sys.exit((Path(scratch) / "log").read_text()[-3000:])
+        log_of_base = training_log(open_run(profile=profile, run_dir=folder))
+        training = [record["loss"] for record in log_of_base.history if "loss" in record][-1]
+        validation = [record["validation_loss"] for record in log_of_base.history if "validation_loss" in record][-1]
+    print(f"make reproduce, profile {profile}: {clock(spent)} (goal {clock(GOALS.get(profile, 0))})")
+    print(f"peak memory of all processes: {peak:,.0f} MiB (goal {PEAK_MIB:,})")
+    gap = 100 * (validation / training - 1)
+    print(f"base: training loss {training:.3f}, validation {validation:.3f} nats a token, {gap:+.1f} % (goal 15 %)")
+
+
+if __name__ == "__main__":
+    main()

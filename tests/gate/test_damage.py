@@ -1,0 +1,140 @@
+"""Gate folders damaged in every way, and models no gate fits: refused by name, and nothing changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rwkvgate import GateConfig, load_gate, patch, save_gate
+from rwkvgate.gate import storage
+from rwkvgate.gate.patch import gates_of
+from rwkvgate.settings import SettingsError
+
+Damage = Callable[[Path], Any]
+
+
+def record(**changes: Any) -> Damage:
+    """The JSON with keys changed; `...` takes a key away."""
+
+    def damage(folder: Path) -> None:
+        path = folder / storage.CONFIG
+        changed = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({key: value for key, value in changed.items() if value is not ...}))
+
+    return damage
+
+
+def weights(change: Callable[[dict[str, Tensor]], Any]) -> Damage:
+    """The tensors changed in place."""
+
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / storage.WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / storage.WEIGHTS)
+
+    return damage
+
+
+def replace_by_folder(folder: Path) -> None:
+    (folder / storage.WEIGHTS).unlink()
+    (folder / storage.WEIGHTS).mkdir()
+
+
+FIRST = "blocks.0.gated_shift.gate.weight"
+DAMAGED = {
+    "gate missing": (record(gate=...), "lacks gate"),
+    "no format": (record(format=...), "format None"),
+    "gate null": (record(gate=None), "gate.json"),
+    "gate a list": (record(gate=[1]), "gate.json"),
+    "unknown key": (record(gate={"gatng": "sigmoid"}), "did you mean 'gating'"),
+    "width a string": (record(hidden_size="32"), "hidden_size 32"),
+    "foreign JSON": (lambda f: (f / storage.CONFIG).write_text('{"peft_type": "LORA"}'), "format None"),
+    "a number": (lambda f: (f / storage.CONFIG).write_text("1"), "format 'int'"),
+    "not UTF-8": (lambda f: (f / storage.CONFIG).write_bytes(b"\xff\xfe{"), "damaged"),
+    "empty weights": (lambda f: (f / storage.WEIGHTS).write_bytes(b""), "damaged"),
+    "text for weights": (lambda f: (f / storage.WEIGHTS).write_text("these are no weights"), "damaged"),
+    "a folder for weights": (replace_by_folder, "gate.safetensors"),
+    "another gate": (record(gate=GateConfig.preset("fixed-gate").model_dump()), "not this gate's"),
+    "extra tensor": (weights(lambda x: x.update(extra=torch.zeros(1))), "not this gate's: extra"),
+    "missing tensor": (weights(lambda x: x.pop(FIRST)), f"not this gate's: {FIRST}"),
+    "wrong shape": (weights(lambda x: x.update({FIRST: torch.zeros(32, 31)})), f"not this gate's: {FIRST}"),
+}
+
+
+def refused(base: Any, ids: Tensor, folder: Path, message: str) -> None:
+    logits, before = base(ids).logits, {name: x.clone() for name, x in base.state_dict().items()}
+    with pytest.raises(SettingsError) as error:
+        load_gate(base, folder)
+    assert message in str(error.value)
+    after = base.state_dict()
+    assert list(after) == list(before) and all(torch.equal(x, before[name]) for name, x in after.items())
+    assert torch.equal(base(ids).logits, logits)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_folder_is_refused(name: str, tiny_model: Any, tokens: Any, tmp_path: Path) -> None:
+    damage, message = DAMAGED[name]
+    folder = save_gate(tiny_model("enhanced"), tmp_path / "gate")
+    damage(folder)
+    refused(tiny_model(), tokens(1, 5), folder, message)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.5, 0.9, 0.9999])
+def test_weights_cut_anywhere_are_refused(share: float, tiny_model: Any, tokens: Any, tmp_path: Path) -> None:
+    folder = save_gate(tiny_model("enhanced"), tmp_path / "gate")
+    content = (folder / storage.WEIGHTS).read_bytes()
+    (folder / storage.WEIGHTS).write_bytes(content[: int(share * len(content))])
+    refused(tiny_model(), tokens(1, 5), folder, "damaged")
+
+
+def test_what_is_no_folder_is_refused(tiny_model: Any, tokens: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / "file", tmp_path / "nowhere"):
+        refused(tiny_model(), tokens(1, 5), path, "holds no gate.json")
+
+
+def test_models_of_other_kinds_are_refused(tiny_model: Any, tmp_path: Path) -> None:
+    folder = save_gate(tiny_model("enhanced"), tmp_path / "gate")
+    with pytest.raises(TypeError, match="is a Linear; it must be a Rwkv6Model or Rwkv6ForCausalLM"):
+        load_gate(nn.Linear(2, 2), folder)
+
+
+def test_a_gate_fits_a_base_of_another_type(tiny_model: Any, tokens: Any, tmp_path: Path) -> None:
+    folder = save_gate(tiny_model("enhanced", torch.float32), tmp_path / "gate")
+    wanted = [x for gate in gates_of(tiny_model("enhanced", torch.float32)) for x in gate.parameters()]
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        model = load_gate(tiny_model(dtype=dtype), folder)
+        found = [x for gate in gates_of(model) for x in gate.parameters()]
+        assert all(torch.equal(x.float(), y) for x, y in zip(found, wanted, strict=True))
+        assert bool(model(tokens(1, 5)).logits.isfinite().all())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0])
+def test_an_epsilon_must_be_a_positive_number(value: float) -> None:
+    with pytest.raises(SettingsError, match="norm_epsilon"):
+        GateConfig.preset("enhanced", norm_epsilon=value)
+
+
+def test_a_fixed_gate_without_a_value_is_refused() -> None:
+    with pytest.raises(SettingsError, match="gating is 'fixed' and value is None"):
+        GateConfig.build({"gating": "fixed"})
+    with pytest.raises(SettingsError, match="value"):
+        GateConfig.build({"gating": "fixed", "value": float("nan")})
+
+
+def test_the_first_real_token_sees_no_token_before_it(tiny_model: Any, tokens: Any) -> None:
+    # With h_{-1} = 0 a gate of 1 and a gate of 0 differ in nothing at the first real token.
+    ids, mask = tokens(2, 6), torch.ones(2, 6, dtype=torch.long)
+    mask[1, :3] = 0
+    open_, shut = (patch(tiny_model(), GateConfig.preset("no-layer-norm", gating="fixed", value=v)) for v in (1.0, 0.0))
+    found, wanted = open_(ids, attention_mask=mask).logits, shut(ids, attention_mask=mask).logits
+    assert torch.equal(found[0, 0], wanted[0, 0]) and torch.equal(found[1, 3], wanted[1, 3])
+    assert not torch.allclose(found[0, 1], wanted[0, 1])
+    torch.testing.assert_close(shut(ids).logits, tiny_model()(ids).logits)

@@ -1,0 +1,108 @@
+"""Rows, padding and optimisation: what is trained on, in which order, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rwkvgate.settings import Schedule, SettingsError
+from rwkvgate.training import IGNORED, build_optimizer, collate, document_rows, pack_rows, train
+
+
+def schedule(**changes: Any) -> Schedule:
+    """A short schedule."""
+    plain = {
+        "steps": 4, "batch_size": 2, "length": 8, "learning_rate": 1e-2, "warmup_steps": 1, "weight_decay": 0.1
+    }  # fmt: skip
+    return Schedule(**(plain | changes))
+
+
+def test_packed_rows_are_cut_from_every_document_in_turn() -> None:
+    documents = [[i] * 9 for i in range(1, 9)]
+    rows = pack_rows(documents, schedule(), separator=0, seed=0)
+    assert len(rows) == 8 and {len(row) for row in rows} == {8}
+    assert rows == pack_rows(documents, schedule(), separator=0, seed=0) != pack_rows(documents, schedule(), 0, seed=1)
+
+
+def test_no_token_is_seen_more_than_twice() -> None:
+    documents = [[5] * 15, [6] * 15]
+    stream = [token for row in pack_rows(documents, schedule(), separator=0, seed=0) for token in row]
+    assert stream.count(5) <= 30 and stream.count(6) <= 30
+    with pytest.raises(SettingsError, match="would be seen more than twice"):
+        pack_rows(documents, schedule(steps=5), separator=0, seed=0)
+
+
+def test_document_rows_have_the_same_order_for_every_arm() -> None:
+    documents = [[i] * i for i in range(1, 6)]
+    rows = document_rows(documents, schedule(), separator=0, seed=3)
+    assert (
+        rows == document_rows(documents, schedule(), separator=0, seed=3) != document_rows(documents, schedule(), 0, 4)
+    )
+    assert sorted(max(row) for row in rows[:5]) == [1, 2, 3, 4, 5]
+    assert all(row[0] == 0 and row[-1] == 0 and len(row) <= 8 for row in rows)
+    with pytest.raises(SettingsError, match="no document"):
+        document_rows([], schedule(), separator=0, seed=0)
+
+
+def test_an_empty_document_is_a_row_of_two_separators() -> None:
+    assert document_rows([[]], schedule(), separator=0, seed=0)[0] == [0, 0]
+
+
+def test_padding_is_not_scored_and_changes_no_loss(tiny_model: Any) -> None:
+    model, rows = tiny_model(), [[0, 3, 4, 5, 6, 0], [0, 7, 0]]
+    batch = collate([{"input_ids": row} for row in rows])
+    assert (batch["labels"] == IGNORED).sum() == 3
+    together = model(**batch).loss.item() * 7
+    alone = [model(**collate([{"input_ids": row}])).loss.item() * (len(row) - 1) for row in rows]
+    assert together == pytest.approx(sum(alone), rel=1e-6)
+
+
+def test_the_optimizer_follows_the_recipe(tiny_model: Any) -> None:
+    model = tiny_model("enhanced")
+    optimizer, _ = build_optimizer(model, schedule())
+    names = {id(p): name for name, p in model.named_parameters()}
+    seen = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            seen[names[id(parameter)]] = (group["initial_lr"], group["weight_decay"])
+    assert seen["rwkv.blocks.0.attention.time_decay"] == (2e-2, 0.0)
+    assert seen["rwkv.blocks.0.attention.key.weight"] == (1e-2, 0.1)
+    assert seen["rwkv.blocks.0.ln1.weight"] == (1e-2, 0.0)
+    assert seen["rwkv.blocks.0.attention.time_maa_w1"] == (1e-2, 0.0)
+    assert len(seen) == len(names)
+
+
+def test_training_lowers_the_loss_and_logs_it(tiny_model: Any, capsys: Any) -> None:
+    model, plan = tiny_model(dtype=torch.float32), schedule(steps=30, warmup_steps=2)
+    rows = document_rows([[1, 2, 3, 4, 5, 6]], plan, separator=0, seed=0)
+    log = train(model, rows, plan, label="a run", seed=0, validation=rows[:4], log_every=10, eval_every=15)
+    losses = [record["loss"] for record in log.history if "loss" in record]
+    checked = [record for record in log.history if "validation_loss" in record]
+    assert losses[-1] < 0.5 * losses[0] and len(losses) == 3 and [r["step"] for r in checked] == [15, 30]
+    assert log.tokens == sum(map(len, rows)) and log.tokens_per_second > 0 and not model.training
+    assert "a run: 30 of 30" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_model: Any) -> None:
+    plan = schedule()
+    rows = document_rows([[1, 2, 3], [4, 5, 6, 7]], plan, separator=0, seed=0)
+    models = [tiny_model("enhanced", torch.float32) for _ in range(2)]
+    for model in models:
+        train(model, rows, plan, label="twin", seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models), strict=True))
+
+
+def test_a_diverging_run_stops_and_says_so(tiny_model: Any) -> None:
+    model, plan = tiny_model(dtype=torch.float32), schedule()
+    with torch.no_grad():
+        model.head.weight.fill_(float("nan"))
+    rows = document_rows([[1, 2, 3]], plan, separator=0, seed=0)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step"):
+        train(model, rows, plan, label="doomed", seed=0, log_every=1)
+
+
+def test_nothing_to_train_is_refused(tiny_model: Any) -> None:
+    with pytest.raises(SettingsError, match="nothing to train"):
+        build_optimizer(tiny_model().requires_grad_(False), schedule())
