@@ -38,8 +38,9 @@ test-fast: $(STAMP)  ## the unit tests alone
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile --ignore tests/notebooks
 
 test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile smoke
+	@$(BIN)/python tests/notebooks/expect.py
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(CORES) --dist loadfile \
-		--nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks tests/notebooks
+		--nbval-sanitize-with tests/notebooks/sanitize.cfg build/notebooks tests/notebooks
 
 bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/wkv.py

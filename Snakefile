@@ -36,9 +36,11 @@ def papermill(*parameters):
     What cells print goes to the terminal; a notebook that failed is kept beside, to be read.
     """
     fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", RUN, "-y", f"evaluation: {SEEDS}"]
-    quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING", "--stdout-file", "/dev/stdout"]
+    quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING"]
     words = [sys.executable, "-m", "papermill", "{input[0]}", "$part", "-k", "python3", *quiet, *fixed, *parameters]
-    plain = ("$part", "{")
+    # Through cat, for papermill opens the file it is given anew, and would cut off a log that two jobs share.
+    words += ["--stdout-file", ">(cat)"]
+    plain = ("$part", "{", ">(")
     line = " ".join(word if word.startswith(plain) else quote(word) for word in words)
     return (
         "export OMP_NUM_THREADS={threads}; mkdir -p $(dirname {output}); part={output}.failed.ipynb; "

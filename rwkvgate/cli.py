@@ -1,11 +1,13 @@
 """Chores of the checkout that make, snakemake and papermill do not already do.
 
-`python -m rwkvgate.cli lock | stamp | reference`; each is a target of the Makefile.
+`python -m rwkvgate.cli lock | stamp | reference`; each is a target of the Makefile. `reference` also writes the
+README's results from the tables that it copies.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +15,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
+
 from rwkvgate.files import write_folder, write_text
+from rwkvgate.gate.config import ARMS
 from rwkvgate.settings import SettingsError, project_root
 
 LOCK_HEADER = "# Every version the project is tested with, for Python 3.11 to 3.13. Written by `make lock`.\n"
@@ -33,6 +38,8 @@ REFERENCE_FILES = (
     "results/comparisons.parquet",
 )
 REFERENCE_FIGURES = ("figures/*.svg", "figures/*.png")
+RESULTS_OPEN, RESULTS_CLOSE = "<!-- results -->", "<!-- end of results -->"
+COMPARED = ("Difference", "95 % interval", "Relative", "Over seeds", "Reading")
 
 
 def slug(root: Path) -> str:
@@ -77,7 +84,44 @@ def reference(root: Path) -> Path:
                 copy = fresh / path.relative_to(run)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
+    write_results(root)
     return target
+
+
+def write_results(root: Path) -> Path:
+    """Write the README's results, between its two marks, from the committed reference run."""
+    readme, run = root / "README.md", root / "outputs" / "reference"
+    before, opening, rest = readme.read_text(encoding="utf-8").partition(RESULTS_OPEN)
+    _, closing, after = rest.partition(RESULTS_CLOSE)
+    if not (opening and closing):
+        raise SettingsError(f"{readme} lacks the marks {RESULTS_OPEN} and {RESULTS_CLOSE}")
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    hardware, shown = manifest["hardware"], ["Metric", *ARMS, "paper: base", "paper: enhanced"]
+    quality = pd.read_parquet(run / "results" / "table2.parquet")[shown]
+    time = pd.read_parquet(run / "results" / "table1.parquet")
+    time = time.loc[time["Measure"] == "forward", ["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
+    compared = pd.read_parquet(run / "results" / "comparisons.parquet")
+    compared = compared.loc[compared["Arm"] == "enhanced", ["Metric", "Against", *COMPARED]]
+    parts = [
+        f"From the committed run of profile cpu (`outputs/reference`): {hardware['cores']} cores, no GPU, "
+        f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",
+        "**Quality** (the paper's Table 2), mean over seeds ± their standard deviation:",
+        markdown(quality),
+        "**Enhanced against the untouched base (the paper's comparison) and the tuned base**, paired by document:",
+        markdown(compared),
+        "![BLEU, ROUGE-1 and ROUGE-L of each arm](outputs/reference/figures/figure3.svg)",
+        "**Time of a forward pass** (the paper's Table 1), median [quartiles], ratio [95 % interval]:",
+        markdown(time),
+        "![Mean gate of each layer over the tokens of a text](outputs/reference/figures/gates.png)",
+    ]
+    write_text(readme, before + RESULTS_OPEN + "\n" + "\n\n".join(parts) + "\n" + RESULTS_CLOSE + after)
+    return readme
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown, cells as text."""
+    rows = [list(map(str, frame.columns)), ["---"] * frame.shape[1], *frame.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ order, and a second run redoes nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -83,13 +84,14 @@ def ensure_texts(run: Run) -> Texts:
     """The corpus and its tokenizer."""
     inputs = corpus_inputs(run.settings)
     if not is_finished(run.corpus, inputs):
+        started = time.monotonic()
         print("corpus: reading natural text and making the fine-tuning documents", flush=True)
         corpus = build_corpus(run.settings.corpus)
         tokenizer = train_tokenizer(_tokenizer_texts(corpus), run.settings.model.vocab_size)
         texts = Texts(corpus, tokenizer)
         for document in corpus.test:
             texts.prompt(document, run.settings)  # a document too short for its prompt is said now, not later
-        with step(run.corpus, "corpus", inputs) as fresh:
+        with step(run.corpus, "corpus", inputs, started) as fresh:
             corpus.save(fresh)
             save_tokenizer(tokenizer, fresh / TOKENIZER)
         write_manifest(run)
@@ -114,9 +116,10 @@ def ensure_base(run: Run) -> Rwkv6ForCausalLM:
     settings, inputs = run.settings, base_inputs(run.settings)
     if not is_finished(run.base, inputs):
         texts = ensure_texts(run)
+        started = time.monotonic()
         model = new_base(settings, texts.tokenizer)
         schedule = settings.model.pretraining
-        separator = model.config.bos_token_id
+        separator: int = texts.tokenizer.bos_token_id
         rows = pack_rows(texts.encode(texts.corpus.natural_train), schedule, separator, BASE_SEED)
         held_out = _blocks(texts.encode(texts.corpus.natural_validation), schedule.length, separator)
         log = train(
@@ -129,7 +132,7 @@ def ensure_base(run: Run) -> Rwkv6ForCausalLM:
             log_every=max(1, schedule.steps // 30),
             eval_every=max(1, schedule.steps // 6),
         )
-        with step(run.base, "base", inputs) as fresh:
+        with step(run.base, "base", inputs, started) as fresh:
             model.save_pretrained(fresh)
             save_tokenizer(texts.tokenizer, fresh)
             write_json(fresh / LOG, asdict(log))
@@ -192,13 +195,14 @@ def ensure_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
     if not is_finished(folder, inputs):
         texts = ensure_texts(run)
         model = new_arm(run, arm, seed)
+        started = time.monotonic()
         log = TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)
         kept = {id(p) for gate in gates_of(model) for p in gate.parameters()}
         if find_arm(arm).trained:
             log = _tune(run, model, texts, arm, seed)
             kept |= {id(p) for p in model.parameters() if p.requires_grad}
         changed = {name: p.detach().cpu() for name, p in model.named_parameters() if id(p) in kept}
-        with step(folder, "arm", inputs) as fresh:
+        with step(folder, "arm", inputs, started) as fresh:
             save_file(changed, str(fresh / WEIGHTS))
             write_json(fresh / LOG, asdict(log))
     return load_arm(run, arm, seed)

@@ -121,12 +121,14 @@ def is_finished(folder: Path, inputs: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def step(folder: Path, name: str, inputs: Mapping[str, Any]) -> Iterator[Path]:
+def step(folder: Path, name: str, inputs: Mapping[str, Any], started: float) -> Iterator[Path]:
     """A temporary folder for a step's outputs; on success it gets a record and takes its place.
 
     On an error, what stood there before stays.
+
+    Args:
+        started: `time.monotonic()` when the step's work began, for the record's wall time.
     """
-    started = time.monotonic()
     with write_folder(folder) as fresh:
         yield fresh
         record = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ def ensure_evaluation(run: Run, arm: str, seed: int) -> Evaluation:
     if not is_finished(folder, inputs):
         model = ensure_arm(run, arm, seed)
         texts = ensure_texts(run)
+        started = time.monotonic()
         documents, samples = _score(run, texts, model, arm, seed)
         latency = _time(run, texts, model, arm, seed)
-        with step(folder, "evaluation", inputs) as fresh:
+        with step(folder, "evaluation", inputs, started) as fresh:
             documents.to_parquet(fresh / DOCUMENTS, index=False)
             latency.to_parquet(fresh / LATENCY, index=False)
             write_json(fresh / SAMPLES, samples)

@@ -70,7 +70,8 @@ def coined(pronoun: str, starts: str, ends: str) -> tuple[tuple[Character, ...],
     name and yet made of what training has seen, so that a model can know it from the story alone: whoever
     learns a list of names by heart gains nothing on it, and whoever remembers the story loses nothing.
     """
-    train, held_out = [], []
+    train: list[Character] = []
+    held_out: list[Character] = []
     for row, start in enumerate(starts.split()):
         for column, end in enumerate(ends.split()):
             (held_out if (row + 2 * column) % 5 == 0 else train).append(Character(start + end, pronoun))
