@@ -35,7 +35,7 @@ def papermill(*parameters):
 
     What cells print goes to the terminal; a notebook that failed is kept beside, to be read.
     """
-    fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", RUN, "-y", f"evaluation: {SEEDS}"]
+    fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", RUN]
     quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING"]
     words = [sys.executable, "-m", "papermill", "{input[0]}", "$part", "-k", "python3", *quiet, *fixed, *parameters]
     # Through cat, for papermill opens the file it is given anew, and would cut off a log that two jobs share.
@@ -113,8 +113,9 @@ rule ablations:
         f"{NOTEBOOKS}/04_ablations.ipynb",
     params:
         inputs=digest(SETTINGS.evaluation.model_dump(mode="json")),
+    # The only notebook that asks how many seeds there are; in the others' commands it would redo them all.
     shell:
-        papermill()
+        papermill("-y", f"evaluation: {SEEDS}")
 
 
 rule gate_visualization:

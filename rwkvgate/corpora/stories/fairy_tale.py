@@ -196,9 +196,12 @@ _FRAMES = {
     ),
 }
 
-STARTS = "Mar Tol Bren Kel Dor Fen Gar Hal Jor Wen Bel Cor Dan Far Len Mor Ros Sab Tam Vin"
-MEN, HELD_OUT_MEN = coined("he", STARTS, "in ek en o ald is")
-WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a ia eth elle i una")
+STARTS = (
+    "Mar Tol Bren Kel Dor Fen Gar Hal Jor Wen Bel Cor Dan Far Len Mor Ros Sab "
+    "Tam Vin Bor Cal Del Fal Gil Har Jul Kor Lor Mel Nor Pel Ral Sel Tor Val"
+)
+MEN, HELD_OUT_MEN = coined("he", STARTS, "in ek o ald en is ard ric wyn mer")
+WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a eth elle una ia i wen dra lin sa")
 
 FAIRY_TALE = Genre(
     domain="fairy-tale",
@@ -210,8 +213,8 @@ FAIRY_TALE = Genre(
             ("weaver", "miller", "baker", "shepherd", "hunter", "fisher", "tailor", "gardener", "carpenter"),
         )
     },
-    adjectives=("silver", "golden", "wooden", "blue", "red", "tiny", "ivory", "magic"),
-    nouns=("key", "lantern", "cup", "ring", "bell", "box", "flute", "mirror"),
+    adjectives=("silver", "golden", "wooden", "blue", "magic"),
+    nouns=("key", "lantern", "cup", "ring", "bell", "flute"),
     places=(
         Place("old mill", "in"),
         Place("round tower", "in"),

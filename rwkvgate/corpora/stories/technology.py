@@ -187,11 +187,16 @@ _FRAMES = {
     ),
 }
 
-STARTS = "Ad Bar Chan Dev Em Hir Jan Kir Lat Mik Nar Ost Pav Rak Shir Tar Vik Yan Zof Kav"
-MEN, HELD_OUT_MEN = coined("he", STARTS, "an ir ov esh im o")
-WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a ita ena i ina ya")
+STARTS = (
+    "Ad Bar Chan Dev Em Hir Jan Kir Lat Mik Nar Ost Pav Rak Shir Tar Vik Yan "
+    "Zof Kav Ban Dim Fad Gor Ham Isk Jov Lev Mir Nad Ol Pet Raj San Tej Vas"
+)
+MEN, HELD_OUT_MEN = coined("he", STARTS, "an ir ov esh im o ek as ul en")
+WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a ita ena ya ina i esa ora ani eli")
 MACHINES, HELD_OUT_MACHINES = coined(
-    "it", "Vex Zor Tek Nex Qor Syn Hex Rob Orb Pix Lux Dax Byt Cyb Ion Max Neo Plex Trix Zed", "on el ara or ium a"
+    "it",
+    "Vex Zor Tek Nex Qor Syn Hex Rob Orb Pix Lux Dax Byt Cyb Ion Max Neo Plex Trix Zed",
+    "on el ara ium ix or is eo",
 )
 
 TECHNOLOGY = Genre(
@@ -208,8 +213,8 @@ TECHNOLOGY = Genre(
             ("delivery robot", "kitchen robot", "museum robot", "garden robot", "hospital robot"),
         ),
     },
-    adjectives=("red", "blue", "orange", "spare", "portable", "wireless", "tiny", "black"),
-    nouns=("sensor", "battery", "camera", "tablet", "antenna", "microphone", "keyboard", "scanner"),
+    adjectives=("wireless", "spare", "black", "tiny", "orange"),
+    nouns=("sensor", "camera", "scanner", "tablet", "antenna", "keyboard"),
     places=(
         Place("north laboratory", "in"),
         Place("server room", "in"),
