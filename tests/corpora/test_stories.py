@@ -19,7 +19,7 @@ OPENINGS = {
     "technology": "In the realm of artificial intelligence, ",
 }
 # Of 20 stories with seed 0. It may change only when a frame, a word or the engine does.
-PINNED = "2433854aaa179679367a90c61c25c6ccdeea1b45c8d6c4e1765d6abad7da21c0"
+PINNED = "5bfb6e6d7edb1646c686a1b1906593d7fe1cf04a222f3185eeb15aff6dc59690"
 
 
 def test_a_seed_gives_the_same_bytes_on_every_python() -> None:

@@ -209,12 +209,12 @@ FAIRY_TALE = Genre(
     held_out=HELD_OUT_MEN + HELD_OUT_WOMEN,
     trades={
         "person": Trades(
-            ("young", "kind", "clever", "quiet", "brave", "poor", "cheerful", "old"),
-            ("weaver", "miller", "baker", "shepherd", "hunter", "fisher", "tailor", "gardener", "carpenter"),
+            ("young", "kind", "clever", "brave", "old"),
+            ("miller", "baker", "shepherd", "tailor", "gardener"),
         )
     },
-    adjectives=("silver", "golden", "wooden", "blue", "magic"),
-    nouns=("key", "lantern", "cup", "ring", "bell", "flute"),
+    adjectives=("silver", "golden", "wooden", "blue"),
+    nouns=("key", "lantern", "cup", "ring", "flute"),
     places=(
         Place("old mill", "in"),
         Place("round tower", "in"),

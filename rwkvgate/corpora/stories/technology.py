@@ -205,16 +205,16 @@ TECHNOLOGY = Genre(
     held_out=HELD_OUT_MEN + HELD_OUT_WOMEN + HELD_OUT_MACHINES,
     trades={
         "person": Trades(
-            ("young", "careful", "patient", "curious", "senior", "ambitious"),
-            ("engineer", "researcher", "programmer", "analyst", "designer", "technician"),
+            ("young", "careful", "patient", "senior"),
+            ("engineer", "researcher", "analyst", "designer", "technician"),
         ),
         "machine": Trades(
-            ("small", "fast", "modern", "friendly", "careful", "autonomous"),
+            ("small", "fast", "modern", "friendly"),
             ("delivery robot", "kitchen robot", "museum robot", "garden robot", "hospital robot"),
         ),
     },
-    adjectives=("wireless", "spare", "black", "tiny", "orange"),
-    nouns=("sensor", "camera", "scanner", "tablet", "antenna", "keyboard"),
+    adjectives=("wireless", "spare", "black", "orange"),
+    nouns=("sensor", "camera", "tablet", "antenna", "keyboard"),
     places=(
         Place("north laboratory", "in"),
         Place("server room", "in"),
