@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from rwkvgate.corpora.local import local_documents
 from rwkvgate.corpora.natural import natural_documents, without_paragraphs
 from rwkvgate.corpora.splits import drop_near_duplicates, split_documents, split_sizes
 from rwkvgate.corpora.stories import generate_stories
+from rwkvgate.files import write_json
 from rwkvgate.settings import CorpusSettings, SettingsError
 
 PARTS = ("train", "validation", "test", "natural_train", "natural_validation")
@@ -52,10 +52,7 @@ class Corpus:
         target = Path(folder)
         for name in PARTS:
             write_documents(target / f"{name}.jsonl", self.part(name))
-        temporary = target / f"{SUMMARY_FILE}.{os.getpid()}.tmp"
-        summary = {"counts": self.counts, "hashes": self.hashes}
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(target / SUMMARY_FILE)
+        write_json(target / SUMMARY_FILE, {"counts": self.counts, "hashes": self.hashes})
 
     @classmethod
     def load(cls, folder: str | Path) -> Corpus:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rwkvgate.files import write_file
 from rwkvgate.settings import SettingsError
 
 
@@ -75,15 +75,8 @@ def parse_document(line: str) -> Document:
 
 def write_documents(path: str | Path, documents: Iterable[Document]) -> None:
     """Write JSON lines in UTF-8, through a temporary name, so that no reader sees half a file."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(dump_document(document) + "\n" for document in documents)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_file(path) as fresh, fresh.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(dump_document(document) + "\n" for document in documents)
 
 
 def read_documents(path: str | Path) -> list[Document]:
