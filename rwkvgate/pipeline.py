@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from rwkvgate.corpora.build import Corpus, build_corpus
+from rwkvgate.corpora.build import Corpus, build_corpus, tokenizer_texts
 from rwkvgate.corpora.documents import Document
 from rwkvgate.corpora.prompts import split_prompt
 from rwkvgate.corpora.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -87,7 +87,7 @@ def ensure_texts(run: Run) -> Texts:
         started = time.monotonic()
         print("corpus: reading natural text and making the fine-tuning documents", flush=True)
         corpus = build_corpus(run.settings.corpus)
-        tokenizer = train_tokenizer(_tokenizer_texts(corpus), run.settings.model.vocab_size)
+        tokenizer = train_tokenizer(tokenizer_texts(corpus), run.settings.model.vocab_size)
         texts = Texts(corpus, tokenizer)
         for document in corpus.test:
             texts.prompt(document, run.settings)  # a document too short for its prompt is said now, not later
@@ -96,19 +96,6 @@ def ensure_texts(run: Run) -> Texts:
             save_tokenizer(tokenizer, fresh / TOKENIZER)
         write_manifest(run)
     return Texts(Corpus.load(run.corpus), load_tokenizer(run.corpus / TOKENIZER))
-
-
-def _tokenizer_texts(corpus: Corpus) -> list[str]:
-    """Natural text and training documents in equal parts, by documents in order, as far as both reach."""
-    tuning = [document.text for document in corpus.train]
-    budget = sum(map(len, tuning))
-    natural = []
-    for document in corpus.natural_train:
-        if budget <= 0:
-            break
-        natural.append(document.text)
-        budget -= len(document.text)
-    return tuning + natural
 
 
 def ensure_base(run: Run) -> Rwkv6ForCausalLM:

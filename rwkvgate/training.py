@@ -26,10 +26,8 @@ from transformers import (
 )
 
 from rwkvgate.progress import Progress
+from rwkvgate.rwkv6.loss import IGNORED
 from rwkvgate.settings import Schedule, SettingsError
-
-IGNORED = -100
-"""Label of a position that is not scored."""
 
 Rows = Sequence[Sequence[int]]
 

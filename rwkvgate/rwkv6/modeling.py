@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
+from rwkvgate.rwkv6.loss import next_token_loss
 from rwkvgate.rwkv6.state import LayerState, Rwkv6State
 from rwkvgate.rwkv6.token_shift import TokenShift
 from rwkvgate.rwkv6.wkv import wkv6
@@ -341,6 +343,7 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool = False,
         logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
@@ -350,7 +353,18 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             labels: (batch, time), token ids with -100 where nothing is scored; shifted by one inside.
             logits_to_keep: compute only that many of the last positions' logits, or those at the
                 positions of a tensor; 0 keeps all.
+            skip_logits: return the loss alone, `logits` None, for a fraction of the time and memory;
+                default: in training, where labels are given.
+            **kwargs: `num_items_in_batch` and others of transformers' causal loss.
+
+        Raises:
+            ValueError: `skip_logits` where the loss cannot be had without logits, and what `Rwkv6Model.forward`
+                refuses.
         """
+        if skip_logits and (labels is None or not self._has_plain_loss(logits_to_keep, kwargs)):
+            raise ValueError("skip_logits needs labels, a plain linear head, and no other option of loss or logits")
+        if skip_logits is None:
+            skip_logits = self.training and labels is not None and self._has_plain_loss(logits_to_keep, kwargs)
         outputs = self.rwkv(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -360,10 +374,13 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             output_hidden_states=output_hidden_states,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.head(outputs.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        hidden, loss, logits = outputs.last_hidden_state, None, None
+        if skip_logits and labels is not None:
+            loss = next_token_loss(hidden, self.head.weight, labels, kwargs.get("num_items_in_batch"))
+        else:
+            logits = self.head(hidden[:, kept])
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -371,6 +388,14 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
         )
         return output if return_dict is not False else output.to_tuple()
+
+    def _has_plain_loss(self, logits_to_keep: int | Tensor, options: dict[str, Any]) -> bool:
+        """Whether the loss follows from hidden states and head weight alone: no adapter, hook or loss of another's."""
+        plain_head = type(self.head) is nn.Linear and not self.head._forward_hooks and not self.head._forward_pre_hooks
+        plain_call = (
+            isinstance(logits_to_keep, int) and logits_to_keep == 0 and options.keys() <= {"num_items_in_batch"}
+        )
+        return plain_head and plain_call and self.loss_function is ForCausalLMLoss
 
 
 AutoConfig.register("rwkv6", Rwkv6Config, exist_ok=True)

@@ -62,7 +62,7 @@ def wkv6_recurrent(
     """The definition, one token at a time, with gradients through the state. See `wkv6`."""
     r, k, v, w, u, state = _prepare(r, k, v, w, u, state)
     outputs = []
-    with _without_autocast(r.device):
+    with without_autocast(r.device):
         for t in range(r.shape[1]):
             kv = k[:, t].unsqueeze(-1) * v[:, t].unsqueeze(-2)
             seen = state + u.unsqueeze(-1) * kv
@@ -97,7 +97,7 @@ def wkv6_chunked(
     if time == 0:
         return torch.zeros_like(v), state
     chunk = min(chunk, 1 << (time - 1).bit_length())
-    with _without_autocast(r.device):
+    with without_autocast(r.device):
         out, state = _Chunked.apply(*(_split(x, chunk) for x in (r, k, v, w)), u, state)
     return out.flatten(2, 3)[:, :, :time].transpose(1, 2), state
 
@@ -120,7 +120,7 @@ def _prepare(
     return r.to(dtype), k.to(dtype), v.to(dtype), w.to(dtype), u.to(dtype), state.to(dtype)
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Autocast would take the matrix products of these float32 tensors in half precision."""
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
@@ -198,7 +198,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_state: Tensor) -> tuple[Tensor, ...]:
-        with _without_autocast(d_out.device):
+        with without_autocast(d_out.device):
             return _Chunked._gradients(ctx.saved_tensors, d_out, d_state)
 
     @staticmethod

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rwkvgate.corpora import Corpus, build_corpus, near_duplicates
-from rwkvgate.corpora.build import PARTS
+from rwkvgate.corpora import Corpus, Document, build_corpus, near_duplicates
+from rwkvgate.corpora.build import PARTS, tokenizer_texts
 from rwkvgate.settings import CorpusSettings, SettingsError
 
 
@@ -39,6 +40,23 @@ def test_nothing_repeats_across_splits(corpus: Corpus) -> None:
     assert not near_duplicates(validation, test)
     natural = [[text for d in corpus.part(name) for text in d.text.split("\n\n")] for name in PARTS[3:]]
     assert not near_duplicates(*natural)
+
+
+def test_the_tokenizer_learns_no_character_by_heart(corpus: Corpus) -> None:
+    texts = tokenizer_texts(corpus)
+    names = {m.entity for d in corpus.train for m in d.mentions if m.kind in ("person", "machine")}
+    assert len(names) > 200
+    stories = texts[: len(corpus.train)]
+    assert not any(name in text.replace(",", " ").replace(".", " ").split() for text in stories for name in names)
+    natural = texts[len(corpus.train) :]
+    assert natural == [d.text for d in corpus.natural_train[: len(natural)]]
+
+
+def test_text_without_labels_goes_to_the_tokenizer_whole(corpus: Corpus) -> None:
+    local = [Document(text="Mira met Tolin.", domain="local")]
+    texts = tokenizer_texts(replace(corpus, train=local))
+    assert texts[0] == local[0].text
+    assert texts[1:] == [corpus.natural_train[0].text]
 
 
 def test_it_comes_back_from_disk(corpus: Corpus, tmp_path: Path) -> None:

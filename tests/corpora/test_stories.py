@@ -19,7 +19,7 @@ OPENINGS = {
     "technology": "In the realm of artificial intelligence, ",
 }
 # Of 20 stories with seed 0. It may change only when a frame, a word or the engine does.
-PINNED = "5bfb6e6d7edb1646c686a1b1906593d7fe1cf04a222f3185eeb15aff6dc59690"
+PINNED = "8417961a636e32859d80026635df5c08b35e06a6ee53b88bb5fc0a90700bf0d2"
 
 
 def test_a_seed_gives_the_same_bytes_on_every_python() -> None:

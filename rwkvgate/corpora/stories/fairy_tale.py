@@ -196,12 +196,9 @@ _FRAMES = {
     ),
 }
 
-STARTS = (
-    "Mar Tol Bren Kel Dor Fen Gar Hal Jor Wen Bel Cor Dan Far Len Mor Ros Sab "
-    "Tam Vin Bor Cal Del Fal Gil Har Jul Kor Lor Mel Nor Pel Ral Sel Tor Val"
-)
-MEN, HELD_OUT_MEN = coined("he", STARTS, "in ek o ald en is ard ric wyn mer")
-WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a eth elle una ia i wen dra lin sa")
+STARTS = "Mar Tol Bren Kel Dor Fen Gar Hal Jor Ros Sab Vin"
+MEN, HELD_OUT_MEN = coined("he", STARTS, "in ek o ald en is")
+WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a eth elle una ia i")
 
 FAIRY_TALE = Genre(
     domain="fairy-tale",

@@ -187,17 +187,10 @@ _FRAMES = {
     ),
 }
 
-STARTS = (
-    "Ad Bar Chan Dev Em Hir Jan Kir Lat Mik Nar Ost Pav Rak Shir Tar Vik Yan "
-    "Zof Kav Ban Dim Fad Gor Ham Isk Jov Lev Mir Nad Ol Pet Raj San Tej Vas"
-)
-MEN, HELD_OUT_MEN = coined("he", STARTS, "an ir ov esh im o ek as ul en")
-WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a ita ena ya ina i esa ora ani eli")
-MACHINES, HELD_OUT_MACHINES = coined(
-    "it",
-    "Vex Zor Tek Nex Qor Syn Hex Rob Orb Pix Lux Dax Byt Cyb Ion Max Neo Plex Trix Zed",
-    "on el ara ium ix or is eo",
-)
+STARTS = "Bar Chan Dev Hir Jan Kir Lat Nar Pav Rak Tar Zof"
+MEN, HELD_OUT_MEN = coined("he", STARTS, "an ir ov esh im o")
+WOMEN, HELD_OUT_WOMEN = coined("she", STARTS, "a ita ena ya ina i")
+MACHINES, HELD_OUT_MACHINES = coined("it", "Vex Zor Tek Nex Qor Syn Hex Orb Pix Lux", "on el ara ium ix or")
 
 TECHNOLOGY = Genre(
     domain="technology",
