@@ -13,17 +13,22 @@ if TYPE_CHECKING:
     from rwkvgate.gate.config import GateConfig
     from rwkvgate.gate.patch import patch, unpatch
     from rwkvgate.gate.storage import load_gate, save_gate
+    from rwkvgate.rwkv6.checkpoints import load_pth, loaded_commit
     from rwkvgate.rwkv6.configuration import Rwkv6Config
     from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM, Rwkv6Model
     from rwkvgate.rwkv6.state import Rwkv6State
+    from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Rwkv6Config": "rwkvgate.rwkv6.configuration",
+    "load_pth": "rwkvgate.rwkv6.checkpoints",
+    "loaded_commit": "rwkvgate.rwkv6.checkpoints",
     "Rwkv6ForCausalLM": "rwkvgate.rwkv6.modeling",
     "Rwkv6Model": "rwkvgate.rwkv6.modeling",
     "Rwkv6State": "rwkvgate.rwkv6.state",
+    "Rwkv6Tokenizer": "rwkvgate.rwkv6.tokenizer",
     "GateConfig": "rwkvgate.gate.config",
     "patch": "rwkvgate.gate.patch",
     "unpatch": "rwkvgate.gate.patch",
@@ -37,7 +42,10 @@ __all__ = [
     "Rwkv6ForCausalLM",
     "Rwkv6Model",
     "Rwkv6State",
+    "Rwkv6Tokenizer",
     "load_gate",
+    "load_pth",
+    "loaded_commit",
     "patch",
     "save_gate",
     "unpatch",
