@@ -19,7 +19,9 @@ class GateConfig(Frozen):
     """The gated shift of one block's output h, arXiv 2502.15485 (version 1), section 3.2.
 
     `gating` "sigmoid" is the paper's g_t = sigmoid(W h_t + b), `gating` "fixed" the constant `value` of
-    its ablation. `norm` "layer" ends in the paper's LayerNorm, "none" in nothing.
+    its ablation. `norm` "layer" ends in the paper's LayerNorm, "none" in nothing. `layer_scale`, not in the
+    paper, multiplies the shifted state by a learned vector that starts at this value (LayerScale, arXiv
+    2103.17239): at 0, without a norm, the patched network is the base exactly until it has learned.
 
     Raises:
         SettingsError: (from `GateConfig.build`) an unknown key or an impossible value.
@@ -29,6 +31,9 @@ class GateConfig(Frozen):
     value: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="the gate, where it is fixed")
     norm: Literal["layer", "none"] = Field(default="layer", description="normalisation after the sum")
     norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = Field(default=1e-5, description="epsilon of that LayerNorm")
+    layer_scale: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="start of a learned factor of each channel on the shifted state; none where empty"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> GateConfig:
@@ -58,13 +63,17 @@ class GateConfig(Frozen):
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of the experiment: its gate, whether it is tuned, and what a table says of it."""
+    """One arm of the experiment: its gate, whether it is tuned, and what a table says of it.
+
+    `lora` gives a gateless arm low-rank adapters with as many parameters as the paper's gate has.
+    """
 
     name: str
     label: str
     description: str
     gate: GateConfig | None
     trained: bool
+    lora: bool = False
 
 
 ARMS: dict[str, Arm] = {
@@ -77,6 +86,14 @@ ARMS: dict[str, Arm] = {
             "equal-budget control: tuned alike, without a gate",
             gate=None,
             trained=True,
+        ),
+        Arm(
+            "lora-tuned",
+            "LoRA, tuned",
+            "equal-size control: low-rank adapters with the gate's number of parameters",
+            gate=None,
+            trained=True,
+            lora=True,
         ),
         Arm("enhanced-untrained", "Enhanced, untrained", "gated, not tuned", gate=GateConfig(), trained=False),
         Arm("enhanced", "Enhanced", "the paper's gate as written, tuned", gate=GateConfig(), trained=True),
@@ -92,6 +109,13 @@ ARMS: dict[str, Arm] = {
             "Fixed gate",
             "the paper's ablation with the gate at 1",
             gate=GateConfig(gating="fixed", value=1.0),
+            trained=True,
+        ),
+        Arm(
+            "identity-start",
+            "Identity start",
+            "our repair: no LayerNorm on the stream, and the base exactly until it has learned",
+            gate=GateConfig(norm="none", layer_scale=0.0),
             trained=True,
         ),
     )

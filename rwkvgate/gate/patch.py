@@ -91,12 +91,18 @@ def gate_config(model: PreTrainedModel) -> GateConfig:
 def select_trainable(model: PreTrainedModel, scope: Literal["all", "gate-and-norms"]) -> list[str]:
     """Let training change what `scope` names and freeze the rest; the names that may change.
 
-    "all" is every parameter. "gate-and-norms" is the gates and every LayerNorm and GroupNorm, so that
-    an arm without a gate is left with its norms: the control of the frozen-base experiment.
+    "all" is every parameter. "gate-and-norms" is the gates or adapters and every LayerNorm and GroupNorm,
+    so that an arm without a gate is left with its norms: the control of the frozen-base experiment.
+
+    What may change becomes float32 at least: a gradient scaler refuses float16 parameters, and a step of
+    1e-4 would vanish in them.
     """
     norms = (nn.LayerNorm, nn.GroupNorm)
     chosen = [module for module in model.modules() if isinstance(module, (GatedShift, *norms))]
     kept = {id(p) for module in chosen for p in module.parameters()}
+    kept |= {id(p) for name, p in model.named_parameters() if ".lora_" in name}
     for parameter in model.parameters():
         parameter.requires_grad_(scope == "all" or id(parameter) in kept)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -1,1 +1,2 @@
-"""RWKV-6 (Finch) as `transformers` sees a model: configuration, WKV operator, state and network."""
+"""RWKV-6 (Finch) as `transformers` sees a model: configuration, WKV operator, state, network, checkpoints and
+tokenizer."""

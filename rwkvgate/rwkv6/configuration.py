@@ -1,6 +1,6 @@
 """Configuration of RWKV-6, with the keys of the hub's checkpoints."""
 
-from __future__ import annotations
+# Annotations are not postponed here: `strict` checks values against them, and passes over those that are text.
 
 from typing import Any
 

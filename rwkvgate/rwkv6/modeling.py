@@ -3,6 +3,10 @@
 Equations: Peng et al. 2024, arXiv 2404.05892, section 4. What differs from the modelling code that the
 hub ships: gradients flow through the WKV state, attention masks are obeyed, the state is never changed in
 place, and no evaluation runs a Python loop over tokens.
+
+In half precision the matrix products are taken in that type; the residual stream, the normalisations, decay
+and WKV are float32. So nothing overflows in float16, and the hub's rescaling of every sixth layer, which would
+change what a gate sees, is not needed.
 """
 
 from __future__ import annotations
@@ -16,17 +20,32 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from rwkvgate.rwkv6.checkpoints import load_checkpoint
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
+from rwkvgate.rwkv6.layouts import MIXES
 from rwkvgate.rwkv6.loss import next_token_loss
+from rwkvgate.rwkv6.prefill import WINDOW, read_ahead
 from rwkvgate.rwkv6.state import LayerState, Rwkv6State
-from rwkvgate.rwkv6.token_shift import TokenShift
+from rwkvgate.rwkv6.token_shift import TokenShift, real_tokens
 from rwkvgate.rwkv6.wkv import wkv6
 
-MIXES = ("w", "k", "v", "r", "g")
-"""Order of the five data-dependent mixes in `time_maa_w1` and `time_maa_w2`."""
+
+def widened(x: Tensor) -> Tensor:
+    """x in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm in float32 at least, whatever the types of input and weights, and so is what it returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., channel) normalised."""
+        x = widened(x)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 class Rwkv6Attention(nn.Module):
@@ -61,31 +80,27 @@ class Rwkv6Attention(nn.Module):
         # At padding a zero key writes nothing and a zero log decay forgets nothing.
         k = shift.silence(self.key(x_k)).view(heads)
         v = self.value(x_v).view(heads)
-        decay = self.time_decay + torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2
-        widest = torch.promote_types(decay.dtype, torch.float32)
-        w = shift.silence(-torch.exp(decay.to(widest))).view(heads)
+        decay = widened(self.time_decay) + widened(torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2)
+        w = shift.silence(-torch.exp(decay)).view(heads)
         out, wkv = wkv6(r, k, v, w, self.time_faaaa, state.wkv if state else None)
-        out = self._normalise(out.flatten(2)).to(x.dtype)
+        out = self._normalise(out).to(x.dtype)
         return self.output(out * F.silu(self.gate(x_g))), carried, wkv
 
     def _mixes(self, x: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
         """The five inputs: x moved towards the previous token by a learned and a data-dependent share."""
-        z = torch.tanh((x + delta * self.time_maa_x) @ self.time_maa_w1)
+        z = torch.tanh(torch.addcmul(x, delta, self.time_maa_x) @ self.time_maa_w1)
         z = z.unflatten(-1, (len(MIXES), -1)).flatten(0, 1).transpose(0, 1)
         learned = torch.cat([getattr(self, f"time_maa_{name}") for name in MIXES])
-        share = torch.baddbmm(learned, z, self.time_maa_w2)
-        return torch.addcmul(x, delta, share.unflatten(1, x.shape[:2])).unbind(0)
+        share = torch.baddbmm(learned, z, self.time_maa_w2).unflatten(1, x.shape[:2])
+        # Without gradients the result takes the shares' place: fresh memory would cost more than the arithmetic.
+        replaced = not torch.is_grad_enabled() and share.dtype == x.dtype
+        return torch.addcmul(x, delta, share, out=share if replaced else None).unbind(0)
 
     def _normalise(self, out: Tensor) -> Tensor:
-        norm, (batch, time, width) = self.ln_x, out.shape
-        flat = F.group_norm(
-            out.reshape(-1, width),
-            norm.num_groups,
-            norm.weight.to(out.dtype),
-            norm.bias.to(out.dtype),
-            norm.eps,
-        )
-        return flat.view(batch, time, width)
+        """The group norm `ln_x`, each head (batch, time, head, channel) apart, to (batch, time, channel)."""
+        # As a LayerNorm without weights, whose kernel is several times faster on a CPU than GroupNorm's.
+        normal = F.layer_norm(out, out.shape[-1:], eps=self.ln_x.eps).flatten(2)
+        return torch.addcmul(self.ln_x.bias.to(out.dtype), normal, self.ln_x.weight.to(out.dtype))
 
 
 class Rwkv6FeedForward(nn.Module):
@@ -105,13 +120,20 @@ class Rwkv6FeedForward(nn.Module):
         """x (batch, time, channel) to the mixer's output and its input at the last token."""
         previous, carried = shift(x, state.feed_forward_shift if state else None)
         delta = previous - x
-        key = F.relu(self.key(torch.addcmul(x, delta, self.time_maa_k))).square()
+        key = F.relu(self.key(torch.addcmul(x, delta, self.time_maa_k)))
         receptance = torch.sigmoid(self.receptance(torch.addcmul(x, delta, self.time_maa_r)))
-        return receptance * self.value(key), carried
+        if key.dtype != torch.float16:
+            return receptance * self.value(key.square() if torch.is_grad_enabled() else key.square_()), carried
+        # float16 ends at 65,504, the square of 256: squared are each token's shares of its largest key.
+        largest = key.detach().amax(-1, keepdim=True).clamp(min=1)
+        value = self.value((key / largest).square())
+        return widened(receptance) * widened(value) * widened(largest).square(), carried
 
 
-class Rwkv6Block(nn.Module):
+class Rwkv6Block(GradientCheckpointingLayer):
     """One layer: time mixing and channel mixing, each behind a LayerNorm, on a residual stream.
+
+    The stream is float32 at least; the mixers work in the type of their weights.
 
     `gated_shift` is None in RWKV-6. A module put there is called with the block's output, the token shift
     and what it carried, and returns the new output and what to carry: see `rwkvgate.gate`.
@@ -120,9 +142,9 @@ class Rwkv6Block(nn.Module):
     def __init__(self, config: Rwkv6Config, layer: int) -> None:
         super().__init__()
         if layer == 0:
-            self.pre_ln = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-        self.ln1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-        self.ln2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+            self.pre_ln = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln1 = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln2 = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.attention = Rwkv6Attention(config, layer)
         self.feed_forward = Rwkv6FeedForward(config, layer)
         self.layer = layer
@@ -132,9 +154,10 @@ class Rwkv6Block(nn.Module):
         """hidden (batch, time, channel) to the block's output and the state after the last token."""
         if self.layer == 0:
             hidden = self.pre_ln(hidden)
-        attention, attention_shift, wkv = self.attention(self.ln1(hidden), shift, state)
+        kind = self.attention.time_maa_x.dtype
+        attention, attention_shift, wkv = self.attention(self.ln1(hidden).to(kind), shift, state)
         hidden = hidden + attention
-        feed_forward, feed_forward_shift = self.feed_forward(self.ln2(hidden), shift, state)
+        feed_forward, feed_forward_shift = self.feed_forward(self.ln2(hidden).to(kind), shift, state)
         hidden = hidden + feed_forward
         gate = None
         if self.gated_shift is not None:
@@ -150,6 +173,7 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
     base_model_prefix = "rwkv"
     _no_split_modules = ["Rwkv6Block"]
     _is_stateful = True
+    supports_gradient_checkpointing = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -166,6 +190,30 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
         elif module is getattr(self, "head", None):
             # By identity: transformers passes over a module without parameters of its own, such as the whole.
             init_head(module)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint whole, from a folder or by its name on the hub, in evaluation mode.
+
+        Read are safetensors and pickles of tensors, whole or in shards, under the hub's, BlinkDL's or
+        flash-linear-attention's names. Code that comes with them is never run, whatever the options, and sizes
+        that the configuration lacks are read off the weights.
+
+        Args:
+            pretrained_model_name_or_path: the folder or name; None with `config` and `state_dict`, weights in memory.
+            **kwargs: options of transformers, such as dtype (default: the file's), device_map, revision (default: a
+                fixed commit for the paper's model, else the latest), token, cache_dir, local_files_only. Keys of the
+                configuration override it: head_size_divisor=1 suits a model that flash-linear-attention trained.
+
+        Raises:
+            CheckpointError: nothing there, a broken download, a damaged file, code in a pickle, or weights that are
+                missing, unknown, of another shape, not finite, or a gate's (see `load_gate`). An `OSError`.
+            HubUnreachableError: the hub gave no answer and the cache lacks the files. A `CheckpointError`.
+            ValueError: an option that would leave weights unread or at random.
+        """
+        return load_checkpoint(cls, pretrained_model_name_or_path, *model_args, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Write config and weights as transformers does.
@@ -185,7 +233,7 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Rwkv6Block(config, i) for i in range(config.num_hidden_layers))
-        self.ln_out = nn.LayerNorm(config.hidden_size)
+        self.ln_out = LayerNorm(config.hidden_size)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -223,23 +271,24 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give either input_ids or inputs_embeds")
-        hidden = self.embeddings(given) if inputs_embeds is None else inputs_embeds
+        hidden = widened(self.embeddings(given) if inputs_embeds is None else inputs_embeds)
         if hidden.dim() != 3 or hidden.shape[1] == 0:
             raise ValueError(f"the input is {tuple(given.shape)}; it must be (batch, time) with at least one token")
-        shift = TokenShift(_columns(attention_mask, hidden))
+        shift = TokenShift(real_tokens(attention_mask, *hidden.shape[:2]))
         past = self._layer_states(past_key_values, hidden.shape[0])
-        every, layers = [hidden], []
+        every, layers = [], []
         for block, layer_state in zip(self.blocks, past, strict=True):
+            if output_hidden_states:
+                every.append(hidden)
             hidden, layer_state = block(hidden, shift, layer_state)
             layers.append(layer_state)
-            every.append(hidden)
-        every[-1] = hidden = self.ln_out(hidden)
+        hidden = self.ln_out(hidden)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         output = BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=Rwkv6State(layers) if use_cache else None,
-            hidden_states=tuple(every) if output_hidden_states else None,
+            hidden_states=(*every, hidden) if output_hidden_states else None,
         )
         return output if return_dict is not False else output.to_tuple()
 
@@ -258,17 +307,6 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
                 there, here = ("no gate", "one") if layer.gate is None else ("a gate", "none")
                 raise ValueError(f"layer {i} of the state carries {there}, but the model has {here}")
         return state.layers
-
-
-def _columns(mask: Tensor | None, hidden: Tensor) -> Tensor | None:
-    """The mask of the tokens at hand as booleans, or None where every one is real."""
-    if mask is None:
-        return None
-    batch, time = hidden.shape[:2]
-    if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < time:
-        raise ValueError(f"attention_mask is {tuple(mask.shape)}; it must be {(batch, time)}, or longer in time")
-    columns = mask[:, -time:].bool()
-    return None if bool(columns.all()) else columns
 
 
 class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
@@ -316,17 +354,20 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         """What one step of `generate` feeds the model.
 
         The first step reads all that is given, on top of the state where one is given: those tokens
-        follow it. Later steps read the token just chosen.
+        follow it. Of a long prompt it leaves the last window, and reads what comes before it here. Later
+        steps read the token just chosen.
         """
         if past_key_values is not None and not is_first_iteration:
             next_sequence_length = 1
         if next_sequence_length is not None:
             input_ids = input_ids[:, -next_sequence_length:]
-        inputs: dict[str, Any] = {"input_ids": input_ids}
-        if inputs_embeds is not None and is_first_iteration:
-            inputs = {"inputs_embeds": inputs_embeds}
-        use_cache = kwargs.get("use_cache", True)
-        return inputs | {
+        prompt, use_cache = input_ids, kwargs.get("use_cache", True)
+        if is_first_iteration:
+            prompt = input_ids if inputs_embeds is None else inputs_embeds
+            if use_cache:
+                prompt, past_key_values = read_ahead(self.rwkv, prompt, attention_mask, past_key_values, window=WINDOW)
+        return {
+            "input_ids" if prompt.dim() == 2 else "inputs_embeds": prompt,
             "past_key_values": past_key_values,
             "attention_mask": attention_mask,
             "use_cache": use_cache,
@@ -374,7 +415,7 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             output_hidden_states=output_hidden_states,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden, loss, logits = outputs.last_hidden_state, None, None
+        hidden, loss, logits = outputs.last_hidden_state.to(self.head.weight.dtype), None, None
         if skip_logits and labels is not None:
             loss = next_token_loss(hidden, self.head.weight, labels, kwargs.get("num_items_in_batch"))
         else:

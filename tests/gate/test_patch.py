@@ -29,13 +29,16 @@ def test_the_layer_is_the_papers_formula(arm: str) -> None:
     torch.manual_seed(0)
     gate = GatedShift(GateConfig.preset(arm), 6).double()
     hidden = torch.randn(2, 5, 6, dtype=torch.float64)
+    if gate.gate_scale is not None:
+        nn.init.normal_(gate.gate_scale)
+    scale = 1 if gate.gate_scale is None else gate.gate_scale
     found, carried = gate(hidden, TokenShift(None), None)
     for b in range(2):
         before = torch.zeros(6, dtype=torch.float64)
         for t in range(5):
             h = hidden[b, t]
             g = torch.sigmoid(gate.gate.weight @ h + gate.gate.bias) if gate.gate else gate.config.value
-            wanted = h + g * before
+            wanted = h + scale * g * before
             if gate.norm is not None:
                 centred = wanted - wanted.mean()
                 wanted = centred / torch.sqrt(centred.square().mean() + 1e-5) * gate.norm.weight + gate.norm.bias
@@ -65,7 +68,8 @@ def test_unpatching_restores_the_base_bit_for_bit(arm: str, tiny_model: Any, tok
     model, ids = tiny_model(dtype=torch.float32), tokens(2, 12)
     before, names, config = model(ids).logits, list(model.state_dict()), model.config.to_dict()
     patch(model, GateConfig.preset(arm))
-    assert is_patched(model) and not torch.equal(model(ids).logits, before)
+    # One arm starts as the base exactly.
+    assert is_patched(model) and torch.equal(model(ids).logits, before) == (arm == "identity-start")
     unpatch(model)
     assert torch.equal(model(ids).logits, before)
     assert list(model.state_dict()) == names and model.config.to_dict() == config
@@ -75,7 +79,26 @@ def test_unpatching_restores_the_base_bit_for_bit(arm: str, tiny_model: Any, tok
 def test_names_say_gate_or_norm(arm: str, tiny_model: Any) -> None:
     plain, patched = tiny_model(), tiny_model(arm)
     added = {name for name, _ in patched.named_parameters()} - {name for name, _ in plain.named_parameters()}
-    assert all(".gated_shift.gate." in name or ".gated_shift.norm." in name for name in added)
+    assert all(".gated_shift.gate" in name or ".gated_shift.norm." in name for name in added)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_an_identity_start_learns_from_there(tiny_model: Any, tokens: Any, dtype: torch.dtype) -> None:
+    model, ids = tiny_model(dtype=dtype), tokens(2, 12)
+    before = model(ids, labels=ids)
+    patch(model, GateConfig.preset("identity-start"))
+    assert torch.equal(model(ids).logits, before.logits)
+    assert all(gate.norm is None for gate in gates_of(model))
+    select_trainable(model, "gate-and-norms")
+    gates = [p for gate in gates_of(model) for p in gate.parameters()]
+    optimizer = torch.optim.SGD(gates, lr=0.02)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(ids, labels=ids, skip_logits=True).loss.backward()
+        optimizer.step()
+    # The factor moves first; once it is off zero, the gate behind it does too.
+    assert all(p.grad is not None and bool(p.grad.abs().max() > 0) for p in gates)
+    assert model(ids, labels=ids).loss < before.loss
 
 
 def test_patching_twice_is_refused_with_nothing_changed(tiny_model: Any, tokens: Any) -> None:

@@ -1,0 +1,162 @@
+"""The names that RWKV-6's weights go by, translated to those of the hub's `rwkv6` checkpoints.
+
+Three layouts are read: the hub's own, BlinkDL's (`.pth`), and flash-linear-attention's. Sizes are read off
+the weights themselves, because the configurations beside them leave some out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+MIXES = ("w", "k", "v", "r", "g")
+"""Order of the five data-dependent mixes in `time_maa_w1` and `time_maa_w2`."""
+FLA_MIXES = ("r", "w", "k", "v", "g")
+"""Order of the same five in flash-linear-attention."""
+
+BLINK_NAMES = {
+    r"^emb\.": "rwkv.embeddings.",
+    r"^ln_out\.": "rwkv.ln_out.",
+    r"^blocks\.": "rwkv.blocks.",
+    r"\.ln0\.": ".pre_ln.",
+    r"\.att\.": ".attention.",
+    r"\.ffn\.": ".feed_forward.",
+}
+FLA_NAMES = {
+    r"^model\.embeddings\.": "rwkv.embeddings.",
+    r"^model\.norm\.": "rwkv.ln_out.",
+    r"^lm_head\.": "head.",
+    r"^model\.layers\.": "rwkv.blocks.",
+    r"\.pre_norm\.": ".pre_ln.",
+    r"\.attn_norm\.": ".ln1.",
+    r"\.ffn_norm\.": ".ln2.",
+    r"\.attn\.x_proj\.0\.mu$": ".attention.time_maa_x",
+    r"\.attn\.bonus$": ".attention.time_faaaa",
+    r"\.attn\.w_proj\.linear\.lora\.0\.weight$": ".attention.time_decay_w1",
+    r"\.attn\.w_proj\.linear\.lora\.2\.weight$": ".attention.time_decay_w2",
+    r"\.attn\.w_proj\.linear\.lora\.2\.bias$": ".attention.time_decay",
+    r"\.attn\.r_proj\.linear\.": ".attention.receptance.",
+    r"\.attn\.k_proj\.linear\.": ".attention.key.",
+    r"\.attn\.v_proj\.linear\.": ".attention.value.",
+    r"\.attn\.g_proj\.linear\.": ".attention.gate.",
+    r"\.attn\.o_proj\.": ".attention.output.",
+    r"\.attn\.g_norm\.": ".attention.ln_x.",
+    r"\.ffn\.(key|receptance)\.mu$": r".feed_forward.time_maa_\1",
+    r"\.time_maa_key$": ".time_maa_k",
+    r"\.time_maa_receptance$": ".time_maa_r",
+    r"\.ffn\.(key|receptance|value)\.linear\.": r".feed_forward.\1.",
+    r"\.ffn\.": ".feed_forward.",
+}
+
+SIZES = {
+    "vocab_size": ("rwkv.embeddings.weight", 0),
+    "hidden_size": ("rwkv.embeddings.weight", 1),
+    "attention_hidden_size": ("rwkv.blocks.0.attention.receptance.weight", 0),
+    "head_size": ("rwkv.blocks.0.attention.time_faaaa", 1),
+    "intermediate_size": ("rwkv.blocks.0.feed_forward.key.weight", 0),
+    "time_mix_rank": ("rwkv.blocks.0.attention.time_maa_w2", 1),
+    "time_decay_rank": ("rwkv.blocks.0.attention.time_decay_w1", 1),
+}
+"""The weight and the dimension that each size of `Rwkv6Config` is read off."""
+
+
+class CheckpointError(OSError):
+    """A checkpoint that cannot be had, or is no whole RWKV-6: the message names what was found and what is read."""
+
+
+def some(names: Iterable[str], most: int = 4) -> str:
+    """The first few of some names, and how many more there are."""
+    ordered = sorted(names)
+    rest = len(ordered) - most
+    return ", ".join(ordered[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def to_hub_layout(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The weights under the hub's names and shapes, whichever of the three layouts they came in.
+
+    A name that the layout does not know is left as it is, so that it is reported under its own name.
+
+    Args:
+        weights: tensors by name. They are not changed; most of the result shares their memory.
+        where: the file or folder, for messages.
+
+    Raises:
+        CheckpointError: the weights hold a gate, or follow none of the layouts.
+    """
+    gates = [name for name in weights if "gated_shift" in name]
+    if gates:
+        raise CheckpointError(
+            f"{where} holds a gate ({some(gates, 2)}), and a plain RWKV-6 would drop it: load the base "
+            "from its own file, then the gate with load_gate(model, folder)"
+        )
+    if "rwkv.embeddings.weight" in weights:
+        return dict(weights)
+    if "embeddings.weight" in weights:
+        # What Rwkv6Model, without the head, saves.
+        return {name if name.startswith("head.") else f"rwkv.{name}": tensor for name, tensor in weights.items()}
+    if "emb.weight" in weights:
+        return {_rename(name, BLINK_NAMES): tensor for name, tensor in weights.items()}
+    if "model.embeddings.weight" in weights:
+        return _from_fla(weights)
+    raise CheckpointError(
+        f"{where} is no RWKV-6: its names ({some(weights, 3) or 'none'}) hold none of rwkv.embeddings.weight, "
+        "emb.weight and model.embeddings.weight, by which the hub's, BlinkDL's and flash-linear-attention's "
+        "layouts are known"
+    )
+
+
+def _rename(name: str, table: Mapping[str, str]) -> str:
+    for pattern, replacement in table.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _from_fla(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """flash-linear-attention keeps maps as linear layers, five mixes in one tensor, and vectors without axes."""
+    order = [FLA_MIXES.index(mix) for mix in MIXES]
+    made: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        layer, _, part = name.partition(".attn.")
+        attention = f"{_rename(layer + '.', FLA_NAMES)}attention."
+        if part == "x_bias" and tensor.dim() == 2 and len(tensor) == len(FLA_MIXES):
+            for mix, row in zip(FLA_MIXES, tensor, strict=True):
+                made[f"{attention}time_maa_{mix}"] = row.view(1, 1, -1)
+        elif part == "x_proj.0.linear.weight" and _in_fives(tensor, 0):
+            slots = tensor.unflatten(0, (len(FLA_MIXES), -1))[order]
+            made[f"{attention}time_maa_w1"] = slots.flatten(0, 1).t().contiguous()
+        elif part == "x_proj.2.weight" and _in_fives(tensor, 1):
+            slots = tensor.unflatten(1, (len(FLA_MIXES), -1))[:, order]
+            made[f"{attention}time_maa_w2"] = slots.permute(1, 2, 0).contiguous()
+        else:
+            renamed = _rename(name, FLA_NAMES)
+            if renamed.endswith(("time_decay_w1", "time_decay_w2")):
+                tensor = tensor.t().contiguous()
+            elif "time_maa" in renamed or renamed.endswith("time_decay"):
+                tensor = tensor.reshape(1, 1, -1)
+            made[renamed] = tensor
+    return made
+
+
+def _in_fives(tensor: Tensor, axis: int) -> bool:
+    return tensor.dim() == 2 and tensor.shape[axis] % len(FLA_MIXES) == 0
+
+
+def sizes_of(weights: Mapping[str, Tensor], where: str) -> dict[str, int]:
+    """The sizes of `Rwkv6Config` that weights in the hub's layout imply.
+
+    Raises:
+        CheckpointError: a weight that a size is read off is missing, or has too few dimensions.
+    """
+    lacking = {name for name, _ in SIZES.values()} - weights.keys()
+    if lacking:
+        raise CheckpointError(f"{where} is no whole RWKV-6: it lacks {some(lacking)}")
+    sizes = {}
+    for key, (name, axis) in SIZES.items():
+        shape = weights[name].shape
+        if len(shape) <= axis:
+            raise CheckpointError(f"{name} in {where} is of shape {tuple(shape)}; it must have {axis + 1} dimensions")
+        sizes[key] = int(shape[axis])
+    blocks = {int(found[1]) for name in weights if (found := re.match(r"rwkv\.blocks\.(\d+)\.", name))}
+    return sizes | {"num_hidden_layers": max(blocks) + 1}

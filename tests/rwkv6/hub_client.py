@@ -1,0 +1,74 @@
+"""A process that loads checkpoints by name on request.
+
+The hub's library reads its address and its cache's place once, at import, so a test that sets them needs a
+fresh process; that one answers many tests, because importing takes seconds. Requests and answers are lines of
+JSON on standard input and output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+from typing import Any
+
+# The hub's library waits between attempts, up to half a minute in all.
+time.sleep = lambda seconds: None
+
+
+def load(request: dict[str, Any]) -> dict[str, Any]:
+    """Load a model, write its weights to `save`, and say what came of it."""
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    import rwkvgate
+    from rwkvgate.rwkv6.checkpoints import loaded_commit
+
+    kind = getattr(rwkvgate if request["kind"].startswith("Rwkv6") else transformers, request["kind"])
+    model = kind.from_pretrained(request["name"], **request["options"])
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, request["save"])
+    again = model.config.to_dict()
+    return {
+        "commit": loaded_commit(model),
+        "class": f"{type(model).__module__}.{type(model).__name__}",
+        "dtypes": sorted({str(tensor.dtype) for tensor in model.parameters()}),
+        "heads": model.config.num_attention_heads,
+        "inner": model.config.intermediate_size,
+        "name": [model.name_or_path, model.config.name_or_path],
+        "training": model.training,
+        "config": {key: again.get(key) for key in ("auto_map", "_commit_hash")},
+        "finite": bool(model(torch.tensor([[1, 2, 3]]))[0].isfinite().all()),
+        "pad": getattr(model.generation_config, "pad_token_id", None) if hasattr(model, "generation_config") else None,
+    }
+
+
+def verify(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the command against results given in the request."""
+    from rwkvgate.rwkv6.verify import Golden, main
+
+    golden = request["golden"] | {"logits": {int(key): value for key, value in request["golden"]["logits"].items()}}
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main(request["arguments"], Golden(**golden))
+    return {"code": code, "said": said.getvalue()}
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    sys.stdout = sys.stderr  # what libraries print is no answer
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"load": load, "verify": verify}[request["do"]](request)
+        except Exception as error:
+            answer = {"error": type(error).__name__, "message": str(error), "os_error": isinstance(error, OSError)}
+        print(json.dumps(answer), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()

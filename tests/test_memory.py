@@ -1,0 +1,55 @@
+"""Predicted training memory against what autograd really keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rwkvgate import memory
+from rwkvgate.gate.patch import select_trainable
+from rwkvgate.memory import check_memory, counting_saved, training_memory
+from rwkvgate.settings import SettingsError
+
+
+@pytest.mark.parametrize("arm", [None, "enhanced"])
+@pytest.mark.parametrize("length", [64, 192])
+def test_activations_are_what_autograd_keeps(tiny_model: Any, tokens: Any, arm: str | None, length: int) -> None:
+    model = tiny_model(arm, torch.float32).train()
+    predicted = training_memory(model, 3, length)
+    ids = tokens(3, length)
+    with counting_saved(model.parameters()) as saved:
+        model(ids, labels=ids)
+    kept = sum(saved.values())
+    one = predicted.activations / (model.config.num_hidden_layers + 1)
+    # Beside the blocks: ids, the final norm, and the loss's own gradients.
+    beside = kept - (predicted.activations - one)
+    assert 0 < beside < 0.15 * kept
+
+
+def test_a_frozen_base_has_no_gradients(tiny_model: Any) -> None:
+    model = tiny_model("enhanced", torch.float32)
+    everything = training_memory(model, 1, 64)
+    assert everything.gradients == everything.weights and everything.optimizer == 2 * everything.weights
+    select_trainable(model, "gate-and-norms")
+    less = training_memory(model, 1, 64)
+    assert less.weights == everything.weights and less.gradients < everything.gradients
+    assert less.total < everything.total and "GiB" in str(less)
+
+
+def test_checkpointing_takes_less(tiny_model: Any) -> None:
+    model = tiny_model("enhanced", torch.float32, num_hidden_layers=6)
+    plain = training_memory(model, 2, 128)
+    model.activation_checkpointing_enable()
+    assert training_memory(model, 2, 128).activations < plain.activations / 2
+
+
+def test_what_will_not_fit_is_refused_before_training(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted = training_memory(tiny_model(), 2, 128)
+    check_memory(predicted, torch.device("cpu"), "")
+    monkeypatch.setattr(memory.torch.cuda, "mem_get_info", lambda device: (predicted.total // 2, 2**34))
+    monkeypatch.setattr(memory.torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(memory.torch.cuda, "get_device_name", lambda device: "a small card")
+    with pytest.raises(SettingsError, match=r"a small card has 0\.\d+ GiB free.*Halve training\.batch_size"):
+        check_memory(predicted, torch.device("cuda"), "Halve training.batch_size")
