@@ -12,10 +12,10 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce test test-fast test-notebooks bench bench-cpu lint format lock stamp reference clean
+.PHONY: help install reproduce test test-fast test-notebooks bench bench-cpu test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
 
 install: $(STAMP)  ## .venv with the pinned versions
 
@@ -46,11 +46,20 @@ test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile sm
 bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/wkv.py
 	@$(BIN)/python benchmarks/loss.py
+	@$(BIN)/python benchmarks/tokenizer.py
 	@$(BIN)/python benchmarks/trainer.py
 	@$(BIN)/python benchmarks/reproduce.py smoke
 
 bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 15 minutes
 	@$(BIN)/python benchmarks/reproduce.py cpu
+
+test-colab: $(STAMP)  ## each notebook alone, as opened from its badge, with Colab's published versions
+	@test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab
+	@.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/colab/requirements.txt
+	@$(BIN)/python tests/colab/chain.py
+
+verify-checkpoint: $(STAMP)  ## the paper's checkpoint against reference logits: downloads 3.2 GB, takes 7 GB of memory
+	@$(BIN)/python -m rwkvgate.rwkv6.verify
 
 lint: $(STAMP)  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

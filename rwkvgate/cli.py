@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from rwkvgate.colab import install_cell
 from rwkvgate.files import write_folder, write_text
 from rwkvgate.gate.config import ARMS
 from rwkvgate.settings import SettingsError, project_root
@@ -25,11 +27,10 @@ LOCK_HEADER = "# Every version the project is tested with, for Python 3.11 to 3.
 # What torch's CUDA builds bring is pinned by torch itself; pip and its kin belong to the environment.
 UNLOCKED = ("nvidia-", "cuda-", "triton", "pip", "setuptools", "wheel", "rwkvgate")
 ADDRESSES = (
-    r"(?<=colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(?=/blob/)",
-    r"(?<=git\+https://github\.com/)[\w.-]+/[\w.-]+?(?=@)",
-    r"(?<=git clone https://github\.com/)[\w.-]+/[\w.-]+",
+    (r"(?<=colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/notebooks/)", "{slug}/blob/{release}"),
+    (r"(?<=git clone https://github\.com/)[\w.-]+/[\w.-]+", "{slug}"),
 )
-"""Where the repository's slug stands in the README and the notebooks."""
+"""Where the repository and its release stand in the README and the notebooks, and how."""
 
 REFERENCE_FILES = (
     "manifest.json",
@@ -44,23 +45,42 @@ COMPARED = ("Difference", "95 % interval", "Relative", "Over seeds", "Reading")
 
 def slug(root: Path) -> str:
     """The repository's owner/name, from `[project.urls]` of pyproject.toml."""
-    address = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
-    return str(address).removeprefix("https://github.com/").rstrip("/")
+    return str(_project(root)["urls"]["Repository"]).removeprefix("https://github.com/").rstrip("/")
+
+
+def release(root: Path) -> str:
+    """The tag that badges open and install cells clone: the version of pyproject.toml."""
+    return f"v{_project(root)['version']}"
+
+
+def _project(root: Path) -> dict[str, Any]:
+    return dict(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"])
 
 
 def stamp(root: Path) -> list[Path]:
-    """Write the slug into every badge, install cell and clone command; the files that changed."""
-    wanted, changed = slug(root), []
+    """Write slug and release into badges and clone commands, and the install cell into the notebooks; what changed."""
+    wanted, tag, changed = slug(root), release(root), []
     for path in [root / "README.md", root / "CITATION.cff", *sorted((root / "notebooks").glob("*.ipynb"))]:
         before = after = path.read_text(encoding="utf-8")
-        for pattern in ADDRESSES:
-            after = re.sub(pattern, wanted, after)
+        for pattern, form in ADDRESSES:
+            after = re.sub(pattern, form.format(slug=wanted, release=tag), after)
         if path.name == "CITATION.cff":
             after = re.sub(r"(?<=repository-code: ).*", f"https://github.com/{wanted}", after)
+        if path.suffix == ".ipynb":
+            after = _with_install_cell(after, install_cell(wanted, tag))
         if after != before:
             write_text(path, after)
             changed.append(path)
     return changed
+
+
+def _with_install_cell(text: str, source: str) -> str:
+    notebook = json.loads(text)
+    cell = next(cell for cell in notebook["cells"] if cell["id"] == "install")
+    if "".join(cell["source"]) == source:
+        return text
+    cell["source"] = source.splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def lock(root: Path) -> int:
@@ -96,8 +116,9 @@ def write_results(root: Path) -> Path:
     if not (opening and closing):
         raise SettingsError(f"{readme} lacks the marks {RESULTS_OPEN} and {RESULTS_CLOSE}")
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    hardware, shown = manifest["hardware"], ["Metric", *ARMS, "paper: base", "paper: enhanced"]
-    quality = pd.read_parquet(run / "results" / "table2.parquet")[shown]
+    hardware, shown = manifest["hardware"], ("Metric", *ARMS, "paper: base", "paper: enhanced")
+    quality = pd.read_parquet(run / "results" / "table2.parquet")
+    quality = quality[[column for column in shown if column in quality]]
     time = pd.read_parquet(run / "results" / "table1.parquet")
     time = time.loc[time["Measure"] == "forward", ["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
     compared = pd.read_parquet(run / "results" / "comparisons.parquet")

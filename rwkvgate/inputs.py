@@ -23,17 +23,21 @@ def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
 
 
 def arms_and_seeds(settings: Settings) -> list[tuple[str, int]]:
-    """Every arm and seed of a full run; an arm that is not trained has one seed."""
-    return [
-        (arm.name, seed) for arm in ARMS.values() for seed in range(settings.evaluation.seeds if arm.trained else 1)
-    ]
+    """Every arm and seed of a full run, in the order of `ARMS`; an arm that is not trained has one seed.
+
+    Raises:
+        SettingsError: one of the settings' arms is unknown.
+    """
+    wanted = {find_arm(name).name for name in settings.evaluation.arms}
+    arms = [arm for arm in ARMS.values() if arm.name in wanted]
+    return [(arm.name, seed) for arm in arms for seed in range(settings.evaluation.seeds if arm.trained else 1)]
 
 
 def corpus_inputs(settings: Settings) -> dict[str, Any]:
     """What texts and tokenizer depend on: natural text is that of the running Python."""
     return {
         "corpus": settings.corpus.model_dump(mode="json"),
-        "vocab_size": settings.model.vocab_size,
+        "vocabulary": settings.model.vocabulary,
         "python": platform.python_version(),
     }
 
@@ -53,5 +57,5 @@ def arm_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
 
 def evaluation_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
     """What an arm's scores depend on."""
-    measured = settings.evaluation.model_dump(mode="json", exclude={"seeds", "resamples"})
+    measured = settings.evaluation.model_dump(mode="json", exclude={"arms", "seeds", "resamples"})
     return arm_inputs(settings, arm, seed) | {"evaluation": measured}

@@ -27,11 +27,20 @@ from rwkvgate.corpora.tokenizer import load_tokenizer, save_tokenizer, train_tok
 from rwkvgate.files import write_json
 from rwkvgate.gate.config import find_arm
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
-from rwkvgate.inputs import arm_inputs, base_inputs, corpus_inputs, gate_of
-from rwkvgate.runs import Run, is_finished, open_folder, read_json, step, write_manifest
+from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, corpus_inputs, gate_of
+from rwkvgate.runs import CHECKPOINT, Run, is_finished, open_folder, read_json, step, write_manifest
+from rwkvgate.rwkv6.checkpoints import loaded_commit
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
-from rwkvgate.settings import Settings, SettingsError, resolve
+from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
+from rwkvgate.settings import (
+    CheckpointSettings,
+    ModelSettings,
+    Settings,
+    SettingsError,
+    require_hardware,
+    resolve,
+)
 from rwkvgate.training import TrainingLog, close_row, document_rows, pack_rows, train
 
 BASE_SEED = 0
@@ -72,12 +81,20 @@ def open_run(**parameters: Any) -> Run:
         parameters: those of `rwkvgate.settings.resolve`.
 
     Raises:
-        SettingsError: any of them is unknown or impossible, or the run folder belongs to something else.
+        SettingsError: any of them is unknown or impossible, the profile needs a GPU that is not there,
+            or the run folder belongs to something else.
     """
     disable_progress_bar()  # its bars would leave widget state in notebooks; `Progress` prints lines
     settings = resolve(**parameters)
+    require_hardware(settings.profile)
     gate_of(find_arm(settings.arm), settings)
+    arms_and_seeds(settings)
     return open_folder(settings)
+
+
+def best_device() -> torch.device:
+    """Where models of a run live: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def ensure_texts(run: Run) -> Texts:
@@ -87,7 +104,7 @@ def ensure_texts(run: Run) -> Texts:
         started = time.monotonic()
         print("corpus: reading natural text and making the fine-tuning documents", flush=True)
         corpus = build_corpus(run.settings.corpus)
-        tokenizer = train_tokenizer(tokenizer_texts(corpus), run.settings.model.vocab_size)
+        tokenizer = _new_tokenizer(run.settings.model, corpus)
         texts = Texts(corpus, tokenizer)
         for document in corpus.test:
             texts.prompt(document, run.settings)  # a document too short for its prompt is said now, not later
@@ -95,16 +112,26 @@ def ensure_texts(run: Run) -> Texts:
             corpus.save(fresh)
             save_tokenizer(tokenizer, fresh / TOKENIZER)
         write_manifest(run)
-    return Texts(Corpus.load(run.corpus), load_tokenizer(run.corpus / TOKENIZER))
+    folder = run.corpus / TOKENIZER
+    world = isinstance(run.settings.model, CheckpointSettings)
+    return Texts(Corpus.load(run.corpus), Rwkv6Tokenizer.from_pretrained(folder) if world else load_tokenizer(folder))
+
+
+def _new_tokenizer(model: ModelSettings | CheckpointSettings, corpus: Corpus) -> PreTrainedTokenizerBase:
+    if isinstance(model, CheckpointSettings):
+        return Rwkv6Tokenizer()
+    return train_tokenizer(tokenizer_texts(corpus), model.vocab_size)
 
 
 def ensure_base(run: Run) -> Rwkv6ForCausalLM:
-    """The base model, pretrained on natural text where that is not done yet."""
+    """The base model: fetched, or pretrained on natural text, where that is not done yet."""
     settings, inputs = run.settings, base_inputs(run.settings)
+    if isinstance(settings.model, CheckpointSettings):
+        return _ensure_checkpoint(run, settings.model)
     if not is_finished(run.base, inputs):
         texts = ensure_texts(run)
         started = time.monotonic()
-        model = new_base(settings, texts.tokenizer)
+        model = new_base(settings.model, texts.tokenizer)
         schedule = settings.model.pretraining
         separator: int = texts.tokenizer.bos_token_id
         rows = pack_rows(texts.encode(texts.corpus.natural_train), schedule, separator, BASE_SEED)
@@ -127,14 +154,32 @@ def ensure_base(run: Run) -> Rwkv6ForCausalLM:
     return load_base(run)
 
 
+def _ensure_checkpoint(run: Run, wanted: CheckpointSettings) -> Rwkv6ForCausalLM:
+    """The checkpoint; its commit is recorded when it is first read, and asked for ever after."""
+    inputs, started = base_inputs(run.settings), time.monotonic()
+    known = read_json(run.base / CHECKPOINT) if is_finished(run.base, inputs) else None
+    revision = (known or {}).get("commit") or wanted.revision or None
+    kind = getattr(torch, wanted.dtype)
+    try:
+        model = Rwkv6ForCausalLM.from_pretrained(wanted.checkpoint, revision=revision, dtype=kind).to(best_device())
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SettingsError(f"model.checkpoint {wanted.checkpoint!r} cannot be loaded: {error}") from None
+    if known is None:
+        with step(run.base, "base", inputs, started) as fresh:
+            write_json(fresh / CHECKPOINT, {"checkpoint": wanted.checkpoint, "commit": loaded_commit(model)})
+            write_json(fresh / LOG, asdict(TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)))
+        write_manifest(run)
+    return model.eval()
+
+
 def _blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> list[list[int]]:
     stream = [token for document in documents for token in (separator, *document)]
     return [stream[i : i + length] for i in range(0, len(stream) - length + 1, length)] or [stream]
 
 
-def new_base(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Rwkv6ForCausalLM:
+def new_base(model: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> Rwkv6ForCausalLM:
     """An untrained base of the settings' size, initialised from the base's seed."""
-    sizes = settings.model.model_dump(exclude={"pretraining", "vocab_size"})
+    sizes = model.model_dump(exclude={"pretraining", "vocab_size"})
     torch.manual_seed(BASE_SEED)
     return Rwkv6ForCausalLM(Rwkv6Config(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **sizes))
 
@@ -146,7 +191,7 @@ def load_base(run: Run) -> Rwkv6ForCausalLM:
         SettingsError: its files are missing or damaged.
     """
     try:
-        model = Rwkv6ForCausalLM.from_pretrained(run.base, local_files_only=True)
+        model = Rwkv6ForCausalLM.from_pretrained(run.base, local_files_only=True).to(best_device())
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"the base in {run.base} cannot be read ({error}). Remove that folder and run {run.command()}"
@@ -155,7 +200,7 @@ def load_base(run: Run) -> Rwkv6ForCausalLM:
 
 
 def training_log(run: Run, arm: str | None = None, seed: int = 0) -> TrainingLog:
-    """The log of the base's pretraining, or of an arm's fine-tuning."""
+    """The log of an arm's fine-tuning, or of the base's pretraining: one without steps for a checkpoint."""
     folder = run.base if arm is None else run.arm(arm, seed)
     log = read_json(folder / LOG)
     if log is None:
@@ -165,9 +210,13 @@ def training_log(run: Run, arm: str | None = None, seed: int = 0) -> TrainingLog
 
 def new_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
     """The base with the arm's untrained gate, drawn from the seed: arms that share a gate share its start."""
-    model = ensure_base(run)
-    gate = gate_of(find_arm(arm), run.settings)
+    model, found = ensure_base(run), find_arm(arm)
+    gate = gate_of(found, run.settings)
     torch.manual_seed(seed)
+    if found.lora:
+        from rwkvgate.gate.lora import add_lora  # PEFT takes seconds to import, and one arm needs it
+
+        return add_lora(model)
     return model if gate is None else patch(model, gate)
 
 

@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,10 +24,14 @@ from rwkvgate.settings import Settings, SettingsError, project_root
 
 RECORD = "step.json"
 MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.json"
 PACKAGES = (
     "rwkvgate", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "sacrebleu",
     "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake",
 )  # fmt: skip
+
+after_step: dict[str, Callable[[Path], object]] = {}
+"""Called with the folder of each step just finished, by who asked: the copy to Drive does."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ def step(folder: Path, name: str, inputs: Mapping[str, Any], started: float) -> 
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_json(fresh / RECORD, record)
+    for call in after_step.values():
+        call(folder)
 
 
 def write_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -149,7 +155,8 @@ def write_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str
         "hardware": hardware(),
         "steps": _steps(run.folder),
     }
-    manifest |= extra or {}
+    checkpoint = read_json(run.base / CHECKPOINT)
+    manifest |= ({"checkpoint": checkpoint} if checkpoint else {}) | dict(extra or {})
     write_json(run.folder / MANIFEST, manifest)
     return manifest
 
@@ -189,8 +196,10 @@ def _git(*arguments: str) -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory in MiB, and the GPU where there is one."""
+    """Processor, cores, memory in MiB, the GPU where there is one, and the form of the WKV operator on it."""
     import torch  # here, so that the run graph can import this module cheaply
+
+    from rwkvgate.rwkv6.kernels import describe_backend
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 if hasattr(os, "sysconf") else None
     return {
@@ -199,6 +208,7 @@ def hardware() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_mib": memory,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "wkv": describe_backend(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
     }
 
 

@@ -20,7 +20,6 @@ from rwkvgate.evaluation.overlap import bleu_signature, document_overlap, rouge_
 from rwkvgate.evaluation.report import Sample, write_report
 from rwkvgate.evaluation.tables import comparison_table, table1, table2
 from rwkvgate.files import write_file, write_json
-from rwkvgate.gate.config import ARMS
 from rwkvgate.inputs import arms_and_seeds, evaluation_inputs
 from rwkvgate.pipeline import Texts, ensure_arm, ensure_base, ensure_texts
 from rwkvgate.progress import Progress
@@ -158,13 +157,18 @@ def missing_evaluations(run: Run) -> list[tuple[str, int]]:
     ]
 
 
+def arms_of_run(run: Run) -> list[str]:
+    """The arms of the full run, in the order of tables and figures."""
+    return list(dict.fromkeys(arm for arm, _ in arms_and_seeds(run.settings)))
+
+
 def gather(run: Run) -> Results:
     """Tables over every arm and seed of the full run; what is not measured yet is measured first."""
     wanted = arms_and_seeds(run.settings)
     found = {(arm, seed): ensure_evaluation(run, arm, seed) for arm, seed in wanted}
     documents = pd.concat([e.documents for e in found.values()], ignore_index=True)
     latency = pd.concat([e.latency for e in found.values()], ignore_index=True)
-    resamples, arms = run.settings.evaluation.resamples, list(ARMS)
+    resamples, arms = run.settings.evaluation.resamples, arms_of_run(run)
     compared = comparisons(documents, arms=arms, metrics=HEADLINES, resamples=resamples)
     ablated = ablations(documents, metrics=HEADLINES, resamples=resamples)
     first = [found[arm, 0].samples for arm in arms]
@@ -201,7 +205,7 @@ def publish(run: Run, results: Results) -> dict[str, Path]:
         written[name] = run.results / f"{name}.parquet"
         with write_file(written[name]) as fresh:
             frame.to_parquet(fresh, index=False)
-    arms, resamples = list(ARMS), run.settings.evaluation.resamples
+    arms, resamples = arms_of_run(run), run.settings.evaluation.resamples
     drawn = {
         "figure2": figure2(results.latency, arms=arms),
         "figure3": figure3(results.documents, arms=arms, resamples=resamples),
@@ -220,7 +224,7 @@ def _write_report(run: Run, results: Results, written: dict[str, Path], manifest
     settings = run.settings
     protocol = (
         f"{settings.evaluation.documents} test documents; perplexity over every token of a document, one pass with "
-        f"carried state, after the end-of-text token as prefix, byte-level BPE of {settings.model.vocab_size} entries; "
+        f"carried state, after the end-of-text token as prefix, {settings.model.vocabulary}; "
         f"greedy continuations of at most {settings.evaluation.new_tokens} tokens; BLEU {bleu_signature()}; "
         f"ROUGE {rouge_flags()}; 95 % intervals from {settings.evaluation.resamples} bootstrap resamples of documents."
     )

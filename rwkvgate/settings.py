@@ -11,12 +11,13 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 PROFILES = ("smoke", "cpu", "t4", "gpu")
+GPU_PROFILES = ("t4", "gpu")
 SECTIONS = ("model", "corpus", "gate", "training", "evaluation")
 PROFILE_VARIABLE = "RWKVGATE_PROFILE"
 
@@ -43,6 +44,7 @@ class Schedule(Frozen):
     learning_rate: Rate = Field(description="peak learning rate of AdamW")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(description="steps of linear warm-up")
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="on weight matrices only")
+    gradient_checkpointing: bool = Field(description="keep a block's input only, and compute it twice")
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Schedule:
@@ -62,6 +64,11 @@ class ModelSettings(Frozen):
     time_decay_rank: Positive = Field(description="rank of the data-dependent decay LoRA")
     pretraining: Schedule
 
+    @property
+    def vocabulary(self) -> str:
+        """The tokenizer's vocabulary in words."""
+        return f"byte-level BPE of {self.vocab_size} entries"
+
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelSettings:
         if self.hidden_size % self.head_size:
@@ -69,11 +76,48 @@ class ModelSettings(Frozen):
         return self
 
 
+class CheckpointSettings(Frozen):
+    """The base as a checkpoint with the World vocabulary. Sizes under it in a profile are passed over."""
+
+    checkpoint: str = Field(min_length=1, description="hub name or folder of an RWKV-6 checkpoint")
+    revision: str = Field(default="", description="commit or tag on the hub; empty takes the newest")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float32", description="type of its weights")
+
+    @property
+    def vocabulary(self) -> str:
+        """The tokenizer's vocabulary in words."""
+        return "RWKV's World vocabulary"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_sizes(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {key: value for key, value in data.items() if key not in ModelSettings.model_fields}
+
+
+def _model_kind(data: Any) -> str:
+    given = isinstance(data, CheckpointSettings) or (isinstance(data, Mapping) and "checkpoint" in data)
+    return "checkpoint" if given else "sizes"
+
+
+class HubSet(Frozen):
+    """Documents of a data set on the hub, added to the run's own."""
+
+    name: str = Field(min_length=1, description="owner/name on the hub, or a local folder that `datasets` reads")
+    config: str = Field(default="", description="configuration of the data set, where it has several")
+    revision: str = Field(default="", description="commit; empty takes the newest")
+    split: str = Field(default="train", description="split of the data set to read from")
+    column: str = Field(default="text", description="column that holds the text")
+    documents: Annotated[int, Field(ge=10)] = Field(description="documents to take, over all three splits")
+
+
 class CorpusSettings(Frozen):
     """The texts: what the base is pretrained on, and what the arms are tuned and tested on."""
 
     source: str = Field(description="'stories', or the path of a local .txt or .jsonl file")
     documents: Positive = Field(description="stories to generate, over all three splits")
+    hub: tuple[HubSet, ...] = Field(description="data sets of the hub, split and tested beside the source's")
     natural_characters: Annotated[int, Field(ge=10_000)] = Field(description="natural text to read at most")
     seed: Annotated[int, Field(ge=0)] = Field(description="seed of the stories and of the splits")
     prompt_tokens: tuple[Positive, Positive] = Field(description="fewest and most tokens of a prompt")
@@ -102,11 +146,20 @@ class EvaluationSettings(Frozen):
     documents: Positive = Field(description="test documents scored")
     new_tokens: Positive = Field(description="tokens generated at most for BLEU and ROUGE")
     batch_size: Positive = Field(description="documents in one batch")
+    arms: tuple[str, ...] = Field(description="arms of the whole run; the base is one of them")
     seeds: Positive = Field(description="training seeds of each tuned arm in the whole run")
     resamples: Annotated[int, Field(ge=100)] = Field(description="bootstrap resamples")
     latency_tokens: Positive = Field(description="tokens of the timed forward pass")
     latency_repeats: Annotated[int, Field(ge=3)] = Field(description="timed repeats of base and arm in turn")
     timed_tokens: Positive = Field(description="tokens of the timed generation (the paper's 50)")
+
+    @model_validator(mode="after")
+    def _compares_with_the_base(self) -> EvaluationSettings:
+        if "base" not in self.arms:
+            raise ValueError(f"arms are {list(self.arms)}; 'base' must be one, for every ratio is to it")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms are {list(self.arms)}; each may stand there once")
+        return self
 
 
 class Settings(Frozen):
@@ -116,7 +169,10 @@ class Settings(Frozen):
     run_dir: str
     arm: str
     seed: Annotated[int, Field(ge=0)]
-    model: ModelSettings
+    model: Annotated[
+        Annotated[ModelSettings, Tag("sizes")] | Annotated[CheckpointSettings, Tag("checkpoint")],
+        Discriminator(_model_kind),
+    ]
     corpus: CorpusSettings
     gate: dict[str, Any] = Field(description="fields of GateConfig laid over the arm's preset")
     training: TrainingSettings
@@ -181,6 +237,19 @@ def _profile_of_hardware() -> str:
         return "cpu"
     # Turing, the T4's generation, has compute capability 7.5; bf16 and Triton start at 8.0.
     return "gpu" if torch.cuda.get_device_capability() >= (8, 0) else "t4"
+
+
+def require_hardware(profile: str) -> None:
+    """Refuse a profile for a GPU where there is none, before hours of work are begun on a processor.
+
+    Raises:
+        SettingsError: names the profile that fits.
+    """
+    if profile in GPU_PROFILES and _profile_of_hardware() == "cpu":
+        raise SettingsError(
+            f"profile {profile!r} needs a GPU, and torch finds no CUDA device; profile 'cpu' fits this machine. "
+            "On Colab a GPU comes with Runtime > Change runtime type > T4 GPU"
+        )
 
 
 def load_profile(profile: str) -> dict[str, Any]:
@@ -278,6 +347,8 @@ def _tuples(data: Any) -> Any:
 
 def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
     path = [str(part) for part in problem["loc"]]
+    if path[:2] in (["model", "sizes"], ["model", "checkpoint"]) and len(path) > 1:
+        del path[1]  # which of the two kinds of model it is, no key
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
         return _unknown("key", key, sorted(_keys(model)), where)
@@ -293,8 +364,10 @@ def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+        parts = get_args(field.annotation)
+        for kind in (field.annotation, *parts, *(get_args(part)[0] for part in parts if get_args(part))):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _keys(kind, f"{prefix}{name}.")
 
 
 def _unknown(kind: str, found: object, allowed: tuple[str, ...] | list[str], where: str = "") -> str:

@@ -25,11 +25,15 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from rwkvgate.memory import GIB, check_memory, peak_bytes, training_memory
 from rwkvgate.progress import Progress
 from rwkvgate.rwkv6.loss import IGNORED
 from rwkvgate.settings import Schedule, SettingsError
 
 Rows = Sequence[Sequence[int]]
+
+MOST_SKIPPED = 25
+"""Steps in a row that float16 gradients may overflow; by then their scale is down by a factor of 2^25."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,16 @@ class TrainingLog:
     """What a run leaves: one record a logged step, and totals.
 
     `history` holds dictionaries with `step` and `loss` (training, mean since the last record) or
-    `validation_loss`, all in nats a token.
+    `validation_loss`, all in nats a token. `predicted_bytes` is the memory that the step was expected to
+    take, `peak_bytes` what it took on a CUDA device.
     """
 
     history: list[dict[str, float]]
     steps: int
     tokens: int
     seconds: float
+    predicted_bytes: int = 0
+    peak_bytes: int | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -157,6 +164,26 @@ class _Report(TrainerCallback):
         self.note = f"loss {float(loss):.3f}"
 
 
+class _ScaleWatch(TrainerCallback):
+    """Stops a float16 run whose gradients overflow step after step, and logs their scale."""
+
+    def __init__(self) -> None:
+        self.accelerator: Any = None
+        self.skipped = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is None:
+            return
+        self.skipped = self.skipped + 1 if self.accelerator.optimizer_step_was_skipped else 0
+        if self.skipped >= MOST_SKIPPED:
+            raise FloatingPointError(
+                f"gradients overflowed float16 in {self.skipped} steps in a row, the last of them step "
+                f"{state.global_step}, down to a scale of {scaler.get_scale():g}: nothing is learned any more. "
+                "Lower the learning rate, or train in float32"
+            )
+
+
 def train(
     model: PreTrainedModel,
     rows: list[list[int]],
@@ -177,9 +204,22 @@ def train(
         label: what the progress lines call the run.
 
     Raises:
-        FloatingPointError: the loss became infinite or no number.
-        SettingsError: nothing is trainable.
+        FloatingPointError: the loss became infinite or no number, or float16 gradients do nothing but overflow.
+        SettingsError: nothing is trainable, the memory is too small, or float16 is asked for without a GPU.
     """
+    device = next(model.parameters()).device if not torch.cuda.is_available() else torch.device("cuda")
+    half = any(p.dtype == torch.float16 for p in model.parameters())
+    if half and device.type != "cuda":
+        raise SettingsError("training in float16 needs a CUDA device; model.dtype float32 runs on this machine")
+    if schedule.gradient_checkpointing:
+        # transformers renames it between 5.15 and 5.23.
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    predicted = training_memory(model, schedule.batch_size, max(map(len, rows)))
+    check_memory(predicted, device, "Set training.gradient_checkpointing, or halve training.batch_size or length.")
+    if device.type == "cuda":
+        print(f"{label}: about {predicted}", flush=True)
+        torch.cuda.reset_peak_memory_stats(device)
+    watch = _ScaleWatch()
     with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
@@ -196,6 +236,7 @@ def train(
             report_to="none",
             disable_tqdm=True,
             seed=seed,
+            fp16=half,
             max_grad_norm=1.0,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
@@ -206,18 +247,24 @@ def train(
             train_dataset=[{"input_ids": row} for row in rows],
             eval_dataset=[{"input_ids": row} for row in validation] if validation else None,
             optimizers=build_optimizer(model, schedule),
-            callbacks=[_Report(label)],
+            callbacks=[_Report(label), watch],
         )
+        watch.accelerator = trainer.accelerator
         quiet = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback")
         trainer.remove_callback(quiet)
         outcome = trainer.train()
         history = list(trainer.state.log_history)
     model.eval()
+    peak = peak_bytes(device)
+    if peak is not None:
+        print(f"{label}: took {peak / GIB:.2f} GiB, predicted {predicted.total / GIB:.2f}", flush=True)
     return TrainingLog(
         history=[record for entry in history if (record := _record(entry))],
         steps=schedule.steps,
         tokens=sum(map(len, rows)),
         seconds=float(outcome.metrics["train_runtime"]),
+        predicted_bytes=predicted.total,
+        peak_bytes=peak,
     )
 
 

@@ -13,12 +13,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rwkvgate import __version__
-from rwkvgate.cli import slug
+from rwkvgate.cli import release, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ROOMS = ["settings", "files", "progress", "rwkv6", "gate", "corpora", "training", "evaluation", "explore"]
-ABOVE = [*ROOMS, "inputs", "runs", "pipeline", "scoring", "cli"]
+ROOMS = ["settings", "files", "progress", "rwkv6", "gate", "memory", "corpora", "training", "evaluation", "explore"]
+ABOVE = [*ROOMS, "inputs", "runs", "pipeline", "scoring", "drive", "colab", "cli"]
 
 
 def pins() -> dict[str, str]:
@@ -77,7 +77,7 @@ def test_the_readme_names_commands_and_notebooks_that_exist() -> None:
     named = set(re.findall(r"\bmake ([a-z-]+)", readme))
     assert {"reproduce", "test"} <= named <= targets
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        assert f"colab.research.google.com/github/{slug(ROOT)}/blob/main/notebooks/{path.name}" in readme
+        assert f"colab.research.google.com/github/{slug(ROOT)}/blob/{release(ROOT)}/notebooks/{path.name}" in readme
     for figure in re.findall(r"\]\((outputs/[^)]+)\)", readme):
         assert (ROOT / figure).is_file()
 

@@ -11,7 +11,16 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from rwkvgate.settings import PROFILE_VARIABLE, PROFILES, SettingsError, merge, resolve, resolve_profile
+from rwkvgate.settings import (
+    PROFILE_VARIABLE,
+    PROFILES,
+    CheckpointSettings,
+    ModelSettings,
+    SettingsError,
+    merge,
+    resolve,
+    resolve_profile,
+)
 
 SCHEDULE = {
     "steps": 20,
@@ -20,6 +29,7 @@ SCHEDULE = {
     "learning_rate": 1e-3,
     "warmup_steps": 2,
     "weight_decay": 0.0,
+    "gradient_checkpointing": False,
 }
 PROFILE: dict[str, Any] = {
     "profile": "cpu",
@@ -38,6 +48,7 @@ PROFILE: dict[str, Any] = {
     "corpus": {
         "source": "stories",
         "documents": 100,
+        "hub": [],
         "natural_characters": 20_000,
         "seed": 0,
         "prompt_tokens": [5, 10],
@@ -49,6 +60,7 @@ PROFILE: dict[str, Any] = {
         "documents": 10,
         "new_tokens": 8,
         "batch_size": 4,
+        "arms": ["base", "enhanced"],
         "seeds": 1,
         "resamples": 100,
         "latency_tokens": 10,
@@ -301,3 +313,35 @@ def test_settings_are_frozen(write: Write) -> None:
         settings.seed = 1
     with pytest.raises(ValidationError):
         settings.training.steps = 1
+
+
+# --- a checkpoint in the place of sizes ------------------------------------------------------------
+
+
+def test_a_checkpoint_passes_over_the_profiles_sizes(write: Write) -> None:
+    write()
+    model = resolve("cpu", model={"checkpoint": "some/checkpoint", "dtype": "float16"}).model
+    assert isinstance(model, CheckpointSettings)
+    assert model.model_dump() == {"checkpoint": "some/checkpoint", "revision": "", "dtype": "float16"}
+    assert isinstance(resolve("cpu").model, ModelSettings)
+
+
+def test_a_checkpoints_keys_are_checked(write: Write) -> None:
+    write()
+    refused(
+        "model.dtype is 'float8'", "'float32', 'float16' or 'bfloat16'", model={"checkpoint": "x", "dtype": "float8"}
+    )
+    refused(
+        "unknown key 'model.revison'", "did you mean 'model.revision'", model={"checkpoint": "x", "revison": "main"}
+    )
+    refused("model.checkpoint is ''", "at least 1 character", model={"checkpoint": ""})
+    refused("unknown key 'model.hiden_size'", "did you mean 'model.hidden_size'", model={"hiden_size": 3})
+
+
+# --- the arms of a run -----------------------------------------------------------------------------
+
+
+def test_the_arms_hold_the_base_once(write: Write) -> None:
+    write()
+    refused("evaluation", "'base' must be one", evaluation={"arms": ["enhanced"]})
+    refused("evaluation", "each may stand there once", evaluation={"arms": ["base", "base"]})

@@ -14,7 +14,8 @@ from rwkvgate.training import IGNORED, build_optimizer, collate, document_rows, 
 def schedule(**changes: Any) -> Schedule:
     """A short schedule."""
     plain = {
-        "steps": 4, "batch_size": 2, "length": 8, "learning_rate": 1e-2, "warmup_steps": 1, "weight_decay": 0.1
+        "steps": 4, "batch_size": 2, "length": 8, "learning_rate": 1e-2, "warmup_steps": 1, "weight_decay": 0.1,
+        "gradient_checkpointing": False,
     }  # fmt: skip
     return Schedule(**(plain | changes))
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rwkvgate.corpora.documents import Document, digest, read_documents, write_documents
+from rwkvgate.corpora.hub import hub_documents
 from rwkvgate.corpora.local import local_documents
 from rwkvgate.corpora.natural import natural_documents, without_paragraphs
 from rwkvgate.corpora.splits import drop_near_duplicates, split_documents, split_sizes
@@ -80,6 +81,8 @@ def build_corpus(settings: CorpusSettings) -> Corpus:
         SettingsError: fewer than ten documents, or a local file that cannot be used.
     """
     parts = _stories(settings) if settings.source == "stories" else _local(settings)
+    if settings.hub:
+        parts = _with_hub(parts, settings)
     natural = natural_documents(settings.natural_characters, settings.seed)
     train, validation = split_natural(natural)
     return Corpus(**parts, natural_train=train, natural_validation=validation)
@@ -97,6 +100,24 @@ def _stories(settings: CorpusSettings) -> dict[str, list[Document]]:
 def _local(settings: CorpusSettings) -> dict[str, list[Document]]:
     documents = local_documents(settings.source)
     return drop_near_duplicates(split_documents(documents, settings.splits, settings.seed))
+
+
+def _with_hub(parts: dict[str, list[Document]], settings: CorpusSettings) -> dict[str, list[Document]]:
+    for wanted in settings.hub:
+        more = split_documents(hub_documents(wanted), settings.splits, settings.seed)
+        parts = {name: [*documents, *more[name]] for name, documents in parts.items()}
+    parts = drop_near_duplicates(parts)
+    # A run tests its first documents, and watches its first validation documents: every domain should be among them.
+    return {name: _in_turn(documents) for name, documents in parts.items()}
+
+
+def _in_turn(documents: Sequence[Document]) -> list[Document]:
+    """The documents with their domains evenly spread, each domain in its order."""
+    domains: dict[str, list[Document]] = {}
+    for document in documents:
+        domains.setdefault(document.domain, []).append(document)
+    placed = [(i / len(kind), document) for kind in domains.values() for i, document in enumerate(kind)]
+    return [document for _, document in sorted(placed, key=lambda pair: pair[0])]
 
 
 def split_natural(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:

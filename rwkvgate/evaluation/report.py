@@ -24,7 +24,7 @@ STYLE = """
   :root { --ink: #e6e6e6; --paper: #16181a; --line: #3a3d40; --soft: #212427; --dim: #a3a8ad; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 84rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2rem 0 .3rem; }
 p, figcaption { max-width: 42rem; } .caption, figcaption { color: var(--dim); font-size: .9rem; }

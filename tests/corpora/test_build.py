@@ -16,6 +16,7 @@ def corpus_settings(source: str = "stories", documents: int = 3000) -> CorpusSet
     return CorpusSettings(
         source=source,
         documents=documents,
+        hub=(),
         natural_characters=300_000,
         seed=0,
         prompt_tokens=(50, 100),
