@@ -10,7 +10,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
-from rwkvgate.rwkv6 import modeling
+from rwkvgate.rwkv6 import mixing
 from rwkvgate.rwkv6.wkv import wkv6_chunked, wkv6_recurrent
 from rwkvgate.settings import resolve
 
@@ -39,13 +39,13 @@ def network(form: Form) -> tuple[float, float]:
     torch.manual_seed(0)
     model = Rwkv6ForCausalLM(Rwkv6Config(**sizes))
     ids = torch.randint(1, model.config.vocab_size, (1, 1024))
-    kept, modeling.wkv6 = modeling.wkv6, form  # type: ignore[assignment]
+    kept, mixing.wkv6 = mixing.wkv6, form  # type: ignore[assignment]
     try:
         step = median(lambda: model(ids, labels=ids).loss.backward())
         with torch.inference_mode():
             forward = median(lambda: model(ids, use_cache=False))
     finally:
-        modeling.wkv6 = kept
+        mixing.wkv6 = kept
     return step, forward
 
 

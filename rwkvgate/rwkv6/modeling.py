@@ -15,7 +15,6 @@ from os import PathLike
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -26,108 +25,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from rwkvgate.rwkv6.checkpoints import load_checkpoint
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
-from rwkvgate.rwkv6.layouts import MIXES
 from rwkvgate.rwkv6.loss import next_token_loss
+from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward, widened
 from rwkvgate.rwkv6.prefill import WINDOW, read_ahead
 from rwkvgate.rwkv6.state import LayerState, Rwkv6State
 from rwkvgate.rwkv6.token_shift import TokenShift, real_tokens
-from rwkvgate.rwkv6.wkv import wkv6
-
-
-def widened(x: Tensor) -> Tensor:
-    """x in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-class LayerNorm(nn.LayerNorm):
-    """LayerNorm in float32 at least, whatever the types of input and weights, and so is what it returns."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., channel) normalised."""
-        x = widened(x)
-        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
-
-
-class Rwkv6Attention(nn.Module):
-    """Time mixing: data-dependent token shift, the WKV operator, per-head normalisation, output gate."""
-
-    def __init__(self, config: Rwkv6Config, layer: int) -> None:
-        super().__init__()
-        hidden, width = config.hidden_size, config.attention_hidden_size
-        self.layer, self.head_size = layer, config.head_size
-        assert config.time_mix_rank is not None  # the config fills it in
-        for name in ("x", *MIXES):
-            setattr(self, f"time_maa_{name}", nn.Parameter(torch.empty(1, 1, hidden)))
-        self.time_maa_w1 = nn.Parameter(torch.empty(hidden, len(MIXES) * config.time_mix_rank))
-        self.time_maa_w2 = nn.Parameter(torch.empty(len(MIXES), config.time_mix_rank, hidden))
-        self.time_decay = nn.Parameter(torch.empty(1, 1, width))
-        self.time_decay_w1 = nn.Parameter(torch.empty(hidden, config.time_decay_rank))
-        self.time_decay_w2 = nn.Parameter(torch.empty(config.time_decay_rank, width))
-        self.time_faaaa = nn.Parameter(torch.empty(config.num_attention_heads, config.head_size))
-        self.receptance = nn.Linear(hidden, width, bias=False)
-        self.key = nn.Linear(hidden, width, bias=False)
-        self.value = nn.Linear(hidden, width, bias=False)
-        self.gate = nn.Linear(hidden, width, bias=False)
-        self.output = nn.Linear(width, hidden, bias=False)
-        self.ln_x = nn.GroupNorm(config.num_attention_heads, width, eps=config.group_norm_epsilon)
-
-    def forward(self, x: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (batch, time, channel) to the mixer's output, its input at the last token, the WKV state."""
-        previous, carried = shift(x, state.attention_shift if state else None)
-        x_w, x_k, x_v, x_r, x_g = self._mixes(x, previous - x)
-        heads = (*x.shape[:2], -1, self.head_size)
-        r = self.receptance(x_r).view(heads)
-        # At padding a zero key writes nothing and a zero log decay forgets nothing.
-        k = shift.silence(self.key(x_k)).view(heads)
-        v = self.value(x_v).view(heads)
-        decay = widened(self.time_decay) + widened(torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2)
-        w = shift.silence(-torch.exp(decay)).view(heads)
-        out, wkv = wkv6(r, k, v, w, self.time_faaaa, state.wkv if state else None)
-        out = self._normalise(out).to(x.dtype)
-        return self.output(out * F.silu(self.gate(x_g))), carried, wkv
-
-    def _mixes(self, x: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
-        """The five inputs: x moved towards the previous token by a learned and a data-dependent share."""
-        z = torch.tanh(torch.addcmul(x, delta, self.time_maa_x) @ self.time_maa_w1)
-        z = z.unflatten(-1, (len(MIXES), -1)).flatten(0, 1).transpose(0, 1)
-        learned = torch.cat([getattr(self, f"time_maa_{name}") for name in MIXES])
-        share = torch.baddbmm(learned, z, self.time_maa_w2).unflatten(1, x.shape[:2])
-        # Without gradients the result takes the shares' place: fresh memory would cost more than the arithmetic.
-        replaced = not torch.is_grad_enabled() and share.dtype == x.dtype
-        return torch.addcmul(x, delta, share, out=share if replaced else None).unbind(0)
-
-    def _normalise(self, out: Tensor) -> Tensor:
-        """The group norm `ln_x`, each head (batch, time, head, channel) apart, to (batch, time, channel)."""
-        # As a LayerNorm without weights, whose kernel is several times faster on a CPU than GroupNorm's.
-        normal = F.layer_norm(out, out.shape[-1:], eps=self.ln_x.eps).flatten(2)
-        return torch.addcmul(self.ln_x.bias.to(out.dtype), normal, self.ln_x.weight.to(out.dtype))
-
-
-class Rwkv6FeedForward(nn.Module):
-    """Channel mixing: token shift, squared ReLU, receptance."""
-
-    def __init__(self, config: Rwkv6Config, layer: int) -> None:
-        super().__init__()
-        hidden, inner = config.hidden_size, config.intermediate_size
-        self.layer = layer
-        self.time_maa_k = nn.Parameter(torch.empty(1, 1, hidden))
-        self.time_maa_r = nn.Parameter(torch.empty(1, 1, hidden))
-        self.key = nn.Linear(hidden, inner, bias=False)
-        self.receptance = nn.Linear(hidden, hidden, bias=False)
-        self.value = nn.Linear(inner, hidden, bias=False)
-
-    def forward(self, x: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, Tensor]:
-        """x (batch, time, channel) to the mixer's output and its input at the last token."""
-        previous, carried = shift(x, state.feed_forward_shift if state else None)
-        delta = previous - x
-        key = F.relu(self.key(torch.addcmul(x, delta, self.time_maa_k)))
-        receptance = torch.sigmoid(self.receptance(torch.addcmul(x, delta, self.time_maa_r)))
-        if key.dtype != torch.float16:
-            return receptance * self.value(key.square() if torch.is_grad_enabled() else key.square_()), carried
-        # float16 ends at 65,504, the square of 256: squared are each token's shares of its largest key.
-        largest = key.detach().amax(-1, keepdim=True).clamp(min=1)
-        value = self.value((key / largest).square())
-        return widened(receptance) * widened(value) * widened(largest).square(), carried
 
 
 class Rwkv6Block(GradientCheckpointingLayer):

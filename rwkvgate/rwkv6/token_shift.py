@@ -12,6 +12,20 @@ import torch
 from torch import Tensor
 
 
+def real_tokens(mask: Tensor | None, batch: int, time: int) -> Tensor | None:
+    """The last `time` columns of an attention mask as booleans, or None where every token is real.
+
+    Raises:
+        ValueError: the mask is not (batch, time) or longer in time.
+    """
+    if mask is None:
+        return None
+    if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < time:
+        raise ValueError(f"attention_mask is {tuple(mask.shape)}; it must be {(batch, time)}, or longer in time")
+    columns = mask[:, -time:].bool()
+    return None if bool(columns.all()) else columns
+
+
 class TokenShift:
     """Positions of the previous real tokens under one attention mask.
 
@@ -41,10 +55,11 @@ class TokenShift:
             x at the previous real token, (batch, time, channel), and x at the last real token,
             (batch, channel), to be carried on. A row without a real token carries on what came in.
         """
-        first = torch.zeros_like(x[:, 0]) if carried is None else carried.to(x.dtype)
-        extended = torch.cat((first.unsqueeze(1), x), dim=1)
+        first = torch.zeros_like(x[:, :1]) if carried is None else carried.to(x.dtype).unsqueeze(1)
         if self.mask is None:
-            return extended[:, :-1], x[:, -1]
+            last = x[:, -1]
+            return (first if x.shape[1] == 1 else torch.cat((first, x[:, :-1]), dim=1)), last
+        extended = torch.cat((first, x), dim=1)
         channels = x.shape[-1]
         previous = extended.gather(1, self._previous.expand(-1, -1, channels))
         return previous, extended.gather(1, self._last.expand(-1, -1, channels)).squeeze(1)

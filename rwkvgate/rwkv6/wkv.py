@@ -7,7 +7,7 @@ For each head, with the state S of shape (key channel, value channel), Peng et a
     S_t   = diag(exp(w_t)) S_{t-1} + k_t^T v_t       w is the log decay, <= 0
 
 `wkv6_recurrent` is that definition, one token at a time: the oracle. `wkv6_chunked` computes the same
-numbers with matrix products. `wkv6` picks between them.
+numbers with matrix products. `wkv6` picks between them, and an optional kernel: see `rwkvgate.rwkv6.kernels`.
 
 Shapes: r, k, v and w are (batch, time, head, channel), u is (head, channel), the state is
 (batch, head, key channel, value channel). float64 is computed in float64; every other type is
@@ -39,7 +39,7 @@ level; between chunks the state is carried, which costs a step. On a CPU the for
 
 
 def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The WKV operator by whichever form is faster for this length: one token, or many.
+    """The WKV operator by whichever form is fastest for this length and device, or the one that is forced.
 
     Args:
         r, k, v: receptance, key and value, (batch, time, head, channel).
@@ -51,24 +51,30 @@ def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | 
         The output, shaped like v, and the state after the last token.
 
     Raises:
-        ValueError: the shapes do not agree.
+        ValueError: the shapes do not agree, or the environment forces an unknown form.
+        RuntimeError: a form is forced that cannot run here.
     """
-    return (wkv6_recurrent if r.shape[1] <= 1 else wkv6_chunked)(r, k, v, w, u, state)
+    from rwkvgate.rwkv6.kernels import choose  # it imports this module
+
+    return choose(r)(r, k, v, w, u, state)
 
 
 def wkv6_recurrent(
     r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The definition, one token at a time, with gradients through the state. See `wkv6`."""
-    r, k, v, w, u, state = _prepare(r, k, v, w, u, state)
+    r, k, v, w, u, state = prepare(r, k, v, w, u, state)
     outputs = []
     with without_autocast(r.device):
         for t in range(r.shape[1]):
-            kv = k[:, t].unsqueeze(-1) * v[:, t].unsqueeze(-2)
-            seen = state + u.unsqueeze(-1) * kv
-            outputs.append((r[:, t].unsqueeze(-2) @ seen).squeeze(-2))
-            state = w[:, t].exp().unsqueeze(-1) * state + kv
-    return (torch.stack(outputs, dim=1) if outputs else torch.zeros_like(v)), state
+            r_t, k_t, v_t = r[:, t], k[:, t], v[:, t]
+            bonus = (r_t * u * k_t).sum(-1, keepdim=True) * v_t  # r_t diag(u) k_t^T is one number a head
+            outputs.append(bonus + (r_t.unsqueeze(-2) @ state).squeeze(-2))
+            decayed = w[:, t].exp().unsqueeze(-1) * state
+            state = decayed.addcmul_(k_t.unsqueeze(-1), v_t.unsqueeze(-2))
+    if not outputs:
+        return torch.zeros_like(v), state
+    return (outputs[0].unsqueeze(1) if len(outputs) == 1 else torch.stack(outputs, dim=1)), state
 
 
 def wkv6_chunked(
@@ -92,19 +98,22 @@ def wkv6_chunked(
         chunk = CPU_CHUNK if r.device.type == "cpu" else GPU_CHUNK
     if chunk < 1 or chunk & (chunk - 1):
         raise ValueError(f"chunk is {chunk}; it must be a power of two")
-    r, k, v, w, u, state = _prepare(r, k, v, w, u, state)
+    r, k, v, w, u, state = prepare(r, k, v, w, u, state)
     time = r.shape[1]
     if time == 0:
         return torch.zeros_like(v), state
     chunk = min(chunk, 1 << (time - 1).bit_length())
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (r, k, v, w, u, state))
     with without_autocast(r.device):
-        out, state = _Chunked.apply(*(_split(x, chunk) for x in (r, k, v, w)), u, state)
+        parts = (*(_split(x, chunk) for x in (r, k, v, w)), u, state)
+        out, state = _Chunked.apply(*parts) if learns else _merge(*parts)
     return out.flatten(2, 3)[:, :, :time].transpose(1, 2), state
 
 
-def _prepare(
+def prepare(
     r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The arguments of `wkv6` with their shapes checked, in the type they are computed in, the state never None."""
     if r.dim() != 4 or not r.shape == k.shape == v.shape == w.shape:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in zip("rkvw", (r, k, v, w), strict=True))
         raise ValueError(f"r, k, v and w must share one shape (batch, time, head, channel); found {shapes}")
@@ -122,8 +131,9 @@ def _prepare(
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Autocast would take the matrix products of these float32 tensors in half precision."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+    kind = device.type
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if enabled else nullcontext()
 
 
 def _split(x: Tensor, chunk: int) -> Tensor:
@@ -132,7 +142,9 @@ def _split(x: Tensor, chunk: int) -> Tensor:
     The last chunk is filled up with zeros: a token with k = 0 and w = 0 neither adds to the state nor
     decays it.
     """
-    x = pad(x, (0, 0, 0, 0, 0, -x.shape[1] % chunk))
+    missing = -x.shape[1] % chunk
+    if missing:
+        x = pad(x, (0, 0, 0, 0, 0, missing))
     return x.unflatten(1, (-1, chunk)).permute(0, 3, 1, 2, 4).contiguous()
 
 
@@ -149,8 +161,53 @@ def _scores(full: Tensor, block: int) -> Tensor:
     return grid.diagonal(dim1=-4, dim2=-2)[..., block:, :block, :]
 
 
+def _merge(
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, kept: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The chunked form over (batch, head, chunks, tokens, channel): the output and the state after the last chunk.
+
+    `kept`, where it is a list, receives what the backward needs of the way there.
+    """
+    decay = w.exp()
+    scores = r.new_zeros(*r.shape[:-1], r.shape[-2])
+    scores.diagonal(dim1=-2, dim2=-1).copy_(((r * k) @ u[:, None, :, None]).squeeze(-1))
+    # The decay from a block's start to a token, and from a token to its block's end, both exclusive
+    # of the token; of a whole block. A block of one token has nothing before or after it.
+    before, after, total = torch.ones_like(w), torch.ones_like(w), decay
+    block = 1
+    while block < r.shape[-2]:
+        left_after, right_before = _halves(after, block)[0], _halves(before, block)[1]
+        left_k, right_r = _halves(k, block)[0], _halves(r, block)[1]
+        if block == 1:
+            level = (right_r * left_k).sum(-1)[..., None]
+        else:
+            if kept is not None:
+                kept += left_after.clone(), right_before.clone()
+            left_k, right_r = left_k * left_after, right_r * right_before
+            level = right_r @ left_k.transpose(-1, -2)
+        _scores(scores, block).copy_(level.movedim(-3, -1))
+        left_total, right_total = total.unflatten(-2, (-1, 2)).unbind(-2)
+        right_before *= left_total.unsqueeze(-2)
+        left_after *= right_total.unsqueeze(-2)
+        total = left_total * right_total
+        block *= 2
+    out, total = scores @ v, total.transpose(-1, -2)
+    # A chunk at a time: its state stays in the processor's cache, and (batch, head) as one dimension saves views.
+    steps = zip(*(x.flatten(0, 1).unbind(1) for x in (out, r * before, (k * after).mT, v, total)), strict=True)
+    entering, carried = [], state.flatten(0, 1)
+    for read_out, read, written, value, left in steps:
+        if kept is not None:
+            entering.append(carried)
+        read_out.baddbmm_(read, carried)
+        carried = (left * carried).baddbmm_(written, value)
+    if kept is not None:
+        states = torch.stack(entering, dim=1).unflatten(0, state.shape[:2])
+        kept[:0] = scores, before, after, total.squeeze(-1), states
+    return out, carried.view_as(state)
+
+
 class _Chunked(torch.autograd.Function):
-    """Forward and hand-written backward over (batch, head, chunks, tokens, channel).
+    """`_merge` with a hand-written backward.
 
     By hand, because autograd would keep every level's intermediate tensors; here a level keeps two
     decay factors. Derivatives with respect to w follow the merges downward, so they too are sums
@@ -161,38 +218,9 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        decay = w.exp()
-        scores = r.new_zeros(*r.shape[:-1], r.shape[-2])
-        scores.diagonal(dim1=-2, dim2=-1).copy_((r * k * u[:, None, None]).sum(-1))
-        # The decay from a block's start to a token, and from a token to its block's end, both exclusive
-        # of the token; of a whole block. A block of one token has nothing before or after it.
-        before, after, total = torch.ones_like(w), torch.ones_like(w), decay
         kept: list[Tensor] = []
-        block = 1
-        while block < r.shape[-2]:
-            left_after, right_before = _halves(after, block)[0], _halves(before, block)[1]
-            left_k, right_r = _halves(k, block)[0], _halves(r, block)[1]
-            if block == 1:
-                level = (right_r * left_k).sum(-1)[..., None]
-            else:
-                kept += left_after.clone(), right_before.clone()
-                left_k, right_r = left_k * left_after, right_r * right_before
-                level = right_r @ left_k.transpose(-1, -2)
-            _scores(scores, block).copy_(level.movedim(-3, -1))
-            left_total, right_total = total.unflatten(-2, (-1, 2)).unbind(-2)
-            right_before *= left_total.unsqueeze(-2)
-            left_after *= right_total.unsqueeze(-2)
-            total = left_total * right_total
-            block *= 2
-        total = total.squeeze(-2)
-        out = scores @ v
-        added = (k * after).transpose(-1, -2) @ v
-        entering = torch.empty_like(added)
-        for i in range(r.shape[2]):
-            entering[:, :, i] = state
-            state = total[:, :, i].unsqueeze(-1) * state + added[:, :, i]
-        out += (r * before) @ entering
-        ctx.save_for_backward(r, k, v, u, scores, before, after, total, entering, *kept)
+        out, state = _merge(r, k, v, w, u, state, kept)
+        ctx.save_for_backward(r, k, v, u, *kept)
         return out, state
 
     @staticmethod

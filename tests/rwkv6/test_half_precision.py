@@ -133,7 +133,7 @@ def test_a_frozen_half_base_trains_its_gate_by_a_scaler(tiny_model: Any, tokens:
 
 
 def test_layer_norm_takes_mixed_types() -> None:
-    from rwkvgate.rwkv6.modeling import LayerNorm
+    from rwkvgate.rwkv6.mixing import LayerNorm
 
     norm = LayerNorm(8).half()
     x = 1e4 * torch.randn(3, 8, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,249 @@
+"""Which code runs the WKV operator: ours, or flash-linear-attention's Triton kernels where these can be trusted.
+
+Those kernels are written for recent GPUs, and are not always right: they need tensor cores of compute
+capability 8.0, releases have differed in layout and scale, and the backward of their recurrent op (version
+0.6.0) leaves out the gradient of the final state. So "auto" takes them only on such a device, where the package is
+installed, and after a probe: values and every gradient of a small random case, with decays that forget at once
+and decays that hardly forget, against the chunked form in float64. It is made once for a device and head size.
+Anything else runs in plain PyTorch.
+
+One token is always the recurrence. float64 never leaves our own code. Other types are handed over in float32
+and come back so, the state too; but Triton multiplies float32 matrices in TF32 by default, whose 11 significant
+bits `TOLERANCE` allows for. TRITON_F32_DEFAULT=ieee in the environment, set before the first call, asks for full
+float32; `wkv_backend("chunked")` does without the kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from rwkvgate.rwkv6.wkv import prepare, without_autocast, wkv6_chunked, wkv6_recurrent
+
+BACKENDS = ("auto", "recurrent", "chunked", "fla")
+VARIABLE = "RWKVGATE_WKV"
+"""The environment variable that forces a backend where `wkv_backend` does not."""
+PACKAGE, OPERATORS = "flash-linear-attention", "fla.ops.rwkv6"
+LOWEST_CAPABILITY = (8, 0)
+TOLERANCE = 5e-3
+"""Largest difference the probe allows, relative to the largest magnitude of what is compared.
+
+A product rounded to TF32 errs by up to 2 ** -10, about 1e-3, and two of them follow each other; a wrong scale,
+layout or missing term errs by a tenth and more.
+"""
+FUSED_LENGTH = 64
+"""Up to so many tokens the recurrent op is the faster of the package's two."""
+LOWEST_DECAY = -104.0
+"""Its exponential is 0 in float32, as is that of any lower one."""
+PROBE_TIME, PROBE_BATCH, PROBE_HEADS = 83, 2, 2
+
+Form = Callable[..., tuple[Tensor, Tensor]]
+
+_forced: str | None = None
+
+
+class wkv_backend:
+    """Force how the WKV operator is computed: `with wkv_backend("chunked"): ...`, or a plain call for good.
+
+    It holds for the whole process, threads of autograd's backward included, and comes before the environment
+    variable `RWKVGATE_WKV`.
+
+    Args:
+        name: "auto", "recurrent", "chunked" or "fla" (flash-linear-attention).
+
+    Raises:
+        ValueError: another name. Nothing is changed.
+    """
+
+    def __init__(self, name: str) -> None:
+        global _forced
+        self._before, _forced = _forced, _allowed(name, "the WKV backend")
+
+    def __enter__(self) -> None:
+        """Forced already, by the call."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Back to what was forced before, if anything."""
+        global _forced
+        _forced = self._before
+
+
+def describe_backend(
+    device: torch.device | str, dtype: torch.dtype = torch.float32, head_size: int = 64
+) -> dict[str, str]:
+    """What computes the WKV operator of many tokens on a device, and why, for a run's manifest.
+
+    Returns:
+        `name`, one of "recurrent", "chunked" and "fla", and `reason`, such as "compute capability 7.5 < 8.0".
+
+    Raises:
+        ValueError: the environment variable names no backend.
+        RuntimeError: "fla" is forced and cannot run.
+    """
+    name, source = _requested()
+    home = _indexed(torch.device(device))
+    found, problem = (None, None) if name in ("recurrent", "chunked") else _examine(home, dtype, head_size)
+    if name == "fla" and problem:
+        raise RuntimeError(_refusal(source, problem))
+    if name != "auto":
+        return {"name": name, "reason": f"forced by {source}" + (f"; {found}" if found else "")}
+    return {"name": "chunked", "reason": problem} if problem else {"name": "fla", "reason": str(found)}
+
+
+def choose(r: Tensor) -> Form:
+    """The implementation for a receptance like r (batch, time, head, channel). See `wkv6`.
+
+    Raises:
+        ValueError: the environment variable names no backend.
+        RuntimeError: "fla" is forced and cannot run.
+    """
+    name, source = _requested()
+    if name == "auto":
+        if r.shape[1] <= 1:
+            return wkv6_recurrent
+        return wkv6_chunked if _examine(r.device, r.dtype, r.shape[-1])[1] else _wkv6_fla
+    if name == "fla":
+        problem = _examine(r.device, r.dtype, r.shape[-1])[1]
+        if problem:
+            raise RuntimeError(_refusal(source, problem))
+        return _wkv6_fla
+    return wkv6_recurrent if name == "recurrent" else wkv6_chunked
+
+
+def _requested() -> tuple[str, str]:
+    """The backend asked for, and by what."""
+    if _forced is not None:
+        return _forced, "wkv_backend"
+    return _allowed(os.environ.get(VARIABLE) or "auto", VARIABLE), VARIABLE
+
+
+def _allowed(name: str, what: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{what} is {name!r}; it must be one of {', '.join(BACKENDS)}")
+    return name
+
+
+def _refusal(source: str, problem: str) -> str:
+    return f"{source} asks for the WKV backend 'fla', which cannot run here: {problem}"
+
+
+def _indexed(device: torch.device) -> torch.device:
+    """The device as tensors name it: "cuda" is the current one."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _capability(device: torch.device) -> tuple[int, int] | None:
+    """Compute capability, None where the device has none."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+def _examine(device: torch.device, dtype: torch.dtype, channels: int) -> tuple[str | None, str | None]:
+    """What speaks for the package's kernels, or what stands against them: one of the two is None."""
+    if dtype == torch.float64:
+        return None, "float64 is computed in float64, which the kernels do not do"
+    capability = _capability(device)
+    if capability is None:
+        return None, f"device {device.type} is not CUDA"
+    if capability < LOWEST_CAPABILITY:
+        return None, f"compute capability {_dotted(capability)} < {_dotted(LOWEST_CAPABILITY)}"
+    error, problem = _probe(device, channels)
+    if problem:
+        return None, problem
+    return f"compute capability {_dotted(capability)}, relative error {error:.1e} in the probe", None
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+@cache
+def _probe(device: torch.device, channels: int) -> tuple[float, str | None]:
+    """The kernels' largest relative error on one device and head size, and what is wrong with them, if anything.
+
+    A package that is there and fails is warned of, once.
+    """
+    error = float("inf")
+    try:
+        import_module(OPERATORS)
+        # The first call may come in the midst of inference, or under autocast.
+        with torch.inference_mode(False), torch.enable_grad(), without_autocast(device):
+            error = _largest_error(device, channels)
+    except ModuleNotFoundError as missing:
+        if missing.name == "fla":
+            return error, f"{PACKAGE} is not installed"
+        problem = f"{PACKAGE} cannot be imported: {missing}"
+    except Exception as failure:  # Triton's compiler raises errors of many kinds
+        problem = f"{PACKAGE} raised {type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
+    else:
+        if error <= TOLERANCE:
+            return error, None
+        problem = f"{PACKAGE} errs by {error:.1e} in the probe, more than {TOLERANCE:.0e}"
+    warnings.warn(f"WKV on {device} in plain PyTorch: {problem}", RuntimeWarning, stacklevel=2)
+    return error, problem
+
+
+def _largest_error(device: torch.device, channels: int) -> float:
+    """The largest relative error over values and gradients of both ops; nan where one holds a nan."""
+    inputs = _case(channels)
+    exact = {name: x.double() for name, x in inputs.items()}
+    here = {name: x.to(device) for name, x in inputs.items()}
+    short = {name: x[:, : PROBE_TIME // 4] if x.dim() == 4 and name != "state" else x for name, x in here.items()}
+    with torch.no_grad():
+        wanted = wkv6_chunked(**{name: x.double().cpu() for name, x in short.items()})
+        pairs = list(zip(_wkv6_fla(**short), wanted, strict=True))
+    pairs += zip(_with_gradients(_wkv6_fla, here), _with_gradients(wkv6_chunked, exact), strict=True)
+    errors = [(x.double().cpu() - y).abs().max() / y.abs().max() for x, y in pairs]
+    return float(torch.stack(errors).max())
+
+
+def _case(channels: int) -> dict[str, Tensor]:
+    """Random inputs, their decays from hardly any to forgetting at once, across channels and across time."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (PROBE_BATCH, PROBE_TIME, PROBE_HEADS, channels)
+    values = {name: torch.randn(shape, generator=generator) for name in "rkvw"}
+    w = -torch.exp(2 * values["w"] - 1)
+    w[..., ::4], w[..., 1::4] = -1e-6, -50
+    w[:, :, :, 2::4] = torch.where(torch.rand(w[:, :, :, 2::4].shape, generator=generator) < 0.1, -50.0, -1e-6)
+    u = torch.randn(shape[2:], generator=generator)
+    state = torch.randn(PROBE_BATCH, PROBE_HEADS, channels, channels, generator=generator)
+    return values | {"w": w, "u": u, "state": state}
+
+
+def _with_gradients(form: Form, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Output, new state, and the gradient of every input under fixed upstream gradients of both."""
+    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    results = form(**leaves)
+    generator = torch.Generator().manual_seed(1)
+    upstream = [torch.randn(x.shape, generator=generator).to(x) for x in results]
+    return [*(x.detach() for x in results), *torch.autograd.grad(results, list(leaves.values()), upstream)]
+
+
+def _wkv6_fla(
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The package's operator with RWKV's scale. See `wkv6`."""
+    r, k, v, w, u, state = prepare(r, k, v, w, u, state)
+    time, heads = r.shape[1:3]
+    if time == 0:
+        return torch.zeros_like(v), state
+    operators = import_module(OPERATORS)
+    # The recurrent op loses the gradient of the final state, and warns of fewer tokens than heads.
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (r, k, v, w, u, state))
+    fused = heads <= time <= FUSED_LENGTH and not learns
+    operator = operators.fused_recurrent_rwkv6 if fused else operators.chunk_rwkv6
+    with without_autocast(r.device):
+        # Its sums of decays cancel, which -inf would turn into nan, and its scale is 1 / sqrt(channel) by default.
+        w = w.clamp_min(LOWEST_DECAY)
+        out, last = operator(r, k, v, w, u, scale=1.0, initial_state=state, output_final_state=True)
+    return out.float(), last.float()
