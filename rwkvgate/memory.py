@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,8 +73,13 @@ def block_bytes(model: PreTrainedModel) -> float:
     hidden = torch.zeros(
         1, PROBED_TOKENS, model.config.hidden_size, device=weight.device, dtype=wide, requires_grad=True
     )
-    with torch.enable_grad(), counting_saved(block.parameters()) as saved:
-        block(hidden, TokenShift(None), None)
+    training = block.training
+    block.eval()  # in training a checkpointed block would save its input only
+    try:
+        with torch.enable_grad(), counting_saved(block.parameters()) as saved:
+            block(hidden, TokenShift(None), None)
+    finally:
+        block.train(training)
     return sum(saved.values()) / PROBED_TOKENS
 
 
@@ -119,6 +125,8 @@ def check_memory(predicted: TrainingMemory, device: torch.device, advice: str) -
     """
     if device.type != "cuda":
         return
+    gc.collect()  # an earlier run's model hangs in a cycle, and its blocks in torch's cache
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_allocated(device)
     # The weights lie on the device already.

@@ -9,9 +9,11 @@ order, and a second run redoes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from rwkvgate.rwkv6.checkpoints import loaded_commit
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
+from rwkvgate.rwkv6.vocabulary import IDS
 from rwkvgate.settings import (
     CheckpointSettings,
     ModelSettings,
@@ -89,6 +92,9 @@ def open_run(**parameters: Any) -> Run:
     require_hardware(settings.profile)
     gate_of(find_arm(settings.arm), settings)
     arms_and_seeds(settings)
+    half = isinstance(settings.model, CheckpointSettings) and settings.model.dtype == "float16"
+    if half and find_arm(settings.arm).trained and best_device().type != "cuda":
+        raise SettingsError("training in float16 needs a CUDA device; model.dtype float32 runs on this machine")
     return open_folder(settings)
 
 
@@ -158,18 +164,43 @@ def _ensure_checkpoint(run: Run, wanted: CheckpointSettings) -> Rwkv6ForCausalLM
     """The checkpoint; its commit is recorded when it is first read, and asked for ever after."""
     inputs, started = base_inputs(run.settings), time.monotonic()
     known = read_json(run.base / CHECKPOINT) if is_finished(run.base, inputs) else None
+    files = _fingerprint(Path(wanted.checkpoint))
+    if known is not None and known.get("files") != files:
+        raise SettingsError(
+            f"{wanted.checkpoint} is not what the run in {run.folder} began with: files have changed. "
+            f"Give another run_dir, or remove {run.folder}"
+        )
     revision = (known or {}).get("commit") or wanted.revision or None
     kind = getattr(torch, wanted.dtype)
     try:
         model = Rwkv6ForCausalLM.from_pretrained(wanted.checkpoint, revision=revision, dtype=kind).to(best_device())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SettingsError(f"model.checkpoint {wanted.checkpoint!r} cannot be loaded: {error}") from None
+    if model.config.vocab_size < IDS:
+        raise SettingsError(
+            f"model.checkpoint {wanted.checkpoint!r} has {model.config.vocab_size:,} entries; the World vocabulary, "
+            f"which texts are written in, has {IDS:,}"
+        )
     if known is None:
         with step(run.base, "base", inputs, started) as fresh:
-            write_json(fresh / CHECKPOINT, {"checkpoint": wanted.checkpoint, "commit": loaded_commit(model)})
+            write_json(
+                fresh / CHECKPOINT, {"checkpoint": wanted.checkpoint, "commit": loaded_commit(model), "files": files}
+            )
             write_json(fresh / LOG, asdict(TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)))
         write_manifest(run)
     return model.eval()
+
+
+def _fingerprint(folder: Path) -> dict[str, str] | None:
+    """SHA-256 of a local checkpoint's files; None for a name on the hub, whose commit says it all."""
+    if not folder.is_dir():
+        return None
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".bin"):
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> list[list[int]]:
@@ -241,6 +272,7 @@ def ensure_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
         with step(folder, "arm", inputs, started) as fresh:
             save_file(changed, str(fresh / WEIGHTS))
             write_json(fresh / LOG, asdict(log))
+        del model  # a second copy of a large base would not fit beside it
     return load_arm(run, arm, seed)
 
 
@@ -277,5 +309,7 @@ def load_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
     wrong = [name for name, x in weights.items() if name not in own or own[name].shape != x.shape]
     if wrong:
         raise SettingsError(f"{path} holds weights of another model: {', '.join(wrong[:3])}. Remove {path.parent}")
+    for name, x in weights.items():
+        own[name].data = own[name].data.to(x.dtype)  # what was trained in float32 stays so on a half base
     model.load_state_dict(weights, strict=False)
     return model.requires_grad_(False).eval()

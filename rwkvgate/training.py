@@ -122,6 +122,11 @@ def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": labels}
 
 
+def _collate_for_loss(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    # Validation too needs the loss alone; its logits would be the largest thing in memory.
+    return {**collate(rows), "skip_logits": True}
+
+
 def build_optimizer(model: PreTrainedModel, schedule: Schedule) -> tuple[AdamW, LRScheduler]:
     """AdamW by BlinkDL's recipe over what is trainable, and a warm-up with a cosine decay to zero.
 
@@ -169,17 +174,21 @@ class _ScaleWatch(TrainerCallback):
 
     def __init__(self) -> None:
         self.accelerator: Any = None
+        self.scale = 0.0
         self.skipped = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is None:
             return
-        self.skipped = self.skipped + 1 if self.accelerator.optimizer_step_was_skipped else 0
+        # By the scale, which falls at every overflow: a fused optimiser skips the step inside, unseen by accelerate.
+        scale = float(scaler.get_scale())
+        self.skipped = self.skipped + 1 if scale < self.scale else 0
+        self.scale = scale
         if self.skipped >= MOST_SKIPPED:
             raise FloatingPointError(
                 f"gradients overflowed float16 in {self.skipped} steps in a row, the last of them step "
-                f"{state.global_step}, down to a scale of {scaler.get_scale():g}: nothing is learned any more. "
+                f"{state.global_step}, down to a scale of {scale:g}: nothing is learned any more. "
                 "Lower the learning rate, or train in float32"
             )
 
@@ -243,7 +252,7 @@ def train(
         trainer = Trainer(
             model=model,
             args=arguments,
-            data_collator=collate,
+            data_collator=_collate_for_loss,
             train_dataset=[{"input_ids": row} for row in rows],
             eval_dataset=[{"input_ids": row} for row in validation] if validation else None,
             optimizers=build_optimizer(model, schedule),

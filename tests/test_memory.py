@@ -39,7 +39,7 @@ def test_a_frozen_base_has_no_gradients(tiny_model: Any) -> None:
 
 
 def test_checkpointing_takes_less(tiny_model: Any) -> None:
-    model = tiny_model("enhanced", torch.float32, num_hidden_layers=6)
+    model = tiny_model("enhanced", torch.float32, num_hidden_layers=6).train()
     plain = training_memory(model, 2, 128)
     model.activation_checkpointing_enable()
     assert training_memory(model, 2, 128).activations < plain.activations / 2

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
 from rwkvgate.gate.lora import gate_size
@@ -94,6 +96,30 @@ def test_what_cannot_run_is_said_before_any_work(tmp_path: Path, checkpoint: Pat
         ensure_base(missing)
     assert not (tmp_path / "a" / "base").exists()
     if not torch.cuda.is_available():
-        half = opened(tmp_path / "b", checkpoint, model={"dtype": "float16"})
         with pytest.raises(SettingsError, match="float16 needs a CUDA device"):
-            ensure_arm(half, "enhanced", 0)
+            opened(tmp_path / "b", checkpoint, model={"dtype": "float16"})
+        assert not (tmp_path / "b").exists()
+    with pytest.raises(SettingsError, match=r"model\.hidden_size cannot be set beside model\.checkpoint"):
+        opened(tmp_path / "c", checkpoint, model={"hidden_size": 64})
+    small = Rwkv6Config(vocab_size=40, hidden_size=32, num_hidden_layers=1, head_size=16)
+    Rwkv6ForCausalLM(small).save_pretrained(tmp_path / "small")
+    with pytest.raises(SettingsError, match="has 40 entries; the World vocabulary"):
+        ensure_base(opened(tmp_path / "d", tmp_path / "small"))
+
+
+@pytest.mark.parametrize("arm", ["base-tuned", "lora-tuned"])
+def test_a_half_base_keeps_what_was_trained_in_float32(tmp_path: Path, checkpoint: Path, arm: str) -> None:
+    run = opened(tmp_path / "run", checkpoint, model={"dtype": "bfloat16"})
+    tuned = dict(ensure_arm(run, arm, 0).named_parameters())
+    saved = load_file(str(run.arm(arm, 0) / "weights.safetensors"))
+    assert saved and all(x.dtype == torch.float32 and torch.equal(tuned[name], x) for name, x in saved.items())
+    assert tuned["rwkv.embeddings.weight"].dtype == torch.bfloat16
+
+
+def test_a_folder_that_changed_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    run = opened(tmp_path / "run", copy)
+    ensure_base(run)
+    Rwkv6ForCausalLM(Rwkv6Config(hidden_size=32, num_hidden_layers=2, head_size=16)).save_pretrained(copy)
+    with pytest.raises(SettingsError, match="files have changed"):
+        ensure_base(run)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from rwkvgate.settings import Schedule, SettingsError
-from rwkvgate.training import IGNORED, build_optimizer, collate, document_rows, pack_rows, train
+from rwkvgate.training import (
+    IGNORED,
+    MOST_SKIPPED,
+    _ScaleWatch,
+    build_optimizer,
+    collate,
+    document_rows,
+    pack_rows,
+    train,
+)
 
 
 def schedule(**changes: Any) -> Schedule:
@@ -107,3 +117,30 @@ def test_a_diverging_run_stops_and_says_so(tiny_model: Any) -> None:
 def test_nothing_to_train_is_refused(tiny_model: Any) -> None:
     with pytest.raises(SettingsError, match="nothing to train"):
         build_optimizer(tiny_model().requires_grad_(False), schedule())
+
+
+def test_gradients_that_only_overflow_stop_the_run() -> None:
+    class Scaler:
+        scale = 2.0**40
+
+        def get_scale(self) -> float:
+            return self.scale
+
+    watch, scaler, state = _ScaleWatch(), Scaler(), SimpleNamespace(global_step=7)
+    watch.accelerator = SimpleNamespace(scaler=scaler)
+    for _ in range(3 * MOST_SKIPPED):  # now and then an overflow is how the scale finds its place
+        scaler.scale *= 2 if scaler.scale < 2.0**30 else 0.5
+        watch.on_step_end(None, state, None)
+    with pytest.raises(FloatingPointError, match="overflowed float16 in 25 steps in a row.*step 7"):
+        for _ in range(MOST_SKIPPED + 1):
+            scaler.scale /= 2
+            watch.on_step_end(None, state, None)
+    watch.accelerator = SimpleNamespace(scaler=None)
+    watch.on_step_end(None, state, None)
+
+
+def test_float16_without_a_gpu_is_refused(tiny_model: Any) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SettingsError, match="float16 needs a CUDA device"):
+        train(tiny_model(dtype=torch.float16), [[1, 2, 3]] * 8, schedule(), label="x", seed=0)

@@ -12,8 +12,8 @@ from rwkvgate.corpora.punctuation import weak_document
 from rwkvgate.progress import Progress
 from rwkvgate.settings import HubSet, SettingsError
 
-# Room for a prompt of 100 tokens and a reference of 50, in characters of English, and what a row of 512 holds.
-SHORTEST, LONGEST = 700, 1600
+# Room for a prompt of 100 tokens and a reference of 50, in characters of English; and about what a row of 384 holds.
+SHORTEST, LONGEST = 700, 1500
 # A row of wikitext that opens an article: " = Title = ", where a section has two signs or more.
 _TITLE = re.compile(r"\s*= [^=]+ =\s*")
 

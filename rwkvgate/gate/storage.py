@@ -21,7 +21,7 @@ WEIGHTS, CONFIG = "gate.safetensors", "gate.json"
 
 
 def gate_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The gates' parameters by name, `blocks.N.gated_shift.{gate,norm}.{weight,bias}`."""
+    """The gates' parameters by name, `blocks.N.gated_shift.{gate,norm}.{weight,bias}` and `.gate_scale`."""
     return {
         f"blocks.{i}.gated_shift.{name}": tensor.detach()
         for i, gate in enumerate(gates_of(model))

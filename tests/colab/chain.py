@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-colab" / "bin" / "python"
-LACKING = ("evaluate", "sacrebleu", "rouge-score", "portalocker", "colorama")
+LACKING = ("evaluate", "sacrebleu", "rouge-score", "portalocker", "colorama", "pyrwkv-tokenizer")
 """What Colab has not, and the install cell is to add."""
 
 CLONED = ("rwkvgate", "params", "notebooks", "pyproject.toml", "constraints.txt")
