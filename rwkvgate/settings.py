@@ -291,11 +291,8 @@ def resolve(
     """
     name = resolve_profile(profile)
     merged = load_profile(name)
-    kept = CheckpointSettings.model_fields.keys()
-    if isinstance(model, Mapping) and (
-        "checkpoint" in model or "checkpoint" in _section(merged.get("model"), "'model'")
-    ):
-        sizes = [key for key in model if key in ModelSettings.model_fields and key not in kept]
+    if isinstance(model, Mapping) and "checkpoint" in {*model, *_section(merged.get("model"), "'model'")}:
+        sizes = [key for key in model if key in ModelSettings.model_fields]
         if sizes:
             raise SettingsError(f"model.{sizes[0]} cannot be set beside model.checkpoint, which has its own sizes")
     overrides = {

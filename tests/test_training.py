@@ -131,7 +131,7 @@ def test_gradients_that_only_overflow_stop_the_run() -> None:
     for _ in range(3 * MOST_SKIPPED):  # now and then an overflow is how the scale finds its place
         scaler.scale *= 2 if scaler.scale < 2.0**30 else 0.5
         watch.on_step_end(None, state, None)
-    with pytest.raises(FloatingPointError, match="overflowed float16 in 25 steps in a row.*step 7"):
+    with pytest.raises(FloatingPointError, match=r"overflowed float16 in 25 steps in a row.*step 7"):
         for _ in range(MOST_SKIPPED + 1):
             scaler.scale /= 2
             watch.on_step_end(None, state, None)
