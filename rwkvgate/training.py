@@ -193,6 +193,31 @@ class _ScaleWatch(TrainerCallback):
             )
 
 
+def _arguments(
+    folder: str, schedule: Schedule, *, seed: int, half: bool, log_every: int, eval_every: int | None
+) -> TrainingArguments:
+    """What transformers' Trainer is told; it writes nothing but into `folder`."""
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size,
+        per_device_eval_batch_size=2 * schedule.batch_size,
+        train_sampling_strategy="sequential",
+        logging_steps=log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if eval_every else "no",
+        eval_steps=eval_every,
+        prediction_loss_only=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        fp16=half,
+        max_grad_norm=1.0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
 def train(
     model: PreTrainedModel,
     rows: list[list[int]],
@@ -230,25 +255,8 @@ def train(
         torch.cuda.reset_peak_memory_stats(device)
     watch = _ScaleWatch()
     with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            max_steps=schedule.steps,
-            per_device_train_batch_size=schedule.batch_size,
-            per_device_eval_batch_size=2 * schedule.batch_size,
-            train_sampling_strategy="sequential",
-            logging_steps=log_every,
-            logging_nan_inf_filter=False,
-            eval_strategy="steps" if validation and eval_every else "no",
-            eval_steps=eval_every,
-            prediction_loss_only=True,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=seed,
-            fp16=half,
-            max_grad_norm=1.0,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        )
+        evaluated = eval_every if validation else None
+        arguments = _arguments(scratch, schedule, seed=seed, half=half, log_every=log_every, eval_every=evaluated)
         trainer = Trainer(
             model=model,
             args=arguments,
