@@ -8,7 +8,7 @@ import shlex
 import sys
 
 from rwkvgate.files import digest
-from rwkvgate.gate.config import ARMS
+from rwkvgate.gate.arms import ARMS
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs
 from rwkvgate.settings import resolve
 

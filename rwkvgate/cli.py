@@ -20,7 +20,7 @@ import pandas as pd
 
 from rwkvgate.colab import install_cell
 from rwkvgate.files import write_folder, write_text
-from rwkvgate.gate.config import ARMS
+from rwkvgate.gate.arms import ARMS
 from rwkvgate.settings import SettingsError, project_root
 
 LOCK_HEADER = "# Every version the project is tested with, for Python 3.11 to 3.13. Written by `make lock`.\n"

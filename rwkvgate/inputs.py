@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from rwkvgate.gate.config import ARMS, Arm, GateConfig, find_arm
+from rwkvgate.gate.arms import ARMS, Arm, find_arm
+from rwkvgate.gate.config import GateConfig
 from rwkvgate.settings import Settings
 
 

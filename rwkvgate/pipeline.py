@@ -27,7 +27,7 @@ from rwkvgate.corpora.documents import Document
 from rwkvgate.corpora.prompts import split_prompt
 from rwkvgate.corpora.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from rwkvgate.files import write_json
-from rwkvgate.gate.config import find_arm
+from rwkvgate.gate.arms import find_arm
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, corpus_inputs, gate_of
 from rwkvgate.runs import CHECKPOINT, Run, is_finished, open_folder, read_json, step, write_manifest

@@ -50,21 +50,22 @@ def scramble() -> Callable[..., Any]:
 def tiny_model(tiny_config: Any, scramble: Any) -> Callable[..., Any]:
     """`tiny_model(arm=None, dtype=torch.float64, seed=0, **changes)`: a scrambled network in eval mode.
 
-    `arm` patches it with that arm's preset, and scrambles the gate as well.
+    `arm`, a name or a GateConfig, patches it with that gate, and scrambles the gate as well.
     """
     import torch
 
     from rwkvgate import GateConfig, Rwkv6ForCausalLM, patch
+    from rwkvgate.gate.patch import gates_of
 
-    def build(arm: str | None = None, dtype: Any = torch.float64, seed: int = 0, **changes: Any) -> Any:
+    def build(arm: Any = None, dtype: Any = torch.float64, seed: int = 0, **changes: Any) -> Any:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = Rwkv6ForCausalLM(tiny_config(**changes)).eval().to(dtype)
             scramble(model, seed)
             if arm is not None:
-                patch(model, GateConfig.preset(arm))
-                for block in model.rwkv.blocks:
-                    scramble(block.gated_shift, seed + 1)
+                patch(model, GateConfig.preset(arm) if isinstance(arm, str) else arm)
+                for gate in gates_of(model):
+                    scramble(gate, seed + 1)
         return model
 
     return build

@@ -130,7 +130,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
         ({"arm": "enhanse"}, "did you mean 'enhanced'"),
         ({"gate": {"gatng": "fixed"}}, "did you mean 'gating'"),
         ({"arm": "base", "gate": {"gatng": "fixed"}}, "did you mean 'gating'"),
-        ({"gate": {"gating": "fixed"}}, "a fixed gate, and no other"),
+        ({"gate": {"gating": "fixed"}}, "value is missing; gating 'fixed' needs it"),
     ],
 )
 def test_bad_parameters_leave_no_folder(parameters: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rwkvgate.gate.config import ARMS
-from rwkvgate.gate.layer import GatedShift
+from rwkvgate.gate.arms import ARMS
 from rwkvgate.gate.patch import gates_of
 
 
 @dataclass(frozen=True)
 class GateTrace:
-    """Gate values in [0, 1], (layer, batch, time, channel), float16, and the tokens they belong to."""
+    """Gate values in [0, 1], (gate, batch, time, channel), float16, and the tokens they belong to.
+
+    There is a gate in every layer, first to last, and two where the gate sits before both mixers.
+    """
 
     values: Tensor
     input_ids: Tensor
@@ -65,14 +66,15 @@ def record_gates(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tens
         raise ValueError(f"the model carries no gate to record; arms with one: {gated}")
     kept: list[Tensor] = []
 
-    def record(gate: GatedShift, inputs: tuple[Any, ...]) -> None:
-        kept.append(gate.gate_values(inputs[0]).detach().to("cpu", torch.float16))
+    def record(values: Tensor) -> None:
+        kept.append(values.to("cpu", torch.float16))
 
-    handles = [gate.register_forward_pre_hook(record) for gate in gates]
     try:
+        for gate in gates:
+            gate.observer = record
         with torch.inference_mode():
             model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=1)
     finally:
-        for handle in handles:
-            handle.remove()
+        for gate in gates:
+            gate.observer = None
     return GateTrace(torch.stack(kept), input_ids.cpu())

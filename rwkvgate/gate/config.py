@@ -1,45 +1,97 @@
-"""What a gate is (`GateConfig`), and what an arm of the experiment is (`ARMS`).
-
-An arm is a gate, or none, plus whether it is trained. Adding one is one entry in `ARMS`: every other
-place (settings, tables, figures, the run graph) asks this one.
-"""
+"""What a gate is: `GateConfig`, every choice a field, checked in one place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rwkvgate.settings import Frozen, unknown_name, validate
+from rwkvgate.settings import Frozen, SettingsError, unknown_name, validate
+
+Site = Literal["output", "time-mixing", "channel-mixing", "mixers"]
+SITES: dict[str, tuple[str, ...]] = {
+    "output": ("gated_shift",),
+    "time-mixing": ("gated_shift_time",),
+    "channel-mixing": ("gated_shift_channel",),
+    "mixers": ("gated_shift_time", "gated_shift_channel"),
+}
+"""Each site's places in a block, in the order in which the block comes to them."""
+
+BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "offset": ("shift", ("offset",)),
+    "taps": ("shift", ("learned", "convolution", "window")),
+    "position": ("shift", ("convolution",)),
+    "first_tap": ("shift", ("convolution",)),
+    "value": ("gating", ("fixed",)),
+    "segment": ("gating", ("hierarchical",)),
+}
+"""A field, and the choices that need it and alone may have it."""
+
+SIZES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "rank": (("learned",), ("low-rank", "attention")),
+    "heads": ((), ("per-head", "attention")),
+}
+"""A field that is filled in from the model where it is left out, and the shifts and gatings that may have it."""
 
 
 class GateConfig(Frozen):
-    """The gated shift of one block's output h, arXiv 2502.15485 (version 1), section 3.2.
+    """The gated shift of a hidden state h, arXiv 2502.15485, and the gates the paper did not try.
 
-    `gating` "sigmoid" is the paper's g_t = sigmoid(W h_t + b), `gating` "fixed" the constant `value` of
-    its ablation. `norm` "layer" ends in the paper's LayerNorm, "none" in nothing. `layer_scale`, not in the
-    paper, multiplies the shifted state by a learned vector that starts at this value (LayerScale, arXiv
-    2103.17239): at 0, without a norm, the patched network is the base exactly until it has learned.
+    h_t becomes norm(h_t + s * g_t * shifted_t): `shift` says what shifted_t is, `gating` what g_t is, `norm`
+    what comes last. `layer_scale`, the s, is not in the paper: a learned vector (LayerScale, arXiv 2103.17239)
+    that starts at this value; at 0, without a norm, the patched network is the base until it has learned.
+    docs/gates.md has every choice's equation, cost and source. The defaults are the paper's version 1.
 
     Raises:
-        SettingsError: (from `GateConfig.build`) an unknown key or an impossible value.
+        SettingsError: (from `GateConfig.build`) an unknown key, an impossible value, or choices that do not fit.
     """
 
-    gating: Literal["sigmoid", "fixed"] = Field(default="sigmoid", description="where the gate's values come from")
+    shift: Literal["previous", "offset", "learned", "convolution", "window"] = Field(
+        default="previous", description="which past hidden states are let in"
+    )
+    offset: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, description="tokens back, at a fixed offset"
+    )
+    taps: Annotated[int, Field(ge=1, le=64)] | None = Field(default=None, description="past states that are looked at")
+    position: bool | None = Field(default=None, description="whether the taps know the position in the document")
+    first_tap: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        default=None, description="start of the newest tap of a convolution; the others start at 0"
+    )
+    gating: Literal["sigmoid", "fixed", "low-rank", "per-head", "attention", "hierarchical", "routing"] = Field(
+        default="sigmoid", description="where the gate's values come from"
+    )
     value: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="the gate, where it is fixed")
+    rank: Annotated[int, Field(ge=1, le=8192)] | None = Field(
+        default=None, description="inner width; default: a 32nd of the model's, at least 16"
+    )
+    heads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="groups of channels; default: the model's heads"
+    )
+    segment: Annotated[int, Field(ge=2, le=4096)] | None = Field(default=None, description="tokens of a segment")
     norm: Literal["layer", "none"] = Field(default="layer", description="normalisation after the sum")
     norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = Field(default=1e-5, description="epsilon of that LayerNorm")
     layer_scale: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="start of a learned factor of each channel on the shifted state; none where empty"
     )
+    site: Site = Field(default="output", description="where in the block the gate sits")
 
     @model_validator(mode="after")
     def _consistent(self) -> GateConfig:
-        if (self.gating == "fixed") != (self.value is not None):
+        for field, (choice, needed) in BELONGS.items():
+            found, given = getattr(self, choice), getattr(self, field) is not None
+            if found in needed and not given:
+                raise ValueError(f"{field} is missing; {choice} {found!r} needs it")
+            if given and found not in needed:
+                has = f"{field} is {getattr(self, field)}, and {choice} is {found!r}"
+                raise ValueError(f"{has}; {field} goes with {_one_of(choice, needed)}")
+        for field, (shifts, gatings) in SIZES.items():
+            if getattr(self, field) is not None and self.shift not in shifts and self.gating not in gatings:
+                uses = [_one_of(c, n) for c, n in (("shift", shifts), ("gating", gatings)) if n]
+                raise ValueError(f"{field} is {getattr(self, field)}; it goes with {' or '.join(uses)}")
+        if (self.shift == "window") != (self.gating == "attention"):
             raise ValueError(
-                f"gating is {self.gating!r} and value is {self.value}; a fixed gate, and no other, has one"
+                f"shift is {self.shift!r} and gating is {self.gating!r}; attention, and no other gating, reads a window"
             )
         return self
 
@@ -55,79 +107,45 @@ class GateConfig(Frozen):
         Raises:
             SettingsError: an unknown arm, one without a gate, or an impossible change.
         """
+        from rwkvgate.gate.arms import ARMS, find_arm  # arms are made of configs
+
         preset = find_arm(arm).gate
         if preset is None:
             raise unknown_name("gated arm", arm, [name for name, other in ARMS.items() if other.gate])
         return cls.build(preset.model_dump() | changes, where=f"the gate of arm {arm!r}")
 
+    def sized(self, channels: int, heads: int = 1) -> GateConfig:
+        """This config with what it leaves to the model filled in.
 
-@dataclass(frozen=True)
-class Arm:
-    """One arm of the experiment: its gate, whether it is tuned, and what a table says of it.
+        Args:
+            channels: width of the hidden state.
+            heads: the model's heads.
 
-    `lora` gives a gateless arm low-rank adapters with as many parameters as the paper's gate has.
-    """
+        Raises:
+            SettingsError: the width cannot be divided as the config asks.
+        """
+        fields = self.model_dump()
+        if self.shift in SIZES["rank"][0] or self.gating in SIZES["rank"][1]:
+            fields["rank"] = self.rank or min(channels, max(16, channels // 32))
+        if self.gating in SIZES["heads"][1]:
+            fields["heads"] = self.heads or heads
+            if channels % fields["heads"]:
+                raise SettingsError(f"heads is {fields['heads']}; it must divide the model's width, {channels}")
+            if self.gating == "attention" and fields["rank"] % fields["heads"]:
+                raise SettingsError(f"rank is {fields['rank']}; heads, {fields['heads']}, must divide it")
+        return self.build(fields)
 
-    name: str
-    label: str
-    description: str
-    gate: GateConfig | None
-    trained: bool
-    lora: bool = False
+    @property
+    def window(self) -> int:
+        """Past hidden states that the shift looks at, K: what it carries is (K, channel) for each sequence."""
+        return self.taps or self.offset or 1
 
-
-ARMS: dict[str, Arm] = {
-    arm.name: arm
-    for arm in (
-        Arm("base", "Base", "the untouched network", gate=None, trained=False),
-        Arm(
-            "base-tuned",
-            "Base, tuned",
-            "equal-budget control: tuned alike, without a gate",
-            gate=None,
-            trained=True,
-        ),
-        Arm(
-            "lora-tuned",
-            "LoRA, tuned",
-            "equal-size control: low-rank adapters with the gate's number of parameters",
-            gate=None,
-            trained=True,
-            lora=True,
-        ),
-        Arm("enhanced-untrained", "Enhanced, untrained", "gated, not tuned", gate=GateConfig(), trained=False),
-        Arm("enhanced", "Enhanced", "the paper's gate as written, tuned", gate=GateConfig(), trained=True),
-        Arm(
-            "no-layer-norm",
-            "No layer norm",
-            "the paper's ablation without LayerNorm",
-            gate=GateConfig(norm="none"),
-            trained=True,
-        ),
-        Arm(
-            "fixed-gate",
-            "Fixed gate",
-            "the paper's ablation with the gate at 1",
-            gate=GateConfig(gating="fixed", value=1.0),
-            trained=True,
-        ),
-        Arm(
-            "identity-start",
-            "Identity start",
-            "our repair: no LayerNorm on the stream, and the base exactly until it has learned",
-            gate=GateConfig(norm="none", layer_scale=0.0),
-            trained=True,
-        ),
-    )
-}
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether a freshly patched network gives what the base gives, bit for bit."""
+        nothing = self.layer_scale == 0 or self.value == 0 or self.first_tap == 0
+        return self.norm == "none" and nothing and (self.gating != "routing" or self.layer_scale == 0)
 
 
-def find_arm(name: str) -> Arm:
-    """The arm of that name.
-
-    Raises:
-        SettingsError: there is none; the nearest is suggested.
-    """
-    if name not in ARMS:
-        raise unknown_name("arm", name, list(ARMS))
-    return ARMS[name]
+def _one_of(choice: str, values: tuple[str, ...]) -> str:
+    return f"{choice} {' or '.join(map(repr, values))}"

@@ -1,4 +1,4 @@
-"""The gated shift itself: a module on a block's output."""
+"""The gated shift itself: a module on a hidden state."""
 
 from __future__ import annotations
 
@@ -8,48 +8,81 @@ import torch
 from torch import Tensor, nn
 
 from rwkvgate.gate.config import GateConfig
+from rwkvgate.gate.gating import Gated, build_gating
+from rwkvgate.gate.past import Past
+from rwkvgate.gate.shifts import build_shift
+from rwkvgate.rwkv6.token_shift import TokenShift
 from rwkvgate.rwkv6.wkv import without_autocast
-
-Shift = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
-"""x and what was carried, to x at the previous real token and what to carry: a `TokenShift`."""
 
 
 class GatedShift(nn.Module):
-    """h_t + s * g_t * h_{t-1}, normalised: arXiv 2502.15485 (version 1), section 3.2, where s is 1.
+    """norm(h_t + s * g_t * shifted_t): arXiv 2502.15485 (version 1), section 3.2, where s is 1, and its kin.
 
-    g_t = sigmoid(W h_t + b) reads the current hidden state; h_{-1} = 0. Parameters are kept in float32
-    whatever the base's type, and the output has the base's type.
+    Computed in float32 at least, where its parameters are too, and returned in the type of h.
 
     Args:
-        config: which gate and which normalisation.
-        channels: width of the residual stream.
+        config: which shift, gating function and normalisation.
+        channels: width of the hidden state.
+        heads: the model's heads, for a gate that has one value a head.
+
+    Attributes:
+        rows: rows that it carries in the state, each of `channels` numbers.
+        observer: called with the gate's values, (batch, time, channel), in every pass; None for nobody.
+
+    Raises:
+        SettingsError: the width cannot be divided as the config asks.
     """
 
-    def __init__(self, config: GateConfig, channels: int) -> None:
+    def __init__(self, config: GateConfig, channels: int, heads: int = 1) -> None:
         super().__init__()
-        self.config = config
-        self.gate = nn.Linear(channels, channels) if config.gating == "sigmoid" else None
+        self.config = config = config.sized(channels, heads)
+        self.gate_shift = build_shift(config, channels)
+        self.gate = build_gating(config, channels)
         self.norm = nn.LayerNorm(channels, eps=config.norm_epsilon) if config.norm == "layer" else None
         scale = None if config.layer_scale is None else torch.full((channels,), config.layer_scale)
         self.gate_scale = None if scale is None else nn.Parameter(scale)
+        self.rows: int = config.window + self.gate.extra
+        self.observer: Callable[[Tensor], None] | None = None
 
-    def gate_values(self, hidden: Tensor) -> Tensor:
-        """g for every token and channel, in [0, 1], shaped like hidden, (batch, time, channel); without s."""
-        if self.gate is None:
-            return torch.full_like(hidden, self.config.value)
+    def forward(self, hidden: Tensor, tokens: TokenShift, carried: Tensor | None) -> tuple[Tensor, Tensor]:
+        """hidden (batch, time, channel) to the enhanced hidden and what to carry, (batch, rows, channel).
+
+        Args:
+            tokens: which positions are real, and how many real tokens came before.
+            carried: what the pass before returned; None at the start of a document.
+        """
         with without_autocast(hidden.device):
-            return torch.sigmoid(self.gate(hidden.to(self.gate.weight.dtype)))
+            past = Past(hidden, tokens, self.config.window, self.gate.extra, carried)
+            shifted = None if self.gate_shift is None else self.gate_shift(past)
+            gated = self.gate(past, shifted)
+            if self.observer is not None:
+                self.observer(past.restore(_values(gated, past.now), past.now))
+            enhanced = _added(past.now, gated, self.gate_scale)
+            if self.norm is not None:
+                enhanced = self.norm(enhanced)
+            return past.restore(enhanced, hidden), past.carry()
 
-    def forward(self, hidden: Tensor, shift: Shift, carried: Tensor | None) -> tuple[Tensor, Tensor]:
-        """hidden (batch, time, channel) to the enhanced hidden and what to carry, (batch, 1, channel)."""
-        previous, last = shift(hidden, None if carried is None else carried[:, 0])
-        if self.gate is None and self.gate_scale is None:
-            enhanced = torch.add(hidden, previous, alpha=self.config.value)
-        else:
-            factor = self.gate_values(hidden)
-            if self.gate_scale is not None:
-                factor = factor * self.gate_scale
-            enhanced = torch.addcmul(hidden, factor.to(hidden.dtype), previous)
-        if self.norm is not None:
-            enhanced = self.norm(enhanced.to(self.norm.weight.dtype))
-        return enhanced.to(hidden.dtype), last.unsqueeze(1)
+
+def _added(hidden: Tensor, gated: Gated, scale: Tensor | None) -> Tensor:
+    """hidden + scale * factor * moved."""
+    factor, moved = gated.factor, gated.moved
+    if scale is not None:
+        moved = moved * scale
+    if factor is None:
+        return hidden + moved
+    if not isinstance(factor, Tensor):
+        return torch.add(hidden, moved, alpha=factor)
+    if factor.dim() == moved.dim():
+        return torch.addcmul(hidden, factor, moved)
+    heads = (factor.shape[-2], -1)
+    return torch.addcmul(hidden.unflatten(-1, heads), factor, moved.unflatten(-1, heads)).flatten(-2)
+
+
+def _values(gated: Gated, like: Tensor) -> Tensor:
+    """The gate's values spread over the channels, (batch, time, channel)."""
+    values = gated.factor if gated.values is None else gated.values
+    if not isinstance(values, Tensor):
+        return torch.full_like(like, 1.0 if values is None else values)
+    if values.dim() == like.dim():
+        return values
+    return values.expand(*values.shape[:-1], like.shape[-1] // values.shape[-2]).flatten(-2)

@@ -8,27 +8,27 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from rwkvgate.gate.config import GateConfig
+from rwkvgate.gate.config import SITES, GateConfig
+from rwkvgate.gate.families import family_of, home
 from rwkvgate.gate.layer import GatedShift
-from rwkvgate.rwkv6.modeling import Rwkv6Block, Rwkv6PreTrainedModel
+from rwkvgate.settings import SettingsError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def blocks_of(model: PreTrainedModel) -> list[Rwkv6Block]:
+def blocks_of(model: PreTrainedModel) -> list[Any]:
     """The model's blocks, first to last.
 
     Raises:
-        TypeError: the model is no RWKV-6 of this package.
+        TypeError: the model is of no known family.
     """
-    if not isinstance(model, Rwkv6PreTrainedModel):
-        raise TypeError(f"the model is a {type(model).__name__}; it must be a Rwkv6Model or Rwkv6ForCausalLM")
-    return list(model.base_model.blocks)
+    return list(family_of(model).blocks(model))
 
 
 def gates_of(model: PreTrainedModel) -> list[GatedShift]:
     """The gates of a patched model, first layer to last; empty for an unpatched one."""
-    return [block.gated_shift for block in blocks_of(model) if isinstance(block.gated_shift, GatedShift)]
+    family = family_of(model)
+    return [gate for block in family.blocks(model) for gate in family.gates(block)]
 
 
 def is_patched(model: PreTrainedModel) -> bool:
@@ -37,30 +37,37 @@ def is_patched(model: PreTrainedModel) -> bool:
 
 
 def patch(model: Model, config: GateConfig) -> Model:
-    """Put a gate on every block's output, in place, and return the model.
+    """Put a gate on every block, where the config says, in place, and return the model.
 
     New weights are torch's default for a linear layer, drawn from the global random state (the paper
     names no initialisation). They live on each block's device, in float32, or float64 where the base
     has it. The base's own parameters are not touched.
 
+    Args:
+        model: an RWKV-6 of this package, or of another family in `rwkvgate.gate.families`.
+
     Raises:
-        TypeError: not an RWKV-6 of this package, or not a GateConfig.
-        ValueError: the model is patched already. Nothing is changed.
+        TypeError: a model of no known family, or not a GateConfig.
+        ValueError: the model is patched already, or in a state that its family cannot gate. Nothing is changed.
+        SettingsError: the config does not fit the model's width, or its family's blocks. Nothing is changed.
     """
     if not isinstance(config, GateConfig):
         raise TypeError(f"the config is a {type(config).__name__}; it must be a GateConfig")
+    family = family_of(model)
     if is_patched(model):
         raise ValueError("the model is patched already; unpatch(model) first")
-    blocks = blocks_of(model)
-    gates = [GatedShift(config, model.config.hidden_size).to(**_home(block)) for block in blocks]
-    for block, gate in zip(blocks, gates, strict=True):
-        block.gated_shift = gate.train(block.training)
+    places = SITES[config.site]
+    if not set(places) <= set(family.places):
+        allowed = [site for site, inside in SITES.items() if set(inside) <= set(family.places)]
+        raise SettingsError(f"site is {config.site!r}; on a {family.name} model it must be {' or '.join(allowed)}")
+    family.check(model)
+    blocks = list(family.blocks(model))
+    channels, heads = family.channels(model), family.heads(model)
+    gates = [[GatedShift(config, channels, heads).to(**home(block)) for _ in places] for block in blocks]
+    for block, several in zip(blocks, gates, strict=True):
+        for place, gate in zip(places, several, strict=True):
+            family.attach(block, place, gate.train(block.training))
     return model
-
-
-def _home(block: nn.Module) -> dict[str, Any]:
-    parameter = next(block.parameters())
-    return {"device": parameter.device, "dtype": torch.promote_types(parameter.dtype, torch.float32)}
 
 
 def unpatch(model: Model) -> Model:
@@ -71,13 +78,14 @@ def unpatch(model: Model) -> Model:
     """
     if not is_patched(model):
         raise ValueError("the model is not patched")
-    for block in blocks_of(model):
-        block.gated_shift = None
+    family = family_of(model)
+    for block in family.blocks(model):
+        family.detach(block)
     return model
 
 
 def gate_config(model: PreTrainedModel) -> GateConfig:
-    """The config of a patched model's gates.
+    """The config of a patched model's gates, sizes filled in.
 
     Raises:
         ValueError: the model is not patched.
@@ -86,6 +94,20 @@ def gate_config(model: PreTrainedModel) -> GateConfig:
     if not gates:
         raise ValueError("the model is not patched")
     return gates[0].config
+
+
+def merge(model: PreTrainedModel) -> None:
+    """Refuse: a gate cannot be folded into the base's weights.
+
+    Raises:
+        TypeError: always. An adapter such as LoRA adds a product of matrices to a weight, and the sum is a weight
+            again. A gate multiplies a past hidden state by a nonlinear function of the present one, and no weight
+            of the base reads two tokens at once.
+    """
+    raise TypeError(
+        "a gate cannot be merged into the base: it multiplies a past hidden state by a nonlinear function of the "
+        "present one, and no weight of the base does that. Keep it as an adapter: save_gate(model, folder)"
+    )
 
 
 def select_trainable(model: PreTrainedModel, scope: Literal["all", "gate-and-norms"]) -> list[str]:

@@ -38,7 +38,8 @@ class Rwkv6Block(GradientCheckpointingLayer):
     The stream is float32 at least; the mixers work in the type of their weights.
 
     `gated_shift` is None in RWKV-6. A module put there is called with the block's output, the token shift
-    and what it carried, and returns the new output and what to carry: see `rwkvgate.gate`.
+    and what it carried, and returns the new output and what to carry: see `rwkvgate.gate`. So are
+    `gated_shift_time` and `gated_shift_channel`, with the normalised input of the one mixer and the other.
     """
 
     def __init__(self, config: Rwkv6Config, layer: int) -> None:
@@ -50,6 +51,8 @@ class Rwkv6Block(GradientCheckpointingLayer):
         self.attention = Rwkv6Attention(config, layer)
         self.feed_forward = Rwkv6FeedForward(config, layer)
         self.layer = layer
+        self.gated_shift_time: nn.Module | None = None
+        self.gated_shift_channel: nn.Module | None = None
         self.gated_shift: nn.Module | None = None
 
     def forward(self, hidden: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, LayerState]:
@@ -57,14 +60,38 @@ class Rwkv6Block(GradientCheckpointingLayer):
         if self.layer == 0:
             hidden = self.pre_ln(hidden)
         kind = self.attention.time_maa_x.dtype
-        attention, attention_shift, wkv = self.attention(self.ln1(hidden).to(kind), shift, state)
+        kept: list[Tensor] = []
+        past = state.gate if state else None
+        x = _shifted(self.gated_shift_time, self.ln1(hidden), shift, past, kept)
+        attention, attention_shift, wkv = self.attention(x.to(kind), shift, state)
         hidden = hidden + attention
-        feed_forward, feed_forward_shift = self.feed_forward(self.ln2(hidden).to(kind), shift, state)
-        hidden = hidden + feed_forward
-        gate = None
-        if self.gated_shift is not None:
-            hidden, gate = self.gated_shift(hidden, shift, state.gate if state else None)
+        x = _shifted(self.gated_shift_channel, self.ln2(hidden), shift, past, kept)
+        feed_forward, feed_forward_shift = self.feed_forward(x.to(kind), shift, state)
+        hidden = _shifted(self.gated_shift, hidden + feed_forward, shift, past, kept)
+        gate = torch.cat(kept, dim=1) if len(kept) > 1 else kept[0] if kept else None
         return hidden, LayerState(attention_shift, wkv, feed_forward_shift, gate)
+
+    @property
+    def gate_rows(self) -> int:
+        """Rows that the block's gated shifts carry in the state; 0 in an unpatched block."""
+        gates = (self.gated_shift_time, self.gated_shift_channel, self.gated_shift)
+        return sum(gate.rows for gate in gates if gate is not None)
+
+
+def _gate_of(rows: int) -> str:
+    return f"a gate of {rows} row{'s' * (rows > 1)}" if rows else "no gate"
+
+
+def _shifted(gate: nn.Module | None, x: Tensor, shift: TokenShift, past: Tensor | None, kept: list[Tensor]) -> Tensor:
+    """x through a gated shift, where there is one; what it carries on is appended to `kept`."""
+    if gate is None:
+        return x
+    if past is not None:
+        start = sum(rows.shape[1] for rows in kept)
+        past = past[:, start : start + gate.rows]
+    x, carried = gate(x, shift, past)
+    kept.append(carried)
+    return x
 
 
 class Rwkv6PreTrainedModel(PreTrainedModel):
@@ -123,7 +150,7 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: the model carries gates, which `from_pretrained` would drop.
         """
-        if any(block.gated_shift is not None for block in self.base_model.blocks):
+        if any(block.gate_rows for block in self.base_model.blocks):
             raise ValueError("the model is patched, and from_pretrained would drop its gates: save_gate, then unpatch")
         super().save_pretrained(save_directory, **kwargs)
 
@@ -176,8 +203,9 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         hidden = widened(self.embeddings(given) if inputs_embeds is None else inputs_embeds)
         if hidden.dim() != 3 or hidden.shape[1] == 0:
             raise ValueError(f"the input is {tuple(given.shape)}; it must be (batch, time) with at least one token")
-        shift = TokenShift(real_tokens(attention_mask, *hidden.shape[:2]))
         past = self._layer_states(past_key_values, hidden.shape[0])
+        seen = past_key_values.seen if past_key_values else None
+        shift = TokenShift(real_tokens(attention_mask, *hidden.shape[:2]), seen)
         every, layers = [], []
         for block, layer_state in zip(self.blocks, past, strict=True):
             if output_hidden_states:
@@ -189,7 +217,7 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
             use_cache = self.config.use_cache and not self.training
         output = BaseModelOutputWithPast(
             last_hidden_state=hidden,
-            past_key_values=Rwkv6State(layers) if use_cache else None,
+            past_key_values=Rwkv6State(layers, shift.seen_after(hidden)) if use_cache else None,
             hidden_states=(*every, hidden) if output_hidden_states else None,
         )
         return output if return_dict is not False else output.to_tuple()
@@ -205,9 +233,11 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
                 f"the call needs {len(self.blocks)} layers of {batch}"
             )
         for i, (block, layer) in enumerate(zip(self.blocks, state.layers, strict=True)):
-            if (block.gated_shift is None) != (layer.gate is None):
-                there, here = ("no gate", "one") if layer.gate is None else ("a gate", "none")
-                raise ValueError(f"layer {i} of the state carries {there}, but the model has {here}")
+            carried = 0 if layer.gate is None else layer.gate.shape[1]
+            if carried != block.gate_rows:
+                raise ValueError(
+                    f"layer {i} of the state carries {_gate_of(carried)}, but the model has {_gate_of(block.gate_rows)}"
+                )
         return state.layers
 
 

@@ -19,8 +19,8 @@ class LayerState:
     """State of one block after the last token.
 
     `attention_shift` and `feed_forward_shift` are the mixers' inputs at that token, (batch, channel);
-    `wkv` is (batch, head, key channel, value channel), float32 or float64; `gate` is what a gated shift
-    carries, (batch, kept tokens, channel), and None in an unpatched block.
+    `wkv` is (batch, head, key channel, value channel), float32 or float64; `gate` is what the block's gated
+    shifts carry, (batch, kept rows, channel), and None in an unpatched block.
     """
 
     attention_shift: Tensor
@@ -33,12 +33,20 @@ class Rwkv6State:
     """The states of all layers. A forward pass never changes the state it was given.
 
     It is passed as `past_key_values`, and stands in for transformers' caches in `generate`.
+
+    Args:
+        layers: the layers' states, first to last.
+        seen: real tokens of each sequence so far, (batch,), for gates that know their position; default: none.
     """
 
     is_compileable = False
 
-    def __init__(self, layers: Iterable[LayerState]) -> None:
+    def __init__(self, layers: Iterable[LayerState], seen: Tensor | None = None) -> None:
         self.layers = list(layers)
+        if seen is None:
+            device = self.layers[0].wkv.device if self.layers else None
+            seen = torch.zeros(self.batch_size, dtype=torch.long, device=device)
+        self.seen = seen
 
     @property
     def batch_size(self) -> int:
@@ -51,7 +59,8 @@ class Rwkv6State:
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the rows `beam_idx`, in that order, in place: what beam search asks of a cache."""
-        self.layers = self.select(beam_idx).layers
+        chosen = self.select(beam_idx)
+        self.layers, self.seen = chosen.layers, chosen.seen
 
     def select(self, rows: Tensor | Sequence[int]) -> Rwkv6State:
         """A new state of the rows named, in that order; a row may come more than once."""
@@ -87,7 +96,7 @@ class Rwkv6State:
             if columns["gate"][0] is None:
                 del columns["gate"]
             layers.append(LayerState(**{name: torch.cat(column) for name, column in columns.items()}))
-        return Rwkv6State(layers)
+        return Rwkv6State(layers, torch.cat([state.seen for state in states]))
 
     def detach(self) -> Rwkv6State:
         """The same values without their history of gradients."""
@@ -106,22 +115,24 @@ class Rwkv6State:
             if (value := getattr(layer, f.name)) is not None
         }
         with write_file(path) as fresh:
-            save_file(tensors, str(fresh))
+            save_file(tensors | {"seen": self.seen.contiguous()}, str(fresh))
 
     @classmethod
     def load(cls, path: str | Path) -> Rwkv6State:
         """Read what `save` wrote."""
         tensors = load_file(str(path))
+        seen = tensors.pop("seen")
         count = 1 + max(int(name.partition(".")[0]) for name in tensors)
         names = [f.name for f in fields(LayerState)]
-        return cls(
+        layers = (
             LayerState(**{name: tensors[f"{i}.{name}"] for name in names if f"{i}.{name}" in tensors})
             for i in range(count)
         )
+        return cls(layers, seen)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Rwkv6State:
         def changed(layer: LayerState) -> LayerState:
             values = {f.name: getattr(layer, f.name) for f in fields(layer)}
             return LayerState(**{name: x if x is None else change(x) for name, x in values.items()})
 
-        return Rwkv6State(changed(layer) for layer in self.layers)
+        return Rwkv6State([changed(layer) for layer in self.layers], change(self.seen))

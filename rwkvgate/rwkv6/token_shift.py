@@ -1,12 +1,15 @@
 """The token before: for every position, the value at the last real token ahead of it.
 
-Token shift in time mixing and channel mixing, and the gated shift of the block output, all need
-"x at t - 1". With padding in the batch, or a state carried from an earlier call, that is not simply
-the row above: it is the last position that holds a real token, and before the first of those, what the
-state carried. One `TokenShift` is made for a forward pass and shared by every layer.
+Token shift in time mixing and channel mixing needs "x at t - 1". With padding in the batch, or a state
+carried from an earlier call, that is not simply the row above: it is the last position that holds a real
+token, and before the first of those, what the state carried. A gate that looks back further asks for the
+real tokens alone, `pack`, and for how many came before them. One `TokenShift` is made for a forward pass and
+shared by every layer.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,10 +34,11 @@ class TokenShift:
 
     Args:
         mask: (batch, time), true at real tokens; None where all are real. Padding may stand anywhere.
+        seen: real tokens of each row before this pass, (batch,); None where there were none.
     """
 
-    def __init__(self, mask: Tensor | None) -> None:
-        self.mask = mask
+    def __init__(self, mask: Tensor | None, seen: Tensor | None = None) -> None:
+        self.mask, self.seen = mask, seen
         if mask is None:
             return
         # 1-based positions of real tokens, 0 for "what was carried": the running maximum is then the
@@ -67,3 +71,31 @@ class TokenShift:
     def silence(self, x: Tensor) -> Tensor:
         """x (batch, time, channel) with zeros at padding."""
         return x if self.mask is None else x.masked_fill(~self.mask.unsqueeze(-1), 0)
+
+    @cached_property
+    def lengths(self) -> Tensor | None:
+        """Real tokens of each row in this pass, (batch,); None where every token is real."""
+        return None if self.mask is None else self.mask.sum(1)
+
+    def seen_after(self, x: Tensor) -> Tensor:
+        """Real tokens of each row up to the end of a pass over x (batch, time, channel): (batch,)."""
+        before = x.new_zeros(x.shape[0], dtype=torch.long) if self.seen is None else self.seen
+        return before + (x.shape[1] if self.lengths is None else self.lengths)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """x (batch, time, channel) with each row's real tokens first, in order, and its padding after them."""
+        return x if self.mask is None else x.gather(1, self._order.expand_as(x))
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """What `pack` laid first put back in its place; what stands at padding afterwards means nothing."""
+        return x if self.mask is None else x.gather(1, self._rank.expand_as(x))
+
+    @cached_property
+    def _order(self) -> Tensor:
+        assert self.mask is not None
+        return self.mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True).unsqueeze(-1)
+
+    @cached_property
+    def _rank(self) -> Tensor:
+        assert self.mask is not None
+        return (self.mask.cumsum(1) - 1).clamp(min=0).unsqueeze(-1)

@@ -9,6 +9,7 @@ import torch
 
 from rwkvgate.explore.plots import gate_distribution, layers_by_tokens, saturation_by_tokens, token_labels
 from rwkvgate.explore.traces import record_gates
+from rwkvgate.gate.patch import gates_of
 
 
 @pytest.mark.parametrize("arm", ["enhanced", "no-layer-norm", "fixed-gate"])
@@ -17,20 +18,25 @@ def test_values_are_the_gates_and_nothing_is_changed(arm: str, tiny_model: Any, 
     before = model(ids).logits
     trace = record_gates(model, ids)
     assert trace.values.shape == (3, 2, 11, 32) and trace.values.dtype == torch.float16
+    assert torch.equal(model(ids).logits, before)
     hidden: list[torch.Tensor] = []
     gate = model.rwkv.blocks[1].gated_shift
     handle = gate.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
-    assert torch.equal(model(ids).logits, before)
+    model(ids)
     handle.remove()
-    torch.testing.assert_close(trace.values[1].float(), gate.gate_values(hidden[0]).detach(), atol=1e-3, rtol=0)
-    assert not any(block.gated_shift._forward_pre_hooks for block in model.rwkv.blocks)
+    if gate.config.gating == "fixed":
+        wanted = torch.full_like(hidden[0], gate.config.value)
+    else:
+        wanted = torch.sigmoid(hidden[0] @ gate.gate.weight.T + gate.gate.bias)
+    torch.testing.assert_close(trace.values[1].float(), wanted.detach(), atol=1e-3, rtol=0)
+    assert all(gate.observer is None for gate in gates_of(model))
 
 
 def test_nothing_leaks_after_an_error(tiny_model: Any, tokens: Any) -> None:
     model = tiny_model("enhanced")
     with pytest.raises(ValueError, match="at least one token"):
         record_gates(model, tokens(1, 3)[:, :0])
-    assert not any(block.gated_shift._forward_pre_hooks for block in model.rwkv.blocks)
+    assert all(gate.observer is None for gate in gates_of(model))
 
 
 def test_an_unpatched_model_is_told_which_arms_have_gates(tiny_model: Any, tokens: Any) -> None:

@@ -123,7 +123,7 @@ def test_an_epsilon_must_be_a_positive_number(value: float) -> None:
 
 
 def test_a_fixed_gate_without_a_value_is_refused() -> None:
-    with pytest.raises(SettingsError, match="gating is 'fixed' and value is None"):
+    with pytest.raises(SettingsError, match="value is missing; gating 'fixed' needs it"):
         GateConfig.build({"gating": "fixed"})
     with pytest.raises(SettingsError, match="value"):
         GateConfig.build({"gating": "fixed", "value": float("nan")})

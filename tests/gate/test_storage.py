@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from rwkvgate import load_gate, save_gate
 from rwkvgate.gate import storage
-from rwkvgate.gate.config import ARMS
+from rwkvgate.gate.arms import ARMS
 from rwkvgate.settings import SettingsError
 
 GATED = [name for name, arm in ARMS.items() if arm.gate]

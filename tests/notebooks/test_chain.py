@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rwkvgate.gate.config import ARMS
+from rwkvgate.gate.arms import ARMS
 from rwkvgate.settings import resolve
 
 ARMS_OF_RUN = resolve("smoke").evaluation.arms

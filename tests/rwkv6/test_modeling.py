@@ -323,9 +323,9 @@ def test_bad_input_is_refused(tiny_model: Any, tokens: Any) -> None:
     for message, arguments in cases:
         with pytest.raises(ValueError, match=message):
             model(**arguments)
-    with pytest.raises(ValueError, match="carries no gate, but the model has one"):
+    with pytest.raises(ValueError, match="carries no gate, but the model has a gate of 1 row"):
         gated(ids, past_key_values=state)
-    with pytest.raises(ValueError, match="carries a gate, but the model has none"):
+    with pytest.raises(ValueError, match="carries a gate of 1 row, but the model has no gate"):
         model(ids, past_key_values=gated(ids, use_cache=True).past_key_values)
 
 

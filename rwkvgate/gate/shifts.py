@@ -1,0 +1,114 @@
+"""Shift operators: which past hidden states a gate lets in, as one shifted state for every token.
+
+Each is a module from a `Past` to shifted (batch, time, channel). docs/gates.md has their equations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from rwkvgate.gate.config import GateConfig
+from rwkvgate.gate.past import Past
+
+POSITION_SCALES = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
+"""Positions, in tokens, around which the position features change."""
+FIRST_SHARE = 0.9
+"""The share of the previous state in a learned shift before training."""
+
+
+class Offset(nn.Module):
+    """h_{t-k}, at a fixed offset k; the paper's shift is k = 1."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, past: Past) -> Tensor:
+        """The state `offset` tokens back, (batch, time, channel)."""
+        return past.tap(self.offset)
+
+
+class LearnedShift(nn.Module):
+    """How far back to look, predicted from the previous hidden state by a small MLP.
+
+    shifted_t = sum over j of p_tj h_{t-j}, with p_t = softmax(V tanh(U h_{t-1} + a) + b) over j = 1..K: a soft
+    choice of the offset, because a hard one has no gradient. V starts at 0 and b so that p_t1 is 0.9: nearly the
+    paper's fixed shift.
+    """
+
+    def __init__(self, channels: int, taps: int, hidden: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(channels, hidden)
+        self.outer = nn.Linear(hidden, taps)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+        if taps > 1:
+            with torch.no_grad():
+                self.outer.bias[0] = math.log(FIRST_SHARE / (1 - FIRST_SHARE) * (taps - 1))
+
+    def shares(self, past: Past) -> Tensor:
+        """p, (batch, time, K), the newest state first; sums to 1."""
+        logits: Tensor = self.outer(torch.tanh(self.inner(past.tap(1))))
+        return logits.softmax(-1)
+
+    def forward(self, past: Past) -> Tensor:
+        """The mixture of the last K states, (batch, time, channel)."""
+        return weighted(past, self.shares(past).unsqueeze(-2).unbind(-1))
+
+
+class Convolution(nn.Module):
+    """A causal depthwise convolution over the past states: K taps of a weight for each channel.
+
+    shifted_t = sum over j = 1..K of (w_j + A_j^T f(n_t)) * h_{t-j}. Where `position` is off, A is absent. n_t is
+    the token's position in its document, and the features f_i = n / (n + s_i), which are sigmoids of
+    log n - log s_i, grow from 0 towards 1 around the scale s_i: bounded at any length, and beyond the longest
+    trained one nearly constant. A starts at 0, so the operator starts as a plain convolution.
+    """
+
+    def __init__(self, channels: int, taps: int, position: bool, first_tap: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(taps, channels))
+        with torch.no_grad():
+            self.weight[0] = first_tap
+        features = len(POSITION_SCALES)
+        self.position_weight = nn.Parameter(torch.zeros(taps, features, channels)) if position else None
+        self.register_buffer("scales", torch.tensor(POSITION_SCALES), persistent=False)
+
+    def features(self, past: Past) -> Tensor:
+        """f for every token, (batch or 1, time, feature), from 0 to below 1."""
+        positions = past.positions().to(past.now.dtype).unsqueeze(-1)
+        return positions / (positions + self.scales.to(positions.dtype))
+
+    def forward(self, past: Past) -> Tensor:
+        """The weighted past states, (batch, time, channel)."""
+        if self.position_weight is None:
+            return weighted(past, self.weight)
+        features = self.features(past)
+        return weighted(past, (w + features @ a for w, a in zip(self.weight, self.position_weight, strict=True)))
+
+
+def weighted(past: Past, weights: Iterable[Tensor]) -> Tensor:
+    """The sum over j = 1, 2, ... of weights_j * h_{t-j}; each weight broadcasts to (batch, time, channel)."""
+    total: Tensor | None = None
+    for back, weight in enumerate(weights, start=1):
+        tap = past.tap(back)
+        total = weight * tap if total is None else torch.addcmul(total, tap, weight)
+    assert total is not None
+    return total
+
+
+def build_shift(config: GateConfig, channels: int) -> nn.Module | None:
+    """The shift operator of a sized config; None where the gating reads the window itself."""
+    if config.shift == "window":
+        return None
+    if config.shift == "learned":
+        assert config.taps and config.rank
+        return LearnedShift(channels, config.taps, config.rank)
+    if config.shift == "convolution":
+        assert config.taps and config.position is not None and config.first_tap is not None
+        return Convolution(channels, config.taps, config.position, config.first_tap)
+    return Offset(config.offset or 1)
