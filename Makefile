@@ -46,6 +46,7 @@ test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile sm
 bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/wkv.py
 	@$(BIN)/python benchmarks/decode.py
+	@$(BIN)/python benchmarks/gates.py
 	@$(BIN)/python benchmarks/loss.py
 	@$(BIN)/python benchmarks/tokenizer.py
 	@$(BIN)/python benchmarks/trainer.py

@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rwkvgate.gate.card import GateAbout
     from rwkvgate.gate.config import GateConfig
     from rwkvgate.gate.patch import patch, unpatch
+    from rwkvgate.gate.sharing import push_to_hub
     from rwkvgate.gate.storage import load_gate, save_gate
     from rwkvgate.rwkv6.checkpoints import load_pth, loaded_commit
     from rwkvgate.rwkv6.configuration import Rwkv6Config
@@ -32,11 +34,14 @@ _HOMES = {
     "GateConfig": "rwkvgate.gate.config",
     "patch": "rwkvgate.gate.patch",
     "unpatch": "rwkvgate.gate.patch",
+    "GateAbout": "rwkvgate.gate.card",
+    "push_to_hub": "rwkvgate.gate.sharing",
     "save_gate": "rwkvgate.gate.storage",
     "load_gate": "rwkvgate.gate.storage",
 }
 
 __all__ = [
+    "GateAbout",
     "GateConfig",
     "Rwkv6Config",
     "Rwkv6ForCausalLM",
@@ -47,6 +52,7 @@ __all__ = [
     "load_pth",
     "loaded_commit",
     "patch",
+    "push_to_hub",
     "save_gate",
     "unpatch",
 ]

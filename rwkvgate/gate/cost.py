@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rwkvgate.gate.arms import ARMS
 from rwkvgate.gate.config import SITES, GateConfig
 from rwkvgate.gate.gating import Hierarchical
 from rwkvgate.gate.shifts import POSITION_SCALES
@@ -84,3 +85,18 @@ def _gating_cost(config: GateConfig, channels: int, tokens: int) -> tuple[int, i
             return 2 * square + channels, tokens * 2 * square
         case _:
             return square + channels, tokens * square
+
+
+def cost_table(channels: int, heads: int, layers: int, tokens: int) -> str:
+    """Every gated arm's cost on a model of this shape, as a Markdown table."""
+    lines = ["| arm | parameters | multiply-adds a token | state, numbers a sequence |", "|---|---|---|---|"]
+    for arm in ARMS.values():
+        if arm.gate is not None and arm.trained:
+            cost = gate_cost(arm.gate, channels, heads, tokens)
+            adds = layers * cost.flops / 2 / tokens
+            lines.append(f"| `{arm.name}` | {layers * cost.parameters:,} | {adds:,.0f} | {layers * cost.state:,} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(cost_table(channels=2048, heads=32, layers=24, tokens=1024))

@@ -103,14 +103,15 @@ class NativeFamily(Family):
 
 
 class HookedFamily(Family):
-    """A family whose blocks know nothing of gates: a forward hook replaces element 0 of what a block returns.
+    """A family whose blocks know nothing of gates: a forward hook replaces the hidden states that a block returns,
+    alone or as element 0 of a tuple.
 
     A subclass says where the blocks are and, in `cache`, where a block's state may be kept.
     """
 
     @abstractmethod
     def cache(
-        self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Any, ...]
+        self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> MutableMapping[str, Any] | None:
         """Where this block's state is kept between calls, found from one call of it; None in a call without cache.
 
@@ -130,15 +131,16 @@ class HookedFamily(Family):
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.before(block, args, kwargs)
 
-        def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, ...]:
-            hidden = output[0]
+        def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            alone = isinstance(output, Tensor)
+            hidden = output if alone else output[0]
             cache = self.cache(block, args, kwargs, output)
             carried, seen = (None, None) if cache is None else cache.get(KEY, (None, None))
             tokens = TokenShift(real_tokens(self.mask(args, kwargs), *hidden.shape[:2]), seen)
             enhanced, kept = gate(hidden, tokens, carried)
             if cache is not None:
                 cache[KEY] = (kept, tokens.seen_after(hidden))
-            return (enhanced, *output[1:])
+            return enhanced if alone else (enhanced, *output[1:])
 
         block.add_module(place, gate)
         handles = (
@@ -196,7 +198,7 @@ class Rwkv4Family(HookedFamily):
         setattr(state[0], self.ATTRIBUTE, {})
 
     def cache(
-        self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Any, ...]
+        self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> MutableMapping[str, Any] | None:
         """A dictionary on the state's first tensor, one entry a layer."""
         state = output[1]
@@ -239,7 +241,7 @@ class FlaFamily(HookedFamily):
             raise ValueError("cu_seqlens packs documents into one row, and a gate would look from one into the next")
 
     def cache(
-        self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Any, ...]
+        self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> MutableMapping[str, Any] | None:
         """The layer's dictionary in the cache."""
         found = kwargs.get("past_key_values", args[2] if len(args) > 2 else None)

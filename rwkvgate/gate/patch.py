@@ -15,6 +15,9 @@ from rwkvgate.settings import SettingsError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
+NORMS = "_norms_with_gate"
+"""The attribute under which `load_gate` leaves the base's own norms where it put trained ones in their place."""
+
 
 def blocks_of(model: PreTrainedModel) -> list[Any]:
     """The model's blocks, first to last.
@@ -73,6 +76,8 @@ def patch(model: Model, config: GateConfig) -> Model:
 def unpatch(model: Model) -> Model:
     """Take the gates off, in place, and return the model: the base exactly as it was.
 
+    Norms that came with a loaded gate go with it. What training changed of the base stays changed.
+
     Raises:
         ValueError: the model is not patched.
     """
@@ -81,6 +86,9 @@ def unpatch(model: Model) -> Model:
     family = family_of(model)
     for block in family.blocks(model):
         family.detach(block)
+    if hasattr(model, NORMS):
+        getattr(model, NORMS).restore(model)
+        delattr(model, NORMS)
     return model
 
 

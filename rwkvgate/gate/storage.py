@@ -1,8 +1,13 @@
-"""A gate on disk: the gate's own weights as safetensors, its config beside them as JSON."""
+"""A gate on disk and on the hub: its own weights as safetensors, a record as JSON, and a model card.
+
+The folder holds nothing of the base but, where asked, the norms that were trained with the gate.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,80 +17,133 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from rwkvgate.files import write_folder
+from rwkvgate.gate.base import TrainedNorms, base_name, check_base, norm_parameters, probe_base
+from rwkvgate.gate.card import GateAbout, model_card
 from rwkvgate.gate.config import GateConfig
-from rwkvgate.gate.patch import blocks_of, gate_config, gates_of, patch, unpatch
+from rwkvgate.gate.families import family_of
+from rwkvgate.gate.layer import GatedShift
+from rwkvgate.gate.patch import NORMS, gate_config, patch, unpatch
+from rwkvgate.rwkv6.hub import Folder, Repository, open_source
 from rwkvgate.settings import SettingsError
 
-FORMAT = 1
-WEIGHTS, CONFIG = "gate.safetensors", "gate.json"
+FORMAT = 2
+"""Format 1 had no base to compare with, no norms and no card; both are read."""
+WEIGHTS, CONFIG, CARD = "gate.safetensors", "gate.json", "README.md"
+BASE_PREFIX = "base."
+"""What stands before the name of a base's norm among the weights."""
+
+
+def placed_gates(model: PreTrainedModel) -> dict[str, GatedShift]:
+    """The gates by name, `blocks.N.gated_shift`, `.gated_shift_time` or `.gated_shift_channel`."""
+    family = family_of(model)
+    return {
+        f"blocks.{i}.{place}": gate
+        for i, block in enumerate(family.blocks(model))
+        for place in family.places
+        if (gate := getattr(block, place, None)) is not None
+    }
 
 
 def gate_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The gates' parameters by name, `blocks.N.gated_shift.{gate,norm}.{weight,bias}` and `.gate_scale`."""
+    """The gates' parameters by name, such as `blocks.N.gated_shift.gate.weight`."""
     return {
-        f"blocks.{i}.gated_shift.{name}": tensor.detach()
-        for i, gate in enumerate(gates_of(model))
+        f"{place}.{name}": tensor.detach()
+        for place, gate in placed_gates(model).items()
         for name, tensor in gate.state_dict().items()
     }
 
 
-def save_gate(model: PreTrainedModel, folder: str | Path) -> Path:
-    """Write the gate of a patched model, and nothing of its base, to a folder; return the folder.
+def save_gate(
+    model: PreTrainedModel, folder: str | Path, about: GateAbout | None = None, with_norms: bool = False
+) -> Path:
+    """Write the gate of a patched model to a folder with a record and a model card; return the folder.
 
-    The folder appears whole or not at all; one that stands there is replaced.
+    The folder appears whole or not at all; one that stands there is replaced. It holds nothing of the base, but
+    the base's name on the hub and a few numbers by which `load_gate` knows it.
+
+    Args:
+        about: what to say of corpus, training and results.
+        with_norms: also write the base's LayerNorms and GroupNorms, for a gate that was trained with them.
 
     Raises:
         ValueError: the model is not patched.
+        TypeError: what `about` holds cannot be written as JSON. Nothing is written.
     """
+    config, family = gate_config(model), family_of(model)
+    norms = {name: p.detach() for name, p in norm_parameters(model).items()} if with_norms else {}
+    name, revision = base_name(model)
     record = {
         "format": FORMAT,
-        "gate": gate_config(model).model_dump(),
-        "hidden_size": model.config.hidden_size,
-        "num_hidden_layers": model.config.num_hidden_layers,
-        "base_model_type": model.config.model_type,
+        "gate": config.model_dump(),
+        "family": family.name,
+        "hidden_size": family.channels(model),
+        "num_hidden_layers": len(family.blocks(model)),
+        "base": {"model": name, "revision": revision, "probe": probe_base(model, set(norms))},
+        "norms": with_norms,
+        "about": asdict(about or GateAbout()),
     }
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in gate_tensors(model).items()}
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    tensors = gate_tensors(model) | {BASE_PREFIX + key: x for key, x in norms.items()}
+    card = model_card(record, sum(x.numel() for x in gate_tensors(model).values()))
     with write_folder(folder) as fresh:
         # A fixed gate without a norm has no parameters, and still is a gate.
-        save_file(tensors, str(fresh / WEIGHTS))
-        (fresh / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        save_file({key: x.contiguous().cpu() for key, x in tensors.items()}, str(fresh / WEIGHTS))
+        (fresh / CONFIG).write_text(text, encoding="utf-8")
+        (fresh / CARD).write_text(card, encoding="utf-8")
     return Path(folder)
 
 
-def load_gate(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
-    """Patch an unpatched base with the gate saved in a folder, in place, and return it.
+def load_gate(
+    model: PreTrainedModel, source: str | PathLike[str], *, check: bool = True, **options: Any
+) -> PreTrainedModel:
+    """Patch an unpatched base with a saved gate, in place, and return it.
 
-    Everything is checked before the base is touched: on any error it is what it was.
+    Everything is checked before the base is touched: on any error it is what it was. `unpatch` takes off whatever
+    was loaded, norms too.
+
+    Args:
+        source: a folder that `save_gate` wrote, or a repository's name on the hub, "owner/name".
+        check: refuse a base whose weights are not those of the base that the gate was saved on.
+        **options: where to look on the hub: revision, token, cache_dir, force_download, local_files_only.
 
     Raises:
-        SettingsError: the folder holds no gate, a damaged one, or one of another format or base.
-        TypeError: the model is no RWKV-6 of this package.
-        ValueError: the model is patched already.
+        CheckpointError: there is no such folder or repository, or the hub cannot be reached. An `OSError`.
+        SettingsError: it holds no gate, a damaged one, one of a later format, or one of another base.
+        TypeError: the model is of no known family.
+        ValueError: the model is patched already, or in a state that its family cannot gate.
     """
-    blocks_of(model)  # refuses a foreign model before its config is asked
-    folder = Path(folder)
-    record = _read_record(folder)
-    config = GateConfig.build(record["gate"], where=str(folder / CONFIG))
-    for key in ("hidden_size", "num_hidden_layers"):
-        here = getattr(model.config, key)
-        if record[key] != here:
-            raise SettingsError(f"the gate in {folder} is for {key} {record[key]}; the model has {here}")
-    try:
-        tensors = load_file(str(folder / WEIGHTS))
-    except FileNotFoundError:
-        raise SettingsError(f"{folder} holds no {WEIGHTS}") from None
-    except (SafetensorError, OSError) as error:
-        raise SettingsError(f"{folder / WEIGHTS} is damaged: {error}") from None
+    family = family_of(model)  # refuses a foreign model before its config is asked
+    files = open_source(source, **options)
+    record = _read_record(files)
+    where = f"the gate in {files}"
+    config = GateConfig.build(record["gate"], where=f"{CONFIG} of {files}")
+    shape = {
+        "family": family.name,
+        "hidden_size": family.channels(model),
+        "num_hidden_layers": len(family.blocks(model)),
+    }
+    for key, here in shape.items():
+        if record.get(key, "rwkv6") != here:
+            raise SettingsError(f"{where} is for {key} {record[key]}; the model has {here}")
+    tensors = _read_weights(files)
+    norms = {key.removeprefix(BASE_PREFIX): x for key, x in tensors.items() if key.startswith(BASE_PREFIX)}
+    own_norms = norm_parameters(model)
+    wanted_norms = set(own_norms) if record.get("norms") else set()
+    wrong = {BASE_PREFIX + name for name in wanted_norms ^ set(norms)}
+    wrong |= {BASE_PREFIX + name for name in wanted_norms & set(norms) if own_norms[name].shape != norms[name].shape}
+    if not wrong and check:
+        check_base(model, dict((record.get("base") or {}).get("probe") or {}), where)
     patch(model, config)
     wanted = gate_tensors(model)
-    wrong = {name for name in wanted.keys() | tensors.keys() if not _alike(wanted.get(name), tensors.get(name))}
+    given = {key: x for key, x in tensors.items() if not key.startswith(BASE_PREFIX)}
+    wrong |= {name for name in wanted.keys() | given.keys() if not _alike(wanted.get(name), given.get(name))}
     if wrong:
         unpatch(model)
-        raise SettingsError(f"the weights in {folder} are not this gate's: {', '.join(sorted(wrong)[:4])}")
-    for i, gate in enumerate(gates_of(model)):
-        prefix = f"blocks.{i}.gated_shift."
-        own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-        gate.load_state_dict(own)
+        raise SettingsError(f"the weights in {files} are not this gate's: {', '.join(sorted(wrong)[:4])}")
+    for place, gate in placed_gates(model).items():
+        gate.load_state_dict({k.removeprefix(f"{place}."): x for k, x in given.items() if k.startswith(f"{place}.")})
+    if norms:
+        setattr(model, NORMS, TrainedNorms(model, norms))
     return model
 
 
@@ -93,17 +151,29 @@ def _alike(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
     return left is not None and right is not None and left.shape == right.shape
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
+def _read_weights(files: Folder | Repository) -> dict[str, torch.Tensor]:
+    path = files.find(WEIGHTS)
+    if path is None:
+        raise SettingsError(f"{files} holds no {WEIGHTS}")
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise SettingsError(f"{path} is damaged: {error}") from None
+    return tensors
+
+
+def _read_record(files: Folder | Repository) -> dict[str, Any]:
+    path = files.find(CONFIG)
+    if path is None:
+        raise SettingsError(f"{files} holds no {CONFIG}; a gate's folder is what save_gate writes")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise SettingsError(f"{folder} holds no {CONFIG}; a gate's folder is what save_gate writes") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SettingsError(f"{path} is damaged: {error}") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") not in range(1, FORMAT + 1):
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
-        raise SettingsError(f"{path} is of format {found!r}; this version reads format {FORMAT}")
+        later = "; a newer rwkvgate wrote it" if isinstance(found, int) and found > FORMAT else ""
+        raise SettingsError(f"{path} is of format {found!r}{later}; this version reads formats 1 to {FORMAT}")
     missing = {"gate", "hidden_size", "num_hidden_layers"} - record.keys()
     if missing:
         raise SettingsError(f"{path} lacks {', '.join(sorted(missing))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rwkvgate import GateConfig, load_gate, patch, save_gate, unpatch
-from rwkvgate.gate.cost import gate_cost
+from rwkvgate.gate.cost import cost_table, gate_cost
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import gates_of, select_trainable
 from rwkvgate.rwkv6.token_shift import TokenShift
@@ -240,3 +241,8 @@ def test_a_convolution_starts_plain() -> None:
     hidden = torch.randn(2, 40, 8)
     outs = [gate(hidden, TokenShift(None, torch.tensor([7, 9000])), None)[0] for gate in (plain, aware, previous)]
     assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+
+
+def test_the_page_says_what_the_gates_cost() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gates.md").read_text(encoding="utf-8")
+    assert cost_table(channels=2048, heads=32, layers=24, tokens=1024) in page

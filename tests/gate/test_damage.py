@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rwkvgate import GateConfig, load_gate, patch, save_gate
 from rwkvgate.gate import storage
 from rwkvgate.gate.patch import gates_of
+from rwkvgate.rwkv6.layouts import CheckpointError
 from rwkvgate.settings import SettingsError
 
 Damage = Callable[[Path], Any]
@@ -96,8 +97,11 @@ def test_weights_cut_anywhere_are_refused(share: float, tiny_model: Any, tokens:
 
 def test_what_is_no_folder_is_refused(tiny_model: Any, tokens: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    for path in (tmp_path / "file", tmp_path / "nowhere"):
-        refused(tiny_model(), tokens(1, 5), path, "holds no gate.json")
+    (tmp_path / "empty").mkdir()
+    refused(tiny_model(), tokens(1, 5), tmp_path / "empty", "holds no gate.json")
+    for path, message in ((tmp_path / "file", "is a file"), (tmp_path / "nowhere", "there is no folder")):
+        with pytest.raises(CheckpointError, match=message):
+            load_gate(tiny_model(), path)
 
 
 def test_models_of_other_kinds_are_refused(tiny_model: Any, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_round_trip_bit_for_bit(arm: str, tiny_model: Any, tokens: Any, tmp_path
 def test_the_adapter_holds_the_gate_only(tiny_model: Any, tmp_path: Path) -> None:
     model = tiny_model("enhanced")
     folder = save_gate(model, tmp_path / "gate")
-    assert sorted(path.name for path in folder.iterdir()) == ["gate.json", "gate.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "gate.json", "gate.safetensors"]
     names = load_file(folder / "gate.safetensors")
     assert len(names) == 4 * model.config.num_hidden_layers
     assert all(".gated_shift." in name for name in names)
@@ -59,8 +59,8 @@ DAMAGE: list[tuple[Any, str]] = [
     (lambda f: (f / storage.WEIGHTS).unlink(), "holds no gate.safetensors"),
     (lambda f: (f / storage.CONFIG).unlink(), "holds no gate.json"),
     (lambda f: (f / storage.CONFIG).write_text("{"), "damaged"),
-    (lambda f: (f / storage.CONFIG).write_text("[1]"), "of format 'list'"),
-    (lambda f: rewrite(f, format=99), "of format 99; this version reads format 1"),
+    (lambda f: (f / storage.CONFIG).write_text("[1]"), "of format 'list'; this version"),
+    (lambda f: rewrite(f, format=99), "of format 99; a newer rwkvgate wrote it; this version reads formats 1 to 2"),
     (lambda f: rewrite(f, hidden_size=64), "hidden_size 64; the model has 32"),
     (lambda f: rewrite(f, num_hidden_layers=5), "num_hidden_layers 5; the model has 3"),
     (lambda f: rewrite(f, gate={"gating": "tanh"}), "gating is 'tanh'"),

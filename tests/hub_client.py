@@ -1,4 +1,4 @@
-"""A process that loads checkpoints by name on request.
+"""A process that loads checkpoints by name on request, and puts gates on the hub.
 
 The hub's library reads its address and its cache's place once, at import, so a test that sets them needs a
 fresh process; that one answers many tests, because importing takes seconds. Requests and answers are lines of
@@ -57,6 +57,41 @@ def verify(request: dict[str, Any]) -> dict[str, Any]:
     return {"code": code, "said": said.getvalue()}
 
 
+def base() -> Any:
+    """A tiny network, the same every time."""
+    import torch
+
+    import rwkvgate
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 37, "hidden_size": 32, "num_hidden_layers": 3, "head_size": 8}
+    return rwkvgate.Rwkv6ForCausalLM(rwkvgate.Rwkv6Config(**sizes)).eval()
+
+
+def push(request: dict[str, Any]) -> dict[str, Any]:
+    """Gate the tiny network and put the gate on the hub; the answer has its logits."""
+    import torch
+
+    import rwkvgate
+
+    model = base()
+    if request.get("arm"):
+        rwkvgate.patch(model, rwkvgate.GateConfig.preset(request["arm"]))
+    about = rwkvgate.GateAbout(corpus="seeded stories", results={"perplexity": 2.5})
+    address = rwkvgate.push_to_hub(model, request["name"], about, **request["options"])
+    return {"address": address, "logits": model(torch.tensor([[1, 2, 3]])).logits.tolist()}
+
+
+def pull(request: dict[str, Any]) -> dict[str, Any]:
+    """Load a gate by name onto the tiny network; the answer has its logits."""
+    import torch
+
+    import rwkvgate
+
+    model = rwkvgate.load_gate(base(), request["name"], **request["options"])
+    return {"logits": model(torch.tensor([[1, 2, 3]])).logits.tolist()}
+
+
 def main() -> None:
     """Answer until the input ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -64,7 +99,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = {"load": load, "verify": verify}[request["do"]](request)
+            answer = {"load": load, "verify": verify, "push": push, "pull": pull}[request["do"]](request)
         except Exception as error:
             answer = {"error": type(error).__name__, "message": str(error), "os_error": isinstance(error, OSError)}
         print(json.dumps(answer), file=out, flush=True)
