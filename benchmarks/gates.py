@@ -99,8 +99,9 @@ def patching(device: torch.device) -> dict[str, Any]:
     own = sum(p.nbytes for gate in gates_of(model) for p in gate.parameters()) / 2**20
     kept = before <= {p.data_ptr() for p in model.parameters()}
     print(
-        f"patching 24 layers of 2,048 channels: {seconds:.2f} s (goal {PATCH_SECONDS}); memory grew by {added:,.0f} MiB, "
-        f"the gates are {own:,.0f} MiB; the base's tensors are {'the same' if kept else 'MOVED'}"
+        f"patching 24 layers of 2,048 channels: {seconds:.2f} s (goal {PATCH_SECONDS}); "
+        f"memory grew by {added:,.0f} MiB, the gates are {own:,.0f} MiB; "
+        f"the base's tensors are {'the same' if kept else 'MOVED'}"
     )
     return {"seconds": seconds, "grew_mib": added, "gates_mib": own}
 

@@ -208,10 +208,10 @@ def _blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> 
     return [stream[i : i + length] for i in range(0, len(stream) - length + 1, length)] or [stream]
 
 
-def new_base(model: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> Rwkv6ForCausalLM:
-    """An untrained base of the settings' size, initialised from the base's seed."""
+def new_base(model: ModelSettings, tokenizer: PreTrainedTokenizerBase, seed: int = BASE_SEED) -> Rwkv6ForCausalLM:
+    """An untrained base of the settings' size, initialised from the seed."""
     sizes = model.model_dump(exclude={"pretraining", "vocab_size"})
-    torch.manual_seed(BASE_SEED)
+    torch.manual_seed(seed)
     return Rwkv6ForCausalLM(Rwkv6Config(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **sizes))
 
 
