@@ -1,7 +1,10 @@
-"""Uncertainty: bootstrap over documents, paired between arms, and the spread over training seeds.
+"""Uncertainty: intervals and tests over documents, paired between arms, and over training seeds.
 
 Two kinds of noise are kept apart. Which documents happened to be in the test set: resampled here, the same
-documents for both arms and for all their seeds. Which seed a model was trained with: `seed_spread`.
+documents for both arms and for all their seeds (`paired_difference`), or their arms swapped (`permutation_p`).
+Which seed a model was trained with: `seed_spread`, and Student's test on the seeds' differences (`seed_p`). A
+difference is shown only if it stands against both, so the larger of the two p counts (an intersection-union
+test, which rejects no more often than either), after Holm's correction over all that is decided together.
 
 Every corpus measure here is a function of sums over documents (a mean, perplexity, BLEU), so a resample is a
 vector of counts and all its sums are one matrix product. `scipy.stats.bootstrap` does the resampling and the
@@ -52,6 +55,78 @@ class Spread(NamedTuple):
 def mean(sums: Floats, n: int) -> Floats:
     """The mean over documents of the only column."""
     return sums[..., 0] / n
+
+
+def permutation_p(
+    a: ArrayLike, b: ArrayLike, reduce: Reduce = mean, *, resamples: int = RESAMPLES, seed: int = 0
+) -> float:
+    """Two-sided p of measure(a) - measure(b) when each document's two results may as well be swapped.
+
+    Seeds are averaged first, document by document. The observed assignment counts as one of the permutations, so p
+    is at least 1 / (resamples + 1), and the test keeps its level exactly.
+
+    Args:
+        a, b: as in `paired_difference`.
+
+    Returns:
+        p; nan without documents, or where the measure is not finite.
+
+    Raises:
+        ValueError: the two sides have different numbers of documents or a wrong number of dimensions.
+    """
+    left, right = (stacked(x).mean(axis=0) for x in (a, b))
+    if left.shape[0] != right.shape[0]:
+        raise ValueError(f"a has {left.shape[0]} documents and b has {right.shape[0]}; a pair needs both")
+    n = left.shape[0]
+    if n == 0:
+        return np.nan
+    total, difference = (left + right).sum(axis=0), left - right
+    rng = np.random.default_rng(seed)
+    observed = float(reduce(left.sum(axis=0), n) - reduce(right.sum(axis=0), n))
+    if not np.isfinite(observed):
+        return np.nan
+    at_least, block = 1, max(1, BATCH_CELLS // n)
+    for start in range(0, resamples, block):
+        signs = rng.integers(0, 2, size=(min(block, resamples - start), n)) * 2.0 - 1
+        moved = signs @ difference
+        found = reduce((total + moved) / 2, n) - reduce((total - moved) / 2, n)
+        # Rounding must not make the observed assignment look rarer than itself.
+        at_least += int((np.abs(found) >= abs(observed) * (1 - 1e-9)).sum())
+    return at_least / (resamples + 1)
+
+
+def seed_p(differences: Sequence[float]) -> float:
+    """Student's two-sided p that paired seeds' differences have mean zero; nan below two seeds.
+
+    Differences that are all equal have p 0, or 1 where they are zero.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.size < 2 or not np.isfinite(values).all():
+        return np.nan
+    if np.ptp(values) == 0:
+        return 0.0 if values[0] else 1.0
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values after Holm's correction for as many tests as are given; nan stays nan and is not counted."""
+    values = np.asarray(p, dtype=np.float64)
+    known = np.flatnonzero(np.isfinite(values))
+    adjusted, largest = np.full(values.shape, np.nan), 0.0
+    for place, index in enumerate(known[np.argsort(values[known], kind="stable")]):
+        largest = max(largest, min(1.0, values[index] * (len(known) - place)))
+        adjusted[index] = largest
+    return [float(x) for x in adjusted]
+
+
+def smallest_effect(error: float, degrees: float = np.inf, *, confidence: float = 0.95, power: float = 0.8) -> float:
+    """The difference that a two-sided test with this standard error finds with this power (by Student's t).
+
+    Args:
+        error: standard error of the estimated difference.
+        degrees: of freedom of that error; infinite for an error over documents.
+    """
+    return float((stats.t.ppf((1 + confidence) / 2, degrees) + stats.t.ppf(power, degrees)) * error)
 
 
 def interval(

@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rwkvgate.evaluation.statistics import paired_difference
+from rwkvgate.evaluation.statistics import holm, paired_difference, seed_p, smallest_effect
 from rwkvgate.search.candidates import CONTROLS
 from rwkvgate.search.trials import Trial
 
-CONFIDENCE, POWER = 0.95, 0.8
+CONFIDENCE = 0.95
 
 
 def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
     """The learning rate of each candidate with the lowest mean validation loss over seeds."""
     frame = pd.DataFrame([(t.candidate, t.rate, t.validation) for t in trials], columns=["candidate", "rate", "loss"])
     means = frame.groupby(["candidate", "rate"])["loss"].mean()
-    return {str(name): float(group.droplevel(0).idxmin()) for name, group in means.groupby("candidate")}
+    return {str(name): float(str(group.droplevel(0).idxmin())) for name, group in means.groupby("candidate")}
 
 
 def ranking(trials: Sequence[Trial], rates: Mapping[str, float]) -> list[str]:
@@ -49,25 +49,14 @@ def everything(trials: Sequence[Trial], stage: str) -> pd.DataFrame:
     )
 
 
-def smallest_effect(differences: Sequence[float]) -> float:
-    """The difference that as many paired seeds, as noisy as these, would show with 80 % power at the 5 % level.
-
-    nan below two seeds.
-    """
-    n = len(differences)
-    if n < 2:
-        return float("nan")
-    error = np.std(differences, ddof=1) / np.sqrt(n)
-    return float((stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) + stats.t.ppf(POWER, n - 1)) * error)
-
-
 def compared(trials: Sequence[Trial]) -> pd.DataFrame:
     """Each candidate against each control: the difference of test losses, paired by seed and by document.
 
     `low` and `high` are Student's interval over the seeds' differences, which is what a new training run would
     show; `documents low` and `high` the bootstrap's over documents; `p` Student's, and `p (Holm)` after Holm's
-    correction over all candidates of a task and control; `smallest` the effect that could have been seen. A
-    negative difference is better than the control. A candidate whose training failed in a seed is said to have.
+    correction over all candidates of a task and control; `smallest` the effect that as many seeds, as noisy as
+    these, show with 80 % power. A negative difference is better than the control. A candidate whose training failed
+    in a seed is said to have.
     """
     rows = []
     by = {name: {t.seed: t for t in trials if t.candidate == name} for name in {t.candidate: 0 for t in trials}}
@@ -84,8 +73,10 @@ def compared(trials: Sequence[Trial]) -> pd.DataFrame:
             rows.append(row | _difference(losses) | _over_documents([own[s] for s in seeds], by[control], seeds))
     frame = pd.DataFrame(rows)
     if "p" in frame:
-        frame["p (Holm)"] = frame.groupby("control")["p"].transform(_holm)
-        frame["reading"] = [_reading(row) for row in frame.to_dict("records")]
+        for control in frame["control"].unique():
+            rows_of = frame["control"] == control
+            frame.loc[rows_of, "p (Holm)"] = holm(frame.loc[rows_of, "p"].to_list())
+        frame["reading"] = [_reading({str(k): v for k, v in row.items()}) for row in frame.to_dict("records")]
     return frame
 
 
@@ -93,14 +84,13 @@ def _difference(losses: Sequence[float]) -> dict[str, float]:
     mean, n = float(np.mean(losses)), len(losses)
     if n < 2:
         return {"difference": mean, "low": np.nan, "high": np.nan, "p": np.nan, "smallest": np.nan}
-    found = stats.ttest_1samp(losses, 0.0)
-    bounds = found.confidence_interval(CONFIDENCE)
+    bounds = stats.ttest_1samp(losses, 0.0).confidence_interval(CONFIDENCE)
     return {
         "difference": mean,
         "low": float(bounds.low),
         "high": float(bounds.high),
-        "p": float(found.pvalue),
-        "smallest": smallest_effect(losses),
+        "p": seed_p(losses),
+        "smallest": smallest_effect(float(np.std(losses, ddof=1)) / np.sqrt(n), n - 1),
     }
 
 
@@ -110,17 +100,6 @@ def _over_documents(own: Sequence[Trial], control: Mapping[int, Trial], seeds: S
 
     found = paired_difference(sums(own), sums([control[s] for s in seeds]), lambda x, _: x[..., 0] / x[..., 1])
     return {"documents low": found.low, "documents high": found.high}
-
-
-def _holm(p: pd.Series) -> list[float]:
-    order = np.argsort(p.to_numpy(), kind="stable")
-    adjusted, largest = np.full(len(p), np.nan), 0.0
-    for place, index in enumerate(order):
-        value = p.iloc[index]
-        if np.isfinite(value):
-            largest = max(largest, min(1.0, value * (len(p) - place)))
-            adjusted[index] = largest
-    return [float(x) for x in adjusted]
 
 
 def _reading(row: Mapping[str, object]) -> str:

@@ -121,7 +121,7 @@ def test_another_base_is_refused_with_nothing_changed(tiny_model: Any, tokens: A
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_same_base_in_another_type_is_taken(dtype: torch.dtype, tiny_model: Any, tmp_path: Path) -> None:
     folder = save_gate(tiny_model("enhanced"), tmp_path / "gate")
-    assert gates_of(load_gate(tiny_model(dtype=dtype), folder))
+    assert gates_of(load_gate(tiny_model().to(dtype), folder))
 
 
 def test_norms_trained_with_the_gate_come_and_go_with_it(tiny_model: Any, tokens: Any, tmp_path: Path) -> None:

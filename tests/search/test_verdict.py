@@ -7,7 +7,7 @@ import pytest
 
 from rwkvgate.search.candidates import CANDIDATES, CONTROLS
 from rwkvgate.search.trials import Trial
-from rwkvgate.search.verdict import best_rates, compared, everything, ranking, smallest_effect
+from rwkvgate.search.verdict import best_rates, compared, everything, ranking
 
 
 def trial(candidate: str, seed: int, loss: float, rate: float = 1e-3, noise: float = 0.0, n: int = 40) -> Trial:
@@ -60,13 +60,6 @@ def test_a_failed_training_is_said_and_not_averaged_in() -> None:
     table = compared(trials).set_index("candidate")
     assert table.loc["broken", "reading"] == "training failed" and np.isnan(table.loc["broken", "difference"])
     assert table.loc["fine", "reading"] == "no difference shown"
-
-
-def test_the_smallest_effect_is_what_the_power_formula_says() -> None:
-    # Five differences of standard deviation 1: (t_0.975 + t_0.8) / sqrt(5) with 4 degrees of freedom.
-    values = np.array([-1.0, -0.5, 0.0, 0.5, 1.0]) / np.std([-1.0, -0.5, 0.0, 0.5, 1.0], ddof=1)
-    assert smallest_effect(values) == pytest.approx((2.7764 + 0.9410) / np.sqrt(5), abs=1e-3)
-    assert np.isnan(smallest_effect([0.1]))
 
 
 def test_the_table_has_every_trial() -> None:

@@ -1,0 +1,321 @@
+"""The ledger: every claim of the paper with its value, ours, and a verdict by the rule written down in `rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rwkvgate.evaluation import paper
+from rwkvgate.evaluation.comparison import paired_documents
+from rwkvgate.evaluation.measures import MEASURES
+from rwkvgate.evaluation.rules import (
+    CONTRADICTED,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    RULES,
+    UNDECIDED,
+    VERSION,
+)
+from rwkvgate.evaluation.statistics import (
+    RESAMPLES,
+    holm,
+    paired_difference,
+    permutation_p,
+    seed_p,
+    smallest_effect,
+)
+from rwkvgate.evaluation.tables import number, pooled_latency, signed
+
+LEVEL = 0.05
+CONTROL = "base-tuned"
+Z95 = 1.959963984540054
+Records = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run has measured, as far as it has.
+
+    Attributes:
+        results: tidy scores (arm, seed, document, metric, value).
+        latency: times with `latency.LATENCY_COLUMNS`.
+        domains: the domain of each test document, by its number.
+        device: what the run was made on.
+        failures: arm -> why it has no results.
+        resamples: of bootstraps and permutations.
+    """
+
+    results: pd.DataFrame
+    latency: pd.DataFrame
+    domains: Mapping[int, str] = field(default_factory=dict)
+    device: str = ""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    resamples: int = RESAMPLES
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One arm against another in one measure: the difference with its interval over documents, and its tests.
+
+    `p_seeds` is nan where the arms do not share two seeds; `problem` says why there is no test.
+    """
+
+    arm: str
+    against: str
+    metric: str
+    value: float
+    reference: float
+    difference: float
+    low: float
+    high: float
+    documents: int
+    seeds: int
+    p_documents: float
+    p_seeds: float
+    smallest: float
+    problem: str = ""
+
+    @property
+    def p(self) -> float:
+        """The larger of the two p: a difference has to stand against both kinds of noise."""
+        return float(max(self.p_documents, self.p_seeds)) if not self.problem else np.nan
+
+    @property
+    def better(self) -> bool:
+        """Whether the difference is for the better."""
+        return (self.difference > 0) == (MEASURES[self.metric].better == "higher")
+
+
+def contrast(evidence: Evidence, arm: str, against: str, metric: str, documents: set[int] | None = None) -> Contrast:
+    """An arm against another on the documents (default: all) that every seed of both has.
+
+    The test over seeds pairs seeds that both arms have; against an arm that is not trained, and so has one, its
+    value stands for every seed.
+    """
+    measure, results = MEASURES[metric], evidence.results
+    if documents is not None:
+        results = results[results["document"].isin(documents)]
+    (left, right), common = paired_documents(results, measure, [arm, against])
+    nothing = dict.fromkeys(
+        ("value", "reference", "difference", "low", "high", "p_documents", "p_seeds", "smallest"), np.nan
+    )
+    missing = [name for name, side in ((arm, left), (against, right)) if not side.size]
+    if missing:
+        said = ", ".join(
+            f"{name} failed: {evidence.failures[name]}" if name in evidence.failures else f"{name} was not run"
+            for name in missing
+        )
+        return Contrast(arm, against, metric, **nothing, documents=0, seeds=0, problem=said)
+    found = paired_difference(left, right, measure.reduce, resamples=evidence.resamples)
+    values, references = (measure.reduce(side.sum(axis=1), len(common)) for side in (left, right))
+    differences = values - (references if len(references) == len(values) else references.mean())
+    seeds = len(values)
+    errors = [(found.high - found.low) / (2 * Z95)]
+    problem = "" if np.isfinite(found.estimate) else f"{measure.label} is not a finite number"
+    if seeds < 2:
+        problem = problem or f"{arm} has one training seed, and its spread cannot be told"
+        smallest = smallest_effect(errors[0])
+    else:
+        over_seeds = smallest_effect(float(np.std(differences, ddof=1)) / np.sqrt(seeds), seeds - 1)
+        smallest = max(smallest_effect(errors[0]), over_seeds)
+    return Contrast(
+        arm=arm,
+        against=against,
+        metric=metric,
+        value=float(values.mean()),
+        reference=float(references.mean()),
+        difference=found.estimate,
+        low=found.low,
+        high=found.high,
+        documents=len(common),
+        seeds=seeds,
+        p_documents=permutation_p(left, right, measure.reduce, resamples=evidence.resamples),
+        p_seeds=seed_p(list(differences)),
+        smallest=smallest,
+        problem=problem,
+    )
+
+
+GAINS = {"rouge-l-gain": "rougeL", "bleu-gain": "bleu", "rouge-1-gain": "rouge1", "perplexity": "perplexity"}
+"""Claims that the enhanced model scores better, and the measure of each."""
+PAIRS = {
+    "layer-norm-stabilises": [("enhanced", "no-layer-norm")],
+    "adaptive-beats-fixed": [("enhanced", "fixed-gate")],
+    "component-contributions": [("conv-only", CONTROL), ("routing-only", CONTROL)],
+}
+"""Claims that one arm has lower perplexity than another."""
+RATIOS = {
+    "forward-latency": "enhanced",
+    "latency-no-layer-norm": "no-layer-norm",
+    "latency-fixed-gate": "fixed-gate",
+}
+
+
+def ledger(evidence: Evidence) -> list[Records]:
+    """Every claim in the order of `RULES`: one record each, ready for JSON; numbers that are not known are None.
+
+    Keys: claim, text, source, stated, arithmetic (what the paper's own tables give), ours, low, high, n, seeds,
+    against_base and against_control (the two comparisons, where the claim is a gain), p, smallest, rule, rules
+    (their version), verdict, reason.
+    """
+    tests = {claim: _contrasts(evidence, claim) for claim in RULES}
+    flat = [(claim, i) for claim, found in tests.items() for i in range(len(found))]
+    adjusted = dict(zip(flat, holm([tests[claim][i].p for claim, i in flat]), strict=True))
+    arithmetic = {item.claim: item for item in paper.statements()}
+    rows = []
+    for claim, rule in RULES.items():
+        stated = arithmetic.get(claim)
+        row: Records = {
+            "claim": claim,
+            "text": rule.text,
+            "source": rule.source,
+            "stated": rule.stated,
+            "arithmetic": None if stated is None else f"{stated.from_tables:+.2f} % by its tables",
+        }
+        p = [adjusted[claim, i] for i in range(len(tests[claim]))]
+        row |= _decide(evidence, claim, tests[claim], p)
+        rows.append({key: _plain(value) for key, value in (row | {"rule": rule.rule, "rules": VERSION}).items()})
+    return rows
+
+
+def _contrasts(evidence: Evidence, claim: str) -> list[Contrast]:
+    """The tests that decide a claim."""
+    if claim in GAINS:
+        return [contrast(evidence, "enhanced", CONTROL, GAINS[claim])]
+    if claim in PAIRS:
+        return [contrast(evidence, arm, against, "perplexity") for arm, against in PAIRS[claim]]
+    if claim == "domains":
+        names = sorted(set(evidence.domains.values()))
+        return [
+            contrast(evidence, "enhanced", CONTROL, "perplexity", {d for d, n in evidence.domains.items() if n == name})
+            for name in names
+        ]
+    return []
+
+
+def _decide(evidence: Evidence, claim: str, tests: Sequence[Contrast], p: Sequence[float]) -> Records:
+    if claim in RATIOS:
+        return _ratio(evidence, claim, RATIOS[claim])
+    if claim == "generation-time":
+        return _generation(evidence)
+    if claim == "fits-one-t4":
+        verdict = REPRODUCED if "T4" in evidence.device else UNDECIDED
+        return _verdict(verdict, f"the run was made on {evidence.device or 'an unknown device'}")
+    if claim == "state-of-the-art":
+        return _verdict(UNDECIDED, "the paper names no benchmark and compares with no other recurrent model")
+    if claim == "domains" and len(tests) < 2:
+        return _verdict(UNDECIDED, "the test set has one domain, or none is known")
+    if not tests:
+        return _verdict(UNDECIDED, "this run does not measure it")
+    row = _shown(claim, tests, p)
+    if claim in GAINS:
+        base = contrast(evidence, "enhanced", "base", GAINS[claim])
+        row |= {"against_base": _words(base), "against_control": _words(tests[0])}
+    return row
+
+
+def _shown(claim: str, tests: Sequence[Contrast], p: Sequence[float]) -> Records:
+    """The verdict on a claim that every one of these differences is for the better."""
+    first = tests[0]
+    row: Records = {
+        "ours": first.difference,
+        "low": first.low,
+        "high": first.high,
+        "n": first.documents,
+        "seeds": first.seeds,
+        "p": max(p) if np.isfinite(p).all() else np.nan,
+        "smallest": first.smallest,
+    }
+    problems = [test.problem for test in tests if test.problem]
+    if problems:
+        return row | _verdict(UNDECIDED, "; ".join(dict.fromkeys(problems)))
+    shown = [value < LEVEL for value in p]
+    said = "; ".join(_sentence(test, value) for test, value in zip(tests, p, strict=True))
+    if any(found and not test.better for found, test in zip(shown, tests, strict=True)):
+        return row | _verdict(CONTRADICTED, said)
+    return row | _verdict(REPRODUCED if all(shown) else NOT_REPRODUCED, said)
+
+
+def _sentence(test: Contrast, p: float) -> str:
+    label = MEASURES[test.metric].label
+    interval = f"{signed(test.difference)} [{signed(test.low)}, {signed(test.high)}]"
+    head = f"{test.arm} against {test.against}: {label} {interval}"
+    tail = f"p {number(p, 2)} after Holm, {test.documents} documents, {test.seeds} seeds"
+    if p < LEVEL:
+        return f"{head}, {'better' if test.better else 'worse'}, {tail}"
+    return f"{head}, no difference shown, {tail}; the smallest that would have been: {number(test.smallest, 2)}"
+
+
+def _words(test: Contrast) -> str:
+    if not np.isfinite(test.difference):
+        return test.problem or "not a finite number"
+    relative = test.difference / test.reference if test.reference else np.nan
+    said = f"{number(test.reference)} to {number(test.value)}"
+    return said + (f" ({100 * relative:+.1f} %)" if np.isfinite(relative) else "")
+
+
+def _ratio(evidence: Evidence, claim: str, arm: str) -> Records:
+    stated = paper.FORWARD_SECONDS[arm] / paper.FORWARD_SECONDS["base"]
+    rows = evidence.latency[(evidence.latency["measure"] == "forward") & (evidence.latency["arm"] == arm)]
+    pooled = pooled_latency(rows) if len(rows) else rows
+    if not len(pooled) or not np.isfinite(pooled[["ratio", "ratio_low", "ratio_high"]].to_numpy(dtype=float)).all():
+        return _verdict(UNDECIDED, f"{arm} was not timed beside the base")
+    found = pooled.iloc[0]
+    where = f"{found['tokens']} tokens, batch {found['batch']}, {found['dtype']}, {found['device']}"
+    reason = (
+        f"ratio {found['ratio']:.3f} [{found['ratio_low']:.3f}, {found['ratio_high']:.3f}] against {stated:.4f} by the "
+        f"paper's table; {where}. A gate's share of the work depends on the shape, and this is not the paper's"
+    )
+    verdict = CONTRADICTED if found["ratio_low"] > stated else REPRODUCED
+    return {
+        "ours": 100 * (found["ratio"] - 1),
+        "low": 100 * (found["ratio_low"] - 1),
+        "high": 100 * (found["ratio_high"] - 1),
+        "n": int(rows["repeats"].sum()) if "repeats" in rows else None,
+        "seeds": int(found["runs"]),
+    } | _verdict(verdict, reason)
+
+
+def _generation(evidence: Evidence) -> Records:
+    rows = evidence.latency[(evidence.latency["measure"] == "generation") & (evidence.latency["arm"] == "base")]
+    if not len(rows):
+        return _verdict(UNDECIDED, "generation was not timed")
+    found = rows.iloc[0]
+    reason = f"{found['tokens']} tokens by our base, on another machine; the paper times no other model"
+    seconds = (float(found[name]) for name in ("seconds_median", "seconds_low", "seconds_high"))
+    return dict(zip(("ours", "low", "high"), seconds, strict=True)) | _verdict(UNDECIDED, reason)
+
+
+def _verdict(verdict: str, reason: str) -> Records:
+    return {"verdict": verdict, "reason": reason}
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: numbers that are not finite are None."""
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def ledger_table(rows: Sequence[Records]) -> pd.DataFrame:
+    """The ledger for reading: claim, what is stated, what its tables give, ours, verdict and reason."""
+    return pd.DataFrame(
+        [
+            {
+                "Claim": row["text"],
+                "Id": row["claim"],
+                "Source": row["source"],
+                "Stated": row["stated"],
+                "By its tables": row["arithmetic"] or "–",
+                "Against the untouched base": row.get("against_base") or "–",
+                "Against the tuned base": row.get("against_control") or "–",
+                "Verdict": row["verdict"],
+                "Reason": row["reason"],
+            }
+            for row in rows
+        ]
+    )

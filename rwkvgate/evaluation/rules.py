@@ -1,0 +1,145 @@
+"""The claims to settle and how each is decided: written down before the numbers, and versioned.
+
+A change to a rule raises `VERSION`; every ledger says which version decided it. The verdicts are
+
+    reproduced        the claim holds here, by its rule
+    not reproduced    what was claimed to differ was not shown to
+    contradicted      the opposite was shown
+    undecided here    this run does not have what the rule asks for; the reason says what
+
+A difference is shown where it stands against chance in the documents (paired permutation test) and in the
+training seeds (Student's test on the seeds' paired differences), at the 5 % level after Holm's correction over
+every test of the ledger. Where it is not shown, the smallest effect that could have been is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VERSION = 1
+
+REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
+CONTRADICTED, UNDECIDED = "contradicted", "undecided here"
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, CONTRADICTED, UNDECIDED)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A claim of the paper and its decision rule, in words that the code in `claims` carries out."""
+
+    claim: str
+    text: str
+    source: str
+    stated: str
+    rule: str
+
+
+GAIN = (
+    "reproduced if the enhanced model is shown better than the base tuned on the same data for the same steps; "
+    "contradicted if shown worse; else not reproduced. The comparison with the untouched base, which is the paper's, "
+    "stands beside it and decides nothing: fine-tuning alone can explain it"
+)
+RATIO = (
+    "reproduced if the 95 % interval of the ratio of medians, timed in turn, reaches down to the stated ratio or "
+    "below; contradicted if it lies wholly above it. For this machine, shape and type alone"
+)
+
+RULES: dict[str, Rule] = {
+    rule.claim: rule
+    for rule in (
+        Rule("rouge-l-gain", "ROUGE-L nearly doubles", "v2, abstract; v1, Table 2", "+96.5 %; 0.115 to 0.225", GAIN),
+        Rule("bleu-gain", "BLEU doubles", "v1, section 5.2, Table 2", "0.085 to 0.167", GAIN),
+        Rule("rouge-1-gain", "ROUGE-1 nearly doubles", "v1, section 5.2, Table 2", "0.115 to 0.225", GAIN),
+        Rule("perplexity", "improved perplexity", "v1, section 6; Table 2", "improved; 3.353 to 3.353", GAIN),
+        Rule("forward-latency", "a forward pass takes 2.95 % longer", "v2, abstract; v1, Table 1", "+2.95 %", RATIO),
+        Rule("latency-no-layer-norm", "forward time without LayerNorm", "v1, Table 1", "+1.9 %", RATIO),
+        Rule("latency-fixed-gate", "forward time with the gate fixed", "v1, Table 1", "+1.9 %", RATIO),
+        Rule(
+            "generation-time",
+            "50 tokens in 2.29 s, by the base",
+            "v1, section 5.2.1",
+            "2.292671 s",
+            "undecided always: the paper times its base alone, so there is no difference to reproduce. Ours stands "
+            "beside it",
+        ),
+        Rule(
+            "layer-norm-stabilises",
+            "LayerNorm stabilises training",
+            "v1, section 6",
+            "in words",
+            "reproduced if the enhanced model is shown to have lower perplexity than the arm without LayerNorm; "
+            "contradicted if shown higher; else not reproduced",
+        ),
+        Rule(
+            "adaptive-beats-fixed",
+            "an adaptive gate is better than a fixed one",
+            "v1, sections 5.3 and 6",
+            "in words",
+            "reproduced if the enhanced model is shown better than the fixed gate in perplexity; contradicted if "
+            "shown worse; else not reproduced",
+        ),
+        Rule(
+            "linear-complexity",
+            "complexity stays linear in the length",
+            "v2, abstract",
+            "linear",
+            "reproduced if the exponent of time against length, fitted from 4,096 tokens on, is at most 1.1 at the "
+            "upper end of its 95 % interval; contradicted if it is above 1.1 at the lower end; else not reproduced",
+        ),
+        Rule(
+            "long-range",
+            "long-range dependencies are captured better",
+            "v1, abstract and section 6",
+            "in words",
+            "reproduced if, beyond the trained length, the enhanced model is shown to lose less for each token than "
+            "the tuned base; contradicted if shown to lose more; else not reproduced",
+        ),
+        Rule(
+            "syntactic-boundaries",
+            "the gate attends to syntactic boundaries",
+            "v2, abstract",
+            "in words",
+            "reproduced if the tuned gate is shown to differ at clause boundaries from controls of the same token "
+            "and like position, in at least one layer after Holm's correction, by 0.2 standard deviations or more; "
+            "else not reproduced",
+        ),
+        Rule(
+            "entity-coherence",
+            "entities stay coherent",
+            "v2, abstract",
+            "in words",
+            "reproduced if the enhanced model's continuations are shown to keep owners and objects consistent more "
+            "often than the tuned base's; contradicted if less often; else not reproduced",
+        ),
+        Rule(
+            "component-contributions",
+            "each component of version 2 helps on its own",
+            "v2, abstract",
+            "in words",
+            "reproduced if convolution alone and routing alone are each shown to have lower perplexity than the "
+            "tuned base; contradicted if either is shown higher; else not reproduced",
+        ),
+        Rule(
+            "fits-one-t4",
+            "the work fits one T4",
+            "v1, section 6",
+            "one T4, 16 GB",
+            "reproduced if the run was made on a T4; else undecided",
+        ),
+        Rule(
+            "domains",
+            "the gain carries over to other domains",
+            "the review",
+            "asked for",
+            "reproduced if the enhanced model is shown to have lower perplexity than the tuned base in every domain "
+            "of the test set; contradicted if shown higher in any; else not reproduced",
+        ),
+        Rule(
+            "state-of-the-art",
+            "new state of the art among recurrent models",
+            "v2, abstract",
+            "in words",
+            "undecided always: the paper names no benchmark, and no other recurrent model is in its tables",
+        ),
+    )
+}
