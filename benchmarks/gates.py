@@ -1,6 +1,6 @@
 """What every gate of the family adds to the forward pass at the 1.6 B model's layer shape, and putting one on it.
 
-    python benchmarks/gates.py [tokens] [repeats]
+    python benchmarks/gates.py [--arms enhanced low-rank per-head] [--tokens 512] [--repeats 25] [--json FILE]
 
 One layer of 2,048 channels with and without each arm's gate, on the same weights, timed in turn; the ratio of the
 medians with its bootstrap interval stands beside the gate's share of the matrix products. Then the whole model of
@@ -9,8 +9,8 @@ medians with its bootstrap interval stands beside the gate's share of the matrix
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +47,7 @@ def random_model(sizes: dict[str, int], dtype: torch.dtype, device: torch.device
     return model
 
 
-def overhead(device: torch.device, tokens: int, repeats: int) -> list[dict[str, Any]]:
+def overhead(device: torch.device, arms: list[str], tokens: int, repeats: int) -> list[dict[str, Any]]:
     """Time each arm's gate on one layer, and print it."""
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     model = random_model(LAYER, dtype, device)
@@ -55,8 +55,7 @@ def overhead(device: torch.device, tokens: int, repeats: int) -> list[dict[str, 
     with FlopCounterMode(display=False) as counter:
         model.rwkv(ids, use_cache=False)
     base_flops = counter.get_total_flops()
-    configs = {name: GateConfig.preset(name, **CHANGES.get(name, {})) for name, arm in ARMS.items() if arm.gate}
-    configs.pop("enhanced-untrained")
+    configs = {name: GateConfig.preset(name, **CHANGES.get(name, {})) for name in arms}
     block, places = model.rwkv.blocks[0], ("gated_shift_time", "gated_shift_channel", "gated_shift")
     fitted: dict[str, tuple[Any, ...]] = {"base": (None, None, None)}
     for name, config in configs.items():
@@ -115,17 +114,22 @@ def resident(device: torch.device) -> float:
 
 
 def main() -> None:
-    """Print both, and the rows as JSON where a file is named."""
-    tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 512
-    repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 25
+    """Print both, and write the rows as JSON where a file is named."""
+    gated = [name for name, arm in ARMS.items() if arm.gate and arm.trained]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", default=gated, choices=gated, metavar="ARM")
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     torch.manual_seed(0)
     with torch.inference_mode():
-        rows = overhead(device, tokens, repeats)
-    results = {"device": device_name(device), "tokens": tokens, "layer": rows, "patching": patching(device)}
-    if len(sys.argv) > 3:
-        Path(sys.argv[3]).write_text(json.dumps(results, indent=2) + "\n")
+        rows = overhead(device, asked.arms, asked.tokens, asked.repeats)
+    results = {"device": device_name(device), "tokens": asked.tokens, "layer": rows, "patching": patching(device)}
+    if asked.json:
+        asked.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

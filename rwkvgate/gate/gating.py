@@ -1,7 +1,8 @@
 """Gating functions: how much of the shifted state each token lets in.
 
 Each is a module from a `Past` and the shifted state to a `Gated`; the layer then adds factor * moved to the
-hidden state. docs/gates.md has their equations.
+hidden state. docs/gates.md has their equations. Sigmoids are taken in place: fresh memory would cost as much as the
+arithmetic.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Sigmoid(nn.Linear):
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:  # type: ignore[override]
         """g * shifted."""
-        return Gated(torch.sigmoid(super().forward(past.now)), shifted)
+        return Gated(super().forward(past.now).sigmoid_(), shifted)
 
 
 class LowRank(nn.Module):
@@ -72,7 +73,7 @@ class LowRank(nn.Module):
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted."""
-        return Gated(torch.sigmoid(self.up(self.down(past.now))), shifted)
+        return Gated(self.up(self.down(past.now)).sigmoid_(), shifted)
 
 
 class PerHead(nn.Linear):
@@ -85,7 +86,7 @@ class PerHead(nn.Linear):
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:  # type: ignore[override]
         """g * shifted, g (batch, time, head, 1)."""
-        return Gated(torch.sigmoid(super().forward(past.now)).unsqueeze(-1), shifted)
+        return Gated(super().forward(past.now).sigmoid_().unsqueeze(-1), shifted)
 
 
 class Routing(nn.Module):
@@ -105,7 +106,7 @@ class Routing(nn.Module):
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """r * (shifted - h)."""
-        return Gated(torch.sigmoid(self.current(past.now) + self.shifted(shifted)), shifted - past.now)
+        return Gated(self.current(past.now).add_(self.shifted(shifted)).sigmoid_(), shifted - past.now)
 
 
 class Attention(nn.Module):
@@ -180,7 +181,7 @@ class Hierarchical(nn.Module):
         """g * shifted."""
         means, segments = self.summaries(past)
         slow = gather_rows(torch.sigmoid(self.slow(means)), segments)
-        return Gated(torch.sigmoid(self.token(past.now)) * slow, shifted)
+        return Gated(self.token(past.now).sigmoid_() * slow, shifted)
 
 
 def build_gating(config: GateConfig, channels: int) -> nn.Module:

@@ -57,14 +57,15 @@ class GatedShift(nn.Module):
             gated = self.gate(past, shifted)
             if self.observer is not None:
                 self.observer(past.restore(_values(gated, past.now), past.now))
-            enhanced = _added(past.now, gated, self.gate_scale)
+            reuse = self.observer is None and not torch.is_grad_enabled()
+            enhanced = _added(past.now, gated, self.gate_scale, reuse)
             if self.norm is not None:
                 enhanced = self.norm(enhanced)
             return past.restore(enhanced, hidden), past.carry()
 
 
-def _added(hidden: Tensor, gated: Gated, scale: Tensor | None) -> Tensor:
-    """hidden + scale * factor * moved."""
+def _added(hidden: Tensor, gated: Gated, scale: Tensor | None, reuse: bool) -> Tensor:
+    """hidden + scale * factor * moved; in the factor's memory, where nobody else needs it and it has the size."""
     factor, moved = gated.factor, gated.moved
     if scale is not None:
         moved = moved * scale
@@ -73,7 +74,7 @@ def _added(hidden: Tensor, gated: Gated, scale: Tensor | None) -> Tensor:
     if not isinstance(factor, Tensor):
         return torch.add(hidden, moved, alpha=factor)
     if factor.dim() == moved.dim():
-        return torch.addcmul(hidden, factor, moved)
+        return torch.addcmul(hidden, factor, moved, out=factor if reuse else None)
     heads = (factor.shape[-2], -1)
     return torch.addcmul(hidden.unflatten(-1, heads), factor, moved.unflatten(-1, heads)).flatten(-2)
 
