@@ -23,6 +23,7 @@ from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch, unpatch
 from rwkvgate.evaluation.latency import device_name, ratio_of_medians, time_calls
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.gate.cost import gate_cost
+from rwkvgate.gate.families import family_of
 from rwkvgate.gate.patch import gates_of
 
 LAYER = {"vocab_size": 256, "hidden_size": 2048, "num_hidden_layers": 1, "head_size": 64, "intermediate_size": 7168}
@@ -56,8 +57,8 @@ def overhead(device: torch.device, arms: list[str], tokens: int, repeats: int) -
         model.rwkv(ids, use_cache=False)
     base_flops = counter.get_total_flops()
     configs = {name: GateConfig.preset(name, **CHANGES.get(name, {})) for name in arms}
-    block, places = model.rwkv.blocks[0], ("gated_shift_time", "gated_shift_channel", "gated_shift")
-    fitted: dict[str, tuple[Any, ...]] = {"base": (None, None, None)}
+    block, places = model.rwkv.blocks[0], family_of(model).places
+    fitted: dict[str, tuple[Any, ...]] = {"base": (None,) * len(places)}
     for name, config in configs.items():
         patch(model, config)
         fitted[name] = tuple(getattr(block, place) for place in places)

@@ -90,7 +90,9 @@ def open_run(**parameters: Any) -> Run:
     disable_progress_bar()  # its bars would leave widget state in notebooks; `Progress` prints lines
     settings = resolve(**parameters)
     require_hardware(settings.profile)
-    gate_of(find_arm(settings.arm), settings)
+    gate = gate_of(find_arm(settings.arm), settings)
+    if gate is not None and isinstance(settings.model, ModelSettings):
+        gate.sized(settings.model.hidden_size, settings.model.hidden_size // settings.model.head_size)
     arms_and_seeds(settings)
     half = isinstance(settings.model, CheckpointSettings) and settings.model.dtype == "float16"
     if half and find_arm(settings.arm).trained and best_device().type != "cuda":

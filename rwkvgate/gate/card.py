@@ -9,6 +9,12 @@ from typing import Any
 import yaml
 
 CITATION = "arXiv 2502.15485"
+LOADERS = {
+    "rwkv6": ("rwkvgate", "Rwkv6ForCausalLM", ""),
+    "rwkv4": ("transformers", "RwkvForCausalLM", ", rescale_every=0"),
+    "fla": ("transformers", "AutoModelForCausalLM", ""),
+}
+"""How a base of each family is loaded: module, class, and options."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +62,33 @@ def model_card(record: Mapping[str, Any], parameters: int) -> str:
         "It cannot be merged into the base.",
         *(["It comes with the base's norms as they were trained with it."] if record["norms"] else []),
         "",
-        "```python",
-        "from rwkvgate import Rwkv6ForCausalLM, load_gate",
-        "",
-        f'model = Rwkv6ForCausalLM.from_pretrained("{base["model"] or "path/to/base"}")',
-        'load_gate(model, "path/or/name/of/this/gate")',
-        "```",
-        "",
+        *_snippet(record["family"], base),
         *_table("Gate", chosen),
         *(["## Corpus", "", _plain(about["corpus"]), ""] if about["corpus"] else []),
         *_table("Training", about["training"]),
         *_table("Results", about["results"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _snippet(family: str, base: Mapping[str, Any]) -> list[str]:
+    if family not in LOADERS:
+        return [f"Load the base, then `rwkvgate.load_gate(model, ...)`; its family is `{family}`.", ""]
+    module, kind, options = LOADERS[family]
+    if base["revision"]:
+        options = f', revision="{base["revision"]}"{options}'
+    imports = ["import fla"] if family == "fla" else []
+    return [
+        "```python",
+        *imports,
+        f"from {module} import {kind}",
+        "from rwkvgate import load_gate",
+        "",
+        f'model = {kind}.from_pretrained("{base["model"] or "path/to/base"}"{options})',
+        'load_gate(model, "path/or/name/of/this/gate")',
+        "```",
+        "",
+    ]
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> list[str]:
@@ -83,7 +103,9 @@ def _plain(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     for mark in "\\|<>`*_[]#":
         text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    # What would begin a list, a rule or a heading.
+    return f"\\{text}" if text[:1] in tuple("-+=~") else text
 
 
 def _code(text: str) -> str:

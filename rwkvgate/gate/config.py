@@ -63,7 +63,7 @@ class GateConfig(Frozen):
     )
     value: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="the gate, where it is fixed")
     rank: Annotated[int, Field(ge=1, le=8192)] | None = Field(
-        default=None, description="inner width; default: a 32nd of the model's, at least 16"
+        default=None, description="inner width; default: a 32nd of the model's, at least 16, a multiple of heads"
     )
     heads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None, description="groups of channels; default: the model's heads"
@@ -129,6 +129,8 @@ class GateConfig(Frozen):
             fields["rank"] = self.rank or min(channels, max(16, channels // 32))
         if self.gating in SIZES["heads"][1]:
             fields["heads"] = self.heads or heads
+            if self.gating == "attention" and self.rank is None:
+                fields["rank"] += -fields["rank"] % fields["heads"]
             if channels % fields["heads"]:
                 raise SettingsError(f"heads is {fields['heads']}; it must divide the model's width, {channels}")
             if self.gating == "attention" and fields["rank"] % fields["heads"]:

@@ -79,7 +79,8 @@ def _gating_cost(config: GateConfig, channels: int, tokens: int) -> tuple[int, i
             return rank * (2 * channels + 1), (tokens + keys) * rank * channels
         case "hierarchical":
             assert config.segment is not None
-            segments = tokens // config.segment + 2  # the slow gate is taken once a segment, whole or not
+            # The slow gate is taken once a segment, whole or not, or once a token where those are fewer.
+            segments = min(tokens, tokens // config.segment + 2)
             return 2 * (square + channels), (tokens + segments) * square
         case "routing":
             return 2 * square + channels, tokens * 2 * square

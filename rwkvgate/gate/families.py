@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,10 +69,18 @@ class Family(ABC):
         """Heads of a block; 1 where the family has none."""
         return 1
 
+    def is_norm(self, module: nn.Module) -> bool:
+        """Whether the module normalises hidden states."""
+        return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
+
+    def placed(self, block: nn.Module) -> dict[str, GatedShift]:
+        """The block's gates by place, in the order in which it comes to them."""
+        found = {place: getattr(block, place, None) for place in self.places}
+        return {place: gate for place, gate in found.items() if isinstance(gate, GatedShift)}
+
     def gates(self, block: nn.Module) -> list[GatedShift]:
         """The block's gates, in the order in which it comes to them."""
-        found = (getattr(block, place, None) for place in self.places)
-        return [gate for gate in found if isinstance(gate, GatedShift)]
+        return list(self.placed(block).values())
 
 
 class NativeFamily(Family):
@@ -127,27 +136,32 @@ class HookedFamily(Family):
 
     def attach(self, block: nn.Module, place: str, gate: GatedShift) -> None:
         """Register the gate as a module of the block, and the hooks that call it."""
-
-        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.before(block, args, kwargs)
-
-        def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            alone = isinstance(output, Tensor)
-            hidden = output if alone else output[0]
-            cache = self.cache(block, args, kwargs, output)
-            carried, seen = (None, None) if cache is None else cache.get(KEY, (None, None))
-            tokens = TokenShift(real_tokens(self.mask(args, kwargs), *hidden.shape[:2]), seen)
-            enhanced, kept = gate(hidden, tokens, carried)
-            if cache is not None:
-                cache[KEY] = (kept, tokens.seen_after(hidden))
-            return enhanced if alone else (enhanced, *output[1:])
-
         block.add_module(place, gate)
         handles = (
-            block.register_forward_pre_hook(enter, with_kwargs=True),
-            block.register_forward_hook(leave, with_kwargs=True),
+            block.register_forward_pre_hook(self._enter, with_kwargs=True),
+            block.register_forward_hook(partial(self._leave, place), with_kwargs=True),
         )
         object.__setattr__(block, "_gated_shift_handles", handles)
+
+    # The hooks take block and gate from the module that they are called with, so that a copied or unpickled model
+    # has its own.
+    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.before(block, args, kwargs)
+
+    def _leave(self, place: str, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        gate = self.placed(block)[place]
+        alone = isinstance(output, Tensor)
+        hidden = output if alone else output[0]
+        cache = self.cache(block, args, kwargs, output)
+        carried, seen = (None, None) if cache is None else cache.get(KEY, (None, None))
+        if carried is not None and carried.shape[1] != gate.rows:
+            raise ValueError(f"the state carries a gate of {carried.shape[1]} rows, but the model's has {gate.rows}")
+        mask = real_tokens(self.mask(args, kwargs), *hidden.shape[:2])
+        tokens = TokenShift(mask, seen).to(hidden.device)
+        enhanced, kept = gate(hidden, tokens, carried)
+        if cache is not None:
+            cache[KEY] = (kept, tokens.seen_after(hidden))
+        return enhanced if alone else (enhanced, *output[1:])
 
     def detach(self, block: nn.Module) -> None:
         """Remove hooks and gate."""
@@ -235,20 +249,34 @@ class FlaFamily(HookedFamily):
         found: Tensor | None = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         return found
 
+    def is_norm(self, module: nn.Module) -> bool:
+        """Its fused norms are classes of its own."""
+        return super().is_norm(module) or type(module).__name__ in ("LayerNorm", "GroupNorm", "RMSNorm")
+
     def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse several documents in one row, across which the gate would look."""
+        """Refuse several documents in one row, across which a gate would look, and a cache without the gates' part."""
         if kwargs.get("cu_seqlens") is not None:
             raise ValueError("cu_seqlens packs documents into one row, and a gate would look from one into the next")
+        state = self._layer(block, args, kwargs)
+        if state and KEY not in state and any(value is not None for value in state.values()):
+            raise ValueError(
+                "the cache has seen tokens but carries nothing of the gates: it is from an unpatched model. "
+                "Hand on the cache that the patched model returned, or begin without one"
+            )
 
     def cache(
         self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> MutableMapping[str, Any] | None:
-        """The layer's dictionary in the cache."""
+        """The layer's dictionary in the cache. Its layers read and write a cache that they are given, whatever
+        `use_cache` says, and so does the gate."""
+        return self._layer(block, args, kwargs)
+
+    def _layer(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MutableMapping[str, Any] | None:
         found = kwargs.get("past_key_values", args[2] if len(args) > 2 else None)
-        if found is None or not kwargs.get("use_cache"):
+        if found is None:
             return None
         layers = found.states if hasattr(found, "states") else [layer.state for layer in found.layers]
-        state: MutableMapping[str, Any] = layers[block.layer_idx]
+        state: MutableMapping[str, Any] | None = layers[block.layer_idx] if block.layer_idx < len(layers) else None
         return state
 
 
@@ -273,6 +301,12 @@ def family_of(model: nn.Module) -> Family:
 
 
 def home(block: nn.Module) -> dict[str, Any]:
-    """Device of a block's parameters, and the type a gate on it has: float32 at least."""
+    """Device of a block's parameters, and the type a gate on it has: float32 at least.
+
+    Raises:
+        ValueError: the block's weights are not in memory.
+    """
     parameter = next(block.parameters())
+    if parameter.is_meta:
+        raise ValueError("a block's weights are not in memory (device meta); load them before the gate is put on")
     return {"device": parameter.device, "dtype": torch.promote_types(parameter.dtype, torch.float32)}

@@ -48,17 +48,18 @@ class Fixed(nn.Module):
         return Gated(self.value, shifted)
 
 
-class Sigmoid(nn.Linear):
+class Sigmoid(nn.Module):
     """g_t = sigmoid(W h_t + b), one fully connected layer on the current state: the paper's gate."""
 
     extra = 0
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels)
+        super().__init__()
+        self.linear = nn.Linear(channels, channels)
 
-    def forward(self, past: Past, shifted: Tensor) -> Gated:  # type: ignore[override]
+    def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted."""
-        return Gated(super().forward(past.now).sigmoid_(), shifted)
+        return Gated(self.linear(past.now).sigmoid_(), shifted)
 
 
 class LowRank(nn.Module):
@@ -76,17 +77,18 @@ class LowRank(nn.Module):
         return Gated(self.up(self.down(past.now)).sigmoid_(), shifted)
 
 
-class PerHead(nn.Linear):
+class PerHead(nn.Module):
     """g_t = sigmoid(W h_t + b) with one value for each group of channels."""
 
     extra = 0
 
     def __init__(self, channels: int, heads: int) -> None:
-        super().__init__(channels, heads)
+        super().__init__()
+        self.linear = nn.Linear(channels, heads)
 
-    def forward(self, past: Past, shifted: Tensor) -> Gated:  # type: ignore[override]
+    def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted, g (batch, time, head, 1)."""
-        return Gated(super().forward(past.now).sigmoid_().unsqueeze(-1), shifted)
+        return Gated(self.linear(past.now).sigmoid_().unsqueeze(-1), shifted)
 
 
 class Routing(nn.Module):
@@ -180,7 +182,10 @@ class Hierarchical(nn.Module):
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted."""
         means, segments = self.summaries(past)
-        slow = gather_rows(torch.sigmoid(self.slow(means)), segments)
+        if segments.shape[1] < means.shape[1]:  # fewer tokens than segments: one at a time, in generation
+            slow = torch.sigmoid(self.slow(gather_rows(means, segments)))
+        else:
+            slow = gather_rows(torch.sigmoid(self.slow(means)), segments)
         return Gated(self.token(past.now).sigmoid_() * slow, shifted)
 
 

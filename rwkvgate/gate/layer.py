@@ -44,6 +44,17 @@ class GatedShift(nn.Module):
         self.rows: int = config.window + self.gate.extra
         self.observer: Callable[[Tensor], None] | None = None
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedShift:
+        """Moves and casts of the model, but never below float32."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            low = moved.is_floating_point() and torch.promote_types(moved.dtype, torch.float32) != moved.dtype
+            return tensor.to(moved.device) if low else moved
+
+        super()._apply(kept, recurse)
+        return self
+
     def forward(self, hidden: Tensor, tokens: TokenShift, carried: Tensor | None) -> tuple[Tensor, Tensor]:
         """hidden (batch, time, channel) to the enhanced hidden and what to carry, (batch, rows, channel).
 

@@ -53,7 +53,8 @@ class Past:
         """What to hand to the next pass, (batch, window + extra, channel)."""
         ends = self.ends()
         if isinstance(ends, int):
-            last = self.extended[:, ends:]
+            # A copy, for a view would keep all hidden states in memory as long as the state.
+            last = self.extended[:, ends:].clone()
         else:
             last = gather_rows(self.extended, ends + torch.arange(self.window, device=ends.device))
         return torch.cat((last, self.extra), dim=1) if self.extra.shape[1] else last

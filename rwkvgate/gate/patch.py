@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from rwkvgate.gate.config import SITES, GateConfig
@@ -127,8 +126,8 @@ def select_trainable(model: PreTrainedModel, scope: Literal["all", "gate-and-nor
     What may change becomes float32 at least: a gradient scaler refuses float16 parameters, and a step of
     1e-4 would vanish in them.
     """
-    norms = (nn.LayerNorm, nn.GroupNorm)
-    chosen = [module for module in model.modules() if isinstance(module, (GatedShift, *norms))]
+    family = family_of(model)
+    chosen = [module for module in model.modules() if isinstance(module, GatedShift) or family.is_norm(module)]
     kept = {id(p) for module in chosen for p in module.parameters()}
     kept |= {id(p) for name, p in model.named_parameters() if ".lora_" in name}
     for parameter in model.parameters():

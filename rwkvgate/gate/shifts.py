@@ -65,8 +65,8 @@ class Convolution(nn.Module):
 
     shifted_t = sum over j = 1..K of (w_j + A_j^T f(n_t)) * h_{t-j}. Where `position` is off, A is absent. n_t is
     the token's position in its document, and the features f_i = n / (n + s_i), which are sigmoids of
-    log n - log s_i, grow from 0 towards 1 around the scale s_i: bounded at any length, and beyond the longest
-    trained one nearly constant. A starts at 0, so the operator starts as a plain convolution.
+    log n - log s_i, grow from 0 towards 1 around the scale s_i: bounded at any length. Those of scales beyond the
+    longest trained text still grow there, and extrapolate. A starts at 0: a plain convolution.
     """
 
     def __init__(self, channels: int, taps: int, position: bool, first_tap: float) -> None:
@@ -76,12 +76,11 @@ class Convolution(nn.Module):
             self.weight[0] = first_tap
         features = len(POSITION_SCALES)
         self.position_weight = nn.Parameter(torch.zeros(taps, features, channels)) if position else None
-        self.register_buffer("scales", torch.tensor(POSITION_SCALES), persistent=False)
 
     def features(self, past: Past) -> Tensor:
         """f for every token, (batch or 1, time, feature), from 0 to below 1."""
         positions = past.positions().to(past.now.dtype).unsqueeze(-1)
-        return positions / (positions + self.scales.to(positions.dtype))
+        return positions / (positions + positions.new_tensor(POSITION_SCALES))
 
     def forward(self, past: Past) -> Tensor:
         """The weighted past states, (batch, time, channel)."""

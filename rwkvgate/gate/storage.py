@@ -23,11 +23,10 @@ from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.families import family_of
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import NORMS, gate_config, patch, unpatch
-from rwkvgate.rwkv6.hub import Folder, Repository, open_source
+from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, Repository, open_source
 from rwkvgate.settings import SettingsError
 
-FORMAT = 2
-"""Format 1 had no base to compare with, no norms and no card; both are read."""
+FORMAT = 1
 WEIGHTS, CONFIG, CARD = "gate.safetensors", "gate.json", "README.md"
 BASE_PREFIX = "base."
 """What stands before the name of a base's norm among the weights."""
@@ -39,8 +38,7 @@ def placed_gates(model: PreTrainedModel) -> dict[str, GatedShift]:
     return {
         f"blocks.{i}.{place}": gate
         for i, block in enumerate(family.blocks(model))
-        for place in family.places
-        if (gate := getattr(block, place, None)) is not None
+        for place, gate in family.placed(block).items()
     }
 
 
@@ -54,23 +52,32 @@ def gate_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def save_gate(
-    model: PreTrainedModel, folder: str | Path, about: GateAbout | None = None, with_norms: bool = False
+    model: PreTrainedModel, folder: str | Path, about: GateAbout | None = None, with_norms: bool | None = None
 ) -> Path:
     """Write the gate of a patched model to a folder with a record and a model card; return the folder.
 
-    The folder appears whole or not at all; one that stands there is replaced. It holds nothing of the base, but
-    the base's name on the hub and a few numbers by which `load_gate` knows it.
+    The folder appears whole or not at all; a gate that stands there is replaced. It holds nothing of the base, but
+    the base's name on the hub and one number of each weight by which `load_gate` knows it.
 
     Args:
         about: what to say of corpus, training and results.
-        with_norms: also write the base's LayerNorms and GroupNorms, for a gate that was trained with them.
+        with_norms: also write the base's normalisations, for a gate that was trained with them; default: where
+            they came with a gate that was loaded.
 
     Raises:
-        ValueError: the model is not patched.
+        ValueError: the model is not patched, carries other adapters too, or has no norms to write.
+        SettingsError: the folder holds something else than a gate.
         TypeError: what `about` holds cannot be written as JSON. Nothing is written.
     """
     config, family = gate_config(model), family_of(model)
+    if with_norms is None:
+        with_norms = hasattr(model, NORMS)
     norms = {name: p.detach() for name, p in norm_parameters(model).items()} if with_norms else {}
+    if with_norms and not norms:
+        raise ValueError("with_norms is True, and the base has no normalisation with weights")
+    if foreign := [name for name, _ in model.named_parameters() if ".lora_" in name]:
+        raise ValueError(f"the model carries other adapters too, such as {foreign[0]}; save or merge them first")
+    _refuse_foreign(Path(folder))
     name, revision = base_name(model)
     record = {
         "format": FORMAT,
@@ -109,10 +116,12 @@ def load_gate(
     Raises:
         CheckpointError: there is no such folder or repository, or the hub cannot be reached. An `OSError`.
         SettingsError: it holds no gate, a damaged one, one of a later format, or one of another base.
-        TypeError: the model is of no known family.
+        TypeError: the model is of no known family, or an option is unknown.
         ValueError: the model is patched already, or in a state that its family cannot gate.
     """
     family = family_of(model)  # refuses a foreign model before its config is asked
+    if unknown := set(options) - set(HUB_OPTIONS):
+        raise TypeError(f"unknown option {sorted(unknown)[0]!r}; allowed are check, {', '.join(HUB_OPTIONS)}")
     files = open_source(source, **options)
     record = _read_record(files)
     where = f"the gate in {files}"
@@ -123,16 +132,17 @@ def load_gate(
         "num_hidden_layers": len(family.blocks(model)),
     }
     for key, here in shape.items():
-        if record.get(key, "rwkv6") != here:
+        if record[key] != here:
             raise SettingsError(f"{where} is for {key} {record[key]}; the model has {here}")
     tensors = _read_weights(files)
     norms = {key.removeprefix(BASE_PREFIX): x for key, x in tensors.items() if key.startswith(BASE_PREFIX)}
     own_norms = norm_parameters(model)
-    wanted_norms = set(own_norms) if record.get("norms") else set()
+    wanted_norms = set(own_norms) if record["norms"] else set()
     wrong = {BASE_PREFIX + name for name in wanted_norms ^ set(norms)}
     wrong |= {BASE_PREFIX + name for name in wanted_norms & set(norms) if own_norms[name].shape != norms[name].shape}
     if not wrong and check:
-        check_base(model, dict((record.get("base") or {}).get("probe") or {}), where)
+        base = record.get("base")
+        check_base(model, base.get("probe") if isinstance(base, dict) else None, where)
     patch(model, config)
     wanted = gate_tensors(model)
     given = {key: x for key, x in tensors.items() if not key.startswith(BASE_PREFIX)}
@@ -159,7 +169,14 @@ def _read_weights(files: Folder | Repository) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = load_file(str(path))
     except (SafetensorError, OSError) as error:
         raise SettingsError(f"{path} is damaged: {error}") from None
+    if broken := [name for name, x in tensors.items() if not bool(x.isfinite().all())]:
+        raise SettingsError(f"{path} is damaged: {sorted(broken)[0]} holds what is no number")
     return tensors
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file()):
+        raise SettingsError(f"{folder} holds something else than a gate; give a new folder, or a gate's to replace")
 
 
 def _read_record(files: Folder | Repository) -> dict[str, Any]:
@@ -170,11 +187,11 @@ def _read_record(files: Folder | Repository) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SettingsError(f"{path} is damaged: {error}") from None
-    if not isinstance(record, dict) or record.get("format") not in range(1, FORMAT + 1):
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
         later = "; a newer rwkvgate wrote it" if isinstance(found, int) and found > FORMAT else ""
-        raise SettingsError(f"{path} is of format {found!r}{later}; this version reads formats 1 to {FORMAT}")
-    missing = {"gate", "hidden_size", "num_hidden_layers"} - record.keys()
+        raise SettingsError(f"{path} is of format {found!r}{later}; this version reads format {FORMAT}")
+    missing = {"gate", "family", "hidden_size", "num_hidden_layers", "base", "norms"} - record.keys()
     if missing:
         raise SettingsError(f"{path} lacks {', '.join(sorted(missing))}")
     return record

@@ -86,9 +86,13 @@ class Rwkv6State:
         """
         if not states:
             raise ValueError("there is no state; at least one is needed")
-        kinds = {tuple(layer.gate is not None for layer in state.layers) for state in states}
+        kinds = {tuple(0 if x.gate is None else x.gate.shape[1] for x in state.layers) for state in states}
         if len(kinds) > 1:
-            found = ", ".join(f"{len(kind)} layers, {sum(kind)} with a gate" for kind in sorted(kinds))
+            found = ", ".join(
+                f"{len(rows)} layers, {sum(map(bool, rows))} with a gate"
+                + (f" of {max(rows)} rows" if any(rows) else "")
+                for rows in sorted(kinds)
+            )
             raise ValueError(f"the states differ: {found}")
         layers = []
         for parts in zip(*(state.layers for state in states), strict=True):
@@ -121,7 +125,7 @@ class Rwkv6State:
     def load(cls, path: str | Path) -> Rwkv6State:
         """Read what `save` wrote."""
         tensors = load_file(str(path))
-        seen = tensors.pop("seen")
+        seen = tensors.pop("seen", None)
         count = 1 + max(int(name.partition(".")[0]) for name in tensors)
         names = [f.name for f in fields(LayerState)]
         layers = (

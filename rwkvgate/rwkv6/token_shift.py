@@ -10,6 +10,7 @@ shared by every layer.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,8 @@ class TokenShift:
         """
         first = torch.zeros_like(x[:, :1]) if carried is None else carried.to(x.dtype).unsqueeze(1)
         if self.mask is None:
-            last = x[:, -1]
+            # A copy, for a view would keep the whole of x in memory as long as the state.
+            last = x[:, -1].clone() if x.shape[1] > 1 else x[:, -1]
             return (first if x.shape[1] == 1 else torch.cat((first, x[:, :-1]), dim=1)), last
         extended = torch.cat((first, x), dim=1)
         channels = x.shape[-1]
@@ -71,6 +73,13 @@ class TokenShift:
     def silence(self, x: Tensor) -> Tensor:
         """x (batch, time, channel) with zeros at padding."""
         return x if self.mask is None else x.masked_fill(~self.mask.unsqueeze(-1), 0)
+
+    def to(self, device: torch.device | str, **_: Any) -> TokenShift:
+        """The same shift on another device, as accelerate asks for between a model's parts."""
+        tensors = [x for x in (self.mask, self.seen) if x is not None]
+        if all(x.device == torch.device(device) for x in tensors):
+            return self
+        return TokenShift(*(None if x is None else x.to(device) for x in (self.mask, self.seen)))
 
     @cached_property
     def lengths(self) -> Tensor | None:

@@ -38,16 +38,19 @@ def tasks(profile: str) -> list[Task]:
     """The tasks: language first, then recall."""
     small = profile == "smoke"
     run = open_run(profile=profile)
+    rates: dict[str, tuple[float, ...]]
     documents = SMOKE["documents"] if small else 300
     steps = {"fine-tuning": 220, "pretraining": 300, "recall": 600}
     if small:
         steps = dict.fromkeys(steps, SMOKE["steps"])
-    rates = (3e-3,) if small else (3e-3, 6e-3, 1.2e-2)
+    rates = {"fine-tuning": (4e-3, 8e-3), "pretraining": (2e-3, 4e-3), "recall": (1.5e-3, 3e-3)}
+    if small:
+        rates = dict.fromkeys(rates, (3e-3,))
     return [
-        TextTask(run, False, steps["fine-tuning"], rates, documents),
-        TextTask(run, True, steps["pretraining"], (3e-3,) if small else (1.5e-3, 3e-3, 6e-3), documents),
-        RecallTask("associative recall", steps["recall"], (3e-3,) if small else (3e-3, 6e-3)),
-        RecallTask("copying", steps["recall"], (3e-3,) if small else (3e-3, 6e-3)),
+        TextTask(run, False, steps["fine-tuning"], rates["fine-tuning"], documents),
+        TextTask(run, True, steps["pretraining"], rates["pretraining"], documents),
+        RecallTask("associative recall", steps["recall"], rates["recall"]),
+        RecallTask("copying", steps["recall"], rates["recall"]),
     ]
 
 

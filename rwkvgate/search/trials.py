@@ -108,6 +108,7 @@ class TextTask:
             "corpus": settings.corpus.model_dump(mode="json"),
             "model": settings.model.model_dump(mode="json"),
             "documents": self.documents,
+            "characters": CHARACTERS,
         }
 
     def _held_out(self) -> tuple[list[str], list[str]]:
@@ -116,7 +117,11 @@ class TextTask:
         if not self.scratch:
             tested = corpus.test[: self.documents]
             return [d.text for d in corpus.validation[: self.documents // 2]], [d.text for d in tested]
-        texts = [d.text[:CHARACTERS] for d in corpus.natural_validation]
+        whole = [d.text for d in corpus.natural_validation]
+        longest = max(map(len, whole))
+        size = min(CHARACTERS, max(longest // 4, 1))
+        # Every document's beginning first: further pieces only where documents are few.
+        texts = [text[i : i + size] for i in range(0, longest, size) for text in whole if len(text) > i]
         return texts[1::2][: self.documents // 2], texts[::2][: self.documents]
 
     def run(self, candidate: Candidate, rate: float, seed: int) -> Trial:

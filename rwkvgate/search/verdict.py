@@ -70,6 +70,7 @@ def compared(trials: Sequence[Trial]) -> pd.DataFrame:
             if not seeds or not np.isfinite(losses).all():
                 rows.append(row | {"reading": "training failed"})
                 continue
+            row |= _accuracies([own[s] for s in seeds], [by[control][s] for s in seeds])
             rows.append(row | _difference(losses) | _over_documents([own[s] for s in seeds], by[control], seeds))
     frame = pd.DataFrame(rows)
     if "p" in frame:
@@ -78,6 +79,16 @@ def compared(trials: Sequence[Trial]) -> pd.DataFrame:
             frame.loc[rows_of, "p (Holm)"] = holm(frame.loc[rows_of, "p"].to_list())
         frame["reading"] = [_reading({str(k): v for k, v in row.items()}) for row in frame.to_dict("records")]
     return frame
+
+
+def _accuracies(own: Sequence[Trial], control: Sequence[Trial]) -> dict[str, float]:
+    """Mean shares recalled, for recall tasks."""
+    sides = {"accuracy": own, "control accuracy": control}
+    return {
+        name: float(np.mean([t.accuracy for t in side if t.accuracy is not None]))
+        for name, side in sides.items()
+        if all(t.accuracy is not None for t in side)
+    }
 
 
 def _difference(losses: Sequence[float]) -> dict[str, float]:

@@ -27,7 +27,7 @@ def test_values_are_the_gates_and_nothing_is_changed(arm: str, tiny_model: Any, 
     if gate.config.gating == "fixed":
         wanted = torch.full_like(hidden[0], gate.config.value)
     else:
-        wanted = torch.sigmoid(hidden[0] @ gate.gate.weight.T + gate.gate.bias)
+        wanted = torch.sigmoid(hidden[0] @ gate.gate.linear.weight.T + gate.gate.linear.bias)
     torch.testing.assert_close(trace.values[1].float(), wanted.detach(), atol=1e-3, rtol=0)
     assert all(gate.observer is None for gate in gates_of(model))
 

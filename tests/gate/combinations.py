@@ -95,13 +95,13 @@ def plain_moved(gate: GatedShift, h: Tensor, past: list[Tensor], segment_mean: T
     if config.gating == "low-rank":
         return shifted / (1 + torch.exp(-(g.up.weight @ (g.down.weight @ h) + g.up.bias)))
     if config.gating == "per-head":
-        return sigmoid(g, h).repeat_interleave(len(h) // config.heads) * shifted
+        return sigmoid(g.linear, h).repeat_interleave(len(h) // config.heads) * shifted
     if config.gating == "hierarchical":
         return sigmoid(g.token, h) * sigmoid(g.slow, segment_mean) * shifted
     if config.gating == "routing":
         share = 1 / (1 + torch.exp(-(g.current.weight @ h + g.current.bias + g.shifted.weight @ shifted)))
         return share * (shifted - h)
-    return sigmoid(g, h) * shifted
+    return sigmoid(g.linear, h) * shifted
 
 
 def plain_gate(gate: GatedShift, hidden: Tensor) -> Tensor:

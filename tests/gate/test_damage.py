@@ -48,7 +48,7 @@ def replace_by_folder(folder: Path) -> None:
     (folder / storage.WEIGHTS).mkdir()
 
 
-FIRST = "blocks.0.gated_shift.gate.weight"
+FIRST = "blocks.0.gated_shift.gate.linear.weight"
 DAMAGED = {
     "gate missing": (record(gate=...), "lacks gate"),
     "no format": (record(format=...), "format None"),
@@ -63,6 +63,9 @@ DAMAGED = {
     "text for weights": (lambda f: (f / storage.WEIGHTS).write_text("these are no weights"), "damaged"),
     "a folder for weights": (replace_by_folder, "gate.safetensors"),
     "another gate": (record(gate=GateConfig.preset("fixed-gate").model_dump()), "not this gate's"),
+    "base a list": (record(base=[1]), "base.probe is no table of numbers"),
+    "probe of text": (record(base={"probe": {"embeddings.weight": "x"}}), "base.probe is no table of numbers"),
+    "no numbers": (weights(lambda x: x.update({FIRST: torch.full((32, 32), torch.nan)})), "holds what is no number"),
     "extra tensor": (weights(lambda x: x.update(extra=torch.zeros(1))), "not this gate's: extra"),
     "missing tensor": (weights(lambda x: x.pop(FIRST)), f"not this gate's: {FIRST}"),
     "wrong shape": (weights(lambda x: x.update({FIRST: torch.zeros(32, 31)})), f"not this gate's: {FIRST}"),

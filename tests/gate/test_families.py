@@ -140,7 +140,10 @@ class FlaModel(nn.Module):
         super().__init__()
         self.config = SimpleNamespace(hidden_size=8, num_heads=2)
         self.layers = nn.ModuleList(FlaBlock(i) for i in range(2))
-        self.base_model = SimpleNamespace(layers=self.layers)
+
+    @property
+    def base_model(self) -> FlaModel:
+        return self
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None, cache: Any = None, **options: Any) -> Tensor:
         for layer in self.layers:
@@ -179,6 +182,29 @@ def test_fla_blocks_and_caches_carry_gates(config: GateConfig, fla: Any) -> None
         mask = torch.tensor([[0] * 3 + [1] * 6, [1] * 9])
         torch.testing.assert_close(fla(hidden, mask)[:1, 3:], fla(hidden[:1, 3:]))
     assert torch.equal(unpatch(fla)(hidden), plain)
+
+
+def test_fla_goes_on_from_a_cache_whatever_use_cache_says(fla: Any) -> None:
+    patch(fla, GateConfig.preset("hierarchical", segment=4))
+    hidden, cache = torch.randn(1, 9, 8, dtype=torch.float64), fla_cache()
+    with torch.no_grad():
+        whole = fla(hidden)
+        fla(hidden[:, :5], cache=cache)
+        for layer in fla.layers:
+            layer.register_forward_pre_hook(lambda _, a, kw: (a, kw | {"use_cache": False}), with_kwargs=True)
+        torch.testing.assert_close(fla(hidden[:, 5:], cache=cache), whole[:, 5:])
+
+
+def test_fla_refuses_a_cache_without_the_gates_part(fla: Any) -> None:
+    hidden, cache = torch.randn(1, 4, 8, dtype=torch.float64), fla_cache()
+    for layer in cache.layers:
+        layer.state = {"recurrent_state": torch.zeros(1)}
+    with pytest.raises(ValueError, match="it is from an unpatched model"):
+        patch(fla, GateConfig())(hidden, cache=cache)
+    with pytest.raises(ValueError, match="carries a gate of 1 rows, but the model's has 4"):
+        cache = fla_cache()
+        fla(hidden, cache=cache)
+        patch(unpatch(fla), GateConfig.preset("conv-routing"))(hidden, cache=cache)
 
 
 def test_fla_refuses_documents_packed_into_a_row(fla: Any) -> None:

@@ -36,7 +36,7 @@ def test_the_layer_is_the_papers_formula(arm: str) -> None:
             h = hidden[b, t]
             g = gate.config.value
             if g is None:
-                g = torch.sigmoid(gate.gate.weight @ h + gate.gate.bias)
+                g = torch.sigmoid(gate.gate.linear.weight @ h + gate.gate.linear.bias)
             wanted = h + g * before
             if gate.norm is not None:
                 centred = wanted - wanted.mean()

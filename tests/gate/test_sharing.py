@@ -150,13 +150,3 @@ def test_the_norms_are_all_the_norms(tiny_model: Any) -> None:
     model = tiny_model("enhanced")
     own = [m for m in model.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))]
     assert len(norm_parameters(model)) == 2 * (len(own) - len(gates_of(model)))
-
-
-def test_format_1_is_still_read(tiny_model: Any, tokens: Any, tmp_path: Path) -> None:
-    model = tiny_model("enhanced")
-    folder = save_gate(model, tmp_path / "gate")
-    record = json.loads((folder / storage.CONFIG).read_text())
-    old = {key: record[key] for key in ("gate", "hidden_size", "num_hidden_layers")} | {"format": 1}
-    (folder / storage.CONFIG).write_text(json.dumps(old))
-    (folder / storage.CARD).unlink()
-    assert torch.equal(load_gate(tiny_model(), folder)(tokens(1, 4)).logits, model(tokens(1, 4)).logits)

@@ -60,7 +60,7 @@ DAMAGE: list[tuple[Any, str]] = [
     (lambda f: (f / storage.CONFIG).unlink(), "holds no gate.json"),
     (lambda f: (f / storage.CONFIG).write_text("{"), "damaged"),
     (lambda f: (f / storage.CONFIG).write_text("[1]"), "of format 'list'; this version"),
-    (lambda f: rewrite(f, format=99), "of format 99; a newer rwkvgate wrote it; this version reads formats 1 to 2"),
+    (lambda f: rewrite(f, format=99), "of format 99; a newer rwkvgate wrote it; this version reads format 1"),
     (lambda f: rewrite(f, hidden_size=64), "hidden_size 64; the model has 32"),
     (lambda f: rewrite(f, num_hidden_layers=5), "num_hidden_layers 5; the model has 3"),
     (lambda f: rewrite(f, gate={"gating": "tanh"}), "gating is 'tanh'"),

@@ -52,7 +52,7 @@ def plain_forward(model: Rwkv6ForCausalLM, ids: list[int]) -> Tensor:
             if gate is not None:
                 g = gate.config.value
                 if g is None:
-                    g = torch.sigmoid(gate.gate.weight @ h + gate.gate.bias)
+                    g = torch.sigmoid(gate.gate.linear.weight @ h + gate.gate.linear.bias)
                 before, gate_shift[i] = gate_shift[i], h
                 h = h + g * before
                 if gate.norm is not None:
