@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rwkvgate.evaluation import paper
-from rwkvgate.evaluation.comparison import paired_documents
+from rwkvgate.evaluation.comparison import compare
 from rwkvgate.evaluation.measures import MEASURES
 from rwkvgate.evaluation.rules import (
     CONTRADICTED,
@@ -20,19 +20,11 @@ from rwkvgate.evaluation.rules import (
     UNDECIDED,
     VERSION,
 )
-from rwkvgate.evaluation.statistics import (
-    RESAMPLES,
-    holm,
-    paired_difference,
-    permutation_p,
-    seed_p,
-    smallest_effect,
-)
-from rwkvgate.evaluation.tables import number, pooled_latency, signed
+from rwkvgate.evaluation.statistics import RESAMPLES, holm
+from rwkvgate.evaluation.tables import LEVEL, number, pooled_latency, signed
 
-LEVEL = 0.05
 CONTROL = "base-tuned"
-Z95 = 1.959963984540054
+KEPT = ("value", "reference", "difference", "low", "high", "p_documents", "p_seeds", "smallest")
 Records = dict[str, Any]
 
 
@@ -93,51 +85,19 @@ class Contrast:
 def contrast(evidence: Evidence, arm: str, against: str, metric: str, documents: set[int] | None = None) -> Contrast:
     """An arm against another on the documents (default: all) that every seed of both has.
 
-    The test over seeds pairs seeds that both arms have; against an arm that is not trained, and so has one, its
-    value stands for every seed.
+    See `comparison.compare` for the tests.
     """
     measure, results = MEASURES[metric], evidence.results
     if documents is not None:
         results = results[results["document"].isin(documents)]
-    (left, right), common = paired_documents(results, measure, [arm, against])
-    nothing = dict.fromkeys(
-        ("value", "reference", "difference", "low", "high", "p_documents", "p_seeds", "smallest"), np.nan
-    )
-    missing = [name for name, side in ((arm, left), (against, right)) if not side.size]
-    if missing:
-        said = ", ".join(
-            f"{name} failed: {evidence.failures[name]}" if name in evidence.failures else f"{name} was not run"
-            for name in missing
-        )
-        return Contrast(arm, against, metric, **nothing, documents=0, seeds=0, problem=said)
-    found = paired_difference(left, right, measure.reduce, resamples=evidence.resamples)
-    values, references = (measure.reduce(side.sum(axis=1), len(common)) for side in (left, right))
-    differences = values - (references if len(references) == len(values) else references.mean())
-    seeds = len(values)
-    errors = [(found.high - found.low) / (2 * Z95)]
-    problem = "" if np.isfinite(found.estimate) else f"{measure.label} is not a finite number"
-    if seeds < 2:
-        problem = problem or f"{arm} has one training seed, and its spread cannot be told"
-        smallest = smallest_effect(errors[0])
-    else:
-        over_seeds = smallest_effect(float(np.std(differences, ddof=1)) / np.sqrt(seeds), seeds - 1)
-        smallest = max(smallest_effect(errors[0]), over_seeds)
-    return Contrast(
-        arm=arm,
-        against=against,
-        metric=metric,
-        value=float(values.mean()),
-        reference=float(references.mean()),
-        difference=found.estimate,
-        low=found.low,
-        high=found.high,
-        documents=len(common),
-        seeds=seeds,
-        p_documents=permutation_p(left, right, measure.reduce, resamples=evidence.resamples),
-        p_seeds=seed_p(list(differences)),
-        smallest=smallest,
-        problem=problem,
-    )
+    row = compare(results, measure, arm, against, evidence.failures, evidence.resamples)
+    problem = str(row["status"])
+    if not problem and row["seeds"] < 2:
+        problem = f"{arm} has one training seed, and its spread cannot be told"
+    if problem == "not finite":
+        problem = f"{measure.label} is not a finite number"
+    kept = {key: row[key] for key in KEPT}
+    return Contrast(arm, against, metric, **kept, documents=row["n"], seeds=row["seeds"], problem=problem)
 
 
 GAINS = {"rouge-l-gain": "rougeL", "bleu-gain": "bleu", "rouge-1-gain": "rouge1", "perplexity": "perplexity"}

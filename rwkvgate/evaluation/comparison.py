@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from rwkvgate.evaluation import paper
 from rwkvgate.evaluation.measures import MEASURES, Measure, documents_of
@@ -20,7 +21,10 @@ from rwkvgate.evaluation.statistics import (
     Interval,
     interval,
     paired_difference,
+    permutation_p,
+    seed_p,
     seed_spread,
+    smallest_effect,
 )
 
 CONTROLS = ("base", "base-tuned")
@@ -55,6 +59,10 @@ COMPARISON_COLUMNS = (
     "seeds",
     "reference_seeds",
     "seed_deviation",
+    "p_documents",
+    "p_seeds",
+    "p",
+    "smallest",
     "status",
 )
 Failures = Mapping[str, str]
@@ -155,7 +163,9 @@ def comparisons(
         `difference` with its 95 % interval over the `n` documents that all seeds of both have, `relative`
         (difference / reference), `separates` (the interval excludes 0), the numbers of seeds,
         `seed_deviation` (standard deviation over seeds of the difference; seeds are paired where both arms
-        have the same ones, else the reference is its mean) and `status`.
+        have the same ones, else the reference is its mean), `p_documents` and `p_seeds` of the tests against either
+        kind of noise, `p` the larger of them (not corrected for the number of rows: the ledger's are), `smallest` the
+        difference that these tests would have found with 80 % power, and `status`.
     """
     rows: list[dict[str, Any]] = []
     for name in metrics:
@@ -164,7 +174,7 @@ def comparisons(
             for arm in arms_of(results, failures=failures) if arms is None else arms:
                 # A pair of references is compared once, the later of them against the earlier.
                 if arm not in against[: list(against).index(reference) + 1]:
-                    rows.append(_compare(results, measure, arm, reference, failures, resamples))
+                    rows.append(compare(results, measure, arm, reference, failures, resamples))
     return pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
 
 
@@ -182,14 +192,18 @@ def ablations(
     )
 
 
-def _compare(
+def compare(
     results: pd.DataFrame,
     measure: Measure,
     arm: str,
     reference: str,
-    failures: Failures | None,
-    resamples: int,
+    failures: Failures | None = None,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
+    """One row of `comparisons`.
+
+    The test over seeds pairs the seeds that both arms have; a reference with other seeds counts as their mean.
+    """
     (left, right), common = paired_documents(results, measure, [arm, reference])
     found = Interval(np.nan, np.nan, np.nan, 0)
     values = references = np.empty(0)
@@ -198,7 +212,11 @@ def _compare(
         values, references = (measure.reduce(side.sum(axis=1), len(common)) for side in (left, right))
     middle = float(references.mean()) if references.size else np.nan
     same = list(documents_of(results, measure, arm)) == list(documents_of(results, measure, reference))
-    differences = values - (references if same else middle)
+    differences = list(values - (references if same else middle))
+    p_documents = np.nan
+    if left.size and right.size:
+        p_documents = permutation_p(left, right, measure.reduce, resamples=resamples)
+    p_seeds = seed_p(differences)
     status = next((said for name in (arm, reference) if (said := _missing(results, name, failures))), "")
     return {
         "arm": arm,
@@ -214,9 +232,22 @@ def _compare(
         "n": found.n,
         "seeds": left.shape[0],
         "reference_seeds": right.shape[0],
-        "seed_deviation": seed_spread(list(differences)).deviation,
+        "seed_deviation": seed_spread(differences).deviation,
+        "p_documents": p_documents,
+        "p_seeds": p_seeds,
+        "p": float(np.maximum(p_documents, p_seeds)),
+        "smallest": _smallest(found, differences),
         "status": status or _status("", found, None),
     }
+
+
+def _smallest(found: Interval, differences: Sequence[float]) -> float:
+    """The larger of what the tests over documents and over seeds would have found."""
+    over_documents = smallest_effect((found.high - found.low) / (2 * stats.norm.ppf(0.975)))
+    n = len(differences)
+    if n < 2:
+        return over_documents
+    return max(over_documents, smallest_effect(float(np.std(differences, ddof=1)) / np.sqrt(n), n - 1))
 
 
 def _missing(results: pd.DataFrame, arm: str, failures: Failures | None) -> str:

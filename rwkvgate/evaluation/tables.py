@@ -30,6 +30,8 @@ WHERE = ("batch", "tokens", "dtype", "threads", "device")
 """What a time was measured on; columns that `latency` lacks are left out."""
 
 NOTHING = "–"
+LEVEL = 0.05
+"""Of every test."""
 TIMES = ["seconds_median", "seconds_low", "seconds_high", "ratio", "ratio_low", "ratio_high"]
 
 
@@ -119,8 +121,9 @@ def table2(
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
     """`comparison.comparisons` as text: one row a pair and metric.
 
-    Columns Metric, Arm, Against, both values, Difference, `95 % interval`, Relative, Documents, Seeds and
-    Reading: whether the interval excludes no difference, in which direction, or why there is no number.
+    Columns Metric, Arm, Against, both values, Difference, `95 % interval` (over documents), Relative, Documents,
+    Seeds, `Over seeds`, `p` (against both kinds of noise) and Reading: what is shown, or
+    the smallest difference that would have been, or why there is no number.
     """
     rows = []
     for row in compared.to_dict("records"):
@@ -143,21 +146,30 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
                 "Over seeds": f"± {number(row['seed_deviation'], 2)}"
                 if np.isfinite(row["seed_deviation"])
                 else NOTHING,
-                "Reading": row["status"] or reading(row["difference"], row["low"], row["high"], measure.better),
+                "p": number(row["p"], 2),
+                "Reading": row["status"]
+                or reading(row["difference"], row["p"], row["smallest"], row["low"], row["high"], measure.better),
             }
         )
     return pd.DataFrame(rows)
 
 
-def reading(difference: float, low: float, high: float, better: str) -> str:
-    """What a difference with its interval says: better, worse, higher, lower, or no difference shown."""
-    if not np.isfinite(low) or not np.isfinite(high):
+def reading(difference: float, p: float, smallest: float, low: float, high: float, better: str) -> str:
+    """What a difference says: better, worse, higher or lower, or no difference shown and what would have been.
+
+    Args:
+        p: of the difference against documents and seeds; nan where there is one training seed, and then
+            the interval over documents, `low` to `high`, decides, and the reading says so.
+        smallest: the difference that would have been shown with 80 % power.
+    """
+    alone = ", by documents alone" if np.isnan(p) else ""
+    if alone and not (np.isfinite(low) and np.isfinite(high)):
         return "no interval"
-    if low <= 0 <= high:
-        return "no difference shown"
+    if (low <= 0 <= high) if alone else p >= LEVEL:
+        return f"no difference shown{alone} (smallest: {number(smallest, 2)})"
     if better == "neither":
-        return "higher" if difference > 0 else "lower"
-    return "better" if (difference > 0) == (better == "higher") else "worse"
+        return ("higher" if difference > 0 else "lower") + alone
+    return ("better" if (difference > 0) == (better == "higher") else "worse") + alone
 
 
 def signed(value: float) -> str:

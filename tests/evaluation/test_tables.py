@@ -120,9 +120,12 @@ def test_results_are_checked(results):
 
 
 def test_reading_and_numbers():
-    assert reading(0.1, -0.1, 0.3, "higher") == "no difference shown"
-    assert reading(0.2, 0.1, 0.3, "lower") == "worse"
-    assert reading(-0.2, -0.3, -0.1, "neither") == "lower"
+    assert reading(0.1, 0.3, 0.28, -0.1, 0.3, "higher") == "no difference shown (smallest: 0.28)"
+    assert reading(0.2, 0.01, 0.1, 0.1, 0.3, "lower") == "worse"
+    assert reading(-0.2, 0.04, 0.1, -0.3, -0.1, "neither") == "lower"
+    assert reading(0.2, 0.2, 0.1, 0.1, 0.3, "lower") == "no difference shown (smallest: 0.10)"
+    assert reading(0.2, np.nan, 0.1, 0.1, 0.3, "lower") == "worse, by documents alone"
+    assert reading(0.2, np.nan, 0.1, np.nan, np.nan, "lower") == "no interval"
     assert [number(x) for x in (0.0, 0.0431, 3.353, 1234.5, np.nan, 1e-9)] == [
         "0.0000",
         "0.04310",
