@@ -72,7 +72,7 @@ def test_untrained_and_tuned_start_from_the_same_gate(folder: Path) -> None:
     start = pipeline.new_arm(run, "enhanced", 0)
     assert all(torch.equal(a, b) for a, b in zip(untrained.parameters(), start.parameters(), strict=True))
     other = pipeline.new_arm(run, "enhanced", 1)
-    gates = [m.rwkv.blocks[0].gated_shift.gate.weight for m in (start, other)]
+    gates = [m.rwkv.blocks[0].gated_shift.gate.linear.weight for m in (start, other)]
     assert not torch.equal(*gates)
 
 
@@ -103,7 +103,7 @@ def test_truncated_or_foreign_weights_of_an_arm_are_named(folder: Path) -> None:
     path.write_bytes(whole[:500])
     with pytest.raises(SettingsError, match="cannot be read"):
         ensure_arm(run, "enhanced", 0)
-    pipeline.save_file({"rwkv.blocks.0.gated_shift.gate.weight": torch.zeros(3, 3)}, str(path))
+    pipeline.save_file({"rwkv.blocks.0.gated_shift.gate.linear.weight": torch.zeros(3, 3)}, str(path))
     with pytest.raises(SettingsError, match="weights of another model"):
         ensure_arm(run, "enhanced", 0)
 
