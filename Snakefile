@@ -113,6 +113,8 @@ rule ablations:
         f"{NOTEBOOKS}/04_ablations.ipynb",
     params:
         inputs=digest(SETTINGS.evaluation.model_dump(mode="json")),
+    # It times long texts.
+    threads: 1 if SETTINGS.profile == "smoke" else workflow.cores
     # The only notebook that asks how many seeds there are; in the others' commands it would redo them all.
     shell:
         papermill("-y", f"evaluation: {SEEDS}")

@@ -58,5 +58,14 @@ def arm_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
 
 def evaluation_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
     """What an arm's scores depend on."""
-    measured = settings.evaluation.model_dump(mode="json", exclude={"arms", "seeds", "resamples"})
+    measured = settings.evaluation.model_dump(mode="json", exclude={"arms", "seeds", "resamples", "longest"})
     return arm_inputs(settings, arm, seed) | {"evaluation": measured}
+
+
+def scaling_inputs(settings: Settings) -> dict[str, Any]:
+    """What time and memory against length depend on."""
+    gate = gate_of(find_arm("enhanced"), settings)
+    return base_inputs(settings) | {
+        "gate": gate and gate.model_dump(mode="json"),
+        "longest": settings.evaluation.longest,
+    }

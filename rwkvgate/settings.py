@@ -152,6 +152,7 @@ class EvaluationSettings(Frozen):
     latency_tokens: Positive = Field(description="tokens of the timed forward pass")
     latency_repeats: Annotated[int, Field(ge=3)] = Field(description="timed repeats of base and arm in turn")
     timed_tokens: Positive = Field(description="tokens of the timed generation (the paper's 50)")
+    longest: Annotated[int, Field(ge=256)] = Field(description="tokens of the longest text timed, from 256 on")
 
     @model_validator(mode="after")
     def _compares_with_the_base(self) -> EvaluationSettings:

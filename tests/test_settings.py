@@ -66,6 +66,7 @@ PROFILE: dict[str, Any] = {
         "latency_tokens": 10,
         "latency_repeats": 3,
         "timed_tokens": 5,
+        "longest": 256,
     },
 }
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from rwkvgate.evaluation import paper
 from rwkvgate.evaluation.comparison import compare
+from rwkvgate.evaluation.cost import FITTED_FROM, exponent
 from rwkvgate.evaluation.measures import MEASURES
 from rwkvgate.evaluation.rules import (
     CONTRADICTED,
@@ -24,6 +25,8 @@ from rwkvgate.evaluation.statistics import RESAMPLES, holm
 from rwkvgate.evaluation.tables import LEVEL, number, pooled_latency, signed
 
 CONTROL = "base-tuned"
+LINEAR = 1.1
+"""The largest exponent that is called linear."""
 KEPT = ("value", "reference", "difference", "low", "high", "p_documents", "p_seeds", "smallest")
 Records = dict[str, Any]
 
@@ -37,6 +40,7 @@ class Evidence:
         latency: times with `latency.LATENCY_COLUMNS`.
         domains: the domain of each test document, by its number.
         device: what the run was made on.
+        scaling: time against length, of `cost.scaling`; None where it was not measured.
         failures: arm -> why it has no results.
         resamples: of bootstraps and permutations.
     """
@@ -45,6 +49,7 @@ class Evidence:
     latency: pd.DataFrame
     domains: Mapping[int, str] = field(default_factory=dict)
     device: str = ""
+    scaling: pd.DataFrame | None = None
     failures: Mapping[str, str] = field(default_factory=dict)
     resamples: int = RESAMPLES
 
@@ -162,6 +167,8 @@ def _decide(evidence: Evidence, claim: str, tests: Sequence[Contrast], p: Sequen
         return _ratio(evidence, claim, RATIOS[claim])
     if claim == "generation-time":
         return _generation(evidence)
+    if claim == "linear-complexity":
+        return _linear(evidence)
     if claim == "fits-one-t4":
         verdict = REPRODUCED if "T4" in evidence.device else UNDECIDED
         return _verdict(verdict, f"the run was made on {evidence.device or 'an unknown device'}")
@@ -248,6 +255,20 @@ def _generation(evidence: Evidence) -> Records:
     reason = f"{found['tokens']} tokens by our base, on another machine; the paper times no other model"
     seconds = (float(found[name]) for name in ("seconds_median", "seconds_low", "seconds_high"))
     return dict(zip(("ours", "low", "high"), seconds, strict=True)) | _verdict(UNDECIDED, reason)
+
+
+def _linear(evidence: Evidence) -> Records:
+    rows = evidence.scaling
+    rows = None if rows is None else rows[rows["arm"] == "enhanced"]
+    if rows is None or rows["tokens"].max() < 4 * FITTED_FROM:
+        return _verdict(UNDECIDED, f"no text of {4 * FITTED_FROM:,} tokens or more was timed")
+    fit = exponent(rows["tokens"], rows["seconds"])
+    reason = (
+        f"time goes with tokens^{fit.estimate:.3f} [{fit.low:.3f}, {fit.high:.3f}] from {FITTED_FROM:,} to "
+        f"{rows['tokens'].max():,} tokens, {fit.points} passes, {rows['device'].iloc[0]}"
+    )
+    verdict = REPRODUCED if fit.high <= LINEAR else CONTRADICTED if fit.low > LINEAR else NOT_REPRODUCED
+    return {"ours": fit.estimate, "low": fit.low, "high": fit.high, "n": fit.points} | _verdict(verdict, reason)
 
 
 def _verdict(verdict: str, reason: str) -> Records:

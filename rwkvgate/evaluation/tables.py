@@ -14,7 +14,9 @@ import pandas as pd
 from rwkvgate.evaluation import paper
 from rwkvgate.evaluation.comparison import NOT_RUN, Failures, arms_of, summary
 from rwkvgate.evaluation.measures import MEASURES
+from rwkvgate.evaluation.overlap import corpus_bleu
 from rwkvgate.evaluation.statistics import RESAMPLES
+from rwkvgate.evaluation.trivial import SYSTEMS
 
 TABLE2_METRICS = (
     "perplexity",
@@ -151,6 +153,17 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
                 or reading(row["difference"], row["p"], row["smallest"], row["low"], row["high"], measure.better),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def trivial_table(overlap: pd.DataFrame) -> pd.DataFrame:
+    """`trivial.trivial_overlap` as text: what each system does, and its BLEU, ROUGE-1 and ROUGE-L."""
+    rows = []
+    for name, what in SYSTEMS.items():
+        part = overlap[overlap["system"] == name]
+        means = {kind: number(float(part[kind].mean())) for kind in ("rouge1", "rougeL")}
+        bleu = number(corpus_bleu(part))
+        rows.append({"System": what, "BLEU": bleu, "ROUGE-1": means["rouge1"], "ROUGE-L": means["rougeL"]})
     return pd.DataFrame(rows)
 
 
