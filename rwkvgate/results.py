@@ -182,7 +182,8 @@ def _write_report(run: Run, results: Results, written: dict[str, Path], manifest
         ("Figure 3. BLEU and ROUGE", "Mean over seeds, interval over documents, one dot a seed.", "figure3"),
         (
             "Time and memory against length",
-            "One forward pass of one text; a dot is a repeat. The legend's slope is fitted from 4,096 tokens on.",
+            "Reading one text with the state carried between windows, and in one pass. The exponent is fitted from "
+            "4,096 tokens on.",
             "scaling",
         ),
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rwkvgate.evaluation import paper
 from rwkvgate.evaluation.comparison import compare
-from rwkvgate.evaluation.cost import FITTED_FROM, exponent
+from rwkvgate.evaluation.cost import FITTED_FROM, ONE_PASS, WINDOWS, exponent
 from rwkvgate.evaluation.measures import MEASURES
 from rwkvgate.evaluation.rules import (
     CONTRADICTED,
@@ -260,12 +260,16 @@ def _generation(evidence: Evidence) -> Records:
 def _linear(evidence: Evidence) -> Records:
     rows = evidence.scaling
     rows = None if rows is None else rows[rows["arm"] == "enhanced"]
-    if rows is None or rows["tokens"].max() < 4 * FITTED_FROM:
+    whole = None if rows is None else rows[rows["mode"] == ONE_PASS]
+    rows = None if rows is None else rows[rows["mode"] == WINDOWS]
+    if rows is None or whole is None or not rows["tokens"].max() >= 4 * FITTED_FROM:
         return _verdict(UNDECIDED, f"no text of {4 * FITTED_FROM:,} tokens or more was timed")
     fit = exponent(rows["tokens"], rows["seconds"])
     reason = (
         f"time goes with tokens^{fit.estimate:.3f} [{fit.low:.3f}, {fit.high:.3f}] from {FITTED_FROM:,} to "
-        f"{rows['tokens'].max():,} tokens, {fit.points} passes, {rows['device'].iloc[0]}"
+        f"{rows['tokens'].max():,} tokens, {fit.points} readings, {rows['device'].iloc[0]}; in one pass, where memory "
+        f"grows too, with tokens^{exponent(whole['tokens'], whole['seconds']).estimate:.3f} up to "
+        f"{whole['tokens'].max():,}"
     )
     verdict = REPRODUCED if fit.high <= LINEAR else CONTRADICTED if fit.low > LINEAR else NOT_REPRODUCED
     return {"ours": fit.estimate, "low": fit.low, "high": fit.high, "n": fit.points} | _verdict(verdict, reason)
@@ -287,11 +291,8 @@ def ledger_table(rows: Sequence[Records]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Claim": row["text"],
-                "Id": row["claim"],
-                "Source": row["source"],
-                "Stated": row["stated"],
-                "By its tables": row["arithmetic"] or "–",
+                "Claim": f"{row['text']} ({row['claim']})",
+                "Paper": "; ".join(filter(None, (row["stated"], row["arithmetic"], row["source"]))),
                 "Against the untouched base": row.get("against_base") or "–",
                 "Against the tuned base": row.get("against_control") or "–",
                 "Verdict": row["verdict"],

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,8 +24,13 @@ from rwkvgate.evaluation.latency import Call, device_name, time_calls
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.cost import gate_cost
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.prefill import prefill
 
-SCALING_COLUMNS = ("arm", "tokens", "repeat", "seconds", "peak_mib", "threads", "device")
+SCALING_COLUMNS = ("arm", "mode", "tokens", "repeat", "seconds", "peak_mib", "threads", "device")
+WINDOWS, ONE_PASS = "windows", "one pass"
+"""Reading a text with the state carried from window to window, as generation and scoring do, and all at once."""
+LONGEST_PASS = 16384
+"""Tokens of the longest single pass that is timed: its activations, not its arithmetic, would be timed beyond."""
 FITTED_FROM = 4096
 """Tokens from which the exponent is fitted: below, the fixed cost of a call bends the curve."""
 
@@ -85,22 +94,23 @@ def cost_table(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int
 
 
 def scaling(models: Mapping[str, nn.Module], lengths: Sequence[int], *, repeats: int) -> pd.DataFrame:
-    """Time and memory of a forward pass against length, models in turn; the logits of the last token alone.
+    """Time and memory of reading a text against its length, models in turn; the logits of the last token alone.
 
     Returns:
-        One row a model, length and repeat with `SCALING_COLUMNS`; `peak_mib` is what the call added at its peak, of
-        this process on a CPU (nan where the platform does not tell) and of the allocator on a GPU.
+        One row a model, mode (`WINDOWS`, and `ONE_PASS` up to `LONGEST_PASS` tokens), length and repeat with
+        `SCALING_COLUMNS`; `peak_mib` is what the call added at its peak.
     """
     rows = []
     with evaluating(*models.values()):
-        for tokens in lengths:
-            calls = {name: _reading_of(model, tokens) for name, model in models.items()}
+        modes = [(mode, n) for mode in (WINDOWS, ONE_PASS) for n in lengths if mode == WINDOWS or n <= LONGEST_PASS]
+        for mode, tokens in modes:
+            calls = {name: _reading_of(model, mode, tokens) for name, model in models.items()}
             seconds = time_calls(calls, repeats=repeats, warmup=1, synchronize=_synchronize(models))
             for name, model in models.items():
                 device = device_of(model)
                 peak = peak_growth(calls[name], device)
                 where = (torch.get_num_threads(), device_name(device))
-                rows += [(name, tokens, i, float(s), peak, *where) for i, s in enumerate(seconds[name])]
+                rows += [(name, mode, tokens, i, float(s), peak, *where) for i, s in enumerate(seconds[name])]
     return pd.DataFrame(rows, columns=list(SCALING_COLUMNS))
 
 
@@ -122,7 +132,10 @@ def exponent(tokens: ArrayLike, values: ArrayLike, fitted_from: int = FITTED_FRO
 
 
 def peak_growth(call: Call, device: torch.device) -> float:
-    """MiB that a call adds at its peak to what is held before it; nan where the platform does not tell."""
+    """MiB that a call adds at its peak to what is held before it; nan where the platform does not tell.
+
+    Of the allocator on a GPU; of this process on a CPU, sampled every millisecond (Linux).
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -130,14 +143,17 @@ def peak_growth(call: Call, device: torch.device) -> float:
         call()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    held = _resident()
-    if np.isnan(held):
-        return float("nan")
-    peak, stop = held, threading.Event()
+    gc.collect()
+    # What the allocator holds back for later would hide what the call takes.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+    peak = held = _resident()
+    stop = threading.Event()
 
     def watch() -> None:
         nonlocal peak
-        while not stop.wait(0.002):
+        while not stop.wait(0.001):
             peak = max(peak, _resident())
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -156,11 +172,13 @@ def _resident() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError):
         return float("nan")
-    return pages * 4096 / 2**20
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _reading_of(model: nn.Module, tokens: int) -> Call:
-    ids = torch.randint(1, model.config.vocab_size, (1, tokens), device=device_of(model))  # type: ignore[union-attr, arg-type]
+def _reading_of(model: Any, mode: str, tokens: int) -> Call:
+    ids = torch.randint(1, model.config.vocab_size, (1, tokens), device=device_of(model))
+    if mode == WINDOWS:
+        return lambda: prefill(model, ids)
     return lambda: model(ids, use_cache=False, logits_to_keep=1)
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from rwkvgate.evaluation import paper
 from rwkvgate.evaluation.comparison import Failures, arms_of, seed_values, summary
-from rwkvgate.evaluation.cost import exponent
+from rwkvgate.evaluation.cost import WINDOWS, exponent
 from rwkvgate.evaluation.measures import MEASURES
 from rwkvgate.evaluation.statistics import RESAMPLES
 from rwkvgate.evaluation.tables import pooled_latency
@@ -118,21 +118,22 @@ def figure2(latency: pd.DataFrame, *, arms: Sequence[str] | None = None, failure
 
 
 def scaling_figure(measured: pd.DataFrame) -> Figure:
-    """Seconds of a forward pass and MiB that it adds, against tokens (`cost.scaling`); both axes logarithmic."""
+    """Seconds of reading a text and MiB that it adds, against tokens n (`cost.scaling`); both axes logarithmic."""
     with matplotlib.rc_context(STYLE | {"axes.grid.axis": "both"}):
         figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
         times, memory = figure.subplots(1, 2)
-        for arm, rows in measured.groupby("arm", sort=False):
-            name, tokens = str(arm), rows["tokens"].to_numpy()
-            fit = exponent(tokens, rows["seconds"])
-            label = f"{name}: tokens^{fit.estimate:.2f} [{fit.low:.2f}, {fit.high:.2f}]"
-            middle = rows.groupby("tokens")["seconds"].median()
-            times.plot(middle.index, middle, color=colour_of(name), lw=1, label=label)
-            times.plot(tokens, rows["seconds"], "o", color=colour_of(name), ms=4, alpha=0.7)
-            peak = rows.groupby("tokens")["peak_mib"].first()
-            memory.plot(peak.index, peak, "o-", lw=1, label=name, color=colour_of(name), ms=4, alpha=0.7)
+        for (arm, mode), rows in measured.groupby(["arm", "mode"], sort=False):
+            name, line = str(arm), {"color": colour_of(str(arm)), "ls": "-" if mode == WINDOWS else ":", "lw": 1}
+            fit = exponent(rows["tokens"], rows["seconds"])
+            middle = rows.groupby("tokens")[["seconds", "peak_mib"]].median()
+            times.plot(middle.index, middle["seconds"], label=f"{name}, {mode}: n^{fit.estimate:.2f}", **line)
+            times.plot(rows["tokens"], rows["seconds"], "o", color=colour_of(name), ms=3, alpha=0.7)
+            memory.plot(middle.index, middle["peak_mib"], marker="o", ms=3, label=f"{name}, {mode}", **line)
         for axes, title in ((times, "Time (s)"), (memory, "Memory added (MiB)")):
             axes.set(xscale="log", yscale="log", xlabel="tokens")
+            lengths = sorted(set(measured["tokens"]))
+            axes.set_xticks(lengths, [f"{n:,}" for n in lengths], rotation=30)
+            axes.minorticks_off()
             axes.set_title(title, loc="left")
             axes.legend(frameon=False, fontsize=7)
     return figure

@@ -31,6 +31,7 @@ p, figcaption { max-width: 42rem; } .caption, figcaption { color: var(--dim); fo
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
+td.long { min-width: 17rem; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 0; }
 img { max-width: 100%; height: auto; background: #fff; padding: .4rem; border-radius: .3rem; }
@@ -41,6 +42,8 @@ dt { color: var(--dim); font-size: .85rem; margin-top: .5rem; } dd { margin: 0; 
 @media print { body { max-width: none; font-size: 10pt; } nav { display: none; } .wide { overflow: visible; }
   table, figure, .sample { break-inside: avoid; } h2 { break-after: avoid; } }
 """
+LONG = 80
+"""Characters of a cell from which its column is given room."""
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -104,7 +107,8 @@ def _page(title: str, intro: str, sections: Sequence[tuple[str, str]]) -> str:
 def _table(caption: str, frame: pd.DataFrame) -> str:
     columns = [[_cell(value) for value in frame.iloc[:, i]] for i in range(frame.shape[1])]
     numeric = [_is_numeric(column) for column in columns]
-    kinds = [' class="n"' if is_numeric else "" for is_numeric in numeric]
+    long = [max(map(len, column), default=0) > LONG for column in columns]
+    kinds = [' class="n"' if n else ' class="long"' if wide else "" for n, wide in zip(numeric, long, strict=True)]
     head = "".join(
         f'<th scope="col"{kind}>{escape(str(name))}</th>' for name, kind in zip(frame.columns, kinds, strict=True)
     )
@@ -125,10 +129,11 @@ def _cell(value: object) -> str:
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:
-    """Whether a column reads as numbers: at least half of its cells begin like one and none is long."""
+    """Whether a column reads as numbers: at least half of its cells begin like one, and none is long or a phrase."""
     marks = ("+", "−", "-", "–", "±", "[", "∞", ".")
     like = [cell[:1].isdigit() or cell.startswith(marks) for cell in cells]
-    return bool(cells) and 2 * sum(like) >= len(cells) and max(map(len, cells)) <= 40
+    phrases = any(" to " in cell for cell in cells)
+    return bool(cells) and 2 * sum(like) >= len(cells) and max(map(len, cells)) <= 40 and not phrases
 
 
 def _figure(caption: str, svg: str) -> str:
