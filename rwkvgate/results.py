@@ -19,15 +19,20 @@ from rwkvgate.evaluation.report import Sample, write_report
 from rwkvgate.evaluation.rules import VERSION
 from rwkvgate.evaluation.tables import comparison_table, table1, table2, trivial_table
 from rwkvgate.evaluation.trivial import trivial_overlap
+from rwkvgate.explore.linguistics import EFFECT_COLUMNS, GROUPS, group_effects, label_tokens
+from rwkvgate.explore.plots import effects_by_layer
 from rwkvgate.files import write_file, write_json
 from rwkvgate.gate.arms import ARMS, find_arm
-from rwkvgate.inputs import arms_and_seeds, evaluation_inputs, gate_of, scaling_inputs
-from rwkvgate.pipeline import best_device, ensure_base, ensure_texts, new_arm
+from rwkvgate.inputs import arm_inputs, arms_and_seeds, evaluation_inputs, gate_of, scaling_inputs
+from rwkvgate.pipeline import best_device, ensure_arm, ensure_base, ensure_texts, new_arm
 from rwkvgate.runs import Run, is_finished, read_json, step, write_manifest
 from rwkvgate.scoring import HEADLINES, ensure_evaluation
 from rwkvgate.settings import SettingsError
 
-SCALING = "scaling.parquet"
+SCALING, EFFECTS = "scaling.parquet", "effects.parquet"
+PERMUTATIONS = 1000
+READ = ("enhanced", "enhanced-untrained")
+"""Arms whose gate is read at labelled tokens."""
 SHORTEST, FACTOR, SCALING_REPEATS = 256, 4, 3
 """Lengths of the scaling measurement: from the shortest up, each so many times the last."""
 
@@ -45,6 +50,7 @@ class Results:
     trivial: pd.DataFrame
     cost: pd.DataFrame
     scaling: pd.DataFrame
+    effects: pd.DataFrame
     claims: list[Records]
     samples: list[Sample]
 
@@ -81,7 +87,7 @@ def gather(run: Run) -> Results:
         )
         for shared in zip(*first, strict=False)
     ]
-    texts, measured = ensure_texts(run), ensure_scaling(run)
+    texts, measured, effects = ensure_texts(run), ensure_scaling(run), ensure_effects(run)
     tested = texts.corpus.test[: run.settings.evaluation.documents]
     pairs = [texts.prompt(document, run.settings) for document in tested]
     overlap = trivial_overlap([p for p, _ in pairs], [r for _, r in pairs], [d.text for d in texts.corpus.train])
@@ -92,6 +98,7 @@ def gather(run: Run) -> Results:
         domains={number: document.domain for number, document in enumerate(tested)},
         device=device_name(best_device()),
         scaling=measured,
+        effects=effects,
         resamples=resamples,
     )
     return Results(
@@ -104,6 +111,7 @@ def gather(run: Run) -> Results:
         trivial=trivial_table(overlap),
         cost=cost_table(ensure_base(run).config, gates, run.settings.evaluation.longest),
         scaling=measured,
+        effects=effects,
         claims=ledger(evidence),
         samples=samples,
     )
@@ -130,6 +138,34 @@ def ensure_scaling(run: Run) -> pd.DataFrame:
         raise SettingsError(f"{folder} cannot be read ({error}). Remove it and run {run.command()}") from None
 
 
+def ensure_effects(run: Run) -> pd.DataFrame:
+    """The paper's gate at clause boundaries, sentence starts and mentions, tuned and not, where that is not done yet.
+
+    The gate before training is the control: a random function of the hidden state tells tokens apart too.
+    """
+    read = [(arm, seed) for arm, seed in arms_and_seeds(run.settings) if arm in READ]
+    if not read:
+        return pd.DataFrame(columns=["arm", "seed", *EFFECT_COLUMNS])
+    count, folder = run.settings.evaluation.documents, run.folder / "effects"
+    inputs = {"arms": [arm_inputs(run.settings, arm, seed) for arm, seed in read], "documents": count}
+    if not is_finished(folder, inputs):
+        started, texts, frames = time.monotonic(), ensure_texts(run), []
+        for arm, seed in read:
+            print(f"reading the gate at clause boundaries and mentions, {arm}, seed {seed}", flush=True)
+            labelled = label_tokens(ensure_arm(run, arm, seed), texts.tokenizer, texts.corpus.test[:count])
+            found = [
+                group_effects(labelled, group, match=match, permutations=PERMUTATIONS)
+                for group, match in GROUPS.items()
+            ]
+            frames.append(pd.concat(found).assign(arm=arm, seed=seed))
+        with step(folder, "effects", inputs, started) as fresh:
+            pd.concat(frames, ignore_index=True).to_parquet(fresh / EFFECTS, index=False)
+    try:
+        return pd.read_parquet(folder / EFFECTS)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{folder} cannot be read ({error}). Remove it and run {run.command()}") from None
+
+
 def publish(run: Run, results: Results) -> dict[str, Path]:
     """Write results, figures, manifest and report; the files by name."""
     frames = {"documents": results.documents, "latency": results.latency}
@@ -141,6 +177,7 @@ def publish(run: Run, results: Results) -> dict[str, Path]:
         "trivial": results.trivial,
         "cost": results.cost,
         "scaling": results.scaling,
+        "effects": results.effects,
     }
     written: dict[str, Path] = {}
     for name, frame in (frames | texts).items():
@@ -154,6 +191,7 @@ def publish(run: Run, results: Results) -> dict[str, Path]:
         "figure2": figure2(results.latency, arms=arms),
         "figure3": figure3(results.documents, arms=arms, resamples=resamples),
         "scaling": scaling_figure(results.scaling),
+        "effects": effects_by_layer(results.effects),
     }
     for name, figure in drawn.items():
         written[name] = save_figure(figure, run.figures, name)[0]
@@ -185,6 +223,12 @@ def _write_report(run: Run, results: Results, written: dict[str, Path], manifest
             "Reading one text with the state carried between windows, and in one pass. The exponent is fitted from "
             "4,096 tokens on.",
             "scaling",
+        ),
+        (
+            "The gate at boundaries and mentions",
+            "Difference from matched controls in standard deviations of the layer's gate, one line an arm and seed, "
+            "with its interval over documents. The dashed lines are the smallest effect that the ledger counts.",
+            "effects",
         ),
     )
     steps = manifest["steps"]

@@ -25,6 +25,9 @@ from rwkvgate.evaluation.statistics import RESAMPLES, holm
 from rwkvgate.evaluation.tables import LEVEL, number, pooled_latency, signed
 
 CONTROL = "base-tuned"
+SMALLEST_EFFECT = 0.2
+"""Standard deviations from which on a difference at boundaries counts."""
+BOUNDS = ("ours", "low", "high")
 LINEAR = 1.1
 """The largest exponent that is called linear."""
 KEPT = ("value", "reference", "difference", "low", "high", "p_documents", "p_seeds", "smallest")
@@ -41,6 +44,7 @@ class Evidence:
         domains: the domain of each test document, by its number.
         device: what the run was made on.
         scaling: time against length, of `cost.scaling`; None where it was not measured.
+        effects: gates at labelled tokens, of `linguistics.group_effects`, with columns `arm` and `seed`.
         failures: arm -> why it has no results.
         resamples: of bootstraps and permutations.
     """
@@ -50,6 +54,7 @@ class Evidence:
     domains: Mapping[int, str] = field(default_factory=dict)
     device: str = ""
     scaling: pd.DataFrame | None = None
+    effects: pd.DataFrame | None = None
     failures: Mapping[str, str] = field(default_factory=dict)
     resamples: int = RESAMPLES
 
@@ -169,6 +174,8 @@ def _decide(evidence: Evidence, claim: str, tests: Sequence[Contrast], p: Sequen
         return _generation(evidence)
     if claim == "linear-complexity":
         return _linear(evidence)
+    if claim == "syntactic-boundaries":
+        return _boundaries(evidence)
     if claim == "fits-one-t4":
         verdict = REPRODUCED if "T4" in evidence.device else UNDECIDED
         return _verdict(verdict, f"the run was made on {evidence.device or 'an unknown device'}")
@@ -254,7 +261,7 @@ def _generation(evidence: Evidence) -> Records:
     found = rows.iloc[0]
     reason = f"{found['tokens']} tokens by our base, on another machine; the paper times no other model"
     seconds = (float(found[name]) for name in ("seconds_median", "seconds_low", "seconds_high"))
-    return dict(zip(("ours", "low", "high"), seconds, strict=True)) | _verdict(UNDECIDED, reason)
+    return dict(zip(BOUNDS, seconds, strict=True)) | _verdict(UNDECIDED, reason)
 
 
 def _linear(evidence: Evidence) -> Records:
@@ -273,6 +280,41 @@ def _linear(evidence: Evidence) -> Records:
     )
     verdict = REPRODUCED if fit.high <= LINEAR else CONTRADICTED if fit.low > LINEAR else NOT_REPRODUCED
     return {"ours": fit.estimate, "low": fit.low, "high": fit.high, "n": fit.points} | _verdict(verdict, reason)
+
+
+def _boundaries(evidence: Evidence) -> Records:
+    rows = evidence.effects
+    if rows is None or not len(rows):
+        return _verdict(UNDECIDED, "the tuned gate was not read at clause boundaries")
+    rows = rows[rows["group"] == "boundary"]
+    before, rows = (rows[rows["arm"] == arm] for arm in ("enhanced-untrained", "enhanced"))
+    if rows["effect"].isna().any() or rows.empty:
+        return _verdict(UNDECIDED, "no clause boundary has a control of the same token at a like position")
+    if before.empty:
+        return _verdict(
+            UNDECIDED, "the gate before training was not read, and any function of the state tells tokens apart"
+        )
+    found = []
+    for layer, part in rows.groupby("layer"):
+        effects, untrained = part["effect"].to_numpy(dtype=float), before[before["layer"] == layer]
+        agreed = bool((effects > 0).all() or (effects < 0).all())
+        nearest = np.abs(part[["low", "high"]].to_numpy(dtype=float)).min()
+        beyond = bool(nearest > np.abs(untrained[["low", "high"]].to_numpy(dtype=float)).max())
+        size, p = float(np.abs(effects).min()) if agreed else 0.0, float(part["p_holm"].max())
+        found.append((size >= SMALLEST_EFFECT and p < LEVEL and beyond, size, p, int(str(layer))))
+    shown, _, p, layer = max(found)
+    chosen, untrained = rows[rows["layer"] == layer], before[before["layer"] == layer]
+    means = (float(chosen[column].mean()) for column in ("effect", "low", "high"))
+    numbers = dict(zip(BOUNDS, means, strict=True))
+    tokens, controls, seeds = int(chosen["tokens"].min()), int(chosen["controls"].min()), int(rows["seed"].nunique())
+    reason = (
+        f"layer {layer} differs by {signed(numbers['ours'])} sd at clause boundaries from controls of the same token, "
+        f"mean of {seeds} seeds (p {number(p, 2)} after Holm, of the seed where it is largest); before training by "
+        f"{signed(float(untrained['effect'].iloc[0]))}; {sum(one[0] for one in found)} of {len(found)} layers by the "
+        f"rule; {tokens} boundaries, {controls} controls"
+    )
+    extra: Records = {"n": tokens, "seeds": seeds, "p": p}
+    return numbers | extra | _verdict(REPRODUCED if shown else NOT_REPRODUCED, reason)
 
 
 def _verdict(verdict: str, reason: str) -> Records:

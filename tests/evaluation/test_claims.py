@@ -161,6 +161,38 @@ def test_what_is_missing_failed_or_no_number_is_said() -> None:
     assert set(verdicts(Evidence(empty, times(1.0).iloc[:0])).values()) == {"undecided here"}
 
 
+def effects(*by_seed: tuple[float, float], p: float = 0.001, before: float | None = 0.05) -> pd.DataFrame:
+    """Effects at boundaries of two layers for each seed, and before training."""
+    gates = [("enhanced", seed, values) for seed, values in enumerate(by_seed)]
+    gates += [] if before is None else [("enhanced-untrained", 0, (before, before))]
+    rows = [
+        {"group": "boundary", "layer": layer + 1, "arm": arm, "seed": seed, "tokens": 90, "controls": 300}
+        | {"effect": value, "low": value - 0.05, "high": value + 0.05, "p_holm": p}
+        for arm, seed, values in gates
+        for layer, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (effects((0.3, 0.0), (0.4, 0.0)), "reproduced"),
+        (effects((-0.3, 0.0), (-0.4, 0.1)), "reproduced"),
+        (effects((0.3, 0.0), (-0.4, 0.0)), "not reproduced"),  # the seeds disagree
+        (effects((0.3, 0.0), (0.1, 0.0)), "not reproduced"),  # too small in one
+        (effects((0.3, 0.0), (0.4, 0.0), p=0.2), "not reproduced"),
+        (effects((0.3, 0.0), (0.4, 0.0), before=0.3), "not reproduced"),  # no more than before training
+        (effects((0.3, 0.0), (0.4, 0.0), before=None), "undecided here"),
+        (effects((np.nan, np.nan)), "undecided here"),
+        (None, "undecided here"),
+    ],
+)
+def test_boundaries_are_decided_by_every_seed(found: Any, verdict: str) -> None:
+    row = {row["claim"]: row for row in ledger(made_up(effects=found))}["syntactic-boundaries"]
+    assert row["verdict"] == verdict and row["reason"]
+
+
 def test_the_device_decides_what_fits_a_t4() -> None:
     assert verdicts(made_up(device="Tesla T4"))["fits-one-t4"] == "reproduced"
     assert verdicts(made_up(device="cpu"))["fits-one-t4"] == "undecided here"
