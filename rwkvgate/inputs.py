@@ -9,6 +9,9 @@ from rwkvgate.gate.arms import ARMS, Arm, find_arm
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.settings import Settings
 
+SCALING_MODES = ("windows", "one pass")
+"""How texts are read where time and memory are measured against length; see `evaluation.cost`."""
+
 
 def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
     """The gate of an arm under the settings' changes; None for an arm without one.

@@ -12,7 +12,9 @@ import torch
 from scipy import stats
 
 from rwkvgate.evaluation.cost import (
+    ONE_PASS,
     SCALING_COLUMNS,
+    WINDOWS,
     base_flops,
     cost_table,
     counted_flops,
@@ -23,6 +25,7 @@ from rwkvgate.evaluation.cost import (
 )
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.gate.cost import gate_cost
+from rwkvgate.inputs import SCALING_MODES
 from rwkvgate.rwkv6 import mixing
 
 GATED = {name: arm.gate for name, arm in ARMS.items() if arm.gate and arm.trained}
@@ -111,3 +114,7 @@ def test_peak_growth_is_what_is_held_at_once() -> None:
     for _ in range(2):  # memory that the allocator has by now counts all the same
         assert peak_growth(call, torch.device("cpu")) == pytest.approx(128, abs=8)
     assert peak_growth(lambda: None, torch.device("cpu")) < 2
+
+
+def test_the_run_graph_knows_the_modes() -> None:
+    assert SCALING_MODES == (WINDOWS, ONE_PASS)  # which it cannot import, for torch would come with them
