@@ -31,6 +31,27 @@ from rwkvgate.settings import SettingsError
 
 SCALING, EFFECTS = "scaling.parquet", "effects.parquet"
 PERMUTATIONS = 1000
+FIGURES = (
+    (
+        "Figure 2. Forward time",
+        "Median and quartiles of one forward pass, base and arm timed in turn.",
+        "figure2",
+    ),
+    ("Figure 3. BLEU and ROUGE", "Mean over seeds, interval over documents, one dot a seed.", "figure3"),
+    (
+        "Time and memory against length",
+        "Reading one text with the state carried between windows, and in one pass. The exponent is fitted from "
+        "4,096 tokens on.",
+        "scaling",
+    ),
+    (
+        "The gate at boundaries and mentions",
+        "Difference from matched controls in standard deviations of the layer's gate, one line an arm and seed, "
+        "with its interval over documents. The dashed lines are the smallest effect that the ledger counts.",
+        "effects",
+    ),
+)
+"""Title, caption and name of the report's figures."""
 READ = ("enhanced", "enhanced-untrained")
 """Arms whose gate is read at labelled tokens."""
 SHORTEST, FACTOR, SCALING_REPEATS = 256, 4, 3
@@ -211,65 +232,13 @@ def _write_report(run: Run, results: Results, written: dict[str, Path], manifest
         f"greedy continuations of at most {settings.evaluation.new_tokens} tokens; BLEU {bleu_signature()}; "
         f"ROUGE {rouge_flags()}; 95 % intervals from {settings.evaluation.resamples} bootstrap resamples of documents."
     )
-    figures = (
-        (
-            "Figure 2. Forward time",
-            "Median and quartiles of one forward pass, base and arm timed in turn.",
-            "figure2",
-        ),
-        ("Figure 3. BLEU and ROUGE", "Mean over seeds, interval over documents, one dot a seed.", "figure3"),
-        (
-            "Time and memory against length",
-            "Reading one text with the state carried between windows, and in one pass. The exponent is fitted from "
-            "4,096 tokens on.",
-            "scaling",
-        ),
-        (
-            "The gate at boundaries and mentions",
-            "Difference from matched controls in standard deviations of the layer's gate, one line an arm and seed, "
-            "with its interval over documents. The dashed lines are the smallest effect that the ledger counts.",
-            "effects",
-        ),
-    )
     steps = manifest["steps"]
     write_report(
         run.report,
         title="Gated shift for RWKV-6: what arXiv 2502.15485 reports, measured",
         intro=f"Profile {settings.profile}. {protocol}",
-        tables=[
-            (
-                "The ledger",
-                f"Every claim of the paper, decided by rules written down beforehand (version {VERSION} of "
-                "rwkvgate/evaluation/rules.py). A difference is shown where it stands against chance in the "
-                "documents and in the training seeds, at 5 % after Holm's correction over the ledger.",
-                ledger_table(results.claims),
-            ),
-            ("Table 1. Time", "Forward pass and generation of each arm, beside the paper's.", results.table1),
-            ("Table 2. Quality", "Mean over seeds ± their standard deviation.", results.table2),
-            (
-                "Ablations",
-                "The paper's two ablations against the enhanced arm, paired by document.",
-                results.ablations,
-            ),
-            (
-                "Comparisons",
-                "Each arm against the untouched base, as the paper compares, and against the base tuned on the same "
-                "data for the same steps.",
-                results.comparisons,
-            ),
-            (
-                "What a score is worth",
-                "Systems that write without a model, scored like the arms.",
-                results.trivial,
-            ),
-            (
-                "Cost",
-                "Parameters, matrix products and state of each arm's gates beside the base's, in closed form; tests "
-                "hold the closed form to torch's counter.",
-                results.cost,
-            ),
-        ],
-        figures=[(title, caption, written[name].read_text(encoding="utf-8")) for title, caption, name in figures],
+        tables=_report_tables(results),
+        figures=[(title, caption, written[name].read_text(encoding="utf-8")) for title, caption, name in FIGURES],
         provenance={
             "Commit": f"{manifest['commit']['id']}, changed files: {manifest['commit']['dirty']}",
             "Versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
@@ -280,3 +249,39 @@ def _write_report(run: Run, results: Results, written: dict[str, Path], manifest
         },
         samples=results.samples,
     )
+
+
+def _report_tables(results: Results) -> list[tuple[str, str, pd.DataFrame]]:
+    return [
+        (
+            "The ledger",
+            f"Every claim of the paper, decided by rules written down beforehand (version {VERSION} of "
+            "rwkvgate/evaluation/rules.py). A difference is shown where it stands against chance in the "
+            "documents and in the training seeds, at 5 % after Holm's correction over the ledger.",
+            ledger_table(results.claims),
+        ),
+        ("Table 1. Time", "Forward pass and generation of each arm, beside the paper's.", results.table1),
+        ("Table 2. Quality", "Mean over seeds ± their standard deviation.", results.table2),
+        (
+            "Ablations",
+            "The paper's two ablations against the enhanced arm, paired by document.",
+            results.ablations,
+        ),
+        (
+            "Comparisons",
+            "Each arm against the untouched base, as the paper compares, and against the base tuned on the same "
+            "data for the same steps.",
+            results.comparisons,
+        ),
+        (
+            "What a score is worth",
+            "Systems that write without a model, scored like the arms.",
+            results.trivial,
+        ),
+        (
+            "Cost",
+            "Parameters, matrix products and state of each arm's gates beside the base's, in closed form; tests "
+            "hold the closed form to torch's counter.",
+            results.cost,
+        ),
+    ]
