@@ -30,7 +30,7 @@ from rwkvgate.scoring import HEADLINES, ensure_evaluation
 from rwkvgate.settings import SettingsError
 
 SCALING, EFFECTS = "scaling.parquet", "effects.parquet"
-PERMUTATIONS = 1000
+PERMUTATIONS = 400
 FIGURES = (
     (
         "Figure 2. Forward time",

@@ -181,7 +181,8 @@ def _contrast(label: NDArray[np.bool_], strata: NDArray[np.int64]) -> NDArray[np
 
 def _shuffled(label: NDArray[np.bool_], strata: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
     """The labels permuted within every stratum."""
-    order = np.lexsort((rng.random(len(label)), strata))
+    # Random keys within each stratum's own unit interval: one sort keeps strata together and shuffles inside them.
+    order = np.argsort(strata + rng.random(len(label)))
     found = np.empty_like(label)
     found[order] = label[np.argsort(strata, kind="stable")]
     return found
