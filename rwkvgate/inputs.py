@@ -71,4 +71,5 @@ def scaling_inputs(settings: Settings) -> dict[str, Any]:
     return base_inputs(settings) | {
         "gate": gate and gate.model_dump(mode="json"),
         "longest": settings.evaluation.longest,
+        "modes": SCALING_MODES,
     }
