@@ -255,7 +255,7 @@ def _report_tables(results: Results) -> list[tuple[str, str, pd.DataFrame]]:
     return [
         (
             "The ledger",
-            f"Every claim of the paper, decided by rules written down beforehand (version {VERSION} of "
+            f"Every claim of the paper, decided by rules in one file, which says what was changed after a look (version {VERSION} of "
             "rwkvgate/evaluation/rules.py). A difference is shown where it stands against chance in the "
             "documents and in the training seeds, at 5 % after Holm's correction over the ledger.",
             ledger_table(results.claims),
