@@ -255,9 +255,10 @@ def _report_tables(results: Results) -> list[tuple[str, str, pd.DataFrame]]:
     return [
         (
             "The ledger",
-            f"Every claim of the paper, decided by rules in one file, which says what was changed after a look (version {VERSION} of "
-            "rwkvgate/evaluation/rules.py). A difference is shown where it stands against chance in the "
-            "documents and in the training seeds, at 5 % after Holm's correction over the ledger.",
+            f"Every claim of the paper, decided by rules in one file (version {VERSION} of "
+            "rwkvgate/evaluation/rules.py), which says which were changed after a first look. A difference is shown "
+            "where it stands against chance in the documents and in the training seeds, at 5 % after Holm's "
+            "correction over the ledger.",
             ledger_table(results.claims),
         ),
         ("Table 1. Time", "Forward pass and generation of each arm, beside the paper's.", results.table1),
