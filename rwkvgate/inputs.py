@@ -13,6 +13,10 @@ SCALING_MODES = ("windows", "one pass")
 """How texts are read where time and memory are measured against length; see `evaluation.cost`."""
 
 
+SCORES = 2
+"""Raised when an evaluation measures something new, so that finished ones are made again."""
+
+
 def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
     """The gate of an arm under the settings' changes; None for an arm without one.
 
@@ -61,8 +65,19 @@ def arm_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
 
 def evaluation_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
     """What an arm's scores depend on."""
-    measured = settings.evaluation.model_dump(mode="json", exclude={"arms", "seeds", "resamples", "longest"})
-    return arm_inputs(settings, arm, seed) | {"evaluation": measured}
+    apart = {"arms", "seeds", "resamples", "longest", "probes", "studies"}
+    measured = settings.evaluation.model_dump(mode="json", exclude=apart)
+    return arm_inputs(settings, arm, seed) | {"evaluation": measured, "scores": SCORES}
+
+
+def probe_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
+    """What an arm's long-range probes and scores on other domains depend on."""
+    evaluation = settings.evaluation
+    return arm_inputs(settings, arm, seed) | {
+        "documents": evaluation.documents,
+        "probes": evaluation.probes,
+        "trained": settings.training.length,
+    }
 
 
 def scaling_inputs(settings: Settings) -> dict[str, Any]:

@@ -78,6 +78,10 @@ class Run:
         """What was measured on that arm and seed."""
         return self.arm(arm, seed) / "evaluation"
 
+    def probes(self, arm: str, seed: int) -> Path:
+        """What that arm and seed did on long texts, other domains and probes of memory."""
+        return self.arm(arm, seed) / "probes"
+
     def command(self) -> str:
         """The command that makes the whole run, for messages."""
         return f"PROFILE={self.settings.profile} make reproduce"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
+from rwkvgate.evaluation.coherence import entity_scores
 from rwkvgate.evaluation.comparison import summary
 from rwkvgate.evaluation.generation import continue_prompts
 from rwkvgate.evaluation.latency import forward_time, generation_time
@@ -100,7 +101,8 @@ def _score(
     print(f"generating for {len(prompts)} prompts, {arm}, seed {seed}", flush=True)
     written = continue_prompts(model, texts.tokenizer, prompts, new_tokens=settings.new_tokens, batch_size=batch)
     overlap = document_overlap(written, references)
-    long = pd.concat([tidy(likelihood, arm=arm, seed=seed), tidy(overlap, arm=arm, seed=seed)])
+    entities = entity_scores([d.domain for d in documents], prompts, written)
+    long = pd.concat([tidy(frame, arm=arm, seed=seed) for frame in (likelihood, overlap, entities)])
     samples = [
         {"prompt": p, "reference": r, "continuation": w} for p, r, w in zip(prompts, references, written, strict=True)
     ]

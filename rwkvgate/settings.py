@@ -152,6 +152,8 @@ class EvaluationSettings(Frozen):
     latency_tokens: Positive = Field(description="tokens of the timed forward pass")
     latency_repeats: Annotated[int, Field(ge=3)] = Field(description="timed repeats of base and arm in turn")
     timed_tokens: Positive = Field(description="tokens of the timed generation (the paper's 50)")
+    studies: bool = Field(description="measure length, language, memory and other domains too")
+    probes: Positive = Field(description="long-range probes of each kind and length")
     longest: Annotated[int, Field(ge=256)] = Field(description="tokens of the longest text timed, from 256 on")
 
     @model_validator(mode="after")

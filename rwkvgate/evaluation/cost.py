@@ -20,13 +20,29 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rwkvgate.evaluation.inference import device_of, evaluating
-from rwkvgate.evaluation.latency import Call, device_name, time_calls
+from rwkvgate.evaluation.latency import Call, device_name, dtype_of, quartiles, ratio_of_medians, time_calls
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.cost import gate_cost
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.prefill import prefill
 
 SCALING_COLUMNS = ("arm", "mode", "tokens", "repeat", "seconds", "peak_mib", "threads", "device")
+GRID_COLUMNS = (
+    "arm",
+    "measure",
+    "batch",
+    "tokens",
+    "seconds_median",
+    "seconds_low",
+    "seconds_high",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "peak_mib",
+    "dtype",
+    "threads",
+    "device",
+)
 WINDOWS, ONE_PASS = "windows", "one pass"
 """Reading a text with the state carried from window to window, as generation and scoring do, and all at once."""
 LONGEST_PASS = 16384
@@ -114,6 +130,34 @@ def scaling(models: Mapping[str, nn.Module], lengths: Sequence[int], *, repeats:
     return pd.DataFrame(rows, columns=list(SCALING_COLUMNS))
 
 
+def latency_grid(
+    models: Mapping[str, nn.Module], batches: Sequence[int], lengths: Sequence[int], *, repeats: int, base: str = "base"
+) -> pd.DataFrame:
+    """Prefill and decoding over batch sizes and lengths, models in turn.
+
+    Prefill reads (batch, tokens) in one pass and keeps the last logits; decoding is one token more, after them.
+
+    Returns:
+        One row a model, `measure` ("prefill", "decode"), batch and length with `GRID_COLUMNS`: median seconds and
+        quartiles of the call, its ratio to `base` with a 95 % interval, and the MiB that it adds at its peak.
+    """
+    rows = []
+    with evaluating(*models.values()):
+        for batch in batches:
+            for tokens in lengths:
+                both = {name: _prefill_and_decode(model, batch, tokens) for name, model in models.items()}
+                for index, measure in enumerate(("prefill", "decode")):
+                    calls = {name: pair[index] for name, pair in both.items()}
+                    seconds = time_calls(calls, repeats=repeats, warmup=1, synchronize=_synchronize(models))
+                    for name, model in models.items():
+                        ratio = ratio_of_medians(seconds[name], seconds[base])
+                        peak = peak_growth(calls[name], device_of(model))
+                        where = (dtype_of(model), torch.get_num_threads(), device_name(device_of(model)))
+                        found = (*quartiles(seconds[name]), ratio.estimate, ratio.low, ratio.high, peak)
+                        rows.append((name, measure, batch, tokens, *found, *where))
+    return pd.DataFrame(rows, columns=list(GRID_COLUMNS))
+
+
 def exponent(tokens: ArrayLike, values: ArrayLike, fitted_from: int = FITTED_FROM) -> Exponent:
     """The slope of log value against log length from `fitted_from` tokens on, by least squares.
 
@@ -180,6 +224,15 @@ def _reading_of(model: Any, mode: str, tokens: int) -> Call:
     if mode == WINDOWS:
         return lambda: prefill(model, ids)
     return lambda: model(ids, use_cache=False, logits_to_keep=1)
+
+
+def _prefill_and_decode(model: Any, batch: int, tokens: int) -> tuple[Call, Call]:
+    ids = torch.randint(1, model.config.vocab_size, (batch, tokens), device=device_of(model))
+    state = model(ids, use_cache=True, logits_to_keep=1).past_key_values
+    return (
+        lambda: model(ids, use_cache=True, logits_to_keep=1),
+        lambda: model(ids[:, -1:], past_key_values=state, use_cache=True),
+    )
 
 
 def _synchronize(models: Mapping[str, nn.Module]) -> Call | None:

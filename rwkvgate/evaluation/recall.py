@@ -17,7 +17,13 @@ FIRST = 3
 
 
 def associative_recall(
-    count: int, length: int, pairs: int, symbols: int, seed: int, exponent: float = 0.01
+    count: int,
+    length: int,
+    pairs: int,
+    symbols: int,
+    seed: int,
+    exponent: float = 0.01,
+    distinct: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Multi-query associative recall (MQAR, arXiv 2312.04927): key-value pairs, then every key once more.
 
@@ -30,6 +36,7 @@ def associative_recall(
         pairs: pairs of each sequence.
         symbols: different keys, and as many values.
         exponent: of the power law: shares of distances d go with d^(exponent - 1).
+        distinct: whether no two keys of a sequence share a value.
 
     Returns:
         Token ids and labels, (count, length) each, int64. Labels stand on the token itself, as in transformers.
@@ -49,7 +56,7 @@ def associative_recall(
     weights /= weights.sum()
     for row in range(count):
         keys = FIRST + rng.choice(symbols, pairs, replace=False)
-        values = FIRST + symbols + rng.choice(symbols, pairs)
+        values = FIRST + symbols + rng.choice(symbols, pairs, replace=not distinct)
         ids[row, : 2 * pairs : 2], ids[row, 1 : 2 * pairs : 2] = keys, values
         places = 2 * pairs + 2 * rng.choice(slots, pairs, replace=False, p=weights)
         ids[row, places], ids[row, places + 1] = keys, values

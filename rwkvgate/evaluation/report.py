@@ -34,6 +34,7 @@ thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 td.long { min-width: 17rem; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 0; }
+a { color: inherit; text-underline-offset: .15em; } :target { outline: 2px solid currentcolor; }
 img { max-width: 100%; height: auto; background: #fff; padding: .4rem; border-radius: .3rem; }
 nav ul { columns: 18rem; padding-left: 1.2rem; }
 dt { color: var(--dim); font-size: .85rem; margin-top: .5rem; } dd { margin: 0; white-space: pre-wrap; }
@@ -44,7 +45,36 @@ dt { color: var(--dim); font-size: .85rem; margin-top: .5rem; } dd { margin: 0; 
 """
 LONG = 80
 """Characters of a cell from which its column is given room."""
+PROVENANCE = "Provenance"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+class Table(NamedTuple):
+    """A table of the page.
+
+    Attributes:
+        frame: its index is not shown.
+        keys: a name for each row, by which other cells can point to it; unique on the page.
+        links: column -> the key of the row or figure that each of its cells rests on, "" for none.
+        source: the file that holds the numbers, from the run folder.
+    """
+
+    heading: str
+    caption: str
+    frame: pd.DataFrame
+    keys: Sequence[str] = ()
+    links: Mapping[str, Sequence[str]] = {}
+    source: str = ""
+
+
+class Picture(NamedTuple):
+    """A figure of the page: its drawing as SVG text, a key to point to it, and what made it."""
+
+    heading: str
+    caption: str
+    svg: str
+    key: str = ""
+    source: str = ""
 
 
 class Sample(NamedTuple):
@@ -60,32 +90,49 @@ def write_report(
     *,
     title: str,
     intro: str,
-    tables: Sequence[tuple[str, str, pd.DataFrame]] = (),
-    figures: Sequence[tuple[str, str, str]] = (),
+    tables: Sequence[Table] = (),
+    figures: Sequence[Picture] = (),
     provenance: Mapping[str, object] | None = None,
     samples: Sequence[Sample] = (),
 ) -> Path:
     """Write the page whole; its folder is made if need be.
 
+    Numbers are rounded to four digits, nan is a dash; a figure's caption is also the picture's description.
+
     Args:
         intro: plain text; blank lines separate paragraphs.
-        tables: (heading, caption, frame); the frame's index is not shown. Numbers are rounded to four digits,
-            nan is a dash.
-        figures: (heading, caption, SVG text); the caption is also the picture's description.
         provenance: what the run was made of, name -> value, nested mappings allowed.
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: two rows or figures share a key, a link points to none, or keys or links are not one a row.
     """
-    sections = [*((head, _table(caption, frame)) for head, caption, frame in tables)]
-    sections += [(head, _figure(caption, svg)) for head, caption, svg in figures]
+    _check_keys(tables, figures)
+    sections = [*((table.heading, _table(table)) for table in tables)]
+    sections += [(figure.heading, _figure(figure)) for figure in figures]
     if samples:
         sections.append(("Samples", "".join(_sample(sample) for sample in samples)))
     if provenance:
-        sections.append(("Provenance", _definitions(_flat(provenance))))
+        sections.append((PROVENANCE, _definitions(_flat(provenance))))
     # Generated text may hold half a surrogate pair, which no UTF-8 file can.
     write_text(path, _page(title, intro, sections).encode("utf-8", "replace").decode("utf-8"))
     return path
+
+
+def _check_keys(tables: Sequence[Table], figures: Sequence[Picture]) -> None:
+    for table in tables:
+        for name, given in (("keys", table.keys or None), *table.links.items()):
+            if given is not None and len(given) != len(table.frame):
+                raise ValueError(f"{table.heading}: {len(given)} of {name} for {len(table.frame)} rows")
+    keys = [key for table in tables for key in table.keys] + [figure.key for figure in figures if figure.key]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(f"keys are given twice: {', '.join(twice)}")
+    wanted = {key for table in tables for column in table.links.values() for key in column if key}
+    if wanted - set(keys):
+        raise ValueError(f"links point to nothing: {', '.join(sorted(wanted - set(keys)))}")
 
 
 def _page(title: str, intro: str, sections: Sequence[tuple[str, str]]) -> str:
@@ -104,22 +151,40 @@ def _page(title: str, intro: str, sections: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _table(caption: str, frame: pd.DataFrame) -> str:
+def _table(table: Table) -> str:
+    frame = table.frame
     columns = [[_cell(value) for value in frame.iloc[:, i]] for i in range(frame.shape[1])]
     numeric = [_is_numeric(column) for column in columns]
     long = [max(map(len, column), default=0) > LONG for column in columns]
     kinds = [' class="n"' if n else ' class="long"' if wide else "" for n, wide in zip(numeric, long, strict=True)]
-    head = "".join(
-        f'<th scope="col"{kind}>{escape(str(name))}</th>' for name, kind in zip(frame.columns, kinds, strict=True)
-    )
-    rows = "".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>\n"
-        for row in zip(*columns, strict=True)
-    )
+    names = [str(name) for name in frame.columns]
+    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(names, kinds, strict=True))
+    rows = []
+    for number_of, row in enumerate(zip(*columns, strict=True)):
+        mark = f' id="{_anchor(table.keys[number_of])}"' if table.keys else ""
+        cells = "".join(
+            f"<td{kind}>{_linked(escape(cell), table.links.get(name, ()), number_of)}</td>"
+            for name, cell, kind in zip(names, row, kinds, strict=True)
+        )
+        rows.append(f"<tr{mark}>{cells}</tr>\n")
     return (
-        f'<p class="caption">{escape(caption)}</p>\n<div class="wide"><table>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
+        f'<p class="caption">{escape(table.caption)}{_source("Data", table.source)}</p>\n<div class="wide"><table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table></div>\n"
     )
+
+
+def _linked(html: str, links: Sequence[str], row: int) -> str:
+    key = links[row] if links else ""
+    return f'<a href="#{_anchor(key)}">{html}</a>' if key else html
+
+
+def _anchor(key: str) -> str:
+    """An identifier that is safe in HTML whatever the key; different keys may not share one (`_check_keys`)."""
+    return "k-" + "".join(c if c.isascii() and (c.isalnum() or c in "-_") else f".{ord(c):x}." for c in key)
+
+
+def _source(what: str, source: str) -> str:
+    return f" {what}: <code>{escape(source)}</code>." if source else ""
 
 
 def _cell(value: object) -> str:
@@ -136,12 +201,13 @@ def _is_numeric(cells: Sequence[str]) -> bool:
     return bool(cells) and 2 * sum(like) >= len(cells) and max(map(len, cells)) <= 40 and not phrases
 
 
-def _figure(caption: str, svg: str) -> str:
+def _figure(figure: Picture) -> str:
     # As an image the drawing cannot run script, fetch anything, or clash with another's identifiers.
-    data = base64.b64encode(svg.encode("utf-8")).decode("ascii")
+    data = base64.b64encode(figure.svg.encode("utf-8")).decode("ascii")
+    mark = f' id="{_anchor(figure.key)}"' if figure.key else ""
     return (
-        f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{escape(caption)}">\n'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+        f'<figure{mark}><img src="data:image/svg+xml;base64,{data}" alt="{escape(figure.caption)}">\n'
+        f"<figcaption>{escape(figure.caption)}{_source('Made by', figure.source)}</figcaption></figure>\n"
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from rwkvgate.corpora.documents import Mention
 from rwkvgate.corpora.stories.genre import Character, Place
 
-_SLOT = re.compile(r"\{([a-z]+)(?::([a-z]+))?\}|\| ")
+SLOT = re.compile(r"\{([a-z]+)(?::([a-z]+))?\}|\| ")
 _PRONOUNS = {
     "he": {"he": "he", "him": "him", "his": "his"},
     "she": {"he": "she", "him": "her", "his": "her"},
@@ -77,7 +77,7 @@ class Page:
         if self.text:
             self.text += " "
         start, done = len(self.text), 0
-        for match in _SLOT.finditer(frame):
+        for match in SLOT.finditer(frame):
             self.text += frame[done : match.start()]
             done = match.end()
             slot, form = match.group(1), match.group(2) or ""

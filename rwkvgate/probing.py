@@ -1,0 +1,148 @@
+"""Reading one arm of a run beyond its test stories: longer texts, other domains, things to remember."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rwkvgate.corpora.code import code_documents
+from rwkvgate.corpora.documents import Document
+from rwkvgate.evaluation.context import distant_context, long_texts, losses_by_position, position_edges
+from rwkvgate.evaluation.likelihood import score_texts
+from rwkvgate.evaluation.long_range import SHORTEST, probe_gains, probes
+from rwkvgate.evaluation.measures import tidy
+from rwkvgate.inputs import probe_inputs
+from rwkvgate.pipeline import Texts, ensure_arm, ensure_texts
+from rwkvgate.runs import Run, is_finished, step
+from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
+from rwkvgate.settings import SettingsError
+
+SCORES, POSITIONS, GAINS = "scores.parquet", "positions.parquet", "gains.parquet"
+FACTOR = 8
+"""The longest texts are so many times as long as a training row."""
+SHARE = 5
+"""One text of another domain for so many test documents."""
+CHARACTERS = 2000
+"""Of a text of another domain, at most: one long text would outweigh all others."""
+TEXTS = 28
+"""Long texts of each kind, at most."""
+CELLS = 2**23
+"""Tokens times vocabulary of one batch: float32 logits of 32 MiB."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What one arm and seed did there.
+
+    Attributes:
+        scores: tidy (arm, seed, document, metric, value), of the measures `loss_far`, `perplexity_natural`,
+            `perplexity_code` and `order_loss`; a document's number counts within its measure.
+        positions: of `context.losses_by_position`, with columns `arm`, `seed` and `kind` ('stories', 'natural').
+        gains: of `long_range.probe_gains`, with `arm` and `seed`.
+    """
+
+    scores: pd.DataFrame
+    positions: pd.DataFrame
+    gains: pd.DataFrame
+
+
+def ensure_probes(run: Run, arm: str, seed: int) -> Probes:
+    """The probes of an arm and seed, made where that is not done yet.
+
+    Raises:
+        SettingsError: their files are missing or damaged.
+    """
+    folder, inputs = run.probes(arm, seed), probe_inputs(run.settings, arm, seed)
+    if not is_finished(folder, inputs):
+        model, texts = ensure_arm(run, arm, seed), ensure_texts(run)
+        started = time.monotonic()
+        print(f"reading long texts and other domains, {arm}, seed {seed}", flush=True)
+        positions = _positions(run, texts, model)
+        scores = [_far(positions, run.settings.training.length), *_domains(run, texts, model)]
+        scores.append(_context(run, texts, model))
+        print(f"long-range probes, {arm}, seed {seed}", flush=True)
+        gains = _gains(run, texts, model)
+        with step(folder, "probes", inputs, started) as fresh:
+            pd.concat([tidy(frame, arm=arm, seed=seed) for frame in scores]).to_parquet(fresh / SCORES, index=False)
+            positions.assign(arm=arm, seed=seed).to_parquet(fresh / POSITIONS, index=False)
+            gains.assign(arm=arm, seed=seed).to_parquet(fresh / GAINS, index=False)
+    try:
+        return Probes(*(pd.read_parquet(folder / name) for name in (SCORES, POSITIONS, GAINS)))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{folder} cannot be read ({error}). Remove it and run {run.command()}") from None
+
+
+def natural_pieces(documents: list[Document], count: int) -> list[str]:
+    """Up to `count` texts of at most `CHARACTERS`: beginnings first, further pieces only where documents are few."""
+    whole = [document.text for document in documents]
+    longest = max(map(len, whole), default=0)
+    pieces = [text[i : i + CHARACTERS] for i in range(0, longest, CHARACTERS) for text in whole if len(text) > i]
+    return pieces[:count]
+
+
+def _batch(run: Run, texts: Texts, length: int) -> int:
+    """Texts in a batch, so that logits stay small whatever the vocabulary."""
+    fit = CELLS // (min(length, 1024) * len(texts.tokenizer))
+    return max(1, min(run.settings.evaluation.batch_size, fit))
+
+
+def _positions(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:
+    trained, separator = run.settings.training.length, texts.tokenizer.bos_token_id
+    edges, frames = position_edges(trained, FACTOR), []
+    sources = {
+        "stories": texts.corpus.test[: run.settings.evaluation.documents],
+        "natural": texts.corpus.natural_validation,
+    }
+    for kind, documents in sources.items():
+        long = long_texts(texts.encode(documents), edges[-1], separator)[:TEXTS]
+        batch = _batch(run, texts, edges[-1])
+        found = losses_by_position(model, long, edges, batch_size=batch, prefix_id=separator)
+        frames.append(found.assign(kind=kind))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _far(positions: pd.DataFrame, trained: int) -> pd.DataFrame:
+    """Sums over the test stories' positions that no training row has."""
+    beyond = positions[(positions["kind"] == "stories") & (positions["start"] >= trained)]
+    sums = beyond.groupby("text", as_index=False)[["nll", "tokens"]].sum()
+    return sums.rename(columns={"text": "document", "nll": "far_nll", "tokens": "far_tokens"})
+
+
+def _domains(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> list[pd.DataFrame]:
+    count = max(2, run.settings.evaluation.documents // SHARE)
+    code = code_documents(count, CHARACTERS, run.settings.corpus.seed)
+    written = {"natural": natural_pieces(texts.corpus.natural_validation, count), "code": [d.text for d in code]}
+    frames = []
+    for name, domain in written.items():
+        found = score_texts(
+            model,
+            texts.tokenizer,
+            domain,
+            batch_size=_batch(run, texts, 1024),
+            prefix_id=texts.tokenizer.bos_token_id,
+        )
+        frames.append(found.rename(columns={column: f"{name}_{column}" for column in ("nll", "tokens", "bytes")}))
+    return frames
+
+
+def _context(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:
+    return distant_context(
+        model,
+        texts.tokenizer,
+        texts.corpus.test[: run.settings.evaluation.documents],
+        batch_size=_batch(run, texts, 256),
+        prefix_id=texts.tokenizer.bos_token_id,
+    )
+
+
+def _gains(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:
+    trained = run.settings.training.length
+    lengths = [trained // 4 * 2**i for i in range(2 + int(np.log2(FACTOR)) + 1)]
+    lengths = [length for length in lengths if length >= SHORTEST]
+    stream = [token for document in texts.encode(texts.corpus.natural_validation) for token in document]
+    asked = list(probes(texts.tokenizer, stream, lengths, run.settings.evaluation.probes, run.settings.corpus.seed))
+    batch = _batch(run, texts, lengths[-1])
+    return probe_gains(model, asked, batch_size=batch)

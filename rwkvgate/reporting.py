@@ -1,0 +1,246 @@
+"""What a finished run leaves to be read: result files, figures, the manifest and the report."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rwkvgate.evaluation.claims import Records, ledger_table
+from rwkvgate.evaluation.figures import figure2, figure3, save_figure, scaling_figure
+from rwkvgate.evaluation.overlap import bleu_signature, rouge_flags
+from rwkvgate.evaluation.report import Picture, Table, write_report
+from rwkvgate.evaluation.rules import VERSION
+from rwkvgate.evaluation.study_tables import changes_table, gains_table, grid_table, rewritten_table, saturation_table
+from rwkvgate.explore.plots import effects_by_layer
+from rwkvgate.files import write_file, write_json
+from rwkvgate.inputs import arms_and_seeds
+from rwkvgate.results import Results, arms_of_run
+from rwkvgate.runs import Run, read_json, write_manifest
+
+NOTEBOOK = "notebooks/04_ablations.ipynb"
+FIGURES = (
+    (
+        "figure2",
+        "Figure 2. Forward time",
+        "Median and quartiles of one forward pass, base and arm timed in turn.",
+        "section Figure 2",
+    ),
+    (
+        "figure3",
+        "Figure 3. BLEU and ROUGE",
+        "Mean over seeds, interval over documents, one dot a seed.",
+        "section Figure 3",
+    ),
+    (
+        "scaling",
+        "Time and memory against length",
+        "Reading one text with the state carried between windows, and in one pass. The exponent is fitted from "
+        "4,096 tokens on.",
+        "section Cost and length",
+    ),
+    (
+        "effects",
+        "The gate at boundaries and mentions",
+        "Difference from matched controls in standard deviations of the layer's gate, one line an arm and seed, "
+        "with its interval over documents. The dashed lines are the smallest effect that the ledger counts.",
+        "section Boundaries and mentions",
+    ),
+)
+"""Name, title, caption and place in the notebook of each figure."""
+
+
+def draw(run: Run, results: Results) -> dict[str, Figure]:
+    """The figures of a run by name, as far as there is something to draw."""
+    arms, resamples, studies = arms_of_run(run), run.settings.evaluation.resamples, results.studies
+    drawn = {
+        "figure2": figure2(results.latency, arms=arms),
+        "figure3": figure3(results.documents, arms=arms, resamples=resamples),
+    }
+    if len(studies.scaling):
+        drawn["scaling"] = scaling_figure(studies.scaling)
+    if len(studies.effects):
+        drawn["effects"] = effects_by_layer(studies.effects[studies.effects["text"] == "stories"])
+    return drawn
+
+
+def publish(run: Run, results: Results) -> dict[str, Path]:
+    """Write results, figures, manifest and report; the files by name."""
+    frames = {item.name: getattr(results, item.name) for item in fields(results)}
+    frames = {name: frame for name, frame in frames.items() if isinstance(frame, pd.DataFrame)}
+    written: dict[str, Path] = {}
+    for name, frame in (frames | results.studies.frames()).items():
+        written[name] = run.results / f"{name}.parquet"
+        with write_file(written[name]) as fresh:
+            frame.to_parquet(fresh, index=False)
+    written["claims"] = run.results / "claims.json"
+    write_json(written["claims"], results.claims)
+    for name, figure in draw(run, results).items():
+        written[name] = save_figure(figure, run.figures, name)[0]
+    corpus = read_json(run.corpus / "corpus.json") or {}
+    seeds = sorted({int(seed) for _, seed in arms_and_seeds(run.settings)})
+    manifest = write_manifest(run, {"corpus": corpus, "seeds": seeds})
+    _write_report(run, results, written, manifest)
+    written["report"] = run.report
+    return written
+
+
+def _write_report(run: Run, results: Results, written: dict[str, Path], manifest: dict[str, Any]) -> None:
+    settings = run.settings
+    protocol = (
+        f"{settings.evaluation.documents} test documents; perplexity over every token of a document, one pass with "
+        f"carried state, after the end-of-text token as prefix, {settings.model.vocabulary}; "
+        f"greedy continuations of at most {settings.evaluation.new_tokens} tokens; BLEU {bleu_signature()}; "
+        f"ROUGE {rouge_flags()}; 95 % intervals from {settings.evaluation.resamples} bootstrap resamples of documents."
+    )
+    steps = manifest["steps"]
+    write_report(
+        run.report,
+        title="Gated shift for RWKV-6: what arXiv 2502.15485 reports, measured",
+        intro=f"Profile {settings.profile}. {protocol}",
+        tables=report_tables(results),
+        figures=[
+            Picture(title, caption, written[name].read_text(encoding="utf-8"), name, f"{NOTEBOOK}, {cell}")
+            for name, title, caption, cell in FIGURES
+            if name in written
+        ],
+        provenance={
+            "Commit": f"{manifest['commit']['id']}, changed files: {manifest['commit']['dirty']}",
+            "Versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+            "Hardware": ", ".join(f"{key} {value}" for key, value in manifest["hardware"].items()),
+            "Corpus": manifest["corpus"],
+            "Seconds of each step": {name: record["seconds"] for name, record in steps.items()},
+            "Settings": manifest["settings"],
+        },
+        samples=results.samples,
+    )
+
+
+def report_tables(results: Results) -> list[Table]:
+    """The tables of the report, ledger first, each with the file its numbers are in; empty ones are left out."""
+    compared = _keys(results.comparisons)
+    ablated = [key if key not in compared else f"ablation: {key}" for key in _keys(results.ablations)]
+    known = {*compared, *ablated, *(name for name, *_ in FIGURES)}
+    tables = [
+        Table(
+            "The ledger",
+            f"Every claim of the paper, decided by rules in one file (version {VERSION} of "
+            "rwkvgate/evaluation/rules.py), which says which were changed after a first look. A difference is shown "
+            "where it stands against chance in the documents and in the training seeds, at 5 % after Holm's "
+            "correction over the ledger. Numbers lead to the rows and figures that they rest on.",
+            ledger_table(results.claims),
+            keys=[f"claim: {row['claim']}" for row in results.claims],
+            links=_ledger_links(results.claims, known),
+            source="results/claims.json",
+        ),
+        _table("Table 1. Time", "Forward pass and generation of each arm, beside the paper's.", "table1", results),
+        _table("Table 2. Quality", "Mean over seeds ± their standard deviation.", "table2", results),
+        _table(
+            "Beyond the paper's measures",
+            "Shares of claims about who holds what that are right; the loss of joined test stories beyond the trained "
+            "length; perplexity elsewhere; and what shuffling the sentences far back costs, in nats a token.",
+            "further",
+            results,
+        ),
+        Table(
+            "Ablations",
+            "The paper's two ablations against the enhanced arm, paired by document.",
+            results.ablations,
+            keys=ablated,
+            source="results/ablations.parquet, from results/documents.parquet",
+        ),
+        Table(
+            "Comparisons",
+            "Each arm against the untouched base, as the paper compares, and against the base tuned on the same "
+            "data for the same steps.",
+            results.comparisons,
+            keys=compared,
+            source="results/comparisons.parquet, from results/documents.parquet",
+        ),
+        _table(
+            "What a score is worth", "Systems that write without a model, scored like the arms.", "trivial", results
+        ),
+        _table(
+            "Cost",
+            "Parameters, matrix products and state of each arm's gates beside the base's, in closed form; tests "
+            "hold the closed form to torch's counter.",
+            "cost",
+            results,
+        ),
+    ]
+    return [table for table in (*tables, *_study_tables(results)) if len(table.frame)]
+
+
+def _study_tables(results: Results) -> list[Table]:
+    studies = results.studies
+    return [
+        Table(
+            "Batches and lengths",
+            "Reading a batch, and one token more after it, base and gate in turn; memory is what the call adds at its "
+            "peak.",
+            grid_table(studies.grid),
+            source="results/grid.parquet",
+        ),
+        Table(
+            "What memory is worth",
+            "How much likelier an answer is, in nats a token, where it was planted earlier in the text than where "
+            "something else was: a model that remembers nothing gains 0.",
+            gains_table(results.gains),
+            source="results/gains.parquet",
+        ),
+        Table(
+            "The gate around edits",
+            "How far an edit moves the gate at the tokens after it, in its standard deviations, beside a neutral edit "
+            "of the nearest ordinary word; mean over layers and seeds, interval over documents.",
+            changes_table(studies.changes),
+            source="results/changes.parquet",
+        ),
+        Table(
+            "Continuations of edited prompts",
+            "Shares of claims about who holds what that are right, held against the prompt as edited.",
+            rewritten_table(studies.rewritten),
+            source="results/rewritten.parquet",
+        ),
+        Table(
+            "Saturation",
+            "Share of each gate's channels within 0.05 of 0 or 1, and how far its mean moves from token to token: a "
+            "gate that is saturated, or does not move, is a bottleneck.",
+            saturation_table(studies.saturation),
+            source="results/saturation.parquet",
+        ),
+    ]
+
+
+def _table(heading: str, caption: str, name: str, results: Results) -> Table:
+    return Table(heading, caption, getattr(results, name), source=f"results/{name}.parquet")
+
+
+def _keys(compared: pd.DataFrame) -> list[str]:
+    rows = compared.to_dict("records")
+    return [f"{row['Metric']}/{row['Arm']}/{row['Against']}" for row in rows]
+
+
+def _ledger_links(claims: list[Records], known: set[str]) -> dict[str, list[str]]:
+    """Where each claim's numbers lead, as far as the page has it."""
+
+    def first(keys: list[str]) -> str:
+        for key in keys:
+            measure, *arms = key.split("/")
+            turned = "/".join((measure, *reversed(arms)))
+            for name in (key, turned, f"ablation: {turned}"):
+                if name in known:
+                    return name
+        return ""
+
+    def against(claim: Records, other: str) -> str:
+        keys = [key for key in claim.get("rests_on") or [] if "/" in key and claim.get("against_base")]
+        return first([f"{key.rsplit('/', 1)[0]}/{other}" for key in keys])
+
+    return {
+        "Against the untouched base": [against(claim, "base") for claim in claims],
+        "Against the tuned base": [against(claim, "base-tuned") for claim in claims],
+        "Verdict": [first(claim.get("rests_on") or []) for claim in claims],
+    }
