@@ -25,7 +25,6 @@ from rwkvgate.studies import Studies, ensure_studies, no_studies
 
 FURTHER_METRICS = ("entity_consistency", "loss_far", "perplexity_natural", "perplexity_code", "order_loss")
 """Measures beyond the paper's: whether entities stay who they are, longer texts, other domains, distant context."""
-PAPERS = ["paper: base", "paper: enhanced"]
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,19 @@ def gather(run: Run) -> Results:
         comparisons=comparison_table(compared),
         trivial=trivial_table(overlap),
         cost=cost_table(ensure_base(run).config, gates, run.settings.evaluation.longest),
-        further=table2(documents, arms=arms, metrics=FURTHER_METRICS, resamples=resamples).drop(columns=PAPERS),
+        further=_further(documents, arms, resamples),
         positions=_together([p.positions for p in probed], ("arm", "seed", "kind", *POSITION_COLUMNS)),
         gains=_together([p.gains for p in probed], ("arm", "seed", *PROBE_COLUMNS)),
         studies=studies,
         claims=ledger(evidence),
         samples=samples,
     )
+
+
+def _further(documents: pd.DataFrame, arms: list[str], resamples: int) -> pd.DataFrame:
+    """The measures that the paper has not; each has documents of its own, which the comparisons count."""
+    table = table2(documents, arms=arms, metrics=FURTHER_METRICS, resamples=resamples)
+    return table[table["Metric"] != "Documents"].drop(columns=["paper: base", "paper: enhanced"]).reset_index(drop=True)
 
 
 def _together(frames: list[pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:

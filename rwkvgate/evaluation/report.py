@@ -7,6 +7,7 @@ forbids the rest. Everything passed in is escaped, for generated text can hold a
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -179,8 +180,8 @@ def _linked(html: str, links: Sequence[str], row: int) -> str:
 
 
 def _anchor(key: str) -> str:
-    """An identifier that is safe in HTML whatever the key; different keys may not share one (`_check_keys`)."""
-    return "k-" + "".join(c if c.isascii() and (c.isalnum() or c in "-_") else f".{ord(c):x}." for c in key)
+    """An identifier that holds nothing of the key's text, which may be anything."""
+    return f"k-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def _source(what: str, source: str) -> str:

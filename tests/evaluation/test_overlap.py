@@ -12,7 +12,7 @@ from rwkvgate.evaluation.overlap import (
     WORDS,
     bleu_signature,
     corpus_bleu,
-    distinct_pairs,
+    distinct,
     document_overlap,
     rouge_flags,
 )
@@ -88,7 +88,7 @@ def test_empty_predictions_score_nothing_and_empty_references_are_undefined():
 
 
 def test_repetition_and_unequal_lists():
-    assert distinct_pairs(["a", "b", "a", "b", "a"]) == 0.5
-    assert distinct_pairs(["a"]) == 0
+    assert distinct(["a", "b", "a", "b", "a"], 2) == 0.5
+    assert distinct(["a"], 2) == 0
     with pytest.raises(ValueError, match="1 predictions for 0 references"):
         document_overlap(["a"], [])

@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from rwkvgate.evaluation.figures import figure2, save_figure
-from rwkvgate.evaluation.report import Sample, write_report
+from rwkvgate.evaluation.report import Picture, Sample, Table, write_report
 
 EVIL = '<script>alert("x")</script> & "'
 HALF = "\ud800"  # half a surrogate pair, which no UTF-8 file can hold
@@ -41,8 +42,8 @@ def page(tmp_path, latency):
         tmp_path / "deep" / "report.html",
         title=EVIL,
         intro=f"{EVIL}\n\nSecond.",
-        tables=[(EVIL, EVIL, frame)],
-        figures=[("Figure 2", EVIL, svg.read_text())],
+        tables=[Table(EVIL, EVIL, frame, keys=["one", EVIL], links={"Arm": ["fig" + EVIL, ""]}, source=EVIL)],
+        figures=[Picture("Figure 2", EVIL, svg.read_text(), "fig" + EVIL, EVIL)],
         provenance={"settings": {"seed": 0}, EVIL: EVIL},
         samples=[Sample(EVIL, EVIL, {"base": EVIL + HALF})],
     )
@@ -71,5 +72,28 @@ def test_nothing_is_loaded(tmp_path, latency):
 def test_tables_align_numbers_and_mark_what_is_missing(tmp_path, latency):
     html = page(tmp_path, latency)
     assert '<td class="n">0.1235</td>' in html and '<td class="n">–</td>' in html
-    assert "<td>base</td>" in html and "settings.seed" in html
+    assert ">base</a></td>" in html and "settings.seed" in html
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["report.html"]
+
+
+def test_links_lead_to_rows_and_figures_of_the_page(tmp_path, latency):
+    tags = Tags()
+    tags.feed(page(tmp_path, latency))
+    marks = [a["id"] for _, a in tags.seen if "id" in a]
+    leads = [a["href"] for tag, a in tags.seen if tag == "a"]
+    assert len(marks) == len(set(marks)) and all(lead[1:] in marks for lead in leads)
+    assert [tag for tag, a in tags.seen if a.get("id", "").startswith("k-")] == ["tr", "tr", "figure"]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (Table("T", "", pd.DataFrame({"a": [1, 2]}), keys=["x"]), "T: 1 of keys for 2 rows"),
+        (Table("T", "", pd.DataFrame({"a": [1, 2]}), keys=["x", "x"]), "given twice: x"),
+        (Table("T", "", pd.DataFrame({"a": [1]}), links={"a": ["nowhere"]}), "point to nothing: nowhere"),
+    ],
+)
+def test_keys_and_links_that_cannot_hold_are_refused_before_anything_is_written(tmp_path, table, said):
+    with pytest.raises(ValueError, match=said):
+        write_report(tmp_path / "report.html", title="", intro="", tables=[table])
+    assert not list(tmp_path.iterdir())
