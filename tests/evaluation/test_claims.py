@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rwkvgate.evaluation import paper
-from rwkvgate.evaluation.claims import Evidence, contrast, ledger, ledger_table
+from rwkvgate.evaluation.claims import FURTHER, Evidence, contrast, ledger, ledger_table
 from rwkvgate.evaluation.measures import BLEU_COLUMNS
 from rwkvgate.evaluation.rules import RULES, VERDICTS
 
@@ -35,7 +35,11 @@ def scores(arm: str, seed: int, gain: float = 0.0, repeat: int = 0) -> pd.DataFr
         "rouge1": rouge,
         "rouge2": rouge / 2,
         "rougeL": rouge,
+        "entity_claims": tokens // 10,
+        "entity_right": np.clip(tokens // 10 * (0.5 + quality), 0, tokens // 10),
     }
+    for kind in ("far", "natural", "code"):
+        columns |= {f"{kind}_nll": columns["nll"] * 2, f"{kind}_tokens": tokens * 2}
     values = np.column_stack([correct, *[tokens] * 4, tokens, tokens])
     columns |= dict(zip(BLEU_COLUMNS, values.T, strict=True))
     frame = pd.DataFrame(columns).assign(document=range(DOCUMENTS))
@@ -104,13 +108,38 @@ def test_twins_of_the_control_are_not_told_apart() -> None:
 
 def test_a_planted_better_arm_is_found_and_a_worse_one_contradicts() -> None:
     found = verdicts(made_up({"enhanced": 0.2}))
-    assert {found[claim] for claim in (*GAINS, "layer-norm-stabilises", "adaptive-beats-fixed", "domains")} == {
-        "reproduced"
-    }
+    decided = (*GAINS, *FURTHER, "layer-norm-stabilises", "adaptive-beats-fixed", "domains")
+    assert {found[claim] for claim in decided} == {"reproduced"}
     assert found["component-contributions"] == "not reproduced"
     found = verdicts(made_up({"enhanced": -0.2, "conv-only": 0.2, "routing-only": 0.2}))
-    assert {found[claim] for claim in (*GAINS, "adaptive-beats-fixed", "domains")} == {"contradicted"}
+    assert {found[claim] for claim in (*GAINS, *FURTHER, "adaptive-beats-fixed", "domains")} == {"contradicted"}
     assert found["component-contributions"] == "reproduced"
+
+
+def test_a_domain_that_gets_worse_contradicts_and_is_named() -> None:
+    evidence = made_up({"enhanced": 0.2})
+    results = evidence.results
+    code = (results["metric"] == "code_nll") & (results["arm"] == "enhanced")
+    worse = results.assign(value=np.where(code, results["value"] * 2, results["value"]))
+    row = {row["claim"]: row for row in ledger(made_up(results=worse))}["domains"]
+    assert row["verdict"] == "contradicted" and "Perplexity of code" in row["reason"]
+    assert all(name in row["reason"] for name in ("fairy-tale:", "technology:", "Perplexity of natural text"))
+
+
+def test_what_was_not_measured_is_undecided() -> None:
+    results = made_up().results
+    bare = results[~results["metric"].str.startswith(("far", "entity", "natural", "code"))]
+    found = verdicts(made_up(results=bare))
+    assert {found[claim] for claim in FURTHER} == {"undecided here"}
+    one = verdicts(made_up(results=bare, domains={}))
+    assert one["domains"] == "undecided here"
+
+
+def test_rows_that_a_verdict_rests_on_are_named() -> None:
+    rows = {row["claim"]: row for row in ledger(made_up())}
+    assert rows["rouge-l-gain"]["rests_on"] == ["ROUGE-L/enhanced/base-tuned"]
+    assert rows["long-range"]["rests_on"] == ["Loss beyond the trained length/enhanced/base-tuned"]
+    assert rows["forward-latency"]["rests_on"] == ["figure2"]
 
 
 def test_the_papers_comparison_stands_beside_and_decides_nothing() -> None:
