@@ -29,8 +29,10 @@ CHARACTERS = 2000
 """Of a text of another domain, at most: one long text would outweigh all others."""
 TEXTS = 28
 """Long texts of each kind, at most."""
-CELLS = 2**23
-"""Tokens times vocabulary of one batch: float32 logits of 32 MiB."""
+CODE_CHARACTERS = 1000
+"""Of a module, which takes more tokens a character."""
+CELLS = 2**24
+"""Tokens times vocabulary of one batch: float32 logits of 64 MiB."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _far(positions: pd.DataFrame, trained: int) -> pd.DataFrame:
 
 def _domains(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> list[pd.DataFrame]:
     count = max(2, run.settings.evaluation.documents // SHARE)
-    code = code_documents(count, CHARACTERS, run.settings.corpus.seed)
+    code = code_documents(count, CODE_CHARACTERS, run.settings.corpus.seed)
     written = {"natural": natural_pieces(texts.corpus.natural_validation, count), "code": [d.text for d in code]}
     frames = []
     for name, domain in written.items():
@@ -143,6 +145,9 @@ def _gains(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:
     lengths = [trained // 4 * 2**i for i in range(2 + int(np.log2(FACTOR)) + 1)]
     lengths = [length for length in lengths if length >= SHORTEST]
     stream = [token for document in texts.encode(texts.corpus.natural_validation) for token in document]
-    asked = list(probes(texts.tokenizer, stream, lengths, run.settings.evaluation.probes, run.settings.corpus.seed))
-    batch = _batch(run, texts, lengths[-1])
-    return probe_gains(model, asked, batch_size=batch)
+    count, seed = run.settings.evaluation.probes, run.settings.corpus.seed
+    frames = []
+    for length in lengths:
+        asked = list(probes(texts.tokenizer, stream, [length], count, seed))
+        frames.append(probe_gains(model, asked, batch_size=_batch(run, texts, length)))
+    return pd.concat(frames, ignore_index=True)

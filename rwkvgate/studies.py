@@ -177,10 +177,14 @@ def ensure_rewritten(run: Run) -> pd.DataFrame:
 
 
 def ensure_saturation(run: Run) -> pd.DataFrame:
-    """Of every gate over test documents, `SATURATION_COLUMNS`: the share of channels within 0.05 of 0 or 1, and the
-    mean over channels, its mean and standard deviation over tokens."""
-    gated = tuple(arm.name for arm in ARMS.values() if gate_of(arm, run.settings) is not None)
-    read = _of_run(run, gated)
+    """How far every gate that can move is saturated, over test documents: `SATURATION_COLUMNS`.
+
+    `saturated` is the share of channels within 0.05 of 0 or 1; `mean` and `deviation` are, over tokens, of the mean
+    over channels.
+    """
+    gates = {arm.name: gate_of(arm, run.settings) for arm in ARMS.values()}
+    moving = tuple(name for name, gate in gates.items() if gate is not None and gate.gating != "fixed")
+    read = _of_run(run, moving)
 
     def measure() -> pd.DataFrame:
         texts, rows = ensure_texts(run), []

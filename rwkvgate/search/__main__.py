@@ -40,10 +40,10 @@ def tasks(profile: str) -> list[Task]:
     run = open_run(profile=profile)
     rates: dict[str, tuple[float, ...]]
     documents = SMOKE["documents"] if small else 300
-    steps = {"fine-tuning": 220, "pretraining": 300, "recall": 600}
+    steps = {"fine-tuning": 220, "pretraining": 150, "recall": 400}
     if small:
         steps = dict.fromkeys(steps, SMOKE["steps"])
-    rates = {"fine-tuning": (4e-3, 8e-3, 1.2e-2), "pretraining": (2e-3, 4e-3), "recall": (1.5e-3, 3e-3)}
+    rates = {"fine-tuning": (4e-3, 8e-3), "pretraining": (4e-3, 8e-3), "recall": (1.5e-3, 3e-3)}
     if small:
         rates = dict.fromkeys(rates, (3e-3,))
     return [
@@ -52,6 +52,11 @@ def tasks(profile: str) -> list[Task]:
         RecallTask("associative recall", steps["recall"], rates["recall"]),
         RecallTask("copying", steps["recall"], rates["recall"]),
     ]
+
+
+def outward(task: Task) -> tuple[float, ...]:
+    """A rate beyond the grid, which those to be confirmed are tried at too: the best may lie at its edge."""
+    return (1.5 * max(task.rates),)
 
 
 def trial_list(
@@ -74,12 +79,12 @@ def run_part(folder: Path, task: Task, wanted: list[Planned], part: tuple[int, i
         ensure_trial(folder, task, candidate, rate, seed)
 
 
-def finalists(screened: list[Trial], candidates: dict[str, Candidate]) -> tuple[list[Candidate], dict[str, float]]:
-    """Controls, the paper's gate and the best of the others, with their rates."""
+def finalists(screened: list[Trial], candidates: dict[str, Candidate]) -> list[Candidate]:
+    """Controls, the paper's gate and the best of the others."""
     rates = best_rates(screened)
     order = [name for name in ranking(screened, rates) if name not in (*CONTROLS, "enhanced")]
     chosen = [*CONTROLS, "enhanced", *order[:CONFIRMED]]
-    return [candidates[name] for name in chosen if name in rates], rates
+    return [candidates[name] for name in chosen if name in rates]
 
 
 def main() -> None:
@@ -113,10 +118,20 @@ def search(profile: str, chosen: list[Task], part: tuple[int, int], stage: str) 
         if len(screened) < expected:
             print(f"{task.name}: {len(screened)} of {expected} screening trials are there; nothing is confirmed yet")
             continue
-        few, rates = finalists(screened, candidates)
+        few = finalists(screened, candidates)
+        further = [(candidate, rate, seed) for candidate in few for rate in outward(task) for seed in SCREENING]
+        if stage in ("all", "confirm"):
+            run_part(folder, task, further, part)
+        beyond = known_trials(folder, task, few, SCREENING, outward(task))
+        if len(beyond) < len(further):
+            print(f"{task.name}: {len(beyond)} of {len(further)} trials beyond the grid are there")
+            continue
+        every.append(everything(beyond, "screening, beyond the grid"))
+        rates = best_rates([*screened, *beyond])
         if stage in ("all", "confirm"):
             run_part(folder, task, trial_list(task, few, rates, CONFIRMING), part)
-        confirmed = [t for t in known_trials(folder, task, few, CONFIRMING) if t.rate == rates[t.candidate]]
+        confirmed = known_trials(folder, task, few, CONFIRMING, (*task.rates, *outward(task)))
+        confirmed = [t for t in confirmed if t.rate == rates[t.candidate]]
         every.append(everything(confirmed, "confirmation"))
         if confirmed:
             verdicts.append(compared(confirmed))

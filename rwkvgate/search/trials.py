@@ -233,11 +233,17 @@ def ensure_trial(folder: Path, task: Task, candidate: Candidate, rate: float, se
     return trial
 
 
-def known_trials(folder: Path, task: Task, candidates: Sequence[Candidate], seeds: Sequence[int]) -> list[Trial]:
-    """The trials of these candidates and seeds that have been run."""
+def known_trials(
+    folder: Path,
+    task: Task,
+    candidates: Sequence[Candidate],
+    seeds: Sequence[int],
+    rates: Sequence[float] | None = None,
+) -> list[Trial]:
+    """The trials of these candidates and seeds that have been run, at the task's rates or those given."""
     found = []
     for candidate in candidates:
-        for rate in task.rates:
+        for rate in task.rates if rates is None else rates:
             for seed in seeds:
                 known = read_json(trial_path(folder, task, candidate, rate, seed))
                 if known is not None:
