@@ -11,8 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -50,26 +52,55 @@ def score_texts(
     Raises:
         ValueError: `batch_size` or `window` is below 1.
     """
-    at_least_one(batch_size=batch_size, window=window)
     sequences = encode(tokenizer, texts)
-    lengths = [len(sequence) for sequence in sequences]
-    nll = [0.0] * len(sequences)
-    done = lengths.count(0)
-    with evaluating(model):
-        for rows in plan_batches(lengths, batch_size, window):
-            scored = _score_batch(model, [sequences[row] for row in rows], window, prefix_id)
-            for row, value in zip(rows, scored, strict=True):
-                nll[row] = value
-            done += len(rows)
-            if progress is not None:
-                progress(done, len(sequences))
+    losses = token_losses(
+        model, sequences, batch_size=batch_size, window=window, prefix_id=prefix_id, progress=progress
+    )
     frame = {
         "document": range(len(texts)),
-        "nll": nll,
-        "tokens": lengths,
+        "nll": [float(found.sum()) for found in losses],
+        "tokens": [len(sequence) for sequence in sequences],
         "bytes": [len(text.encode("utf-8")) for text in texts],
     }
     return pd.DataFrame(frame).astype({"document": "int64", "nll": "float64", "tokens": "int64", "bytes": "int64"})
+
+
+def token_losses(
+    model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    window: int = 1024,
+    prefix_id: int = PREFIX_ID,
+    carried: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[NDArray[np.float64]]:
+    """Negative log-likelihood of every token of every sequence, in nats; the rest as in `score_texts`.
+
+    Args:
+        sequences: token ids, without the prefix.
+        carried: False forgets the state after every window, as a model of a fixed context would: a window's first
+            token is then predicted from the one before it alone.
+
+    Returns:
+        One array a sequence, in the order given, of its length.
+
+    Raises:
+        ValueError: `batch_size` or `window` is below 1.
+    """
+    at_least_one(batch_size=batch_size, window=window)
+    lengths = [len(sequence) for sequence in sequences]
+    losses = [np.zeros(length) for length in lengths]
+    done = lengths.count(0)
+    with evaluating(model):
+        for rows in plan_batches(lengths, batch_size, window):
+            scored = _score_batch(model, [sequences[row] for row in rows], window, prefix_id, carried)
+            for row, found in zip(rows, scored, strict=True):
+                losses[row] = found
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(sequences))
+    return losses
 
 
 def perplexity(frame: pd.DataFrame) -> float:
@@ -109,25 +140,27 @@ def plan_batches(lengths: Sequence[int], batch_size: int, window: int) -> list[l
     return batches
 
 
-def _score_batch(model: nn.Module, sequences: list[list[int]], window: int, prefix_id: int) -> list[float]:
+def _score_batch(
+    model: nn.Module, sequences: Sequence[Sequence[int]], window: int, prefix_id: int, carried: bool
+) -> list[NDArray[np.float64]]:
     device = device_of(model)
-    totals = [0.0] * len(sequences)
+    losses = [np.zeros(len(sequence)) for sequence in sequences]
     state = None
     for start in range(0, max(map(len, sequences)), window):
         ids, targets, mask = _window(sequences, start, window, prefix_id)
-        output = model(ids.to(device), attention_mask=mask.to(device), past_key_values=state, use_cache=True)
-        state = output.past_key_values
+        output = model(ids.to(device), attention_mask=mask.to(device), past_key_values=state, use_cache=carried)
+        state = output.past_key_values if carried else None
         for row, tokens in enumerate(mask.sum(dim=1).tolist()):
             if not tokens:
                 continue
             # Row by row: the float32 copy of half-precision logits is one document's, not the batch's.
             logits = output.logits[row, :tokens].float()
-            losses = cross_entropy(logits, targets[row, :tokens].to(device), reduction="none")
-            totals[row] += float(losses.cpu().double().sum())
-    return totals
+            found = cross_entropy(logits, targets[row, :tokens].to(device), reduction="none")
+            losses[row][start : start + tokens] = found.cpu().double().numpy()
+    return losses
 
 
-def _window(sequences: list[list[int]], start: int, window: int, prefix_id: int) -> tuple[Tensor, Tensor, Tensor]:
+def _window(sequences: Sequence[Sequence[int]], start: int, window: int, prefix_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, targets and mask, (batch, at most `window`), right-padded; inputs run one token behind."""
     parts = [sequence[start : start + window] for sequence in sequences]
     width = max(map(len, parts))

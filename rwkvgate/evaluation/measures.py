@@ -37,6 +37,18 @@ def bits_per_byte_of_sums(sums: Floats, n: int) -> Floats:
         return sums[..., 0] / (np.log(2) * sums[..., 1])
 
 
+def ratio_of_sums(sums: Floats, n: int) -> Floats:
+    """The first sum over the second, (..., 2); nan where the second is zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
+def added_loss_of_sums(sums: Floats, n: int) -> Floats:
+    """(first - second) / third from sums (..., (nll, nll, tokens)), in nats a token; nan without tokens."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (sums[..., 0] - sums[..., 1]) / sums[..., 2]
+
+
 def bleu_of_sums(sums: Floats, n: int = 0) -> Floats:
     """Corpus BLEU, 0-1, from sums (..., columns in the order of `BLEU_COLUMNS`).
 
@@ -80,8 +92,34 @@ MEASURES = {
         Measure("rouge1", "ROUGE-1", ("rouge1",), mean, "higher"),
         Measure("rouge2", "ROUGE-2", ("rouge2",), mean, "higher"),
         Measure("rougeL", "ROUGE-L", ("rougeL",), mean, "higher"),
+        Measure("rougeLsum", "ROUGE-Lsum", ("rougeLsum",), mean, "higher"),
+        Measure(
+            "entity_consistency", "Entity consistency", ("entity_right", "entity_claims"), ratio_of_sums, "higher"
+        ),
+        Measure("loss_far", "Loss beyond the trained length", ("far_nll", "far_tokens"), ratio_of_sums, "lower", False),
+        Measure(
+            "perplexity_natural",
+            "Perplexity of natural text",
+            ("natural_nll", "natural_tokens"),
+            perplexity_of_sums,
+            "lower",
+            False,
+        ),
+        Measure(
+            "perplexity_code", "Perplexity of code", ("code_nll", "code_tokens"), perplexity_of_sums, "lower", False
+        ),
+        Measure(
+            "order_loss",
+            "Loss by shuffling distant context",
+            ("shuffled_nll", "intact_nll", "tail_tokens"),
+            added_loss_of_sums,
+            "neither",
+            False,
+        ),
         Measure("length_ratio", "Length ratio", ("length_ratio",), mean, "neither"),
+        Measure("distinct1", "Distinct-1", ("distinct1",), mean, "neither"),
         Measure("distinct2", "Distinct-2", ("distinct2",), mean, "neither"),
+        Measure("repetition4", "Repetition-4", ("repetition4",), mean, "neither"),
     )
 }
 

@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +21,9 @@ from rwkvgate.evaluation.measures import BLEU_COLUMNS, bleu_of_sums
 if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
 
-ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 ROUGE_COLUMNS = tuple(column for kind in ROUGE_TYPES for column in (f"{kind}_precision", f"{kind}_recall", kind))
+REPETITION_COLUMNS = ("distinct1", "distinct2", "repetition4")
 BLEU_TOKENIZER = "13a"
 
 # Scripts written without spaces: each character is a word, or a whole sentence would be one.
@@ -57,7 +57,10 @@ WORDS = UnicodeWords()
 
 @cache
 def rouge_scorer() -> Any:
-    """The `rouge_score.rouge_scorer.RougeScorer` used throughout: ROUGE-1, -2 and -L, no stemming."""
+    """The `rouge_score.rouge_scorer.RougeScorer` used throughout: ROUGE-1, -2, -L and -Lsum, no stemming.
+
+    For ROUGE-Lsum a sentence is a line, as that package has it with `split_summaries` off.
+    """
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(ROUGE_TYPES), use_stemmer=False, split_summaries=False, tokenizer=WORDS)
@@ -94,10 +97,11 @@ def document_overlap(
 
     Returns:
         One row a pair, in order: `document`; `bleu_correct_1..4`, `bleu_total_1..4`, `bleu_sys_len` and
-        `bleu_ref_len` (n-gram and word counts under sacreBLEU's tokenizer); `rouge1`, `rouge2` and `rougeL`
-        (F1) with `_precision` and `_recall`; `length_ratio` (words of the prediction over words of the
-        reference); `distinct2` (distinct over all word pairs of the prediction, 0 where it has none: low
-        means repetition). An empty prediction scores 0 everywhere. Where the reference has no word every
+        `bleu_ref_len` (n-gram and word counts under sacreBLEU's tokenizer); `rouge1`, `rouge2`, `rougeL` and
+        `rougeLsum` (F1) with `_precision` and `_recall`; `length_ratio` (words of the prediction over words of
+        the reference); `distinct1` and `distinct2` (distinct over all words, and word pairs, of the prediction,
+        0 where it has none: low means repetition); `repetition4` (share of its runs of four words that were
+        there before, 0 where it has none). An empty prediction scores 0 everywhere. Where the reference has no word every
         column is nan: no prediction could score, so the pair says nothing.
 
     Raises:
@@ -105,7 +109,7 @@ def document_overlap(
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references; they must be as many")
-    columns = [*BLEU_COLUMNS, *ROUGE_COLUMNS, "length_ratio", "distinct2"]
+    columns = [*BLEU_COLUMNS, *ROUGE_COLUMNS, "length_ratio", *REPETITION_COLUMNS]
     rows = [
         _overlap(prediction, reference, tokenize) for prediction, reference in zip(predictions, references, strict=True)
     ]
@@ -120,10 +124,15 @@ def corpus_bleu(frame: pd.DataFrame) -> float:
     return float(bleu_of_sums(counts.sum(axis=0))) if len(counts) else float("nan")
 
 
-def distinct_pairs(words: Sequence[str]) -> float:
-    """Distinct over all neighbouring word pairs, in (0, 1]; 0 where there is no pair."""
-    pairs = list(pairwise(words))
-    return len(set(pairs)) / len(pairs) if pairs else 0.0
+def distinct(words: Sequence[str], n: int) -> float:
+    """Distinct over all runs of `n` neighbouring words, in (0, 1]; 0 where there is none."""
+    runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return len(set(runs)) / len(runs) if runs else 0.0
+
+
+def repetition(words: Sequence[str], n: int = 4) -> float:
+    """The share of runs of `n` words that were there before (cf. seq-rep-n, arXiv 1908.04319); 0 where there is none."""
+    return 1 - distinct(words, n) if len(words) >= n else 0.0
 
 
 def _overlap(prediction: str, reference: str, tokenize: str) -> dict[str, float]:
@@ -135,4 +144,7 @@ def _overlap(prediction: str, reference: str, tokenize: str) -> dict[str, float]
     row = dict(zip(BLEU_COLUMNS, [*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len], strict=True))
     for kind, score in rouge_scorer().score(reference, prediction).items():
         row |= {f"{kind}_precision": score.precision, f"{kind}_recall": score.recall, kind: score.fmeasure}
-    return row | {"length_ratio": len(produced) / len(wanted), "distinct2": distinct_pairs(produced)}
+    repeated = dict(
+        zip(REPETITION_COLUMNS, (distinct(produced, 1), distinct(produced, 2), repetition(produced)), strict=True)
+    )
+    return row | {"length_ratio": len(produced) / len(wanted)} | repeated
