@@ -4,10 +4,13 @@ Each token of a prediction is matched with the most similar token of its referen
 embeddings, and the other way round. The numbers are those of the `bert-score` package (0.3.13, without baseline
 rescaling) to rounding, and so are its rules: texts are stripped, and cut where the model reads no further; [CLS] and
 [SEP] weigh nothing but may be matched; with idf a token weighs log((N + 1) / (n + 1)), N being the references and n
-those that hold it. It departs from the package in three things: what it says of texts without tokens (see `BertScore`);
-a match of negative similarity counts as it is, where the package counts 0 if the batch happened to be padded; and the
-embeddings of a layer below the last are taken bare, where the package puts the final norm of those encoders that have
-one upon them (T5, ModernBERT; not BERT, RoBERTa, DeBERTa).
+those that hold it. Byte-level tokenizers see a space before the first word, as in the package's published numbers of
+RoBERTa; under transformers 5 the package itself no longer puts one there.
+
+It departs from the package in three things: what it says of texts without tokens (see `BertScore`); a match of negative
+similarity counts as it is, where the package counts 0 if the batch happened to be padded; and the embeddings of a layer
+below the last are taken bare, where the package puts the final norm of those encoders that have one upon them (T5,
+ModernBERT; not BERT, RoBERTa, DeBERTa).
 """
 
 from __future__ import annotations
@@ -63,6 +66,10 @@ class BertScore(InMemory):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._held: dict[str, tuple[nn.Module, PreTrainedTokenizerBase]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Models carry hooks that cannot be pickled; one named by its folder is read again.
+        return self.__dict__ | {"_held": {}}
 
     def _score(
         self,

@@ -12,13 +12,13 @@ from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "the a san found dead who had him in at of was 28 year old chef mall francisco local".split()
+WORDS = ["the", "a", "san", "found", "dead", "who", "had", "him", "in", "at", "of", "was", "28", "year", "chef", "mall"]
 SIZES = {
     "hidden_size": 16,
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
     "intermediate_size": 24,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 160,
 }
 
 
@@ -35,7 +35,7 @@ def wordpieces() -> PreTrainedTokenizerFast:
     inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     names = ("pad", "unk", "cls", "sep", "mask")
     specials: Any = {f"{name}_token": token for name, token in zip(names, SPECIALS, strict=True)}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **specials)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=160, **specials)
 
 
 def bert(seed: int = 0) -> BertModel:
