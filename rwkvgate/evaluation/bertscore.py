@@ -202,16 +202,16 @@ def _summary(table: list[list[float]], said: _Texts, due: _Texts) -> dict[str, A
         "truncated": said.truncated + due.truncated,
     }
     meanings = {
-        "empty_predictions": "predictions without tokens score 0, unless the reference has none either",
-        "empty_references": "references without tokens are nan and left out of the means",
-        "unweighted": "pairs with a side whose tokens all weigh 0 are nan and left out of the means",
-        "truncated": "texts were cut to what the model reads",
+        "empty_predictions": "predictions without tokens, scored 0 where the reference has some",
+        "empty_references": "references without tokens, nan and left out of the means",
+        "unweighted": "pairs with a side whose tokens all weigh 0, nan and left out of the means",
+        "truncated": "texts cut to what the model reads",
     }
     means = {
         name: sum(scores[place] for scores in defined) / len(defined) if defined else math.nan
         for place, name in enumerate(SCORES)
     }
-    notes = [f"{counts[name]} {meaning}" for name, meaning in meanings.items() if counts[name]]
+    notes = [f"{meaning}: {counts[name]}" for name, meaning in meanings.items() if counts[name]]
     return {**means, **counts, "notes": notes, "per_document": columns}
 
 

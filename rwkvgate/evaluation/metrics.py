@@ -125,7 +125,9 @@ class Bleu(InMemory):
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Add one prediction and its reference, a string or a list of strings."""
-        super().add(prediction=prediction, reference=_listed(reference), **kwargs)
+        # `evaluate.combine` names them in the plural.
+        given = {"predictions": prediction, "references": reference, **kwargs}
+        super().add(**(given | {"references": _listed(given["references"])}))
 
     def _feature(self, name: str) -> Any:
         value = datasets.Value("string")

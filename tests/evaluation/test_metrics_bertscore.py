@@ -207,7 +207,7 @@ def test_texts_without_tokens_are_counted_apart():
     counts = {name: found[name] for name in ("documents", "empty_predictions", "empty_references", "truncated")}
     assert counts == {"documents": 4, "empty_predictions": 3, "empty_references": 2, "truncated": 1}
     assert found["f1"] == pytest.approx((1 + f1[5]) / 4)
-    assert [note.split()[0] for note in found["notes"]] == ["3", "2", "1"]
+    assert [note.split(": ")[-1] for note in found["notes"]] == ["3", "2", "1"]
 
 
 def test_a_pair_that_weighs_nothing_is_undefined():
