@@ -59,8 +59,9 @@ def test_bleu_at_its_ends(said, wanted, published):
 
 
 def test_bleu_with_more_references_for_some():
-    ragged = [[REFERENCES[0]], [REFERENCES[1], SECOND[1]], [REFERENCES[2]]]
-    expected = sacrebleu.corpus_bleu(SYSTEM, [REFERENCES, [None, SECOND[1], None]])
+    ragged = [[REFERENCES[0]], [REFERENCES[1]], [REFERENCES[2], SECOND[2]]]
+    expected = sacrebleu.corpus_bleu(SYSTEM, [REFERENCES, [None, None, SECOND[2]]])
+    assert expected.score > sacrebleu.corpus_bleu(SYSTEM, [REFERENCES]).score + 1
     assert Bleu().compute(predictions=SYSTEM, references=ragged)["bleu"] == pytest.approx(expected.score / 100)
     # The scorer is shared: the next score must not remember how many references this one had.
     assert Bleu().compute(predictions=SYSTEM, references=REFERENCES)["signature"].startswith("nrefs:1|")
