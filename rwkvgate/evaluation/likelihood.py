@@ -160,7 +160,9 @@ def _score_batch(
     return losses
 
 
-def _window(sequences: Sequence[Sequence[int]], start: int, window: int, prefix_id: int) -> tuple[Tensor, Tensor, Tensor]:
+def _window(
+    sequences: Sequence[Sequence[int]], start: int, window: int, prefix_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, targets and mask, (batch, at most `window`), right-padded; inputs run one token behind."""
     parts = [sequence[start : start + window] for sequence in sequences]
     width = max(map(len, parts))

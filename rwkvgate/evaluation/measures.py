@@ -93,9 +93,7 @@ MEASURES = {
         Measure("rouge2", "ROUGE-2", ("rouge2",), mean, "higher"),
         Measure("rougeL", "ROUGE-L", ("rougeL",), mean, "higher"),
         Measure("rougeLsum", "ROUGE-Lsum", ("rougeLsum",), mean, "higher"),
-        Measure(
-            "entity_consistency", "Entity consistency", ("entity_right", "entity_claims"), ratio_of_sums, "higher"
-        ),
+        Measure("entity_consistency", "Entity consistency", ("entity_right", "entity_claims"), ratio_of_sums, "higher"),
         Measure("loss_far", "Loss beyond the trained length", ("far_nll", "far_tokens"), ratio_of_sums, "lower", False),
         Measure(
             "perplexity_natural",

@@ -101,8 +101,8 @@ def document_overlap(
         `rougeLsum` (F1) with `_precision` and `_recall`; `length_ratio` (words of the prediction over words of
         the reference); `distinct1` and `distinct2` (distinct over all words, and word pairs, of the prediction,
         0 where it has none: low means repetition); `repetition4` (share of its runs of four words that were
-        there before, 0 where it has none). An empty prediction scores 0 everywhere. Where the reference has no word every
-        column is nan: no prediction could score, so the pair says nothing.
+        there before, 0 where it has none). An empty prediction scores 0 everywhere. Where the reference has no
+        word every column is nan: no prediction could score, so the pair says nothing.
 
     Raises:
         ValueError: the two lists differ in length.
@@ -131,7 +131,7 @@ def distinct(words: Sequence[str], n: int) -> float:
 
 
 def repetition(words: Sequence[str], n: int = 4) -> float:
-    """The share of runs of `n` words that were there before (cf. seq-rep-n, arXiv 1908.04319); 0 where there is none."""
+    """Share of runs of `n` words that were there before (seq-rep-n, arXiv 1908.04319); 0 where there is none."""
     return 1 - distinct(words, n) if len(words) >= n else 0.0
 
 
