@@ -3,10 +3,11 @@ PYTHON ?= python3
 PROFILE ?= cpu
 CORES ?= 2
 SEEDS ?=
+STUDIES ?=
 RUN_DIR ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
-CONFIG := profile=$(PROFILE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(RUN_DIR),run_dir=$(RUN_DIR))
+CONFIG := profile=$(PROFILE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(STUDIES),studies=$(STUDIES)) $(if $(RUN_DIR),run_dir=$(RUN_DIR))
 export PYTHONUTF8 = 1
 # Threads that wait spin briefly, then give their core away. Alone this is as fast as the default and faster than
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
@@ -27,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,dev]'
 	@touch $@
 
-reproduce: $(STAMP)  ## the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu, SEEDS=, RUN_DIR=
+reproduce: $(STAMP)  ## the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu, SEEDS=, STUDIES=off, RUN_DIR=
 	@$(BIN)/python -m snakemake --quiet host --cores $(CORES) --rerun-incomplete --config $(CONFIG)
 
 test: $(STAMP)  ## everything that proves the checkout: lint, types, unit tests, notebooks

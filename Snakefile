@@ -9,7 +9,7 @@ import sys
 
 from rwkvgate.files import digest
 from rwkvgate.gate.arms import ARMS
-from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs
+from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs, probe_inputs
 from rwkvgate.settings import resolve
 
 
@@ -17,8 +17,19 @@ def setting(name, default=""):
     return str(config.get(name, default))
 
 
+def switch(name):
+    """{name: True or False} of an on or off given to snakemake; nothing where it is not given."""
+    if name not in config:
+        return {}
+    words = {"on": True, "off": False, "true": True, "false": False}
+    if (word := setting(name).lower()) not in words:
+        sys.exit(f"{name} is {config[name]!r}; it must be on or off")
+    return {name: words[word]}
+
+
 SEEDS = {"seeds": int(config["seeds"])} if "seeds" in config else {}
-SETTINGS = resolve(profile=setting("profile", "auto"), run_dir=setting("run_dir"), evaluation=SEEDS)
+STUDIES = switch("studies")
+SETTINGS = resolve(profile=setting("profile", "auto"), run_dir=setting("run_dir"), evaluation=SEEDS | STUDIES)
 RUN = str(SETTINGS.folder)
 NOTEBOOKS = f"{RUN}/notebooks"
 TRAINED = [(arm, seed) for arm, seed in arms_and_seeds(SETTINGS) if ARMS[arm].trained]
@@ -91,6 +102,9 @@ def weights(wildcards):
     return f"{NOTEBOOKS}/02_finetune.{wildcards.arm}.seed{wildcards.seed}.ipynb" if tuned else rules.setup.output
 
 
+OF_EVALUATION = (evaluation_inputs, probe_inputs) if SETTINGS.evaluation.studies else (evaluation_inputs,)
+
+
 rule evaluate:
     input:
         "notebooks/03_evaluate.ipynb",
@@ -98,11 +112,11 @@ rule evaluate:
     output:
         f"{NOTEBOOKS}/03_evaluate.{{arm}}.seed{{seed}}.ipynb",
     params:
-        inputs=lambda w: digest(evaluation_inputs(SETTINGS, w.arm, int(w.seed))),
+        inputs=lambda w: digest([inputs(SETTINGS, w.arm, int(w.seed)) for inputs in OF_EVALUATION]),
     # It times the model, so nothing else may run beside it; smoke's times mean nothing.
     threads: 1 if SETTINGS.profile == "smoke" else workflow.cores
     shell:
-        papermill(*OF_ARM)
+        papermill(*OF_ARM, *(("-y", f"evaluation: {STUDIES}") if STUDIES else ()))
 
 
 rule ablations:
@@ -117,7 +131,7 @@ rule ablations:
     threads: 1 if SETTINGS.profile == "smoke" else workflow.cores
     # The only notebook that asks how many seeds there are; in the others' commands it would redo them all.
     shell:
-        papermill("-y", f"evaluation: {SEEDS}")
+        papermill("-y", f"evaluation: {SEEDS | STUDIES}")
 
 
 rule gate_visualization:

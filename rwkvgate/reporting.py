@@ -36,14 +36,14 @@ FIGURES = (
         "section Figure 3",
     ),
     (
-        "scaling",
+        "length",
         "Time and memory against length",
         "Reading one text with the state carried between windows, and in one pass. The exponent is fitted from "
         "4,096 tokens on.",
         "section Cost and length",
     ),
     (
-        "effects",
+        "boundaries",
         "The gate at boundaries and mentions",
         "Difference from matched controls in standard deviations of the layer's gate, one line an arm and seed, "
         "with its interval over documents. The dashed lines are the smallest effect that the ledger counts.",
@@ -61,9 +61,9 @@ def draw(run: Run, results: Results) -> dict[str, Figure]:
         "figure3": figure3(results.documents, arms=arms, resamples=resamples),
     }
     if len(studies.scaling):
-        drawn["scaling"] = scaling_figure(studies.scaling)
+        drawn["length"] = scaling_figure(studies.scaling)
     if len(studies.effects):
-        drawn["effects"] = effects_by_layer(studies.effects[studies.effects["text"] == "stories"])
+        drawn["boundaries"] = effects_by_layer(studies.effects[studies.effects["text"] == "stories"])
     return drawn
 
 
@@ -73,22 +73,22 @@ def publish(run: Run, results: Results) -> dict[str, Path]:
     frames = {name: frame for name, frame in frames.items() if isinstance(frame, pd.DataFrame)}
     written: dict[str, Path] = {}
     for name, frame in (frames | results.studies.frames()).items():
+        if frame.empty:  # a run without studies
+            continue
         written[name] = run.results / f"{name}.parquet"
         with write_file(written[name]) as fresh:
             frame.to_parquet(fresh, index=False)
     written["claims"] = run.results / "claims.json"
     write_json(written["claims"], results.claims)
-    for name, figure in draw(run, results).items():
-        written[name] = save_figure(figure, run.figures, name)[0]
+    drawn = {name: save_figure(figure, run.figures, name)[0] for name, figure in draw(run, results).items()}
     corpus = read_json(run.corpus / "corpus.json") or {}
     seeds = sorted({int(seed) for _, seed in arms_and_seeds(run.settings)})
     manifest = write_manifest(run, {"corpus": corpus, "seeds": seeds})
-    _write_report(run, results, written, manifest)
-    written["report"] = run.report
-    return written
+    _write_report(run, results, drawn, manifest)
+    return written | drawn | {"report": run.report}
 
 
-def _write_report(run: Run, results: Results, written: dict[str, Path], manifest: dict[str, Any]) -> None:
+def _write_report(run: Run, results: Results, drawn: dict[str, Path], manifest: dict[str, Any]) -> None:
     settings = run.settings
     protocol = (
         f"{settings.evaluation.documents} test documents; perplexity over every token of a document, one pass with "
@@ -103,9 +103,9 @@ def _write_report(run: Run, results: Results, written: dict[str, Path], manifest
         intro=f"Profile {settings.profile}. {protocol}",
         tables=report_tables(results),
         figures=[
-            Picture(title, caption, written[name].read_text(encoding="utf-8"), name, f"{NOTEBOOK}, {cell}")
+            Picture(title, caption, drawn[name].read_text(encoding="utf-8"), name, f"{NOTEBOOK}, {cell}")
             for name, title, caption, cell in FIGURES
-            if name in written
+            if name in drawn
         ],
         provenance={
             "Commit": f"{manifest['commit']['id']}, changed files: {manifest['commit']['dirty']}",

@@ -300,7 +300,7 @@ def _linear(evidence: Evidence) -> Records:
         f"{whole['tokens'].max():,}"
     )
     verdict = REPRODUCED if fit.high <= LINEAR else CONTRADICTED if fit.low > LINEAR else NOT_REPRODUCED
-    numbers = {"ours": fit.estimate, "low": fit.low, "high": fit.high, "n": fit.points, "rests_on": ["scaling"]}
+    numbers = {"ours": fit.estimate, "low": fit.low, "high": fit.high, "n": fit.points, "rests_on": ["length"]}
     return numbers | _verdict(verdict, reason)
 
 
@@ -337,7 +337,7 @@ def _boundaries(evidence: Evidence) -> Records:
         f"{signed(float(untrained['effect'].iloc[0]))}; {sum(one[0] for one in found)} of {len(found)} layers by the "
         f"rule; {tokens} boundaries, {controls} controls"
     )
-    extra: Records = {"n": tokens, "seeds": seeds, "p": p, "rests_on": ["effects"]}
+    extra: Records = {"n": tokens, "seeds": seeds, "p": p, "rests_on": ["boundaries"]}
     return numbers | extra | _verdict(REPRODUCED if shown else NOT_REPRODUCED, reason)
 
 

@@ -66,7 +66,8 @@ def effects_by_layer(effects: pd.DataFrame, counted: float = 0.2) -> Figure:
         rows = effects[(effects["group"] == group) & effects["effect"].notna()]
         for shift, ((arm, seed), part) in enumerate(rows.groupby(["arm", "seed"])):
             at = part["layer"].to_numpy(dtype=float) + 0.12 * shift
-            bars = [part["effect"] - part["low"], part["high"] - part["effect"]]
+            # Of very few documents a percentile interval may miss the estimate.
+            bars = [(part["effect"] - part["low"]).clip(lower=0), (part["high"] - part["effect"]).clip(lower=0)]
             axes.errorbar(at, part["effect"], yerr=bars, fmt="o-", ms=4, lw=1, capsize=2, label=f"{arm}, seed {seed}")
         for side in (-counted, counted):
             axes.axhline(side, color="#7F7F7F", lw=0.8, ls="--")

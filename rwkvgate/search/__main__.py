@@ -43,7 +43,7 @@ def tasks(profile: str) -> list[Task]:
     steps = {"fine-tuning": 220, "pretraining": 150, "recall": 400}
     if small:
         steps = dict.fromkeys(steps, SMOKE["steps"])
-    rates = {"fine-tuning": (4e-3, 8e-3), "pretraining": (4e-3, 8e-3), "recall": (1.5e-3, 3e-3)}
+    rates = {"fine-tuning": (4e-3, 8e-3), "pretraining": (4e-3, 8e-3), "recall": (7.5e-4, 1.5e-3)}
     if small:
         rates = dict.fromkeys(rates, (3e-3,))
     return [
