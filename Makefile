@@ -51,6 +51,7 @@ bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/loss.py
 	@$(BIN)/python benchmarks/tokenizer.py
 	@$(BIN)/python benchmarks/trainer.py
+	@$(BIN)/python benchmarks/statistics.py
 	@$(BIN)/python benchmarks/reproduce.py smoke
 
 bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 15 minutes

@@ -41,7 +41,7 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def papermill(*parameters):
+def papermill(*parameters, evaluation=None):
     """The shell line that executes a rule's notebook and moves it into place when it has succeeded.
 
     What cells print goes to the terminal; a notebook that failed is kept beside, to be read.
@@ -51,11 +51,14 @@ def papermill(*parameters):
     words = [sys.executable, "-m", "papermill", "{input[0]}", "$part", "-k", "python3", *quiet, *fixed, *parameters]
     # Through cat, for papermill opens the file it is given anew, and would cut off a log that two jobs share.
     words += ["--stdout-file", ">(cat)"]
+    words += ["-y", f"evaluation: {evaluation}"] if evaluation else []
     plain = ("$part", "{", ">(")
     line = " ".join(word if word.startswith(plain) else quote(word) for word in words)
+    # An arm whose training diverged is a result: its notebooks are kept as they ended, and the tables say so.
+    kept = f"|| test -e {RUN}/arms/{{wildcards.arm}}/seed{{wildcards.seed}}.failed.json" if parameters == OF_ARM else ""
     return (
         "export OMP_NUM_THREADS={threads}; mkdir -p $(dirname {output}); part={output}.failed.ipynb; "
-        f"{line} && mv $part {{output}}"
+        f"{{{{ {line} {kept}; }}}} && mv $part {{output}}"
     )
 
 
@@ -116,7 +119,7 @@ rule evaluate:
     # It times the model, so nothing else may run beside it; smoke's times mean nothing.
     threads: 1 if SETTINGS.profile == "smoke" else workflow.cores
     shell:
-        papermill(*OF_ARM, *(("-y", f"evaluation: {STUDIES}") if STUDIES else ()))
+        papermill(*OF_ARM, evaluation=STUDIES)
 
 
 rule ablations:
@@ -131,7 +134,7 @@ rule ablations:
     threads: 1 if SETTINGS.profile == "smoke" else workflow.cores
     # The only notebook that asks how many seeds there are; in the others' commands it would redo them all.
     shell:
-        papermill("-y", f"evaluation: {SEEDS | STUDIES}")
+        papermill(evaluation=SEEDS | STUDIES)
 
 
 rule gate_visualization:

@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from rwkvgate.colab import install_cell
+from rwkvgate.evaluation.tables import number
 from rwkvgate.files import write_folder, write_text
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.settings import SettingsError, project_root
@@ -123,9 +124,12 @@ def write_results(root: Path) -> Path:
     time = time.loc[time["Measure"] == "forward", ["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
     compared = pd.read_parquet(run / "results" / "comparisons.parquet")
     compared = compared.loc[compared["Arm"] == "enhanced", ["Metric", "Against", *COMPARED]]
+    claims = json.loads((run / "results" / "claims.json").read_text(encoding="utf-8"))
     parts = [
         f"From the committed run of profile cpu (`outputs/reference`): {hardware['cores']} cores, no GPU, "
         f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",
+        "**The ledger**: every claim of the paper, decided by a rule written down beforehand; its reasons are in the report.",
+        markdown(ledger_summary(claims)),
         "**Quality** (the paper's Table 2), mean over seeds ± their standard deviation:",
         markdown(quality),
         "**Enhanced against the untouched base (the paper's comparison) and the tuned base**, paired by document:",
@@ -137,6 +141,17 @@ def write_results(root: Path) -> Path:
     ]
     write_text(readme, before + RESULTS_OPEN + "\n" + "\n\n".join(parts) + "\n" + RESULTS_CLOSE + after)
     return readme
+
+
+def ledger_summary(claims: list[dict[str, Any]]) -> pd.DataFrame:
+    """The ledger in short: claim, what the paper states, ours with its interval, verdict."""
+    rows = []
+    for claim in claims:
+        ours = "–" if claim.get("ours") is None else number(claim["ours"], 3)
+        if claim.get("low") is not None:
+            ours += f" [{number(claim['low'], 3)}, {number(claim['high'], 3)}]"
+        rows.append({"Claim": claim["text"], "Paper": claim["stated"], "Ours": ours, "Verdict": claim["verdict"]})
+    return pd.DataFrame(rows)
 
 
 def markdown(frame: pd.DataFrame) -> str:

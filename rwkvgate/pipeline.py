@@ -26,7 +26,7 @@ from rwkvgate.corpora.build import Corpus, build_corpus, tokenizer_texts
 from rwkvgate.corpora.documents import Document
 from rwkvgate.corpora.prompts import split_prompt
 from rwkvgate.corpora.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
-from rwkvgate.files import write_json
+from rwkvgate.files import digest, write_json
 from rwkvgate.gate.arms import find_arm
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, corpus_inputs, gate_of
@@ -259,8 +259,16 @@ def arm_rows(run: Run, texts: Texts, seed: int) -> list[list[int]]:
 
 
 def ensure_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
-    """The model of an arm and seed, fine-tuned where the arm is and that is not done yet."""
+    """The model of an arm and seed, fine-tuned where the arm is and that is not done yet.
+
+    Raises:
+        FloatingPointError: its training diverged, now or when it was tried before. That is recorded: the same
+            settings would diverge again.
+    """
     folder, inputs = run.arm(arm, seed), arm_inputs(run.settings, arm, seed)
+    failed = read_json(run.failure(arm, seed))
+    if failed is not None and failed.get("inputs") == digest(inputs):
+        raise FloatingPointError(f"{failed['error']} (recorded in {run.failure(arm, seed)}; remove it to try again)")
     if not is_finished(folder, inputs):
         texts = ensure_texts(run)
         model = new_arm(run, arm, seed)
@@ -268,7 +276,7 @@ def ensure_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
         log = TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)
         kept = {id(p) for gate in gates_of(model) for p in gate.parameters()}
         if find_arm(arm).trained:
-            log = _tune(run, model, texts, arm, seed)
+            log = _tune_or_record(run, model, texts, arm, seed, inputs)
             kept |= {id(p) for p in model.parameters() if p.requires_grad}
         changed = {name: p.detach().cpu() for name, p in model.named_parameters() if id(p) in kept}
         with step(folder, "arm", inputs, started) as fresh:
@@ -276,6 +284,18 @@ def ensure_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
             write_json(fresh / LOG, asdict(log))
         del model  # a second copy of a large base would not fit beside it
     return load_arm(run, arm, seed)
+
+
+def _tune_or_record(
+    run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int, inputs: dict[str, Any]
+) -> TrainingLog:
+    path = run.failure(arm, seed)
+    path.unlink(missing_ok=True)
+    try:
+        return _tune(run, model, texts, arm, seed)
+    except FloatingPointError as error:
+        write_json(path, {"inputs": digest(inputs), "error": f"{arm}, seed {seed}: {error}"})
+        raise
 
 
 def _tune(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) -> TrainingLog:

@@ -20,7 +20,7 @@ from rwkvgate.inputs import arms_and_seeds, evaluation_inputs, gate_of
 from rwkvgate.pipeline import best_device, ensure_base, ensure_texts
 from rwkvgate.probing import ensure_probes
 from rwkvgate.runs import Run, is_finished
-from rwkvgate.scoring import HEADLINES, ensure_evaluation
+from rwkvgate.scoring import HEADLINES, Evaluation, ensure_evaluation
 from rwkvgate.studies import Studies, ensure_studies, no_studies
 
 FURTHER_METRICS = ("entity_consistency", "loss_far", "perplexity_natural", "perplexity_code", "order_loss")
@@ -44,6 +44,7 @@ class Results:
     gains: pd.DataFrame
     studies: Studies
     claims: list[Records]
+    failures: dict[str, str]
     samples: list[Sample]
 
 
@@ -63,21 +64,22 @@ def arms_of_run(run: Run) -> list[str]:
 
 def gather(run: Run) -> Results:
     """Tables over every arm and seed of the full run; what is not measured yet is measured first."""
-    wanted = arms_and_seeds(run.settings)
-    found = {(arm, seed): ensure_evaluation(run, arm, seed) for arm, seed in wanted}
-    probed = [ensure_probes(run, arm, seed) for arm, seed in wanted] if run.settings.evaluation.studies else []
+    found, failures = _evaluations(run)
+    probed = [ensure_probes(run, arm, seed) for arm, seed in found] if run.settings.evaluation.studies else []
     scores = [*(one.documents for one in found.values()), *(one.scores for one in probed)]
     documents = pd.concat(scores, ignore_index=True)
+    documents = documents[~documents["arm"].isin(failures)]
     latency = pd.concat([e.latency for e in found.values()], ignore_index=True)
     resamples, arms = run.settings.evaluation.resamples, arms_of_run(run)
-    compared = comparisons(documents, arms=arms, metrics=(*HEADLINES, *FURTHER_METRICS), resamples=resamples)
-    ablated = ablations(documents, metrics=HEADLINES, resamples=resamples)
-    first = [found[arm, 0].samples for arm in arms]
+    compared = comparisons(documents, arms=arms, failures=failures, metrics=(*HEADLINES, *FURTHER_METRICS), resamples=resamples)
+    ablated = ablations(documents, failures=failures, metrics=HEADLINES, resamples=resamples)
+    written = [arm for arm in arms if (arm, 0) in found]
+    first = [found[arm, 0].samples for arm in written]
     samples = [
         Sample(
             shared[0]["prompt"],
             shared[0]["reference"],
-            {arm: one["continuation"] for arm, one in zip(arms, shared, strict=True)},
+            {arm: one["continuation"] for arm, one in zip(written, shared, strict=True)},
         )
         for shared in zip(*first, strict=False)
     ]
@@ -93,29 +95,42 @@ def gather(run: Run) -> Results:
         device=device_name(best_device()),
         scaling=studies.scaling if len(studies.scaling) else None,
         effects=studies.effects if len(studies.effects) else None,
+        failures=failures,
         resamples=resamples,
     )
     return Results(
         documents=documents,
         latency=latency,
-        table1=table1(latency, arms=arms),
-        table2=table2(documents, arms=arms, resamples=resamples),
+        table1=table1(latency, arms=arms, failures=failures),
+        table2=table2(documents, arms=arms, failures=failures, resamples=resamples),
         ablations=comparison_table(ablated),
         comparisons=comparison_table(compared),
         trivial=trivial_table(overlap),
         cost=cost_table(ensure_base(run).config, gates, run.settings.evaluation.longest),
-        further=_further(documents, arms, resamples),
+        further=_further(documents, arms, failures, resamples),
         positions=_together([p.positions for p in probed], ("arm", "seed", "kind", *POSITION_COLUMNS)),
         gains=_together([p.gains for p in probed], ("arm", "seed", *PROBE_COLUMNS)),
         studies=studies,
         claims=ledger(evidence),
+        failures=failures,
         samples=samples,
     )
 
 
-def _further(documents: pd.DataFrame, arms: list[str], resamples: int) -> pd.DataFrame:
+def _evaluations(run: Run) -> tuple[dict[tuple[str, int], Evaluation], dict[str, str]]:
+    """What was measured on each arm and seed, and why arms failed: one diverged seed is the arm's failure."""
+    found, failures = {}, {}
+    for arm, seed in arms_and_seeds(run.settings):
+        try:
+            found[arm, seed] = ensure_evaluation(run, arm, seed)
+        except FloatingPointError as error:
+            failures[arm] = str(error)
+    return found, failures
+
+
+def _further(documents: pd.DataFrame, arms: list[str], failures: dict[str, str], resamples: int) -> pd.DataFrame:
     """The measures that the paper has not; each has documents of its own, which the comparisons count."""
-    table = table2(documents, arms=arms, metrics=FURTHER_METRICS, resamples=resamples)
+    table = table2(documents, arms=arms, metrics=FURTHER_METRICS, failures=failures, resamples=resamples)
     return table[table["Metric"] != "Documents"].drop(columns=["paper: base", "paper: enhanced"]).reset_index(drop=True)
 
 

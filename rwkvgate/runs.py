@@ -74,6 +74,10 @@ class Run:
         """One arm of one seed: weights, training log, metrics."""
         return self.folder / "arms" / arm / f"seed{seed}"
 
+    def failure(self, arm: str, seed: int) -> Path:
+        """Why the arm's training with that seed failed, where it did; beside the folder, which is made whole or not."""
+        return self.folder / "arms" / arm / f"seed{seed}.failed.json"
+
     def evaluation(self, arm: str, seed: int) -> Path:
         """What was measured on that arm and seed."""
         return self.arm(arm, seed) / "evaluation"
