@@ -226,7 +226,7 @@ def _combination(axes: Axes, config: GateConfig) -> float:
 
 def _memory_text(config: GateConfig) -> str:
     if config.gating == "hierarchical":
-        return f"Carried: {_states(config)},\n$m_t$, mean of the last segment"
+        return f"Carried: {_states(config)},\n$m_t$, mean of a segment"
     return f"Carried from the past\n{_states(config)}"
 
 
