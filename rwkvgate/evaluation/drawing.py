@@ -13,18 +13,18 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rwkvgate.evaluation.figures import ARM_COLOURS, BLACK, GREY, STYLE, WIDTH, YELLOW, colour_of
+from rwkvgate.evaluation.figures import ARM_COLOURS, BLACK, STYLE, WIDTH, YELLOW, colour_of
 from rwkvgate.evaluation.statistics import Interval, Reduce, interval, mean
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d", "8", "H", (4, 1), (6, 1), (3, 1, 180))
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)))
 RESAMPLES = 2000
 """Of intervals that are only drawn."""
+DARK_YELLOW = "#A89A00"
 EMPTY = "nothing measured"
 SMALL = 7.5
 LINE = 0.17
@@ -36,11 +36,10 @@ def marks_of(arm: str, size: float = 4.5) -> dict[str, Any]:
     order = list(ARM_COLOURS)
     index = order.index(arm) if arm in order else len(order) - 1
     colour = colour_of(arm)
-    style = {"color": colour, "marker": MARKERS[index % len(MARKERS)], "ls": DASHES[index % len(DASHES)]}
-    if colour == YELLOW:
-        # Yellow alone is lost on white.
-        style["path_effects"] = [patheffects.withStroke(linewidth=2.4, foreground=GREY)]
-    return style | {"lw": 1.2, "ms": size, "mec": BLACK, "mew": 0.5}
+    # Thin lines of yellow are lost on white.
+    line = DARK_YELLOW if colour == YELLOW else colour
+    style: dict[str, Any] = {"color": line, "marker": MARKERS[index % len(MARKERS)], "ls": DASHES[index % len(DASHES)]}
+    return style | {"lw": 1.2, "ms": size, "mfc": colour, "mec": BLACK, "mew": 0.5}
 
 
 def finite(frame: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, list[str]]:
@@ -75,7 +74,7 @@ def mark_trained(axes: Axes, trained: float) -> None:
     place = (np.log(trained) - low) / (high - low)
     side = "left" if place < 0.2 else "right" if place > 0.8 else "center"
     axes.annotate(
-        "trained length",
+        f"trained length: {trained:,.0f}",
         (trained, 1),
         xycoords=("data", "axes fraction"),
         xytext=(0, 2),

@@ -40,6 +40,8 @@ from rwkvgate.evaluation.tables import pooled_latency
 BOTH = STYLE | {"axes.grid.axis": "both"}
 PROBES = ("copying", "forgetting", "recall", "passkey")
 KINDS = ("stories", "natural")
+OFF_SCALE = 1.5
+"""Times the median perplexity, above which an arm is marked at the edge of the panel."""
 PLACE = ("device", "dtype", "threads", "batch", "tokens")
 """What a time was measured on; where a frame holds several such places, the first is drawn and named."""
 
@@ -53,6 +55,8 @@ def quality_cost_figure(
     resamples: int = RESAMPLES,
 ) -> Figure:
     """Perplexity of each arm (mean over seeds, interval over documents) against two costs of the gate.
+
+    An arm above 1.5 times the median stands at the upper edge, with an arrow and its value in its name.
 
     Args:
         documents: results (`measures.RESULT_COLUMNS`) with metrics nll and tokens.
@@ -218,33 +222,44 @@ def grid_figure(grid: pd.DataFrame) -> Figure:
 
 
 def _scatter(axes: Axes, quality: pd.DataFrame, costs: Mapping[str, tuple[float, float, float]], height: float) -> None:
-    """Arms at (cost, perplexity) with bars, their names in a column on the right, in the order of the points."""
-    for arm, (cost, low, high) in costs.items():
-        row = quality.loc[arm]
-        down = np.array([[row["value"], row["low"], row["high"]]], dtype=np.float64)
-        interval_bars(axes, arm, np.array([cost]), down[:, 0], across=np.array([[cost, low, high]]), down=down)
-    values = [float(str(quality.at[arm, "value"])) for arm in costs]
-    if not values:
+    """Arms at (cost, perplexity) with bars, their names in a column on the right, in the order of the points.
+
+    An arm far above the others would press them into a line: it stands at the upper edge, with its value.
+    """
+    numbers = {arm: quality.loc[arm, ["value", "low", "high"]].to_numpy(dtype=np.float64) for arm in costs}
+    if not costs:
         empty_panel(axes)
         return
-    if max(values) > 3 * min(values) > 0:
-        axes.set_yscale("log")
-    axes.margins(x=0.06, y=0.1)
-    axes.autoscale_view()
-    place = (axes.transScale + axes.transLimits).transform
-    wanted = [float(place((1.0, value))[1]) for value in values]
-    line = {"arrowstyle": "-", "lw": 0.5, "color": GREY, "shrinkA": 0, "shrinkB": 2}
-    for arm, value, at in zip(costs, values, spread(wanted, 0.13 / height), strict=True):
+    most = OFF_SCALE * float(np.median([row[0] for row in numbers.values()]))
+    inside = [row for row in numbers.values() if row[0] <= most]
+    low, high = np.nanmin(inside), np.nanmax(inside)
+    room = max(high - low, 0.01 * low)
+    bottom, top = low - 0.1 * room, high + 0.1 * room
+    if len(inside) < len(numbers):
+        top += 0.15 * room
+    axes.set_ylim(bottom, top)
+    wanted, names = [], []
+    for arm, row in numbers.items():
+        off = row[0] > most
+        at, cost = (top - 0.08 * room if off else row[0]), costs[arm]
+        bars = None if off else row[None]
+        interval_bars(axes, arm, np.array([cost[0]]), np.array([at]), across=np.array([cost]), down=bars)
+        wanted.append(at)
+        names.append(f"{arm}: {row[0]:.3g} ↑" if off else arm)
+    line = {"arrowstyle": "-", "lw": 0.5, "color": GREY, "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)}
+    places = spread([(at - bottom) / (top - bottom) for at in wanted], 0.13 / height)
+    for arm, name, at, place in zip(costs, names, wanted, places, strict=True):
         axes.annotate(
-            arm,
-            (costs[arm][0], value),
-            xytext=(1.04, at),
+            name,
+            (costs[arm][0], at),
+            xytext=(1.04, place),
             textcoords="axes fraction",
             va="center",
             fontsize=SMALL,
-            arrowprops=line | {"relpos": (0, 0.5)},
+            arrowprops=line,
             zorder=1,
         )
+    axes.margins(x=0.06)
 
 
 def _curves(axes: Axes, curves: Mapping[str, Floats]) -> None:
@@ -279,8 +294,10 @@ def _first_place(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFr
     place = [name for name in columns if name in frame]
     first = frame.iloc[0]
     same = (frame[place] == first[place]).all(axis=1) if place else pd.Series(True, index=frame.index)
-    units = {"threads": "threads", "tokens": "tokens", "batch": "texts"}
-    said = ", ".join(f"{first[name]} {units[name]}" if name in units else str(first[name]) for name in place)
+    units = {"threads": "thread", "tokens": "token", "batch": "text"}
+    counts = {name: int(first[name]) for name in place if name in units}
+    words = {name: f"{n:,} {units[name]}{'s' * (n != 1)}" for name, n in counts.items()}
+    said = ", ".join(words.get(name, str(first[name])) for name in place)
     return frame[same], said, [] if same.all() else [f"{int((~same).sum())} rows measured elsewhere are not drawn"]
 
 

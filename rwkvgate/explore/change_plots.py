@@ -46,28 +46,30 @@ def changes_figure(changes: pd.DataFrame, *, resamples: int = RESAMPLES) -> Figu
         drawn: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
         for reach in reaches:
             for number, arm in enumerate(arms):
-                points = drawn.setdefault((reach, arm), [])
+                marks = drawn.setdefault((reach, arm), [])
                 part = rows[(rows["reach"] == reach) & (rows["arm"] == arm)]
                 for kind, found in part.groupby("kind"):
                     means = found.groupby("document")["difference"].mean().to_numpy(dtype=np.float64)
                     whole = drawn_interval(means, resamples=resamples)
-                    points.append((kinds.index(str(kind)) + offset(number, len(arms)), *whole[:3]))
+                    marks.append((kinds.index(str(kind)) + offset(number, len(arms)), *whole[:3]))
                     alone += [f"{arm}, {kind}"] if whole.n < 2 else []
+        bare = [kind for kind in kinds if kind not in set(rows["kind"])]
+        notes += [f"no numbers: {', '.join(bare)}"] if bare else []
         notes = [*notes, *([f"one document, no interval: {'; '.join(dict.fromkeys(alone))}"] if alone else [])]
         figure = new_figure(0.9 + 0.3 * len(kinds) * max(1.0, 0.4 * len(arms)), arms, notes)
         panels = figure.subplots(1, len(reaches), sharey=True, squeeze=False)[0]
         for axes, reach in zip(panels, reaches, strict=True):
             axes.axvline(0, color=BLACK, lw=0.8, zorder=1, gid="zero")
             for arm in arms:
-                found = np.array(drawn[reach, arm]).reshape(-1, 4)
-                interval_bars(axes, arm, found[:, 1], found[:, 0], across=found[:, 1:])
+                points = np.array(drawn[reach, arm]).reshape(-1, 4)
+                interval_bars(axes, arm, points[:, 1], points[:, 0], across=points[:, 1:])
             if not any(drawn[reach, arm] for arm in arms):
                 empty_panel(axes, "no numbers")
             axes.set_title(reach, loc="left")
+            axes.set_xlabel("edited − neutral\n(sd of the gate)")
             axes.locator_params(axis="x", nbins=4)
             axes.tick_params(axis="y", length=0)
         panels[0].set_yticks(range(len(kinds)), kinds)
         panels[0].set_ylim(len(kinds) - 0.5, -0.5)
-        figure.supxlabel("edited minus neutral (sd of the gate)", fontsize=9)
         legend(figure, arms, line=False)
     return figure
