@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from rwkvgate.evaluation.drawing import band, legend, marks_of, new_figure, nothing
+from rwkvgate.evaluation.drawing import band, finish, marks_of, new_figure, nothing
 from rwkvgate.evaluation.figures import STYLE, WIDTH, colour_of
 
 
@@ -79,5 +79,5 @@ def spread_curves(logs: Mapping[str, Sequence[Log]], title: str) -> Figure:
             band(axes, steps, low, high, colour_of(arm))
         axes.set(xlabel="optimiser step", ylabel="validation loss (nats a token)")
         axes.set_title(f"{title}: mean and range of seeds", loc="left")
-        legend(figure, list(curves))
+        finish(figure, list(curves))
     return figure

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator
 from numpy.typing import NDArray
 
 from rwkvgate.evaluation.figures import ARM_COLOURS, BLACK, STYLE, WIDTH, YELLOW, colour_of
@@ -27,6 +28,8 @@ RESAMPLES = 2000
 DARK_YELLOW = "#A89A00"
 EMPTY = "nothing measured"
 SMALL = 7.5
+COLUMNS = 3
+"""Of a legend of arms."""
 LINE = 0.17
 """Inches of a line of the legend or of a note."""
 
@@ -101,9 +104,9 @@ def token_axis(axes: Axes, tokens: Iterable[float], label: str, *shown: float) -
     axes.set_xlabel(label)
 
 
-def new_figure(height: float, arms: Sequence[str], notes: Sequence[str], columns: int = 4) -> Figure:
+def new_figure(height: float, arms: Sequence[str], notes: Sequence[str]) -> Figure:
     """A figure with room of `height` inches for its panels, and more for a legend of the arms and for notes."""
-    rows = -(-len(arms) // columns) + len(_lines(notes))
+    rows = -(-len(arms) // COLUMNS) + len(_lines(notes))
     figure = Figure(figsize=(WIDTH, height + LINE * rows + 0.1), layout="constrained")
     note(figure, notes)
     return figure
@@ -116,14 +119,19 @@ def note(figure: Figure, notes: Sequence[str]) -> None:
         figure.suptitle(text, x=0.01, ha="left", fontsize=SMALL, style="italic", color="#333333", parse_math=False)
 
 
-def legend(figure: Figure, arms: Sequence[str], columns: int = 4, line: bool = True) -> None:
-    """The arms' marks below the panels."""
+def finish(figure: Figure, arms: Sequence[str], line: bool = True) -> None:
+    """The arms' marks below the panels, and five ticks an axis where nothing else was asked for: call it last."""
     from matplotlib.lines import Line2D
 
     drawn = [marks_of(arm) | ({} if line else {"ls": "none"}) for arm in arms]
     handles = [Line2D([], [], label=arm, **style) for arm, style in zip(arms, drawn, strict=True)]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.2)
+        figure.legend(handles=handles, loc="outside lower center", ncols=COLUMNS, frameon=False, handlelength=3.2)
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        locator = axis.get_major_locator()
+        if isinstance(locator, AutoLocator):
+            # As many as fit would change with the panel's size, and the layout with them: labels would be clipped.
+            locator.set_params(nbins=5)
 
 
 def nothing(title: str, notes: Sequence[str] = ()) -> Figure:

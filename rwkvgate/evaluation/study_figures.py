@@ -21,10 +21,10 @@ from rwkvgate.evaluation.drawing import (
     band,
     drawn_interval,
     empty_panel,
+    finish,
     finite,
     in_order,
     interval_bars,
-    legend,
     mark_trained,
     marks_of,
     new_figure,
@@ -83,6 +83,8 @@ def quality_cost_figure(
     if not known:
         return nothing(title, notes)
     with matplotlib.rc_context(BOTH):
+        numbers = {arm: quality.loc[arm, ["value", "low", "high"]].to_numpy(dtype=np.float64) for arm in known}
+        scale = _scale(numbers)
         panel = max(1.8, 0.14 * len(known) + 0.2)
         figure = new_figure(2 * panel + 1.2, (), notes)
         for axes, costs, label in zip(
@@ -91,8 +93,9 @@ def quality_cost_figure(
             (f"forward time, ratio to base{where}", "FLOPs that the gates add to the base's (%)"),
             strict=True,
         ):
-            _scatter(axes, quality, {arm: costs[arm] for arm in known if arm in costs}, panel)
+            _scatter(axes, numbers, {arm: costs[arm] for arm in known if arm in costs}, scale, panel)
             axes.set(xlabel=label, ylabel="perplexity (lower is better)")
+        finish(figure, ())
     return figure
 
 
@@ -132,7 +135,7 @@ def positions_figure(positions: pd.DataFrame, trained: float, *, resamples: int 
             axes.set_title(kind, loc="left", pad=14)
             mark_trained(axes, trained)
         figure.axes[0].set_ylabel("loss (nats a token)")
-        legend(figure, arms)
+        finish(figure, arms)
     return figure
 
 
@@ -177,7 +180,7 @@ def gains_figure(gains: pd.DataFrame, trained: float, *, resamples: int = RESAMP
             axes.set_axis_off()
         for axes in panels[:, 0]:
             axes.set_ylabel("gain (nats a token)")
-        legend(figure, arms)
+        finish(figure, arms)
     return figure
 
 
@@ -217,31 +220,40 @@ def grid_figure(grid: pd.DataFrame) -> Figure:
             axes.tick_params(axis="y", length=0)
         panels[0].set_yticks(range(len(cells)), [f"{batch} × {tokens:,}" for batch, tokens in cells])
         panels[0].set(ylim=(len(cells) - 0.5, -0.5), ylabel="batch × tokens")
-        legend(figure, arms, line=False)
+        finish(figure, arms, line=False)
     return figure
 
 
-def _scatter(axes: Axes, quality: pd.DataFrame, costs: Mapping[str, tuple[float, float, float]], height: float) -> None:
-    """Arms at (cost, perplexity) with bars, their names in a column on the right, in the order of the points.
+def _scale(numbers: Mapping[str, Floats]) -> tuple[float, float, float]:
+    """Lower and upper limit for perplexities (value, low, high), and where those above the scale stand.
 
-    An arm far above the others would press them into a line: it stands at the upper edge, with its value.
+    An arm far above the others would press them into a line.
     """
-    numbers = {arm: quality.loc[arm, ["value", "low", "high"]].to_numpy(dtype=np.float64) for arm in costs}
-    if not costs:
-        empty_panel(axes)
-        return
     most = OFF_SCALE * float(np.median([row[0] for row in numbers.values()]))
     inside = [row for row in numbers.values() if row[0] <= most]
-    low, high = np.nanmin(inside), np.nanmax(inside)
+    low, high = float(np.nanmin(inside)), float(np.nanmax(inside))
     room = max(high - low, 0.01 * low)
-    bottom, top = low - 0.1 * room, high + 0.1 * room
-    if len(inside) < len(numbers):
-        top += 0.15 * room
+    edge = high + 0.17 * room
+    return low - 0.1 * room, edge + (0.08 if len(inside) < len(numbers) else -0.07) * room, edge
+
+
+def _scatter(
+    axes: Axes,
+    numbers: Mapping[str, Floats],
+    costs: Mapping[str, tuple[float, float, float]],
+    scale: tuple[float, float, float],
+    height: float,
+) -> None:
+    """Arms at (cost, perplexity) with bars, their names in a column on the right, in the order of the points."""
+    bottom, top, edge = scale
     axes.set_ylim(bottom, top)
+    if not costs:
+        empty_panel(axes)
     wanted, names = [], []
-    for arm, row in numbers.items():
-        off = row[0] > most
-        at, cost = (top - 0.08 * room if off else row[0]), costs[arm]
+    for arm, cost in costs.items():
+        row = numbers[arm]
+        off = row[0] > top
+        at = edge if off else row[0]
         bars = None if off else row[None]
         interval_bars(axes, arm, np.array([cost[0]]), np.array([at]), across=np.array([cost]), down=bars)
         wanted.append(at)
@@ -260,6 +272,8 @@ def _scatter(axes: Axes, quality: pd.DataFrame, costs: Mapping[str, tuple[float,
             zorder=1,
         )
     axes.margins(x=0.06)
+    if not any(low or high for _, low, high in costs.values()):
+        axes.set_xlim(-0.05, 1)
 
 
 def _curves(axes: Axes, curves: Mapping[str, Floats]) -> None:

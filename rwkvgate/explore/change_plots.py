@@ -12,10 +12,10 @@ from rwkvgate.evaluation.drawing import (
     RESAMPLES,
     drawn_interval,
     empty_panel,
+    finish,
     finite,
     in_order,
     interval_bars,
-    legend,
     new_figure,
     nothing,
     offset,
@@ -67,9 +67,8 @@ def changes_figure(changes: pd.DataFrame, *, resamples: int = RESAMPLES) -> Figu
                 empty_panel(axes, "no numbers")
             axes.set_title(reach, loc="left")
             axes.set_xlabel("edited − neutral\n(sd of the gate)")
-            axes.locator_params(axis="x", nbins=4)
             axes.tick_params(axis="y", length=0)
         panels[0].set_yticks(range(len(kinds)), kinds)
         panels[0].set_ylim(len(kinds) - 0.5, -0.5)
-        legend(figure, arms, line=False)
+        finish(figure, arms, line=False)
     return figure
