@@ -120,18 +120,18 @@ def note(figure: Figure, notes: Sequence[str]) -> None:
 
 
 def finish(figure: Figure, arms: Sequence[str], line: bool = True) -> None:
-    """The arms' marks below the panels, and five ticks an axis where nothing else was asked for: call it last."""
+    """The arms' marks below the panels, and a fixed number of ticks where nothing else was asked for: call it last."""
     from matplotlib.lines import Line2D
 
     drawn = [marks_of(arm) | ({} if line else {"ls": "none"}) for arm in arms]
     handles = [Line2D([], [], label=arm, **style) for arm, style in zip(arms, drawn, strict=True)]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=COLUMNS, frameon=False, handlelength=3.2)
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+    for axis, ticks in ((axis, n) for axes in figure.axes for axis, n in ((axes.xaxis, 5), (axes.yaxis, 7))):
         locator = axis.get_major_locator()
         if isinstance(locator, AutoLocator):
             # As many as fit would change with the panel's size, and the layout with them: labels would be clipped.
-            locator.set_params(nbins=5)
+            locator.set_params(nbins=ticks)
 
 
 def nothing(title: str, notes: Sequence[str] = ()) -> Figure:
