@@ -6,7 +6,7 @@ so. An interval is of 95 %, by bootstrap with a fixed seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -82,6 +82,8 @@ def quality_cost_figure(
             notes.append(f"no {what}: {', '.join(lacking)}")
     if not known:
         return nothing(title, notes)
+    bare = [arm for arm in known if quality.loc[arm, ["low", "high"]].isna().any()]
+    notes += _unbounded([*bare, *(arm for arm in known if arm in times and np.isnan(times[arm]).any())])
     with matplotlib.rc_context(BOTH):
         numbers = {arm: quality.loc[arm, ["value", "low", "high"]].to_numpy(dtype=np.float64) for arm in known}
         scale = _scale(numbers)
@@ -199,6 +201,7 @@ def grid_figure(grid: pd.DataFrame) -> Figure:
     notes += left_out
     if rows.empty:
         return nothing(title, notes)
+    notes += _unbounded(rows.loc[rows[["ratio_low", "ratio_high"]].isna().any(axis=1), "arm"])
     arms = arms_of(rows, first=())
     cells = sorted({(int(b), int(n)) for b, n in zip(others["batch"], others["tokens"], strict=True)})
     with matplotlib.rc_context(STYLE):
@@ -317,6 +320,11 @@ def _first_place(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFr
 
 def _alone(found: Sequence[str], unit: str) -> list[str]:
     return [f"one {unit}, no interval: {'; '.join(dict.fromkeys(found))}"] if found else []
+
+
+def _unbounded(arms: Iterable[object]) -> list[str]:
+    found = dict.fromkeys(map(str, arms))
+    return [f"no interval: {', '.join(found)}"] if found else []
 
 
 def _middle(start: float, stop: float) -> float:

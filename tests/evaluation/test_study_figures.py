@@ -226,6 +226,15 @@ def test_quality_without_times_flops_or_runs(results, latency):
     assert "enhanced (not finite)" in notes(figure)
 
 
+def test_quality_without_intervals_says_so(results, latency):
+    bare = latency.assign(ratio_low=np.nan)
+    one = results[results["document"] == 0]
+    figure = rendered(quality_cost_figure(results, bare, {"enhanced": 0.1}, arms=("enhanced",), resamples=FEW))
+    assert notes(figure) == "no interval: enhanced" and len(points(figure.axes[0], "enhanced")) == 1
+    figure = rendered(quality_cost_figure(one, latency, {"base": 0.0}, arms=("base",), resamples=FEW))
+    assert notes(figure) == "no interval: base" and len(points(figure.axes[1], "base")) == 1
+
+
 def test_an_arm_far_above_the_others_stands_at_the_edge(results, latency):
     bad = results[results["arm"] == "fixed-gate"].assign(arm="enhanced-untrained")
     bad["value"] = bad["value"].where(bad["metric"] != "nll", bad["value"] * 5)
@@ -259,7 +268,8 @@ def test_a_grid_with_holes():
     assert EMPTY in texts(figure)
     assert "enhanced (1 of 4 rows)" in notes(figure) and "8 rows measured elsewhere" in notes(figure)
     one = frame[frame["arm"] == "low-rank"].iloc[:1].assign(ratio_low=np.nan, ratio_high=np.nan)
-    assert len(points(rendered(grid_figure(one)).axes[0], "low-rank")) == 1
+    figure = rendered(grid_figure(one))
+    assert len(points(figure.axes[0], "low-rank")) == 1 and notes(figure) == "no interval: low-rank"
 
 
 def test_spread_is_the_mean_and_the_range_of_seeds():
