@@ -128,7 +128,7 @@ def write_results(root: Path) -> Path:
     parts = [
         f"From the committed run of profile cpu (`outputs/reference`): {hardware['cores']} cores, no GPU, "
         f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",
-        "**The ledger**: every claim of the paper, decided by a rule written down beforehand; its reasons are in the report.",
+        "**The ledger**: every claim of the paper, decided by the rules of `rwkvgate/evaluation/rules.py`:",
         markdown(ledger_summary(claims)),
         "**Quality** (the paper's Table 2), mean over seeds ± their standard deviation:",
         markdown(quality),

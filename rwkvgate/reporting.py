@@ -9,20 +9,33 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from rwkvgate.evaluation.architecture import architecture
 from rwkvgate.evaluation.claims import Records, ledger_table
+from rwkvgate.evaluation.curves import spread_curves
 from rwkvgate.evaluation.figures import figure2, figure3, save_figure, scaling_figure
 from rwkvgate.evaluation.overlap import bleu_signature, rouge_flags
 from rwkvgate.evaluation.report import Picture, Table, write_report
 from rwkvgate.evaluation.rules import VERSION
+from rwkvgate.evaluation.study_figures import gains_figure, grid_figure, positions_figure, quality_cost_figure
 from rwkvgate.evaluation.study_tables import changes_table, gains_table, grid_table, rewritten_table, saturation_table
+from rwkvgate.explore.change_plots import changes_figure
 from rwkvgate.explore.plots import effects_by_layer
 from rwkvgate.files import write_file, write_json
-from rwkvgate.inputs import arms_and_seeds
+from rwkvgate.gate.arms import find_arm
+from rwkvgate.inputs import arms_and_seeds, gate_of
+from rwkvgate.pipeline import ensure_base, training_log
 from rwkvgate.results import Results, arms_of_run
 from rwkvgate.runs import Run, read_json, write_manifest
+from rwkvgate.training import TrainingLog
 
 NOTEBOOK = "notebooks/04_ablations.ipynb"
 FIGURES = (
+    (
+        "figure1",
+        "Figure 1. The gate",
+        "A layer and its gate, drawn from the configuration that was trained.",
+        "section Figure 1",
+    ),
     (
         "figure2",
         "Figure 2. Forward time",
@@ -34,6 +47,18 @@ FIGURES = (
         "Figure 3. BLEU and ROUGE",
         "Mean over seeds, interval over documents, one dot a seed.",
         "section Figure 3",
+    ),
+    (
+        "cost",
+        "Quality against cost",
+        "Perplexity with its interval over documents against forward time and against the gates' share of FLOPs.",
+        "section Cost and length",
+    ),
+    (
+        "curves",
+        "Learning curves",
+        "Validation loss over steps, mean over seeds and from the lowest to the highest seed.",
+        "section Learning curves",
     ),
     (
         "length",
@@ -49,6 +74,31 @@ FIGURES = (
         "with its interval over documents. The dashed lines are the smallest effect that the ledger counts.",
         "section Boundaries and mentions",
     ),
+    (
+        "edits",
+        "The gate around edits",
+        "How much further an edit of punctuation or names moves the gate at the tokens after it than a neutral edit "
+        "of the nearest word.",
+        "section Edits of punctuation and names",
+    ),
+    (
+        "positions",
+        "Loss by position",
+        "In texts of eight times the trained length, with the state carried; mean over seeds, interval over texts.",
+        "section Memory, length and other domains",
+    ),
+    (
+        "memory",
+        "What memory is worth",
+        "How much likelier an answer is where it was planted earlier in the text, by the text's length.",
+        "section Memory, length and other domains",
+    ),
+    (
+        "batches",
+        "Batches and lengths",
+        "The gate's time over the base's, timed in turn.",
+        "section Cost and length",
+    ),
 )
 """Name, title, caption and place in the notebook of each figure."""
 
@@ -56,19 +106,45 @@ FIGURES = (
 def draw(run: Run, results: Results) -> dict[str, Figure]:
     """The figures of a run by name, as far as there is something to draw."""
     arms, resamples, studies = arms_of_run(run), run.settings.evaluation.resamples, results.studies
+    measured, failures = [arm for arm in arms if arm not in results.failures], results.failures
     drawn = {
-        "figure2": figure2(results.latency, arms=arms),
-        "figure3": figure3(results.documents, arms=arms, resamples=resamples),
+        "figure1": figure1(run),
+        "figure2": figure2(results.latency, arms=arms, failures=failures),
+        "figure3": figure3(results.documents, arms=arms, failures=failures, resamples=resamples),
+        "cost": quality_cost_figure(results.documents, results.latency, results.shares, arms=measured),
+        "curves": spread_curves(training_logs(run, measured), "Validation loss"),
     }
-    if len(studies.scaling):
-        drawn["length"] = scaling_figure(studies.scaling)
-    if len(studies.effects):
-        drawn["boundaries"] = effects_by_layer(studies.effects[studies.effects["text"] == "stories"])
+    if run.settings.evaluation.studies:
+        trained = run.settings.training.length
+        drawn |= {
+            "length": scaling_figure(studies.scaling),
+            "boundaries": effects_by_layer(studies.effects[studies.effects["text"] == "stories"]),
+            "edits": changes_figure(studies.changes),
+            "positions": positions_figure(results.positions, trained),
+            "memory": gains_figure(results.gains, trained),
+            "batches": grid_figure(studies.grid),
+        }
     return drawn
 
 
-def publish(run: Run, results: Results) -> dict[str, Path]:
-    """Write results, figures, manifest and report; the files by name."""
+def figure1(run: Run) -> Figure:
+    """The paper's Figure 1 from this run's configuration of its gate."""
+    gate, base = gate_of(find_arm("enhanced"), run.settings), ensure_base(run).config
+    assert gate is not None, "the paper's arm has a gate"
+    return architecture(gate, base.num_hidden_layers, base.hidden_size, title="enhanced")
+
+
+def training_logs(run: Run, arms: list[str]) -> dict[str, list[TrainingLog]]:
+    """The logs of every seed of the arms that are trained."""
+    return {
+        arm: [training_log(run, arm, seed) for name, seed in arms_and_seeds(run.settings) if name == arm]
+        for arm in arms
+        if find_arm(arm).trained
+    }
+
+
+def publish(run: Run, results: Results, figures: dict[str, Figure] | None = None) -> dict[str, Path]:
+    """Write results, figures (by default those of `draw`), manifest and report; the files by name."""
     frames = {item.name: getattr(results, item.name) for item in fields(results)}
     frames = {name: frame for name, frame in frames.items() if isinstance(frame, pd.DataFrame)}
     written: dict[str, Path] = {}
@@ -80,15 +156,16 @@ def publish(run: Run, results: Results) -> dict[str, Path]:
             frame.to_parquet(fresh, index=False)
     written["claims"] = run.results / "claims.json"
     write_json(written["claims"], results.claims)
-    drawn = {name: save_figure(figure, run.figures, name)[0] for name, figure in draw(run, results).items()}
+    drawn = figures or draw(run, results)
+    pictures = {name: save_figure(figure, run.figures, name)[0] for name, figure in drawn.items()}
     corpus = read_json(run.corpus / "corpus.json") or {}
     seeds = sorted({int(seed) for _, seed in arms_and_seeds(run.settings)})
     manifest = write_manifest(run, {"corpus": corpus, "seeds": seeds})
-    _write_report(run, results, drawn, manifest)
-    return written | drawn | {"report": run.report}
+    _write_report(run, results, pictures, manifest)
+    return written | pictures | {"report": run.report}
 
 
-def _write_report(run: Run, results: Results, drawn: dict[str, Path], manifest: dict[str, Any]) -> None:
+def _write_report(run: Run, results: Results, pictures: dict[str, Path], manifest: dict[str, Any]) -> None:
     settings = run.settings
     protocol = (
         f"{settings.evaluation.documents} test documents; perplexity over every token of a document, one pass with "
@@ -103,9 +180,9 @@ def _write_report(run: Run, results: Results, drawn: dict[str, Path], manifest: 
         intro=f"Profile {settings.profile}. {protocol}",
         tables=report_tables(results),
         figures=[
-            Picture(title, caption, drawn[name].read_text(encoding="utf-8"), name, f"{NOTEBOOK}, {cell}")
+            Picture(title, caption, pictures[name].read_text(encoding="utf-8"), name, f"{NOTEBOOK}, {cell}")
             for name, title, caption, cell in FIGURES
-            if name in drawn
+            if name in pictures
         ],
         provenance={
             "Commit": f"{manifest['commit']['id']}, changed files: {manifest['commit']['dirty']}",

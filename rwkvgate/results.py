@@ -9,7 +9,7 @@ import pandas as pd
 from rwkvgate.evaluation.claims import Evidence, Records, ledger
 from rwkvgate.evaluation.comparison import ablations, comparisons
 from rwkvgate.evaluation.context import POSITION_COLUMNS
-from rwkvgate.evaluation.cost import cost_table
+from rwkvgate.evaluation.cost import cost_table, gate_shares
 from rwkvgate.evaluation.latency import device_name
 from rwkvgate.evaluation.long_range import PROBE_COLUMNS
 from rwkvgate.evaluation.report import Sample
@@ -29,7 +29,10 @@ FURTHER_METRICS = ("entity_consistency", "loss_far", "perplexity_natural", "perp
 
 @dataclass(frozen=True)
 class Results:
-    """All arms and seeds of a run in tidy tables, and the paper's tables made of them."""
+    """All arms and seeds of a run in tidy tables, and the paper's tables made of them.
+
+    `shares` are the gates' FLOPs over the base's, by arm; `failures` says of an arm why it has no results.
+    """
 
     documents: pd.DataFrame
     latency: pd.DataFrame
@@ -39,6 +42,7 @@ class Results:
     comparisons: pd.DataFrame
     trivial: pd.DataFrame
     cost: pd.DataFrame
+    shares: dict[str, float]
     further: pd.DataFrame
     positions: pd.DataFrame
     gains: pd.DataFrame
@@ -71,7 +75,9 @@ def gather(run: Run) -> Results:
     documents = documents[~documents["arm"].isin(failures)]
     latency = pd.concat([e.latency for e in found.values()], ignore_index=True)
     resamples, arms = run.settings.evaluation.resamples, arms_of_run(run)
-    compared = comparisons(documents, arms=arms, failures=failures, metrics=(*HEADLINES, *FURTHER_METRICS), resamples=resamples)
+    compared = comparisons(
+        documents, arms=arms, failures=failures, metrics=(*HEADLINES, *FURTHER_METRICS), resamples=resamples
+    )
     ablated = ablations(documents, failures=failures, metrics=HEADLINES, resamples=resamples)
     written = [arm for arm in arms if (arm, 0) in found]
     first = [found[arm, 0].samples for arm in written]
@@ -107,6 +113,7 @@ def gather(run: Run) -> Results:
         comparisons=comparison_table(compared),
         trivial=trivial_table(overlap),
         cost=cost_table(ensure_base(run).config, gates, run.settings.evaluation.longest),
+        shares=dict.fromkeys(arms, 0.0) | gate_shares(ensure_base(run).config, gates, run.settings.evaluation.longest),
         further=_further(documents, arms, failures, resamples),
         positions=_together([p.positions for p in probed], ("arm", "seed", "kind", *POSITION_COLUMNS)),
         gains=_together([p.gains for p in probed], ("arm", "seed", *PROBE_COLUMNS)),

@@ -91,6 +91,16 @@ def counted_flops(model: nn.Module, tokens: int) -> int:
     return int(counter.get_total_flops())
 
 
+def gate_shares(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int) -> dict[str, float]:
+    """The gates' FLOPs over those of the base, its WKV by definition included: 0.01 is one more per cent."""
+    whole, heads = base_flops(config, tokens) + wkv_flops(config, tokens), config.num_attention_heads
+    assert heads is not None
+    layers = config.num_hidden_layers
+    return {
+        arm: layers * gate_cost(gate, config.hidden_size, heads, tokens).flops / whole for arm, gate in gates.items()
+    }
+
+
 def cost_table(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int) -> pd.DataFrame:
     """Parameters, FLOPs and state of the gates on a model of this shape, beside the base's.
 
@@ -99,12 +109,12 @@ def cost_table(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int
     """
     whole = base_flops(config, tokens) + wkv_flops(config, tokens)
     rows = [("base", 0, whole / tokens / 1e6, "100 %", 0)]
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    layers, heads, shares = config.num_hidden_layers, config.num_attention_heads, gate_shares(config, gates, tokens)
     assert heads is not None
     for arm, gate in gates.items():
         cost = gate_cost(gate, config.hidden_size, heads, tokens)
         flops = layers * cost.flops
-        share = f"+{100 * flops / whole:.2f} %"
+        share = f"+{100 * shares[arm]:.2f} %"
         rows.append((arm, layers * cost.parameters, flops / tokens / 1e6, share, layers * cost.state))
     return pd.DataFrame(rows, columns=["Arm", "Gate parameters", "MFLOP a token", "Of the base", "State"])
 

@@ -21,10 +21,7 @@ from rwkvgate.evaluation.drawing import (
     offset,
 )
 from rwkvgate.evaluation.figures import BLACK, STYLE
-
-KINDS = ("drop-punctuation", "swap-punctuation", "move-punctuation", "drop-name", "swap-name", "shuffle-names")
-REACHES = ("at the site", "1 to 7 tokens after", "8 to 31 tokens after")
-"""The order of rows and of panels."""
+from rwkvgate.explore.perturbation import KINDS, REACHES
 
 
 def changes_figure(changes: pd.DataFrame, *, resamples: int = RESAMPLES) -> Figure:
@@ -39,7 +36,7 @@ def changes_figure(changes: pd.DataFrame, *, resamples: int = RESAMPLES) -> Figu
     if rows.empty:
         return nothing("Edits and the gate", notes)
     arms, kinds = arms_of(rows, first=()), in_order(changes["kind"], KINDS)
-    reaches = in_order(changes["reach"], REACHES)
+    reaches = in_order(changes["reach"], list(REACHES))
     rows = rows.assign(difference=rows["edited"] - rows["neutral"])
     alone: list[str] = []
     with matplotlib.rc_context(STYLE):

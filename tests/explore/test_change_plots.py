@@ -9,7 +9,11 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from rwkvgate.evaluation.drawing import drawn_interval, marks_of
-from rwkvgate.explore.change_plots import KINDS, REACHES, changes_figure
+from rwkvgate.explore.change_plots import changes_figure
+from rwkvgate.explore.perturbation import KINDS
+from rwkvgate.explore.perturbation import REACHES as SPANS
+
+REACHES = tuple(SPANS)
 
 
 def changes(arms=("enhanced", "enhanced-untrained"), seeds=(0, 1), documents=5, kinds=KINDS, reaches=REACHES):
