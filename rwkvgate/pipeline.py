@@ -294,8 +294,9 @@ def _tune_or_record(
     try:
         return _tune(run, model, texts, arm, seed)
     except FloatingPointError as error:
-        write_json(path, {"inputs": digest(inputs), "error": f"{arm}, seed {seed}: {error}"})
-        raise
+        said = f"{arm}, seed {seed}: {error}"
+        write_json(path, {"inputs": digest(inputs), "error": said})
+        raise FloatingPointError(said) from error
 
 
 def _tune(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) -> TrainingLog:

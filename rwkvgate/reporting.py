@@ -49,7 +49,7 @@ FIGURES = (
         "section Figure 3",
     ),
     (
-        "cost",
+        "quality-cost",
         "Quality against cost",
         "Perplexity with its interval over documents against forward time and against the gates' share of FLOPs.",
         "section Cost and length",
@@ -82,7 +82,7 @@ FIGURES = (
         "section Edits of punctuation and names",
     ),
     (
-        "positions",
+        "loss-by-position",
         "Loss by position",
         "In texts of eight times the trained length, with the state carried; mean over seeds, interval over texts.",
         "section Memory, length and other domains",
@@ -111,7 +111,7 @@ def draw(run: Run, results: Results) -> dict[str, Figure]:
         "figure1": figure1(run),
         "figure2": figure2(results.latency, arms=arms, failures=failures),
         "figure3": figure3(results.documents, arms=arms, failures=failures, resamples=resamples),
-        "cost": quality_cost_figure(results.documents, results.latency, results.shares, arms=measured),
+        "quality-cost": quality_cost_figure(results.documents, results.latency, results.shares, arms=measured),
         "curves": spread_curves(training_logs(run, measured), "Validation loss"),
     }
     if run.settings.evaluation.studies:
@@ -120,7 +120,7 @@ def draw(run: Run, results: Results) -> dict[str, Figure]:
             "length": scaling_figure(studies.scaling),
             "boundaries": effects_by_layer(studies.effects[studies.effects["text"] == "stories"]),
             "edits": changes_figure(studies.changes),
-            "positions": positions_figure(results.positions, trained),
+            "loss-by-position": positions_figure(results.positions, trained),
             "memory": gains_figure(results.gains, trained),
             "batches": grid_figure(studies.grid),
         }
@@ -255,21 +255,21 @@ def _study_tables(results: Results) -> list[Table]:
     studies = results.studies
     return [
         Table(
-            "Batches and lengths",
+            "Batches and lengths, in numbers",
             "Reading a batch, and one token more after it, base and gate in turn; memory is what the call adds at its "
             "peak.",
             grid_table(studies.grid),
             source="results/grid.parquet",
         ),
         Table(
-            "What memory is worth",
+            "What memory is worth, in numbers",
             "How much likelier an answer is, in nats a token, where it was planted earlier in the text than where "
             "something else was: a model that remembers nothing gains 0.",
             gains_table(results.gains),
             source="results/gains.parquet",
         ),
         Table(
-            "The gate around edits",
+            "The gate around edits, in numbers",
             "How far an edit moves the gate at the tokens after it, in its standard deviations, beside a neutral edit "
             "of the nearest ordinary word; mean over layers and seeds, interval over documents.",
             changes_table(studies.changes),

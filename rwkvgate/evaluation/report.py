@@ -32,7 +32,7 @@ p, figcaption { max-width: 42rem; } .caption, figcaption { color: var(--dim); fo
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
-td.long { min-width: 17rem; }
+td.long { min-width: 13rem; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 0; }
 a { color: inherit; text-underline-offset: .15em; } :target { outline: 2px solid currentcolor; }
@@ -44,7 +44,7 @@ dt { color: var(--dim); font-size: .85rem; margin-top: .5rem; } dd { margin: 0; 
 @media print { body { max-width: none; font-size: 10pt; } nav { display: none; } .wide { overflow: visible; }
   table, figure, .sample { break-inside: avoid; } h2 { break-after: avoid; } }
 """
-LONG = 80
+LONG = 36
 """Characters of a cell from which its column is given room."""
 PROVENANCE = "Provenance"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
