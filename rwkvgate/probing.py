@@ -27,8 +27,8 @@ SHARE = 5
 """One text of another domain for so many test documents."""
 CHARACTERS = 2000
 """Of a text of another domain, at most: one long text would outweigh all others."""
-TEXTS = 28
-"""Long texts of each kind, at most."""
+TEXTS = {"stories": 28, "natural": 10}
+"""Long texts of each kind, at most; the stories' decide a claim."""
 CODE_CHARACTERS = 1000
 """Of a module, which takes more tokens a character."""
 CELLS = 2**24
@@ -99,7 +99,7 @@ def _positions(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:
         "natural": texts.corpus.natural_validation,
     }
     for kind, documents in sources.items():
-        long = long_texts(texts.encode(documents), edges[-1], separator)[:TEXTS]
+        long = long_texts(texts.encode(documents), edges[-1], separator)[: TEXTS[kind]]
         batch = _batch(run, texts, edges[-1])
         found = losses_by_position(model, long, edges, batch_size=batch, prefix_id=separator)
         frames.append(found.assign(kind=kind))
@@ -134,7 +134,7 @@ def _context(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:
     return distant_context(
         model,
         texts.tokenizer,
-        texts.corpus.test[: run.settings.evaluation.documents],
+        texts.corpus.test[: max(2, run.settings.evaluation.documents // 2)],
         batch_size=_batch(run, texts, 256),
         prefix_id=texts.tokenizer.bos_token_id,
     )

@@ -66,6 +66,8 @@ PROFILE: dict[str, Any] = {
         "latency_tokens": 10,
         "latency_repeats": 3,
         "timed_tokens": 5,
+        "studies": True,
+        "probes": 2,
         "longest": 256,
     },
 }

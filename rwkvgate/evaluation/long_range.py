@@ -70,7 +70,7 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, wanted: int = 2 * PAIRS + 1) ->
 def probes(
     tokenizer: PreTrainedTokenizerBase, text: Sequence[int], lengths: Sequence[int], count: int, seed: int = 0
 ) -> Iterator[Probe]:
-    """`count` probes of every kind and length (of every depth too, for passkeys), the same for a seed.
+    """`count` probes of every kind and length, and a quarter as many passkeys at every depth; the same for a seed.
 
     Args:
         text: token ids of natural text, for forgetting curves and for what surrounds a passkey; read in a ring.
@@ -96,7 +96,7 @@ def probes(
             yield _twice("forgetting", _from_ring(ring, half, rng), _from_ring(ring, half, rng), between)
         yield from _recalls(words, length, count, rng)
         for depth in DEPTHS:
-            for _ in range(count):
+            for _ in range(max(1, count // 4)):
                 yield _passkey(tokenizer, ring, length, depth, rng)
 
 
