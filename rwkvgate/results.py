@@ -93,7 +93,8 @@ def gather(run: Run) -> Results:
     tested = texts.corpus.test[: run.settings.evaluation.documents]
     pairs = [texts.prompt(document, run.settings) for document in tested]
     overlap = trivial_overlap([p for p, _ in pairs], [r for _, r in pairs], [d.text for d in texts.corpus.train])
-    gates = {arm: gate for arm in arms if (gate := gate_of(find_arm(arm), run.settings)) and ARMS[arm].trained}
+    gated = {arm: gate for arm in arms if (gate := gate_of(find_arm(arm), run.settings))}
+    base, longest = ensure_base(run).config, run.settings.evaluation.longest
     evidence = Evidence(
         documents,
         latency,
@@ -112,8 +113,8 @@ def gather(run: Run) -> Results:
         ablations=comparison_table(ablated),
         comparisons=comparison_table(compared),
         trivial=trivial_table(overlap),
-        cost=cost_table(ensure_base(run).config, gates, run.settings.evaluation.longest),
-        shares=dict.fromkeys(arms, 0.0) | gate_shares(ensure_base(run).config, gates, run.settings.evaluation.longest),
+        cost=cost_table(base, {arm: gate for arm, gate in gated.items() if ARMS[arm].trained}, longest),
+        shares=dict.fromkeys(arms, 0.0) | gate_shares(base, gated, longest),
         further=_further(documents, arms, failures, resamples),
         positions=_together([p.positions for p in probed], ("arm", "seed", "kind", *POSITION_COLUMNS)),
         gains=_together([p.gains for p in probed], ("arm", "seed", *PROBE_COLUMNS)),
