@@ -13,8 +13,8 @@ SCALING_MODES = ("windows", "one pass")
 """How texts are read where time and memory are measured against length; see `evaluation.cost`."""
 
 
-SCORES = 2
-"""Raised when an evaluation measures something new, so that finished ones are made again."""
+SCORES, PROBED = 2, 1
+"""Raised when an evaluation, or the probes, measure something new, so that finished ones are made again."""
 
 
 def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
@@ -76,6 +76,7 @@ def probe_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
     return arm_inputs(settings, arm, seed) | {
         "documents": evaluation.documents,
         "probes": evaluation.probes,
+        "measured": PROBED,
         "trained": settings.training.length,
     }
 

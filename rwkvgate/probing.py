@@ -11,6 +11,7 @@ import pandas as pd
 from rwkvgate.corpora.code import code_documents
 from rwkvgate.corpora.documents import Document
 from rwkvgate.evaluation.context import distant_context, long_texts, losses_by_position, position_edges
+from rwkvgate.evaluation.cost import counted_flops
 from rwkvgate.evaluation.likelihood import score_texts
 from rwkvgate.evaluation.long_range import SHORTEST, probe_gains, probes
 from rwkvgate.evaluation.measures import tidy
@@ -31,6 +32,8 @@ TEXTS = {"stories": 28, "natural": 10}
 """Long texts of each kind, at most; the stories' decide a claim."""
 CODE_CHARACTERS = 1000
 """Of a module, which takes more tokens a character."""
+COUNTED = 256
+"""Tokens over which FLOPs are counted."""
 CELLS = 2**24
 """Tokens times vocabulary of one batch: float32 logits of 64 MiB."""
 
@@ -41,7 +44,7 @@ class Probes:
 
     Attributes:
         scores: tidy (arm, seed, document, metric, value), of the measures `loss_far`, `perplexity_natural`,
-            `perplexity_code` and `order_loss`; a document's number counts within its measure.
+            `perplexity_code` and `order_loss`, whose documents count within each; and `counted_flops`, a token.
         positions: of `context.losses_by_position`, with columns `arm`, `seed` and `kind` ('stories', 'natural').
         gains: of `long_range.probe_gains`, with `arm` and `seed`.
     """
@@ -64,7 +67,7 @@ def ensure_probes(run: Run, arm: str, seed: int) -> Probes:
         print(f"reading long texts and other domains, {arm}, seed {seed}", flush=True)
         positions = _positions(run, texts, model)
         scores = [_far(positions, run.settings.training.length), *_domains(run, texts, model)]
-        scores.append(_context(run, texts, model))
+        scores += [_context(run, texts, model), _counted(model)]
         print(f"long-range probes, {arm}, seed {seed}", flush=True)
         gains = _gains(run, texts, model)
         with step(folder, "probes", inputs, started) as fresh:
@@ -138,6 +141,10 @@ def _context(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:
         batch_size=_batch(run, texts, 256),
         prefix_id=texts.tokenizer.bos_token_id,
     )
+
+
+def _counted(model: Rwkv6ForCausalLM) -> pd.DataFrame:
+    return pd.DataFrame({"document": [0], "counted_flops": [counted_flops(model, COUNTED) / COUNTED]})
 
 
 def _gains(run: Run, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,6 +17,7 @@ from rwkvgate.evaluation.report import Sample
 from rwkvgate.evaluation.tables import comparison_table, table1, table2, trivial_table
 from rwkvgate.evaluation.trivial import trivial_overlap
 from rwkvgate.gate.arms import ARMS, find_arm
+from rwkvgate.gate.config import GateConfig
 from rwkvgate.inputs import arms_and_seeds, evaluation_inputs, gate_of
 from rwkvgate.pipeline import best_device, ensure_base, ensure_texts
 from rwkvgate.probing import ensure_probes
@@ -79,22 +81,8 @@ def gather(run: Run) -> Results:
         documents, arms=arms, failures=failures, metrics=(*HEADLINES, *FURTHER_METRICS), resamples=resamples
     )
     ablated = ablations(documents, failures=failures, metrics=HEADLINES, resamples=resamples)
-    written = [arm for arm in arms if (arm, 0) in found]
-    first = [found[arm, 0].samples for arm in written]
-    samples = [
-        Sample(
-            shared[0]["prompt"],
-            shared[0]["reference"],
-            {arm: one["continuation"] for arm, one in zip(written, shared, strict=True)},
-        )
-        for shared in zip(*first, strict=False)
-    ]
-    texts, studies = ensure_texts(run), ensure_studies(run) if run.settings.evaluation.studies else no_studies()
-    tested = texts.corpus.test[: run.settings.evaluation.documents]
-    pairs = [texts.prompt(document, run.settings) for document in tested]
-    overlap = trivial_overlap([p for p, _ in pairs], [r for _, r in pairs], [d.text for d in texts.corpus.train])
-    gated = {arm: gate for arm in arms if (gate := gate_of(find_arm(arm), run.settings))}
-    base, longest = ensure_base(run).config, run.settings.evaluation.longest
+    studies = ensure_studies(run) if run.settings.evaluation.studies else no_studies()
+    tested = ensure_texts(run).corpus.test[: run.settings.evaluation.documents]
     evidence = Evidence(
         documents,
         latency,
@@ -112,16 +100,16 @@ def gather(run: Run) -> Results:
         table2=table2(documents, arms=arms, failures=failures, resamples=resamples),
         ablations=comparison_table(ablated),
         comparisons=comparison_table(compared),
-        trivial=trivial_table(overlap),
-        cost=cost_table(base, {arm: gate for arm, gate in gated.items() if ARMS[arm].trained}, longest),
-        shares=dict.fromkeys(arms, 0.0) | gate_shares(base, gated, longest),
+        trivial=_trivial(run),
+        cost=_cost(run, documents, arms),
+        shares=_shares(run, arms),
         further=_further(documents, arms, failures, resamples),
         positions=_together([p.positions for p in probed], ("arm", "seed", "kind", *POSITION_COLUMNS)),
         gains=_together([p.gains for p in probed], ("arm", "seed", *PROBE_COLUMNS)),
         studies=studies,
         claims=ledger(evidence),
         failures=failures,
-        samples=samples,
+        samples=_samples(found, arms),
     )
 
 
@@ -134,6 +122,43 @@ def _evaluations(run: Run) -> tuple[dict[tuple[str, int], Evaluation], dict[str,
         except FloatingPointError as error:
             failures[arm] = str(error)
     return found, failures
+
+
+def _samples(found: Mapping[tuple[str, int], Evaluation], arms: list[str]) -> list[Sample]:
+    """The same prompts continued by every arm, its first seed."""
+    written = [arm for arm in arms if (arm, 0) in found]
+    return [
+        Sample(
+            shared[0]["prompt"],
+            shared[0]["reference"],
+            {arm: one["continuation"] for arm, one in zip(written, shared, strict=True)},
+        )
+        for shared in zip(*(found[arm, 0].samples for arm in written), strict=False)
+    ]
+
+
+def _trivial(run: Run) -> pd.DataFrame:
+    texts = ensure_texts(run)
+    tested = texts.corpus.test[: run.settings.evaluation.documents]
+    pairs = [texts.prompt(document, run.settings) for document in tested]
+    told = [document.text for document in texts.corpus.train]
+    return trivial_table(trivial_overlap([p for p, _ in pairs], [r for _, r in pairs], told))
+
+
+def _gates(run: Run, arms: list[str]) -> dict[str, GateConfig]:
+    return {arm: gate for arm in arms if (gate := gate_of(find_arm(arm), run.settings))}
+
+
+def _cost(run: Run, documents: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
+    counts = documents[documents["metric"] == "counted_flops"].groupby("arm")["value"].mean()
+    counted = {str(arm): float(value) for arm, value in counts.items()}
+    gates = {arm: gate for arm, gate in _gates(run, arms).items() if ARMS[arm].trained}
+    return cost_table(ensure_base(run).config, gates, run.settings.evaluation.longest, counted)
+
+
+def _shares(run: Run, arms: list[str]) -> dict[str, float]:
+    shares = gate_shares(ensure_base(run).config, _gates(run, arms), run.settings.evaluation.longest)
+    return dict.fromkeys(arms, 0.0) | shares
 
 
 def _further(documents: pd.DataFrame, arms: list[str], failures: dict[str, str], resamples: int) -> pd.DataFrame:

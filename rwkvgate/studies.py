@@ -202,7 +202,9 @@ def ensure_saturation(run: Run) -> pd.DataFrame:
 
 
 def _of_run(run: Run, arms: tuple[str, ...]) -> list[tuple[str, int]]:
-    return [(arm, seed) for arm, seed in arms_and_seeds(run.settings) if arm in arms]
+    """Those of the arms that the run has, with their seeds, where training did not diverge."""
+    wanted = [(arm, seed) for arm, seed in arms_and_seeds(run.settings) if arm in arms]
+    return [(arm, seed) for arm, seed in wanted if not run.failure(arm, seed).is_file()]
 
 
 def _language_inputs(run: Run, read: list[tuple[str, int]]) -> dict[str, Any]:

@@ -101,11 +101,17 @@ def gate_shares(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: in
     }
 
 
-def cost_table(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int) -> pd.DataFrame:
+def cost_table(
+    config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int, counted: Mapping[str, float] | None = None
+) -> pd.DataFrame:
     """Parameters, FLOPs and state of the gates on a model of this shape, beside the base's.
 
     Columns Arm, `Gate parameters`, `MFLOP a token` (weights' products, in closed form), `Of the base` (share of the
-    base's, its WKV by definition included) and `State` (numbers that the gates carry for a sequence).
+    base's, its WKV by definition included), `State` (numbers that the gates carry for a sequence) and `Counted` (MFLOP
+    a token by torch's counter: all of the base's, and what the gates add to it; the base's WKV as it is computed).
+
+    Args:
+        counted: FLOPs a token of whole models by arm, as `counted_flops` gives them.
     """
     whole = base_flops(config, tokens) + wkv_flops(config, tokens)
     rows = [("base", 0, whole / tokens / 1e6, "100 %", 0)]
@@ -116,7 +122,10 @@ def cost_table(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int
         flops = layers * cost.flops
         share = f"+{100 * shares[arm]:.2f} %"
         rows.append((arm, layers * cost.parameters, flops / tokens / 1e6, share, layers * cost.state))
-    return pd.DataFrame(rows, columns=["Arm", "Gate parameters", "MFLOP a token", "Of the base", "State"])
+    frame = pd.DataFrame(rows, columns=["Arm", "Gate parameters", "MFLOP a token", "Of the base", "State"])
+    known = counted or {}
+    below = {arm: 0.0 if arm == "base" else known.get("base", np.nan) for arm in frame["Arm"]}
+    return frame.assign(Counted=[(known.get(arm, np.nan) - below[arm]) / 1e6 for arm in frame["Arm"]])
 
 
 def scaling(models: Mapping[str, nn.Module], lengths: Sequence[int], *, repeats: int) -> pd.DataFrame:

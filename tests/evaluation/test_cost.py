@@ -69,6 +69,9 @@ def test_the_paper_models_cost() -> None:
     assert table.loc["base", "MFLOP a token"] == pytest.approx((base_flops(config, 1) + wkv_flops(config, 1)) / 1e6)
     assert table.loc["enhanced", "Gate parameters"] == 24 * (2048 * 2048 + 3 * 2048)
     share = 2 * 24 * 2048 * 2048 / (base_flops(config, 1) + wkv_flops(config, 1))
+    counted = {"base": 5e6, "enhanced": 7e6}
+    told = cost_table(config, {"enhanced": GATED["enhanced"], "low-rank": GATED["low-rank"]}, 9, counted)["Counted"]
+    assert told.tolist()[:2] == [5, 2] and np.isnan(told[2]) and table["Counted"].isna().all()
     assert float(table.loc["enhanced", "Of the base"].strip("+ %")) == pytest.approx(100 * share, abs=0.01)
     assert wkv_flops(config, 10) == 10 * wkv_flops(config, 1)
 
