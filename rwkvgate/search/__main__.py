@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from rwkvgate.files import write_file
+from rwkvgate.files import write_file, write_text
 from rwkvgate.pipeline import open_run
 from rwkvgate.search.candidates import CANDIDATES, CONTROLS, Candidate
+from rwkvgate.search.page import page
 from rwkvgate.search.trials import RecallTask, Task, TextTask, Trial, ensure_trial, known_trials
 from rwkvgate.search.verdict import best_rates, compared, everything, ranking
 from rwkvgate.settings import SettingsError, project_root
@@ -135,18 +136,23 @@ def search(profile: str, chosen: list[Task], part: tuple[int, int], stage: str) 
         every.append(everything(confirmed, "confirmation"))
         if confirmed:
             verdicts.append(compared(confirmed))
-    target = project_root() / "outputs" / ("search" if profile == "cpu" else f"{profile}/search")
-    write_tables(target, every, verdicts)
+    main_one = profile == "cpu"
+    target = project_root() / "outputs" / ("search" if main_one else f"{profile}/search")
+    write_tables(target, every, verdicts, project_root() / "docs" / "search.md" if main_one else target / "search.md")
 
 
-def write_tables(target: Path, every: list[pd.DataFrame], verdicts: list[pd.DataFrame]) -> None:
-    """`trials.csv`, everything that was tried, and `verdicts.csv`, the confirmed differences."""
+def write_tables(target: Path, every: list[pd.DataFrame], verdicts: list[pd.DataFrame], told: Path) -> None:
+    """`trials.csv`, everything that was tried, `verdicts.csv`, the confirmed differences, and the page of both."""
+    tables = {}
     for name, frames in (("trials.csv", every), ("verdicts.csv", verdicts)):
+        tables[name] = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
         if frames:
-            table = pd.concat(frames, ignore_index=True)
             with write_file(target / name) as fresh:
-                table.to_csv(fresh, index=False, float_format="%.6g")
-            print(f"\n{target / name}: {len(table)} rows")
+                tables[name].to_csv(fresh, index=False, float_format="%.6g")
+            print(f"\n{target / name}: {len(tables[name])} rows")
+    if len(tables["trials.csv"]):
+        write_text(told, page(tables["trials.csv"], tables["verdicts.csv"]))
+        print(told)
     if verdicts:
         print(pd.concat(verdicts, ignore_index=True).to_string(index=False, float_format=lambda x: f"{x:.4g}"))
 

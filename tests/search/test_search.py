@@ -58,3 +58,5 @@ def test_two_processes_share_and_a_third_tables(tmp_path: Path, monkeypatch: Any
     assert {"screening", "screening, beyond the grid", "confirmation"} == set(trials["stage"])
     assert set(verdicts["control"]) == {"base-tuned", "lora-tuned"} and (verdicts["seeds"] == 2).all()
     assert set(verdicts["candidate"]) == {"enhanced", "identity-start"}
+    told = (folder / "search.md").read_text(encoding="utf-8")
+    assert told.count("## ") == 2 and "on 2 fresh seeds" in told and "base-tuned (control)" in told
