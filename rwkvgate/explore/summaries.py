@@ -6,7 +6,7 @@ All of it adds up window by window, so that layer x token x channel is never hel
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,6 @@ class GateSummary:
         found: NDArray[np.float32] = getattr(self, name)[:, row].numpy()
         return found
 
-    def without_prefix(self) -> GateSummary:
-        """The same without each row's first token, which stood there for the model's sake alone.
-
-        What was added up over tokens still counts it.
-        """
-        cut = {name: getattr(self, name)[..., 1:] for name in (*MEASURES, "input_ids")}
-        cut |= {name: getattr(self, name)[:, 1:] for name in ("mask", "losses") if getattr(self, name) is not None}
-        return replace(self, **cut)
-
     def to_frame(self, tokens: Sequence[str], row: int = 0) -> pd.DataFrame:
         """One row a gate and real token: `layer` (from 1), `place`, `position` (real tokens before it), `token`,
         `MEASURES`, and `loss` (nats) where losses were asked for.
@@ -128,13 +119,20 @@ class Summarizer:
         mask: (batch, time), 0 at padding.
         gates: their names; numbers where there are none.
         edge: values within `edge` of 0 or 1 count as saturated.
+        skip: tokens at the start that are read but left out, such as a prefix.
     """
 
     def __init__(
-        self, input_ids: Tensor, mask: Tensor | None, gates: tuple[GateName, ...] = (), *, edge: float = 0.05
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None,
+        gates: tuple[GateName, ...] = (),
+        *,
+        edge: float = 0.05,
+        skip: int = 0,
     ) -> None:
-        self.input_ids, self.edge, self.names = input_ids.cpu(), edge, gates
-        self.mask = None if mask is None else mask.bool().cpu()
+        self.input_ids, self.edge, self.skip, self.names = input_ids[:, skip:].cpu(), edge, skip, gates
+        self.mask = None if mask is None else mask[:, skip:].bool().cpu()
         self.kept: list[list[Tensor]] = []
         self.sums: list[Tensor] = []
         self.histograms: list[Tensor] = []
@@ -152,8 +150,11 @@ class Summarizer:
             self.kept.append([])
             self.sums.append(values.new_zeros(2, batch, channels, dtype=torch.float64))
             self.histograms.append(values.new_zeros(batch, BINS))
-            self.read.append(0)
+            self.read.append(-self.skip)
         start = self.read[gate]
+        if start < 0:
+            self.read[gate] = start + min(-start, values.shape[1])
+            values, start = values[:, -start:], self.read[gate]
         self.read[gate] = stop = start + values.shape[1]
         near = (values < self.edge) | (values > 1 - self.edge)
         low, high = _quantiles(values)
@@ -176,6 +177,7 @@ class Summarizer:
         if set(self.read) != {time}:
             raise ValueError(f"gates were given {sorted(set(self.read))} tokens; the text has {time}")
         counts = torch.full((self.input_ids.shape[0],), time) if self.mask is None else self.mask.sum(1)
+        counts = counts.clamp_min(1)
         means = torch.stack([(total / counts.to(total.device)[:, None]).float().cpu() for total in self.sums], dim=1)
         mean, low, high, saturated = torch.stack([torch.cat(parts, dim=-1) for parts in self.kept], dim=1)
         return GateSummary(
@@ -201,6 +203,7 @@ def summarize_gates(
     window: int = WINDOW,
     edge: float = 0.05,
     losses: bool = False,
+    skip: int = 0,
     progress: Callable[[int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> GateSummary:
@@ -211,6 +214,7 @@ def summarize_gates(
         attention_mask: (batch, time), 0 at padding.
         edge: values within `edge` of 0 or 1 count as saturated.
         losses: keep each token's negative log-likelihood too.
+        skip: tokens at the start that are read but left out of the summary, such as a prefix.
         progress: called with (tokens read, tokens in all) after each window.
         stopped: asked before each window.
 
@@ -218,10 +222,10 @@ def summarize_gates(
         ValueError: the model carries no gate, there is no token, or `window` is below 1.
         Stopped: `stopped` said so.
     """
-    summarizer = Summarizer(input_ids, attention_mask, gate_names(model), edge=edge)
+    summarizer = Summarizer(input_ids, attention_mask, gate_names(model), edge=edge, skip=skip)
     with observing(model, summarizer.add):
         found = read(model, input_ids, attention_mask, window=window, losses=losses, progress=progress, stopped=stopped)
-    return summarizer.summary(found)
+    return summarizer.summary(None if found is None else found[:, skip:])
 
 
 def _quantiles(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from rwkvgate.explore.plots import gate_distribution, layers_by_tokens, saturation_by_tokens, token_labels
+from rwkvgate.explore.plots import gate_distribution, layers_by_tokens, saturation_by_tokens
 from rwkvgate.explore.reading import Stopped
 from rwkvgate.explore.summaries import summarize_gates
+from rwkvgate.explore.tokens import token_labels
 from rwkvgate.explore.traces import record_gates
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.gate.patch import gates_of
@@ -128,8 +129,18 @@ def test_a_summary_against_numpy(tiny_model: Any, tokens: Any) -> None:
     np.testing.assert_allclose(summary.saturated, ((values < 0.05) | (values > 0.95)).mean(-1), atol=1e-6)
     counts = np.stack([np.histogram(gate, 50, (0, 1))[0] for gate in values])
     assert np.abs(summary.histogram[:, 0].numpy() - counts).sum() <= 4  # values on an edge between bins
-    cut = summary.without_prefix()
-    assert cut.mean.shape == (3, 1, 8) and torch.equal(cut.input_ids, trace.input_ids[:, 1:])
+
+
+@pytest.mark.parametrize(("skip", "window"), [(1, 1), (1, 100), (5, 2), (13, 4)])
+def test_a_skipped_prefix_is_read_and_not_summed_up(skip: int, window: int, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 13)
+    found = summarize_gates(model, ids, window=window, skip=skip, losses=True)
+    values = record_gates(model, ids).values[:, :, skip:].float()
+    assert found.losses is not None and found.losses.shape == found.input_ids.shape == (1, 13 - skip)
+    torch.testing.assert_close(found.mean, values.mean(-1), atol=1e-3, rtol=0)
+    if skip < 13:
+        torch.testing.assert_close(found.channel_mean, values.mean(2), atol=1e-3, rtol=0)
+    assert found.histogram.sum() == 3 * 32 * (13 - skip)
 
 
 def test_a_reading_stops_where_it_is_told(tiny_model: Any, tokens: Any) -> None:
