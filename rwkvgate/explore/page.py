@@ -79,9 +79,10 @@ def static_page(
         "base-uri 'none'; form-action 'none'"
     )
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{sheet}</style></head>'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{sheet}</style></head>"
         f'<body class="rg"><h1>{escape(title)}</h1>{_controls(gated)}{body}'
         f'<script type="application/json" id="data">{safe_json(_data(gated))}</script><script>{script}</script>'
         "</body></html>\n"
