@@ -12,7 +12,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce test test-fast test-notebooks bench bench-cpu search test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce test test-fast test-notebooks bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -50,6 +50,7 @@ bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/loss.py
 	@$(BIN)/python benchmarks/tokenizer.py
 	@$(BIN)/python benchmarks/trainer.py
+	@$(BIN)/python benchmarks/explorer.py
 	@$(BIN)/python benchmarks/reproduce.py smoke
 
 bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 15 minutes
@@ -57,6 +58,9 @@ bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 
 
 search: $(STAMP)  ## the search for a gate worth having: hours on two cores, resumable; PROFILE=smoke for a look
 	@$(BIN)/python -m rwkvgate.search --profile $(PROFILE)
+
+explore: $(STAMP)  ## the explorer of the newest run in a browser: type, look at the gate, hold it
+	@$(BIN)/python -m rwkvgate.app
 
 test-colab: $(STAMP)  ## each notebook alone, as opened from its badge, with Colab's published versions
 	@test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab

@@ -35,7 +35,7 @@ class Panel:
         self.session = session
         self._filling = False
         self._reader, self._writer = Worker(), Worker()
-        choice, wide = session.choice, widgets.Layout(width="100%")
+        choice, wide = session.choice, widgets.Layout(width="98%")
         self.example = widgets.Dropdown(options=[("examples…", ""), *EXAMPLES.items()], description="Begin with")
         self.text = widgets.Textarea(
             value=choice.text, description="Text", layout=wide, rows=4, continuous_update=False
@@ -58,6 +58,7 @@ class Panel:
         for control in (self.text, self.level, self.other_text):
             control.continuous_update = False
         self.temperature = widgets.FloatSlider(min=0, max=2, step=0.1, value=0, description="Temperature")
+        self.temperature.style.description_width = "initial"
         self.length = widgets.IntSlider(min=1, max=LONGEST, value=choice.length, description="Length")
         self.run = widgets.Button(description="Continue", button_style="primary", tooltip="write a continuation")
         self.stop = widgets.Button(description="Stop", tooltip="stop reading and writing")
@@ -92,8 +93,7 @@ class Panel:
             [self.temperature, self.length],
             [self.run, self.stop, self.undo, self.redo, self.progress],
         ]
-        wrap = widgets.Layout(flex_flow="row wrap")
-        boxes = [widgets.HBox(row, layout=wrap) for row in rows]
+        boxes = [widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
         self._beside = boxes[3]
         return widgets.VBox([self.text, *boxes, self.message, self.picture, self.continued])
 
