@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -96,7 +96,7 @@ def write_notebook(folder: Path, run: Run) -> Path:
         "from pathlib import Path\nfrom rwkvgate.app import explorer_of, open_finished\n"
         f"explorer_of(open_finished(Path({str(run.folder)!r}))).widget"
     )
-    cell = {
+    cell: dict[str, Any] = {
         "cell_type": "code",
         "id": "explorer",
         "metadata": {},
