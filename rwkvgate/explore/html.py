@@ -31,6 +31,9 @@ class View(str):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return f"<a view, {len(self):,} characters of HTML>"
+
     def _repr_html_(self) -> str:
         return f'<div class="rg"><style>{style()}</style>{self}</div>'
 
