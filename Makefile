@@ -6,13 +6,14 @@ SEEDS ?=
 RUN_DIR ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
+PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 CONFIG := profile=$(PROFILE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(RUN_DIR),run_dir=$(RUN_DIR))
 export PYTHONUTF8 = 1
 # Threads that wait spin briefly, then give their core away. Alone this is as fast as the default and faster than
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce test test-fast test-notebooks bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce test test-fast test-notebooks test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,6 +43,13 @@ test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile sm
 	@$(BIN)/python tests/notebooks/expect.py
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(CORES) --dist loadfile \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg build/notebooks tests/notebooks
+
+test-browser: $(STAMP)  ## the explorer in a headless Chromium, with ipywidgets 8 and with Colab's 7.7.1; build/screenshots
+	@$(BIN)/python -m pytest tests/explore/test_browser.py
+	@test -x .venv-widgets7/bin/python || $(PYTHON) -m venv .venv-widgets7
+	@.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/explore/widgets7.txt
+	@$(BIN)/python -c $(PURELIB) > "$$(.venv-widgets7/bin/python -c $(PURELIB))/project.pth"
+	@.venv-widgets7/bin/python -m pytest tests/explore/test_browser.py
 
 bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/wkv.py

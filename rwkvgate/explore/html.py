@@ -135,7 +135,7 @@ def extremes_view(gated: GatedText, layer: int | str = 1, what: str | int = "mea
         _table("Highest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, count, True, "")),
         _table("Lowest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, count, False, "")),
     ]
-    return View(f'<div class="columns">{"".join(f"<div>{part}</div>" for part in parts)}</div>')
+    return View(f'<div class="columns narrow">{"".join(f"<div>{part}</div>" for part in parts)}</div>')
 
 
 def surprisal_view(gated: GatedText, layer: int | str = 1, what: str | int = "mean") -> View:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rwkvgate.corpora.tokenizer import train_tokenizer
-from rwkvgate.explore import html
+from rwkvgate.explore import gated_text, html
 from rwkvgate.explore.effects import Held, clamp_effect
 from rwkvgate.explore.gated_text import read_text
 from rwkvgate.explore.interventions import clamp_gate
@@ -186,3 +186,12 @@ def test_layers_and_channels_out_of_range(reader: Any) -> None:
         html.text_view(gated, 1, 16)
     with pytest.raises(ValueError, match="measure is 'median'"):
         html.text_view(gated, 1, "median")
+
+
+def test_a_text_too_long_for_single_channels_says_so(reader: Any, monkeypatch: Any) -> None:
+    model, tokenizer = reader()
+    monkeypatch.setattr(gated_text, "MOST_KEPT", 0)
+    gated = read_text(model, tokenizer, "one two three")
+    assert gated.values is None and "layer 1" in html.text_view(gated)
+    with pytest.raises(ValueError, match="too long for single channels"):
+        html.text_view(gated, 1, 3)
