@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from torch import Tensor
@@ -98,6 +99,7 @@ def clamp_gate(
         tokens: positions in the document from 0, also those that generation has yet to reach; None is all.
 
     Raises:
+        TypeError: a layer, channel or position that is no whole number.
         ValueError: the model carries no gate; not one of `value` and `scale`; a layer, channel, position, value or
             scale out of range.
     """
@@ -123,9 +125,9 @@ def _layers(model: PreTrainedModel, layer: int | Sequence[int] | None) -> list[l
     """The gates of the layers named, layer by layer."""
     family = family_of(model)
     blocks = list(family.blocks(model))
-    wanted = range(1, len(blocks) + 1) if layer is None else [layer] if isinstance(layer, int) else layer
+    wanted = list(range(1, len(blocks) + 1)) if layer is None else _numbers(layer)
     for number in wanted:
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(blocks):
+        if isinstance(number, bool) or not 1 <= number <= len(blocks):
             raise ValueError(f"layer is {number!r}; the model has layers 1 to {len(blocks)}")
     return [family.gates(blocks[number - 1]) for number in dict.fromkeys(wanted)]
 
@@ -150,7 +152,7 @@ def _check_selection(name: str, selection: Selection | None, size: int | None) -
         if any(x < 0 for x in ends) or (selection.step or 1) < 1:
             raise ValueError(f"{name} is {selection}; its ends must be at least 0 and its step at least 1")
         return
-    for number in [selection] if isinstance(selection, int) else selection:
+    for number in _numbers(selection):
         if number < 0 or (size is not None and number >= size):
             allowed = "at least 0" if size is None else f"0 to {size - 1}"
             raise ValueError(f"{name} holds {number}; allowed are {allowed}")
@@ -161,5 +163,14 @@ def _among(numbers: Tensor, selection: Selection) -> Tensor:
         start = selection.start or 0
         inside = (numbers >= start) & ((numbers - start) % (selection.step or 1) == 0)
         return inside if selection.stop is None else inside & (numbers < selection.stop)
-    wanted = [selection] if isinstance(selection, int) else list(selection)
-    return torch.isin(numbers, torch.tensor(wanted, dtype=numbers.dtype, device=numbers.device))
+    return torch.isin(numbers, torch.tensor(_numbers(selection), dtype=numbers.dtype, device=numbers.device))
+
+
+def _numbers(given: int | Sequence[int]) -> list[int]:
+    """One whole number, of Python or numpy, or several, as a list.
+
+    Raises:
+        TypeError: something else is among them.
+    """
+    several = [given] if hasattr(given, "__index__") and not hasattr(given, "__len__") else given
+    return [number if isinstance(number, bool) else index(number) for number in several]  # type: ignore[union-attr]

@@ -103,6 +103,23 @@ class GateSummary:
             columns["loss"] = np.tile(self.losses[row].numpy()[real], count)
         return pd.DataFrame(columns)
 
+    def to_array(self) -> dict[str, Any]:
+        """What is kept of every token, (measure, gate, batch, token), as `xarray.DataArray.from_dict` reads it."""
+        data = np.stack([getattr(self, name).numpy() for name in MEASURES])
+        coords = {
+            "measure": list(MEASURES),
+            "gate": [name.label for name in self.gates],
+            "batch": list(range(data.shape[2])),
+            "token": list(range(data.shape[3])),
+        }
+        return {
+            "name": "gate",
+            "dims": tuple(coords),
+            "coords": {name: {"dims": (name,), "data": labels, "attrs": {}} for name, labels in coords.items()},
+            "data": data,
+            "attrs": {"input_ids": self.input_ids.tolist()},
+        }
+
     def to_parquet(self, path: str | Path, tokens: Sequence[str], row: int = 0) -> Path:
         """Write `to_frame` as a parquet file, whole or not at all; returns its path."""
         frame = self.to_frame(tokens, row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -153,4 +154,15 @@ def test_what_is_out_of_range_is_refused(options: dict[str, Any], message: str, 
 
 def test_an_unpatched_model_is_refused(tiny_model: Any) -> None:
     with pytest.raises(ValueError, match="arms with one: enhanced-untrained"), clamp_gate(tiny_model(), None, 0.5):
+        pass
+
+
+def test_numbers_of_numpy_and_torch_serve_as_well(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 6)
+    with clamp_gate(model, 2, 0.5, channels=[1, 4], tokens=3):
+        wanted = record_gates(model, ids).values
+    for number in (np.int64, torch.tensor):
+        with clamp_gate(model, [number(2)], 0.5, channels=np.array([1, 4]), tokens=np.int32(3)):
+            assert torch.equal(record_gates(model, ids).values, wanted)
+    with pytest.raises(TypeError), clamp_gate(model, 1.5, 0.5):  # type: ignore[arg-type]
         pass

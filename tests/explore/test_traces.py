@@ -170,4 +170,7 @@ def test_frames_arrays_and_files(tiny_model: Any, tokens: Any, tmp_path: Any) ->
     pd.testing.assert_frame_equal(pd.read_parquet(summary.to_parquet(tmp_path / "s.parquet", names)), frame)
     array = trace.to_array()
     assert array["dims"] == ("gate", "batch", "token", "channel") and array["coords"]["gate"]["data"][1] == "1 channel"
-    assert array["data"].shape == tuple(len(array["coords"][name]["data"]) for name in array["dims"])
+    several = summary.to_array()
+    for each in (array, several):
+        assert each["data"].shape == tuple(len(each["coords"][name]["data"]) for name in each["dims"])
+    np.testing.assert_array_equal(several["data"][0], summary.mean)
