@@ -77,9 +77,9 @@ class GateExplorer:
         session, choice = self.session, self.session.choice
         require_gates(session.model(choice.arm))
         reading, other = session.reading(choice.arm, choice.text, choice.held), None
-        if choice.other_arm or choice.other_text:
-            beside = (choice.other_arm or choice.arm, choice.other_text or choice.text)
-            other = (*session.names(), session.reading(*beside, choice.held))
+        left, right = session.sides()
+        if left != right and left[2] == choice.held:  # a clamp alone has its own section
+            other = (*session.names(), session.reading(*right))
         page = static_page(reading, title=title, effect=session.effect(), other=other)
         if path is not None:
             write_text(path, page)

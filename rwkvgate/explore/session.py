@@ -177,28 +177,35 @@ class Session:
             ValueError: the arm has no gate; the message says which arms have one. Or a channel is out of range.
             Stopped: `stopped`, asked between windows of the text, said so.
         """
-        choice, first = self.choice, None
+        choice = self.choice
         require_gates(self.model(choice.arm))
         if choice.view == "clamp":
             return clamp_view(self.effect(progress, stopped))
-        first = self.reading(choice.arm, choice.text, choice.held, progress, stopped)
         if choice.view == "compare":
-            arm, text = choice.other_arm or choice.arm, choice.other_text or choice.text
-            other = self.reading(arm, text, choice.held, progress, stopped)
-            return compare_view(first, other, choice.layer, choice.what, self.names())
+            left, right = (self.reading(*side, progress, stopped) for side in self.sides())
+            return compare_view(left, right, choice.layer, choice.what, self.names())
+        first = self.reading(choice.arm, choice.text, choice.held, progress, stopped)
         if choice.view in ("text", "extremes", "surprisal"):
             shown = {"text": text_view, "extremes": extremes_view, "surprisal": surprisal_view}[choice.view]
             return shown(first, choice.layer, choice.what)
         return layers_view(first, choice.what) if choice.view == "layers" else distribution_view(first)
 
+    def sides(self) -> tuple[tuple[str, str, Held | None], tuple[str, str, Held | None]]:
+        """Arm, text and clamp of the two sides of a comparison. The clamp is on both sides, but where nothing else
+        differs: there the first has none."""
+        choice = self.choice
+        arm, text = choice.other_arm or choice.arm, choice.other_text or choice.text
+        same = (arm, text) == (choice.arm, choice.text)
+        return (choice.arm, choice.text, None if same else choice.held), (arm, text, choice.held)
+
     def names(self) -> tuple[str, str]:
         """What the two sides of a comparison are called."""
-        choice = self.choice
-        arm = choice.other_arm or choice.arm
-        same_text = not choice.other_text or choice.other_text == choice.text
-        if arm == choice.arm:
-            return (choice.arm, choice.arm) if same_text else ("this text", "the other text")
-        return (choice.arm, arm) if same_text else (f"{choice.arm}, this text", f"{arm}, the other text")
+        (arm, text, _), (other_arm, other_text, held) = self.sides()
+        if arm == other_arm:
+            if text != other_text:
+                return "this text", "the other text"
+            return arm, f"{arm}, {held}" if held else arm
+        return (arm, other_arm) if text == other_text else (f"{arm}, this text", f"{other_arm}, the other text")
 
     def reading(
         self,
@@ -245,10 +252,7 @@ class Session:
         choice = self.choice
         if choice.view == "clamp":
             return [(choice.arm, choice.text, self._held(), choice.length)]
-        keys = [(choice.arm, choice.text, choice.held)]
-        if choice.view == "compare":
-            keys.append((choice.other_arm or choice.arm, choice.other_text or choice.text, choice.held))
-        return keys
+        return list(self.sides()) if choice.view == "compare" else [(choice.arm, choice.text, choice.held)]
 
     def _cached(self, key: Any, make: Callable[[], GatedText | ClampEffect]) -> GatedText | ClampEffect:
         found = self._cache.get(key) or make()

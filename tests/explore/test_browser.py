@@ -40,6 +40,8 @@ for parameter in model.parameters():
     parameter.data += 0.2 * torch.randn_like(parameter)
 explorer = GateExplorer(model, Rwkv6Tokenizer(), "Once <script>upon</script> a time")
 """
+PATIENCE = 90_000
+"""Milliseconds that a page is waited for."""
 SPANS = ".rg .tokens span"
 
 
@@ -50,6 +52,13 @@ def browser() -> Iterator[Any]:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield found
         found.close()
+
+
+def opened(browser: Any, viewport: dict[str, int]) -> Any:
+    """A new page, patient on a busy machine."""
+    page = browser.new_page(viewport=viewport)
+    page.set_default_timeout(PATIENCE)
+    return page
 
 
 def classes(page: Any, selector: str = SPANS) -> list[str]:
@@ -95,7 +104,7 @@ def test_the_page_works_without_kernel_and_network(browser: Any, tmp_path: Any) 
     space: dict[str, Any] = {}
     exec(PREPARE, space)
     space["explorer"].to_html(tmp_path / "page.html")
-    page, trouble = browser.new_page(viewport={"width": 1100, "height": 1600}), []
+    page, trouble = opened(browser, viewport={"width": 1100, "height": 1600}), []
     page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: trouble.append(request.url) if not request.url.startswith("file:") else None)
     page.on("dialog", lambda dialog: trouble.append(dialog.message))
@@ -129,7 +138,7 @@ def choose(page: Any, entry: str) -> None:
 
 def use(page: Any, name: str) -> None:
     """Move the controls as a user would, and look at what is shown."""
-    page.wait_for_selector(SPANS, timeout=90_000)
+    page.wait_for_selector(SPANS)
     assert "<script>" in page.inner_text(".rg .tokens").replace("\n", "")
     first = classes(page)
     handle = page.locator(".noUi-handle, .ui-slider-handle").first
@@ -166,8 +175,8 @@ def notebook(path: Path) -> Path:
 def test_voila_shows_the_explorer(browser: Any, tmp_path: Any) -> None:
     path = notebook(tmp_path / "explorer.ipynb")
     with served(["voila", str(path), "--no-browser"], "/voila/static/require.min.js", tmp_path) as address:
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
-        page.goto(address, timeout=90_000)
+        page = opened(browser, viewport={"width": 1100, "height": 900})
+        page.goto(address)
         use(page, "voila")
         page.close()
 
@@ -177,9 +186,9 @@ def test_jupyterlab_shows_the_explorer(browser: Any, tmp_path: Any) -> None:
     notebook(tmp_path / "explorer.ipynb")
     options = ["--no-browser", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"]
     with served(["jupyterlab", *options], "/api", tmp_path) as address:
-        page = browser.new_page(viewport={"width": 1400, "height": 1100})
-        page.goto(f"{address}/lab/tree/explorer.ipynb?reset", timeout=90_000)
-        page.wait_for_selector("text=Python 3 (ipykernel) | Idle", timeout=90_000)
+        page = opened(browser, viewport={"width": 1400, "height": 1100})
+        page.goto(f"{address}/lab/tree/explorer.ipynb?reset")
+        page.wait_for_selector("text=Python 3 (ipykernel) | Idle")
         page.wait_for_timeout(2000)  # earlier than that, running the cells does nothing
         page.click("text=Run")
         page.click("text=Run All Cells")

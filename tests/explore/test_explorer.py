@@ -11,7 +11,7 @@ import torch
 from rwkvgate.explore import GateExplorer
 from rwkvgate.explore.effects import Held, stream
 from rwkvgate.explore.gated_text import read_text
-from rwkvgate.explore.html import text_view
+from rwkvgate.explore.html import compare_view, text_view
 from rwkvgate.explore.interventions import clamp_gate
 from rwkvgate.explore.session import EXAMPLES, VIEWS, Session
 
@@ -71,6 +71,10 @@ def test_a_clamp_is_seen_and_leaves_nothing(reader: Any) -> None:
     assert settle(explorer) and (gated.measure("mean") == 0.5).all() and str(text_view(gated)) in panel.picture.value
     panel.view.value = "clamp"
     assert "Every layer held at 0.50" in settle(explorer).picture.value
+    panel.view.value = "compare"  # nothing differs but the clamp: without it on the left, with it on the right
+    free = explorer.session.reading("model", "Once upon a time")
+    sides = ("model", "model, every layer held at 0.50")
+    assert str(compare_view(free, gated, 1, "mean", sides)) in settle(explorer).picture.value
     assert all(gate.override is None and gate.observer is None for gate in model.modules() if hasattr(gate, "override"))
 
 
@@ -152,6 +156,9 @@ def test_the_page_needs_no_widgets_and_is_written_whole(reader: Any, tmp_path: A
     explorer = GateExplorer(model, tokenizer, "Once upon a time")
     page = explorer.to_html(tmp_path / "page.html", title="A <title>")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == page and "A &lt;title&gt;" in page
+    assert "Side by side" not in page
+    explorer.session.change(other_text="In the realm", held=Held(1, 0.3))
+    assert "Side by side" in explorer.to_html() and "Layer 1 held at 0.30" in explorer.to_html()
     assert "panel" not in vars(explorer) and [path.name for path in tmp_path.iterdir()] == ["page.html"]
     with pytest.raises(ValueError, match="arms with one"):
         GateExplorer(reader(None)[0], tokenizer, "x").to_html()
