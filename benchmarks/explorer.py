@@ -9,27 +9,30 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from pydoc_data.topics import topics
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
-from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
+from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+from rwkvgate.corpora.tokenizer import train_tokenizer
 from rwkvgate.explore import GateExplorer, summarize_gates
 
-TEXT = "Once upon a time, in a distant land, there lived a baker named Mira, and her brother wanted her silver key. "
+VOCABULARY = 2_048
 LONG = 32_768
 REPEATS = 9
 
 
-def cpu_model(vocabulary: int) -> Rwkv6ForCausalLM:
+def cpu_model() -> Rwkv6ForCausalLM:
     """A gated model of the cpu profile's shape, untrained: times do not depend on what it has learned."""
     sizes = {"hidden_size": 128, "num_hidden_layers": 4, "head_size": 32, "time_mix_rank": 16, "time_decay_rank": 16}
     torch.manual_seed(0)
-    return patch(Rwkv6ForCausalLM(Rwkv6Config(vocab_size=vocabulary, **sizes)).eval(), GateConfig.preset("enhanced"))
+    return patch(Rwkv6ForCausalLM(Rwkv6Config(vocab_size=VOCABULARY, **sizes)).eval(), GateConfig.preset("enhanced"))
 
 
-def text_of(tokens: int, tokenizer: Rwkv6Tokenizer) -> str:
-    """A text of exactly so many tokens."""
-    ids = tokenizer(TEXT * (tokens // 20 + 1))["input_ids"][:tokens]
+def text_of(tokens: int, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A text of about so many tokens, of this Python's own documentation."""
+    ids = tokenizer("\n".join(topics.values()), add_special_tokens=False)["input_ids"][:tokens]
     return str(tokenizer.decode(ids))
 
 
@@ -40,9 +43,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def first_view(tokens: int, tokenizer: Rwkv6Tokenizer) -> GateExplorer:
+def first_view(model: Rwkv6ForCausalLM, tokens: int, tokenizer: PreTrainedTokenizerFast) -> GateExplorer:
     """An explorer whose first picture of a text is made."""
-    explorer = GateExplorer(cpu_model(65_536), tokenizer, text_of(tokens, tokenizer))
+    explorer = GateExplorer(model, tokenizer, text_of(tokens, tokenizer))
     assert explorer.panel.wait(120) and "<span" in explorer.panel.picture.value
     return explorer
 
@@ -57,28 +60,28 @@ def slider(explorer: GateExplorer) -> float:
     return sorted(times)[REPEATS // 2]
 
 
-def memory() -> float:
-    """MiB that reading a long text takes above what the process had, at the cpu profile's own vocabulary."""
-    model = cpu_model(2_048)
+def memory(model: Rwkv6ForCausalLM) -> float:
+    """MiB that reading a long text takes above what the process had."""
     # Linux gives KiB, macOS bytes.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    summarize_gates(model, torch.randint(1, 2_048, (1, LONG)), losses=True)
+    summarize_gates(model, torch.randint(1, VOCABULARY, (1, LONG)), losses=True)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
 
 
 def main() -> None:
     """Print each number and its limit."""
-    print(f"summary of {LONG:,} tokens: {memory():.0f} MiB above the process's own, limit 1,024 MiB")
-    tokenizer = Rwkv6Tokenizer()
-    first_view(16, tokenizer)  # loads what the first use loads
+    model = cpu_model()
+    print(f"summary of {LONG:,} tokens: {memory(model):.0f} MiB above the process's own, limit 1,024 MiB")
+    tokenizer = train_tokenizer(list(topics.values()), VOCABULARY)
+    first_view(model, 16, tokenizer)  # loads what the first use loads
     for tokens, limit in ((512, 300), (4_096, 1_000)):
         made: list[GateExplorer] = []
-        first = seconds(lambda n=tokens, made=made: made.append(first_view(n, tokenizer)))
+        first = seconds(lambda n=tokens, made=made: made.append(first_view(model, n, tokenizer)))
         allowed = ", limit 2 s" if tokens == 512 else ""
-        print(f"first view of {tokens:,} tokens, model and widgets made: {first:.2f} s{allowed}")
+        print(f"first view of {tokens:,} tokens, widgets made: {first:.2f} s{allowed}")
         print(f"slider to new picture, {tokens:,} tokens: {1000 * slider(made[0]):.0f} ms, limit {limit} ms")
-    page = GateExplorer(cpu_model(65_536), tokenizer, text_of(1_000, tokenizer)).to_html()
+    page = GateExplorer(model, tokenizer, text_of(1_000, tokenizer)).to_html()
     print(f"page of 1,000 tokens: {len(page.encode()) / 1e6:.2f} MB, limit 3 MB")
 
 

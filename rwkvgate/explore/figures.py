@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rwkvgate.explore.effects import ClampEffect
 from rwkvgate.explore.gated_text import GatedText
-from rwkvgate.explore.html import measure_name, rank_correlation
+from rwkvgate.explore.html import correlation, measure_name
 from rwkvgate.explore.palette import DIVERGING, SEQUENTIAL, value_range
 from rwkvgate.explore.plots import LABELLED_TOKENS
 from rwkvgate.explore.svg import short
@@ -26,9 +26,7 @@ def surprisal_figure(gated: GatedText, layer: int | str = 1, what: str | int = "
     figure, axes = _axes(5.0, 3.4)
     axes.scatter(gated.losses, values[gate], s=14, color="#00204C", alpha=0.45, lw=0)
     axes.set(xlabel="surprisal (nats)", ylabel=measure_name(what))
-    found = rank_correlation(values[gate], gated.losses)
-    words = "too few tokens" if np.isnan(found) else f"rank correlation {found:+.2f}"
-    axes.set_title(f"Layer {gated.labels[gate]}: {words}", loc="left")
+    axes.set_title(f"Layer {gated.labels[gate]}: {correlation(values[gate], gated.losses)}", loc="left")
     return figure
 
 

@@ -147,8 +147,7 @@ def surprisal_view(gated: GatedText, layer: int | str = 1, what: str | int = "me
     texts, shown, size = aggregate(gated.tokens, both, 4 * MOST_COLUMNS)
     top = max(1.0, float(np.nanmax(values)))
     picture = svg.scatter(shown[1], shown[0], texts, "surprisal (nats)", measure_name(what), top)
-    found = rank_correlation(values[gate], gated.losses)
-    words = "too few tokens for a rank correlation" if np.isnan(found) else f"rank correlation {found:+.2f}"
+    words = correlation(values[gate], gated.losses)
     return View(f"{_joined(size, len(gated.tokens))}<p>Layer {escape(gated.labels[gate])}: {words}.</p>{picture}")
 
 
@@ -204,6 +203,14 @@ def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     from scipy.stats import spearmanr
 
     return float(spearmanr(a[known], b[known]).statistic)
+
+
+def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> str:
+    """The rank correlation in words."""
+    found = rank_correlation(a, b)
+    if np.isnan(found):
+        return "no rank correlation, for there are too few tokens or the values do not vary"
+    return f"rank correlation {found:+.2f}"
 
 
 def place(index: int, size: int, total: int) -> str:

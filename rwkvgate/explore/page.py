@@ -23,13 +23,13 @@ from rwkvgate.explore.html import (
     NOTHING,
     clamp_view,
     compare_view,
+    correlation,
     distribution_view,
     extremes_view,
     layers_view,
     measure_name,
     place,
     quoted,
-    rank_correlation,
     style,
     text_view,
 )
@@ -135,7 +135,7 @@ def _data(gated: GatedText) -> dict[str, Any]:
                 "low": round(low * UNIT, 2),
                 "high": round(high * UNIT, 2),
                 "values": [_whole(line) for line in aggregate(gated.tokens, values, MOST_TOKENS)[1]],
-                "correlations": [_correlation(line, gated.losses) for line in values],
+                "correlations": [correlation(line, gated.losses) for line in values],
             }
         )
     return {
@@ -152,11 +152,6 @@ def _data(gated: GatedText) -> dict[str, Any]:
 
 def _whole(values: NDArray[np.float32]) -> list[int | None]:
     return [round(value * UNIT) if np.isfinite(value) else None for value in values.tolist()]
-
-
-def _correlation(values: NDArray[np.float32], losses: NDArray[np.float32]) -> str:
-    found = rank_correlation(values, losses)
-    return "too few tokens for a rank correlation" if np.isnan(found) else f"rank correlation {found:+.2f}"
 
 
 def _file(name: str) -> str:

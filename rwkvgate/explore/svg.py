@@ -13,7 +13,7 @@ from rwkvgate.explore.tokens import token_labels
 
 WIDTH = 900
 ROW = 22
-LEFT, RIGHT = 70, 90
+LEFT, RIGHT = 104, 90
 """Margins for labels, in the drawing's units."""
 
 

@@ -195,3 +195,11 @@ def test_a_text_too_long_for_single_channels_says_so(reader: Any, monkeypatch: A
     assert gated.values is None and "layer 1" in html.text_view(gated)
     with pytest.raises(ValueError, match="too long for single channels"):
         html.text_view(gated, 1, 3)
+
+
+def test_the_rank_correlation_in_words() -> None:
+    rising, level = np.arange(5, dtype=np.float32), np.ones(5, np.float32)
+    assert html.correlation(rising, rising**3) == "rank correlation +1.00"
+    assert html.correlation(rising, -rising) == "rank correlation -1.00"
+    for a, b in ((rising[:2], rising[:2]), (rising, level), (np.full(5, np.nan, np.float32), rising)):
+        assert html.correlation(a, b).startswith("no rank correlation")
