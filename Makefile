@@ -8,12 +8,13 @@ RUN_DIR ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 CONFIG := profile=$(PROFILE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(STUDIES),studies=$(STUDIES)) $(if $(RUN_DIR),run_dir=$(RUN_DIR))
+PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 export PYTHONUTF8 = 1
 # Threads that wait spin briefly, then give their core away. Alone this is as fast as the default and faster than
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce test test-fast test-notebooks bench bench-cpu search test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce test test-fast test-notebooks test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -44,6 +45,13 @@ test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile sm
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(CORES) --dist loadfile \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg build/notebooks tests/notebooks
 
+test-browser: $(STAMP)  ## the explorer in a headless Chromium, with ipywidgets 8 and with Colab's 7.7.1; build/screenshots
+	@$(BIN)/python -m pytest tests/explore/test_browser.py
+	@test -x .venv-widgets7/bin/python || $(PYTHON) -m venv .venv-widgets7
+	@.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/explore/widgets7.txt
+	@$(BIN)/python -c $(PURELIB) > "$$(.venv-widgets7/bin/python -c $(PURELIB))/project.pth"
+	@.venv-widgets7/bin/python -m pytest tests/explore/test_browser.py
+
 bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/wkv.py
 	@$(BIN)/python benchmarks/decode.py
@@ -52,6 +60,7 @@ bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/tokenizer.py
 	@$(BIN)/python benchmarks/trainer.py
 	@$(BIN)/python benchmarks/statistics.py
+	@$(BIN)/python benchmarks/explorer.py
 	@$(BIN)/python benchmarks/reproduce.py smoke
 
 bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 15 minutes
@@ -59,6 +68,9 @@ bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 
 
 search: $(STAMP)  ## the search for a gate worth having: hours on two cores, resumable; PROFILE=smoke for a look
 	@$(BIN)/python -m rwkvgate.search --profile $(PROFILE)
+
+explore: $(STAMP)  ## the explorer of the newest run in a browser: type, look at the gate, hold it
+	@$(BIN)/python -m rwkvgate.app
 
 test-colab: $(STAMP)  ## each notebook alone, as opened from its badge, with Colab's published versions
 	@test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab

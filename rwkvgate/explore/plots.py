@@ -8,16 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from rwkvgate.explore.tokens import token_labels
 from rwkvgate.explore.traces import GateTrace
 
 LABELLED_TOKENS = 90
 """More tokens than this are not written under the picture; positions are."""
-
-
-def token_labels(tokens: Sequence[str]) -> list[str]:
-    """Tokens as one can read them: visible spaces and line ends, no control characters."""
-    visible = {" ": "·", "\n": "⏎", "\t": "⇥"}
-    return ["".join(visible.get(c, c if c.isprintable() else "□") for c in token) for token in tokens]
 
 
 def layers_by_tokens(trace: GateTrace, tokens: Sequence[str], row: int = 0, title: str = "") -> Figure:

@@ -27,6 +27,7 @@ class GatedShift(nn.Module):
 
     Attributes:
         rows: rows that it carries in the state, each of `channels` numbers.
+        override: puts other values in place of the gate's own, in every pass; None leaves them alone.
         observer: called with the gate's values, (batch, time, channel), in every pass; None for nobody.
 
     Raises:
@@ -42,6 +43,7 @@ class GatedShift(nn.Module):
         scale = None if config.layer_scale is None else torch.full((channels,), config.layer_scale)
         self.gate_scale = None if scale is None else nn.Parameter(scale)
         self.rows: int = config.window + self.gate.extra
+        self.override: Callable[[Gated, Past], Gated] | None = None
         self.observer: Callable[[Tensor], None] | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedShift:
@@ -66,8 +68,10 @@ class GatedShift(nn.Module):
             past = Past(hidden, tokens, self.config.window, self.gate.extra, carried)
             shifted = None if self.gate_shift is None else self.gate_shift(past)
             gated = self.gate(past, shifted)
+            if self.override is not None:
+                gated = self.override(gated, past)
             if self.observer is not None:
-                self.observer(past.restore(_values(gated, past.now), past.now))
+                self.observer(past.restore(wide_values(gated, past.now), past.now))
             reuse = self.observer is None and not torch.is_grad_enabled()
             enhanced = _added(past.now, gated, self.gate_scale, reuse)
             if self.norm is not None:
@@ -90,7 +94,7 @@ def _added(hidden: Tensor, gated: Gated, scale: Tensor | None, reuse: bool) -> T
     return torch.addcmul(hidden.unflatten(-1, heads), factor, moved.unflatten(-1, heads)).flatten(-2)
 
 
-def _values(gated: Gated, like: Tensor) -> Tensor:
+def wide_values(gated: Gated, like: Tensor) -> Tensor:
     """The gate's values spread over the channels, (batch, time, channel)."""
     values = gated.factor if gated.values is None else gated.values
     if not isinstance(values, Tensor):

@@ -1,0 +1,36 @@
+"""Work beside the notebook's own thread: one job at a time, stopped by the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event, Thread
+
+
+class Worker:
+    """Runs jobs in a thread. A new job tells the one before to stop."""
+
+    def __init__(self) -> None:
+        self._stop = Event()
+        self._thread: Thread | None = None
+
+    def start(self, job: Callable[[Callable[[], bool]], None]) -> None:
+        """Run `job(stopped)` in a thread; `stopped()` becomes true when the job should end."""
+        self.stop()
+        self._stop = stop = Event()
+        self._thread = Thread(target=job, args=(stop.is_set,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell the job to end; it does so at its next look."""
+        self._stop.set()
+
+    @property
+    def running(self) -> bool:
+        """Whether a job goes on."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the job; whether it is over."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return not self.running

@@ -1,0 +1,168 @@
+"""Clamps against gates computed by hand, every gated arm, in forward and in generation; nothing left behind."""
+
+from __future__ import annotations
+
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rwkvgate.explore.interventions import clamp_gate
+from rwkvgate.explore.traces import record_gates
+from rwkvgate.gate.arms import ARMS
+from rwkvgate.gate.patch import gates_of
+from tests.gate.combinations import SPREAD
+
+GATED = [name for name, arm in ARMS.items() if arm.gate]
+
+
+@pytest.mark.parametrize("arm", GATED)
+def test_a_clamped_gate_is_the_one_computed_by_hand(arm: str, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model(arm), tokens(2, 9)
+    gate = gates_of(model)[1]
+    seen: list[Any] = []
+    gate.gate.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].now.clone(), output)))
+    outputs: list[torch.Tensor] = []
+    gate.register_forward_hook(lambda _, inputs, output: outputs.append(output[0]))
+    before = model(ids).logits
+    layer = next(i for i, block in enumerate(model.rwkv.blocks, 1) if gate in set(block.children()))
+    with torch.no_grad():
+        with clamp_gate(model, layer, 0.3):
+            model(ids)
+        (_, _), (hidden, gated) = seen[-2:]
+        # How far the gate moves things when it is wide open, by its own formula.
+        moved = gated.moved if gated.values is None else gated.moved / _wide(gated.values, hidden)
+        moved = moved * (1 if gate.gate_scale is None else gate.gate_scale)
+        wanted = hidden + 0.3 * moved
+        wanted = wanted if gate.norm is None else gate.norm(wanted)
+    torch.testing.assert_close(outputs[-1], wanted, atol=1e-12, rtol=1e-9)
+    assert torch.equal(model(ids).logits, before)
+    assert all(gate.override is None for gate in gates_of(model))
+
+
+def _wide(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return values.expand(*values.shape[:-1], like.shape[-1] // values.shape[-2]).flatten(-2)
+
+
+@pytest.mark.parametrize("arm", GATED)
+def test_only_the_chosen_channels_tokens_and_layers_change(arm: str, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model(arm, torch.float32), tokens(2, 9)
+    free = record_gates(model, ids)
+    with clamp_gate(model, 1, 0.25, channels=slice(4, 12, 2), tokens=[3, 7]):
+        held = record_gates(model, ids)
+    first = next(i for i, name in enumerate(free.gates) if name.layer == 1)
+    wanted = free.values[first].clone()
+    wanted[:, [3, 7], 4:12:2] = 0.25
+    # The second gate of a layer may read what the first one changed, but only from the clamped token on.
+    torch.testing.assert_close(held.values[first][:, :4], wanted[:, :4], atol=0, rtol=0)
+    assert (held.values[first][:, [3, 7], 4:12:2] == 0.25).all()
+    torch.testing.assert_close(held.values[:, :, :3], free.values[:, :, :3], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", [*GATED, *list(SPREAD)[::5]])
+def test_token_by_token_left_padded_and_in_generation(name: str, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model(SPREAD.get(name, name)), tokens(1, 8)
+    padded = torch.cat((torch.zeros(1, 3, dtype=torch.long), ids), 1)
+    mask = torch.tensor([[0] * 3 + [1] * 8])
+    clamp: dict[str, Any] = {"layer": [1, 3], "value": 0.6, "channels": [0, 5, 31], "tokens": slice(2, 6)}
+    with torch.no_grad(), clamp_gate(model, **clamp):
+        whole = model(ids).logits
+        left = model(padded, attention_mask=mask).logits[:, 3:]
+        state, steps = None, []
+        for i in range(8):
+            output = model(ids[:, i : i + 1], past_key_values=state, use_cache=True)
+            state = output.past_key_values
+            steps.append(output.logits)
+    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(left, whole, atol=1e-9, rtol=1e-7)
+    assert (whole - model(ids).logits).abs().max() > 1e-9
+
+
+def test_generation_under_a_clamp_is_that_of_repeated_forward_passes(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 4)
+    with clamp_gate(model, None, 0.0, tokens=slice(6, None)), torch.no_grad():
+        found = record_gates(model, ids, new_tokens=6, eos_token_id=None)
+        longer = ids
+        for _ in range(6):
+            longer = torch.cat((longer, model(longer).logits[:, -1:].argmax(-1)), 1)
+    assert found.sequences is not None and torch.equal(found.sequences, longer)
+    assert (found.values[:, :, 6:] == 0).all() and (found.values[:, :, :6] > 0.01).any()
+
+
+@pytest.mark.parametrize("arm", ["enhanced", "attention-gate", "fixed-gate"])
+def test_clamps_nest_scale_and_leave_in_any_order(arm: str, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model(arm, torch.float32), tokens(1, 5)
+    before, free = model(ids).logits, record_gates(model, ids).values[0].float()
+    with clamp_gate(model, 1, scale=0.5):
+        torch.testing.assert_close(record_gates(model, ids).values[0].float(), free / 2, atol=1e-3, rtol=0)
+        with clamp_gate(model, 1, 0.0), clamp_gate(model, 1, 0.8, channels=3):
+            inner = record_gates(model, ids).values[0]
+            assert (inner[..., 3] == torch.tensor(0.8).half()).all() and (inner[..., 4:] == 0).all()
+        torch.testing.assert_close(record_gates(model, ids).values[0].float(), free / 2, atol=1e-3, rtol=0)
+    first, second = clamp_gate(model, 1, 0.1), clamp_gate(model, 1, 0.9)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (record_gates(model, ids).values[0] == torch.tensor(0.9).half()).all()
+    second.__exit__(None, None, None)
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_an_exception_restores(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 5)
+    before = model(ids).logits
+    with pytest.raises(RuntimeError, match="stop here"), clamp_gate(model, 2, 0.5):
+        raise RuntimeError("stop here")
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_a_second_user_of_the_kernel_sees_no_clamp(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced", torch.float32), tokens(1, 5)
+    free, seen = record_gates(model, ids).values, []
+    with clamp_gate(model, None, 1.0):
+        other = Thread(target=lambda: seen.append(record_gates(model, ids).values))
+        other.start()
+        assert (record_gates(model, ids).values == 1).all()
+    other.join(20)
+    assert torch.equal(seen[0], free)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": 0, "value": 0.5}, "layer is 0; the model has layers 1 to 3"),
+        ({"layer": [1, 4], "value": 0.5}, "layer is 4; the model has layers 1 to 3"),
+        ({"layer": True, "value": 0.5}, "layer is True"),
+        ({"value": 0.5, "channels": 32}, "channels holds 32; allowed are 0 to 31"),
+        ({"value": 0.5, "tokens": [-1]}, "tokens holds -1; allowed are at least 0"),
+        ({"value": 0.5, "tokens": slice(-3, None)}, "its ends must be at least 0"),
+        ({"value": 1.5}, "must be 0 to 1"),
+        ({"value": float("nan")}, "must be 0 to 1"),
+        ({"scale": -1.0}, "at least 0"),
+        ({}, "exactly one"),
+        ({"value": 0.1, "scale": 2.0}, "exactly one"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(options: dict[str, Any], message: str, tiny_model: Any) -> None:
+    model = tiny_model("enhanced")
+    with pytest.raises(ValueError, match=message), clamp_gate(model, **options):
+        pass
+    assert all(gate.override is None for gate in gates_of(model))
+
+
+def test_an_unpatched_model_is_refused(tiny_model: Any) -> None:
+    with pytest.raises(ValueError, match="arms with one: enhanced-untrained"), clamp_gate(tiny_model(), None, 0.5):
+        pass
+
+
+def test_numbers_of_numpy_and_torch_serve_as_well(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 6)
+    with clamp_gate(model, 2, 0.5, channels=[1, 4], tokens=3):
+        wanted = record_gates(model, ids).values
+    for number in (np.int64, torch.tensor):
+        with clamp_gate(model, [number(2)], 0.5, channels=np.array([1, 4]), tokens=np.int32(3)):
+            assert torch.equal(record_gates(model, ids).values, wanted)
+    with pytest.raises(TypeError), clamp_gate(model, 1.5, 0.5):  # type: ignore[arg-type]
+        pass
