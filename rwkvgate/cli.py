@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from rwkvgate.colab import install_cell
-from rwkvgate.evaluation.tables import number
+from rwkvgate.evaluation.tables import markdown, number
 from rwkvgate.files import write_folder, write_text
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.settings import SettingsError, project_root
@@ -152,12 +152,6 @@ def ledger_summary(claims: list[dict[str, Any]]) -> pd.DataFrame:
             ours += f" [{number(claim['low'], 3)}, {number(claim['high'], 3)}]"
         rows.append({"Claim": claim["text"], "Paper": claim["stated"], "Ours": ours, "Verdict": claim["verdict"]})
     return pd.DataFrame(rows)
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown, cells as text."""
-    rows = [list(map(str, frame.columns)), ["---"] * frame.shape[1], *frame.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def main() -> None:

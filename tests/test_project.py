@@ -18,7 +18,8 @@ from rwkvgate.cli import release, slug
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROOMS = ["settings", "files", "progress", "rwkv6", "gate", "memory", "corpora", "training", "evaluation", "explore"]
-ABOVE = [*ROOMS, "inputs", "runs", "pipeline", "scoring", "results", "search", "drive", "colab", "cli", "app"]
+STEPS = ["inputs", "runs", "pipeline", "scoring", "probing", "studies", "results", "reporting"]
+ABOVE = [*ROOMS, *STEPS, "search", "drive", "colab", "cli", "app"]
 
 
 def pins() -> dict[str, str]:

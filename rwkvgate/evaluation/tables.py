@@ -191,6 +191,12 @@ def signed(value: float) -> str:
     return text if np.isnan(value) else ("+" if value >= 0 else "−") + text
 
 
+def markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown, cells as text."""
+    rows = [list(map(str, frame.columns)), ["---"] * frame.shape[1], *frame.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
 def _latency_row(
     measure: str, arm: str, row: dict[str, object], seconds: dict[str, float], failures: Failures | None
 ) -> dict[str, object]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rwkvgate.cli import markdown
-from rwkvgate.evaluation.tables import number, signed
+from rwkvgate.evaluation.tables import markdown, number, signed
 from rwkvgate.search.candidates import CONTROLS
 
 HEAD = """# A gate worth having?
