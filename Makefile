@@ -59,11 +59,11 @@ bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/loss.py
 	@$(BIN)/python benchmarks/tokenizer.py
 	@$(BIN)/python benchmarks/trainer.py
-	@$(BIN)/python benchmarks/statistics.py
+	@$(BIN)/python benchmarks/verdicts.py
 	@$(BIN)/python benchmarks/explorer.py
 	@$(BIN)/python benchmarks/reproduce.py smoke
 
-bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 15 minutes
+bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 25 minutes
 	@$(BIN)/python benchmarks/reproduce.py cpu
 
 search: $(STAMP)  ## the search for a gate worth having: hours on two cores, resumable; PROFILE=smoke for a look

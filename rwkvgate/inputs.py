@@ -60,7 +60,10 @@ def arm_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
     found = find_arm(arm)
     gate = gate_of(found, settings)
     inputs = base_inputs(settings) | {"arm": arm, "gate": gate and gate.model_dump(mode="json"), "seed": seed}
-    return inputs | ({"training": settings.training.model_dump(mode="json")} if found.trained else {})
+    # Without a grid the rate alone says it all.
+    left_out = None if settings.training.learning_rates else {"learning_rates"}
+    training = settings.training.model_dump(mode="json", exclude=left_out)
+    return inputs | ({"training": training} if found.trained else {})
 
 
 def evaluation_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:

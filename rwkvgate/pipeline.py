@@ -44,7 +44,7 @@ from rwkvgate.settings import (
     require_hardware,
     resolve,
 )
-from rwkvgate.training import TrainingLog, close_row, document_rows, pack_rows, train
+from rwkvgate.training import TrainingLog, close_row, document_rows, pack_rows, train, train_best
 
 BASE_SEED = 0
 """One base serves every arm and seed, so its own seed is no parameter."""
@@ -304,16 +304,17 @@ def _tune(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) 
     select_trainable(model, schedule.scope)
     separator = texts.tokenizer.bos_token_id
     held_out = texts.encode(texts.corpus.validation[:VALIDATION_DOCUMENTS])
-    return train(
-        model,
-        arm_rows(run, texts, seed),
-        schedule,
-        label=f"fine-tuning {arm}, seed {seed}",
-        seed=seed,
-        validation=[close_row(document, schedule.length, separator) for document in held_out],
-        log_every=schedule.log_every,
-        eval_every=schedule.eval_every,
-    )
+    options: dict[str, Any] = {
+        "label": f"fine-tuning {arm}, seed {seed}",
+        "seed": seed,
+        "validation": [close_row(document, schedule.length, separator) for document in held_out],
+        "log_every": schedule.log_every,
+        "eval_every": schedule.eval_every,
+    }
+    rows = arm_rows(run, texts, seed)
+    if schedule.learning_rates:
+        return train_best(model, rows, schedule, schedule.learning_rates, **options)
+    return train(model, rows, schedule, **options)
 
 
 def load_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:

@@ -26,6 +26,7 @@ from rwkvgate.inputs import arms_and_seeds, gate_of
 from rwkvgate.pipeline import ensure_base, training_log
 from rwkvgate.results import Results, arms_of_run
 from rwkvgate.runs import Run, read_json, write_manifest
+from rwkvgate.settings import TrainingSettings
 from rwkvgate.training import TrainingLog
 
 NOTEBOOK = "notebooks/04_ablations.ipynb"
@@ -168,6 +169,8 @@ def publish(run: Run, results: Results, figures: dict[str, Figure] | None = None
 def _write_report(run: Run, results: Results, pictures: dict[str, Path], manifest: dict[str, Any]) -> None:
     settings = run.settings
     protocol = (
+        f"Every tuned arm: {_rates(settings.training)}, {settings.training.steps} steps on the same rows in the same "
+        "order. "
         f"{settings.evaluation.documents} test documents; perplexity over every token of a document, one pass with "
         f"carried state, after the end-of-text token as prefix, {settings.model.vocabulary}; "
         f"greedy continuations of at most {settings.evaluation.new_tokens} tokens; BLEU {bleu_signature()}; "
@@ -289,6 +292,12 @@ def _study_tables(results: Results) -> list[Table]:
             source="results/saturation.parquet",
         ),
     ]
+
+
+def _rates(training: TrainingSettings) -> str:
+    if not training.learning_rates:
+        return f"learning rate {training.learning_rate:g}"
+    return f"the best on validation of the learning rates {', '.join(f'{rate:g}' for rate in training.learning_rates)}"
 
 
 def _table(heading: str, caption: str, name: str, results: Results) -> Table:

@@ -136,6 +136,9 @@ class TrainingSettings(Schedule):
     """Fine-tuning of one arm: the same for every arm, so that the comparison is fair."""
 
     scope: Literal["all", "gate-and-norms"] = Field(description="what a tuned arm may change")
+    learning_rates: tuple[Rate, ...] = Field(
+        description="grid of learning rates: each arm keeps its best on validation; empty takes learning_rate alone"
+    )
     log_every: Positive = Field(description="steps between two logged losses")
     eval_every: Positive = Field(description="steps between two validation losses")
 

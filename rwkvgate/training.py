@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ class TrainingLog:
 
     `history` holds dictionaries with `step` and `loss` (training, mean since the last record) or
     `validation_loss`, all in nats a token. `predicted_bytes` is the memory that the step was expected to
-    take, `peak_bytes` what it took on a CUDA device.
+    take, `peak_bytes` what it took on a CUDA device. Where several learning rates were tried, `rate` is the one kept
+    and `tried` has each one's last validation loss, infinite where it diverged; the rest is of the one kept.
     """
 
     history: list[dict[str, float]]
@@ -51,6 +52,14 @@ class TrainingLog:
     seconds: float
     predicted_bytes: int = 0
     peak_bytes: int | None = None
+    rate: float | None = None
+    tried: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def validation_loss(self) -> float:
+        """The last validation loss, nats a token; infinite where none was taken."""
+        losses = [record["validation_loss"] for record in self.history if "validation_loss" in record]
+        return losses[-1] if losses else math.inf
 
     @property
     def tokens_per_second(self) -> float:
@@ -283,6 +292,56 @@ def train(
         predicted_bytes=predicted.total,
         peak_bytes=peak,
     )
+
+
+def train_best(
+    model: PreTrainedModel,
+    rows: list[list[int]],
+    schedule: Schedule,
+    rates: Sequence[float],
+    *,
+    label: str,
+    validation: list[list[int]],
+    **options: Any,
+) -> TrainingLog:
+    """Train with each learning rate from the same start, and leave the model as the best on validation left it.
+
+    Every rate sees the same rows in the same order. Arguments as in `train`.
+
+    Raises:
+        FloatingPointError: every rate diverged.
+        ValueError: there is no validation row to choose by.
+    """
+    if not validation:
+        raise ValueError("several learning rates need validation rows to choose by")
+    start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    best: tuple[TrainingLog, dict[str, Tensor]] | None = None
+    tried: dict[str, float] = {}
+    for rate in rates:
+        _put(model, start)
+        plan, said = schedule.model_copy(update={"learning_rate": rate}), f"{label}, rate {rate:g}"
+        try:
+            log = train(model, rows, plan, label=said, validation=validation, **options)
+        except FloatingPointError as error:
+            print(f"{said}: {error}", flush=True)
+            tried[f"{rate:g}"] = math.inf
+            continue
+        tried[f"{rate:g}"] = log.validation_loss
+        if best is None or log.validation_loss < best[0].validation_loss:
+            kept = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+            best = replace(log, rate=rate), kept
+    if best is None:
+        raise FloatingPointError(f"every learning rate of {', '.join(tried)} diverged")
+    _put(model, best[1])
+    model.eval()
+    return replace(best[0], tried=tried)
+
+
+def _put(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            own[name].copy_(weight)
 
 
 def _record(entry: Mapping[str, Any]) -> dict[str, float] | None:

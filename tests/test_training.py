@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from rwkvgate import training
 from rwkvgate.settings import Schedule, SettingsError
 from rwkvgate.training import (
     IGNORED,
@@ -18,6 +19,7 @@ from rwkvgate.training import (
     document_rows,
     pack_rows,
     train,
+    train_best,
 )
 
 
@@ -144,3 +146,46 @@ def test_float16_without_a_gpu_is_refused(tiny_model: Any) -> None:
         pytest.skip("there is one")
     with pytest.raises(SettingsError, match="float16 needs a CUDA device"):
         train(tiny_model(dtype=torch.float16), [[1, 2, 3]] * 8, schedule(), label="x", seed=0)
+
+
+GRID: dict[str, Any] = {"label": "grid", "seed": 0, "log_every": 2, "eval_every": 2}
+
+
+def grid_rows() -> tuple[list[list[int]], list[list[int]]]:
+    """Rows to train on, and to choose by."""
+    rows = [[0, *[1 + (i + k) % 9 for k in range(7)]] for i in range(8)]
+    return rows, rows[:3]
+
+
+def test_the_best_rate_is_kept_as_it_would_be_alone(tiny_model: Any) -> None:
+    rows, held_out = grid_rows()
+    alone = {}
+    for rate in (1e-4, 3e-2, 3e-3):
+        model = tiny_model("enhanced", torch.float32)
+        log = train(model, rows, schedule(learning_rate=rate), validation=held_out, **GRID)
+        alone[rate] = log.validation_loss, model
+    model = tiny_model("enhanced", torch.float32)
+    log = train_best(model, rows, schedule(), (1e-4, 3e-2, 3e-3), validation=held_out, **GRID)
+    best = min(alone, key=lambda rate: alone[rate][0])
+    assert log.rate == best and log.validation_loss == alone[best][0]
+    assert log.tried == {f"{rate:g}": loss for rate, (loss, _) in alone.items()}
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone[best][1].parameters(), strict=True))
+
+
+def test_a_rate_that_diverges_loses_and_all_that_do_are_an_error(tiny_model: Any, monkeypatch: Any) -> None:
+    rows, held_out = grid_rows()
+    plain = train
+
+    def diverge(model: Any, rows: Any, schedule: Any, **options: Any) -> Any:
+        if schedule.learning_rate > 1e-2:
+            raise FloatingPointError("the loss is nan at step 2")
+        return plain(model, rows, schedule, **options)
+
+    monkeypatch.setattr(training, "train", diverge)
+    model = tiny_model(None, torch.float32)
+    log = train_best(model, rows, schedule(), (5.0, 1e-3), validation=held_out, **GRID)
+    assert log.rate == 1e-3 and log.tried["5"] == float("inf")
+    with pytest.raises(FloatingPointError, match=r"every learning rate of 5, 7 diverged"):
+        train_best(model, rows, schedule(), (5.0, 7.0), validation=held_out, **GRID)
+    with pytest.raises(ValueError, match="validation rows"):
+        train_best(model, rows, schedule(), (1e-3, 1e-2), validation=[], **GRID)
