@@ -14,7 +14,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce test test-fast test-notebooks test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce test test-fast test-notebooks test-kills test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -45,7 +45,11 @@ test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile sm
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(CORES) --dist loadfile \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg build/notebooks tests/notebooks
 
+test-kills: $(STAMP)  ## a run killed at 100 random moments ends as one left alone, bit for bit
+	@folder=$$(mktemp -d) && $(BIN)/python tests/resume/kills.py $$folder 100 1; code=$$?; rm -rf $$folder; exit $$code
+
 test-browser: $(STAMP)  ## the explorer in a headless Chromium, with ipywidgets 8 and with Colab's 7.7.1; build/screenshots
+	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null 2>&1 || true
 	@$(BIN)/python -m pytest tests/explore/test_browser.py
 	@test -x .venv-widgets7/bin/python || $(PYTHON) -m venv .venv-widgets7
 	@.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/explore/widgets7.txt

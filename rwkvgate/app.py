@@ -20,10 +20,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from rwkvgate.explore.explorer import GateExplorer
 from rwkvgate.explore.session import EXAMPLES
+from rwkvgate.files import read_json
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.inputs import arm_inputs
 from rwkvgate.pipeline import ensure_texts, load_arm
-from rwkvgate.runs import MANIFEST, Run, is_finished, read_json
+from rwkvgate.runs import MANIFEST, Run, is_finished
 from rwkvgate.settings import Settings, SettingsError, project_root, validate
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rwkvgate.files import write_folder, write_json
-from rwkvgate.runs import MANIFEST, RECORD, Run, after_step, read_json
+from rwkvgate.files import read_json, write_folder, write_json
+from rwkvgate.runs import MANIFEST, RECORD, Run, after_step
 
 DRIVE_VARIABLE = "RWKVGATE_DRIVE"
 MOUNT = Path("/content/drive")

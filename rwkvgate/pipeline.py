@@ -10,6 +10,7 @@ order, and a second run redoes nothing.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,11 +27,12 @@ from rwkvgate.corpora.build import Corpus, build_corpus, tokenizer_texts
 from rwkvgate.corpora.documents import Document
 from rwkvgate.corpora.prompts import split_prompt
 from rwkvgate.corpora.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
-from rwkvgate.files import digest, write_json
+from rwkvgate.files import digest, read_json, write_json
 from rwkvgate.gate.arms import find_arm
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
+from rwkvgate.injected import cells_so_far, refuse_unknown
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, corpus_inputs, gate_of
-from rwkvgate.runs import CHECKPOINT, Run, is_finished, open_folder, read_json, step, write_manifest
+from rwkvgate.runs import CHECKPOINT, Run, is_finished, open_folder, step, write_manifest
 from rwkvgate.rwkv6.checkpoints import loaded_commit
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
@@ -85,8 +87,9 @@ def open_run(**parameters: Any) -> Run:
 
     Raises:
         SettingsError: any of them is unknown or impossible, the profile needs a GPU that is not there,
-            or the run folder belongs to something else.
+            or the run folder belongs to something else; or papermill was given a parameter that no notebook has.
     """
+    refuse_unknown(cells_so_far())
     disable_progress_bar()  # its bars would leave widget state in notebooks; `Progress` prints lines
     settings = resolve(**parameters)
     require_hardware(settings.profile)
@@ -153,11 +156,13 @@ def ensure_base(run: Run) -> Rwkv6ForCausalLM:
             validation=held_out[: 2 * VALIDATION_DOCUMENTS],
             log_every=max(1, schedule.steps // 30),
             eval_every=max(1, schedule.steps // 6),
+            checkpoints=run.checkpoints(),
         )
         with step(run.base, "base", inputs, started) as fresh:
             model.save_pretrained(fresh)
             save_tokenizer(texts.tokenizer, fresh)
             write_json(fresh / LOG, asdict(log))
+        shutil.rmtree(run.checkpoints(), ignore_errors=True)
         write_manifest(run)
     return load_base(run)
 
@@ -282,6 +287,7 @@ def ensure_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
         with step(folder, "arm", inputs, started) as fresh:
             save_file(changed, str(fresh / WEIGHTS))
             write_json(fresh / LOG, asdict(log))
+        shutil.rmtree(run.checkpoints(arm, seed), ignore_errors=True)
         del model  # a second copy of a large base would not fit beside it
     return load_arm(run, arm, seed)
 
@@ -310,6 +316,7 @@ def _tune(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) 
         "validation": [close_row(document, schedule.length, separator) for document in held_out],
         "log_every": schedule.log_every,
         "eval_every": schedule.eval_every,
+        "checkpoints": run.checkpoints(arm, seed),
     }
     rows = arm_rows(run, texts, seed)
     if schedule.learning_rates:

@@ -20,12 +20,12 @@ from rwkvgate.evaluation.study_figures import gains_figure, grid_figure, positio
 from rwkvgate.evaluation.study_tables import changes_table, gains_table, grid_table, rewritten_table, saturation_table
 from rwkvgate.explore.change_plots import changes_figure
 from rwkvgate.explore.plots import effects_by_layer
-from rwkvgate.files import write_file, write_json
+from rwkvgate.files import read_json, write_file, write_json
 from rwkvgate.gate.arms import find_arm
 from rwkvgate.inputs import arms_and_seeds, gate_of
 from rwkvgate.pipeline import ensure_base, training_log
 from rwkvgate.results import Results, arms_of_run
-from rwkvgate.runs import Run, read_json, write_manifest
+from rwkvgate.runs import Run, write_manifest
 from rwkvgate.settings import TrainingSettings
 from rwkvgate.training import TrainingLog
 

@@ -6,7 +6,6 @@ A folder whose record carries the hash at hand is finished and is not made again
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -19,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rwkvgate.files import digest, write_folder, write_json
+from rwkvgate.files import digest, read_json, write_folder, write_json
 from rwkvgate.settings import Settings, SettingsError, project_root
 
 RECORD = "step.json"
@@ -78,6 +77,10 @@ class Run:
         """Why the arm's training with that seed failed, where it did; beside the folder, which is made whole or not."""
         return self.folder / "arms" / arm / f"seed{seed}.failed.json"
 
+    def checkpoints(self, arm: str | None = None, seed: int = 0) -> Path:
+        """Checkpoints of an arm's training, or of the base's, while it runs."""
+        return self.folder / "checkpoints" / ("base" if arm is None else f"{arm}.seed{seed}")
+
     def evaluation(self, arm: str, seed: int) -> Path:
         """What was measured on that arm and seed."""
         return self.arm(arm, seed) / "evaluation"
@@ -116,14 +119,6 @@ def open_folder(settings: Settings) -> Run:
             "Choose another run_dir, or that profile"
         )
     return run
-
-
-def read_json(path: Path) -> Any:
-    """The JSON value of a file, or None where there is no such file or it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def is_finished(folder: Path, inputs: Mapping[str, Any]) -> bool:

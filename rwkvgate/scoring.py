@@ -15,11 +15,11 @@ from rwkvgate.evaluation.latency import forward_time, generation_time
 from rwkvgate.evaluation.likelihood import score_texts
 from rwkvgate.evaluation.measures import tidy
 from rwkvgate.evaluation.overlap import document_overlap
-from rwkvgate.files import write_json
+from rwkvgate.files import read_json, write_json
 from rwkvgate.inputs import evaluation_inputs
 from rwkvgate.pipeline import Texts, ensure_arm, ensure_base, ensure_texts
 from rwkvgate.progress import Progress
-from rwkvgate.runs import Run, is_finished, read_json, step
+from rwkvgate.runs import Run, is_finished, step
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.settings import SettingsError
 

@@ -6,10 +6,12 @@ they are used, so every arm of a seed sees the same tokens in the same order.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,13 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
     PreTrainedModel,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
     get_cosine_schedule_with_warmup,
 )
 
+from rwkvgate.checkpointing import KEPT, ResumableTrainer, Saver, prepare
+from rwkvgate.files import digest
 from rwkvgate.memory import GIB, check_memory, peak_bytes, training_memory
 from rwkvgate.progress import Progress
 from rwkvgate.rwkv6.loss import IGNORED
@@ -217,7 +220,8 @@ def _arguments(
         eval_strategy="steps" if eval_every else "no",
         eval_steps=eval_every,
         prediction_loss_only=True,
-        save_strategy="no",
+        save_strategy="no",  # `Saver` asks by the clock
+        save_total_limit=KEPT,
         report_to="none",
         disable_tqdm=True,
         seed=seed,
@@ -237,6 +241,7 @@ def train(
     validation: list[list[int]] | None = None,
     log_every: int = 10,
     eval_every: int | None = None,
+    checkpoints: Path | None = None,
 ) -> TrainingLog:
     """Train the model's trainable parameters, in place, on the rows in their order.
 
@@ -245,6 +250,8 @@ def train(
         rows: token ids, `schedule.steps * schedule.batch_size` rows, used once each.
         validation: rows whose mean loss is logged every `eval_every` steps and at the end.
         label: what the progress lines call the run.
+        checkpoints: a folder to keep checkpoints in; a training that was interrupted goes on from the last sound one
+            there. None keeps none.
 
     Raises:
         FloatingPointError: the loss became infinite or no number, or float16 gradients do nothing but overflow.
@@ -263,22 +270,26 @@ def train(
         print(f"{label}: about {predicted}", flush=True)
         torch.cuda.reset_peak_memory_stats(device)
     watch = _ScaleWatch()
+    start = None if checkpoints is None else prepare(checkpoints, _owner(model, rows, schedule, seed, validation))
     with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
         evaluated = eval_every if validation else None
-        arguments = _arguments(scratch, schedule, seed=seed, half=half, log_every=log_every, eval_every=evaluated)
-        trainer = Trainer(
+        folder = str(checkpoints or scratch)
+        arguments = _arguments(folder, schedule, seed=seed, half=half, log_every=log_every, eval_every=evaluated)
+        trainer = ResumableTrainer(
             model=model,
             args=arguments,
             data_collator=_collate_for_loss,
             train_dataset=[{"input_ids": row} for row in rows],
             eval_dataset=[{"input_ids": row} for row in validation] if validation else None,
             optimizers=build_optimizer(model, schedule),
-            callbacks=[_Report(label), watch],
+            callbacks=[_Report(label), watch, *([Saver()] if checkpoints else [])],
         )
         watch.accelerator = trainer.accelerator
         quiet = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback")
         trainer.remove_callback(quiet)
-        outcome = trainer.train()
+        if start is not None:
+            print(f"{label}: goes on from step {start.name.rpartition('-')[2]}", flush=True)
+        outcome = trainer.train(resume_from_checkpoint=None if start is None else str(start))
         history = list(trainer.state.log_history)
     model.eval()
     peak = peak_bytes(device)
@@ -294,6 +305,19 @@ def train(
     )
 
 
+def _owner(model: PreTrainedModel, rows: Rows, schedule: Schedule, seed: int, validation: Rows | None) -> str:
+    """Hash of what a training depends on: its start, its rows in their order, its schedule."""
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            total.update(name.encode())
+            total.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest(
+        {"start": total.hexdigest(), "rows": rows, "validation": validation, "seed": seed}
+        | {"schedule": schedule.model_dump(mode="json"), "torch": torch.__version__}
+    )
+
+
 def train_best(
     model: PreTrainedModel,
     rows: list[list[int]],
@@ -302,6 +326,7 @@ def train_best(
     *,
     label: str,
     validation: list[list[int]],
+    checkpoints: Path | None = None,
     **options: Any,
 ) -> TrainingLog:
     """Train with each learning rate from the same start, and leave the model as the best on validation left it.
@@ -321,7 +346,8 @@ def train_best(
         _put(model, start)
         plan, said = schedule.model_copy(update={"learning_rate": rate}), f"{label}, rate {rate:g}"
         try:
-            log = train(model, rows, plan, label=said, validation=validation, **options)
+            kept_in = None if checkpoints is None else checkpoints / f"rate{rate:g}"
+            log = train(model, rows, plan, label=said, validation=validation, checkpoints=kept_in, **options)
         except FloatingPointError as error:
             print(f"{said}: {error}", flush=True)
             tried[f"{rate:g}"] = math.inf

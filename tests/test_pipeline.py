@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from rwkvgate import pipeline
+from rwkvgate.files import read_json
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs
 from rwkvgate.pipeline import ensure_arm, ensure_base, ensure_texts, load_arm, open_run, training_log
-from rwkvgate.runs import Run, is_finished, read_json
+from rwkvgate.runs import Run, is_finished
 from rwkvgate.settings import SettingsError
 
 

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+from rwkvgate.files import read_json
 from rwkvgate.gate.lora import gate_size
 from rwkvgate.pipeline import ensure_arm, ensure_base, ensure_texts, open_run, training_log
-from rwkvgate.runs import Run, read_json
+from rwkvgate.runs import Run
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
 from rwkvgate.scoring import ensure_evaluation
 from rwkvgate.settings import SettingsError

@@ -16,11 +16,11 @@ import torch
 
 from rwkvgate.evaluation.likelihood import score_texts
 from rwkvgate.evaluation.recall import FIRST, associative_recall, copying, recalled
-from rwkvgate.files import digest, write_json
+from rwkvgate.files import digest, read_json, write_json
 from rwkvgate.gate.patch import patch, select_trainable
 from rwkvgate.pipeline import Texts, ensure_base, ensure_texts, new_base
 from rwkvgate.progress import Progress
-from rwkvgate.runs import Run, read_json
+from rwkvgate.runs import Run
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.search.candidates import Candidate

@@ -106,6 +106,8 @@ def test_a_changed_parameter_redoes_what_depends_on_it(chain: tuple[Path, str]) 
     [
         (["-p", "profile", "smokey"], "unknown profile 'smokey'"),
         (["-p", "arm", "enhancd"], "did you mean 'enhanced'"),
+        (["-p", "sed", "3"], "unknown parameter 'sed'; did you mean 'seed'"),
+        (["-y", "traning: {steps: 3}"], "unknown parameter 'traning'; did you mean 'training'"),
         (["-y", "training: {stps: 3}"], "did you mean 'training.steps'"),
         (["-p", "run_dir", "{foreign}"], "it is no run folder"),
         (["-y", "corpus: {source: missing.txt}"], "missing.txt"),

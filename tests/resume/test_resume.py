@@ -1,0 +1,137 @@
+"""Runs that were killed, damaged or stopped end as if nothing had happened, or say what is wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rwkvgate import checkpointing
+from rwkvgate.checkpointing import SEAL, WEIGHTS, is_sound
+from rwkvgate.settings import Schedule
+from rwkvgate.training import train
+
+KILLS = 30
+SCHEDULE = Schedule(
+    steps=12,
+    batch_size=2,
+    length=16,
+    learning_rate=1e-2,
+    warmup_steps=2,
+    weight_decay=0.1,
+    gradient_checkpointing=False,
+)
+
+
+def rows() -> list[list[int]]:
+    """Rows for every step."""
+    return [[0, *[1 + (3 * i + k) % 11 for k in range(12)]] for i in range(SCHEDULE.steps * SCHEDULE.batch_size)]
+
+
+class Interrupted(Exception):
+    """What stops a training in the middle."""
+
+
+@pytest.fixture
+def every_step(monkeypatch: Any) -> None:
+    """A checkpoint after each step."""
+    monkeypatch.setattr(checkpointing, "SAVE_SECONDS", 0.0)
+
+
+def trained(model: Any, folder: Path | None, stop: int | None = None, monkeypatch: Any = None) -> Any:
+    """The log of a training that may be stopped after a step."""
+    if stop is not None:
+        plain = checkpointing.Saver.on_save
+
+        def on_save(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            plain(self, args, state, control, **kwargs)
+            if state.global_step == stop:
+                raise Interrupted
+
+        monkeypatch.setattr(checkpointing.Saver, "on_save", on_save)
+    options: dict[str, Any] = {"label": "test", "seed": 0, "log_every": 1, "eval_every": 4, "validation": rows()[:3]}
+    try:
+        return train(model, rows(), SCHEDULE, checkpoints=folder, **options)
+    finally:
+        if stop is not None:
+            monkeypatch.setattr(checkpointing.Saver, "on_save", plain)
+
+
+@pytest.fixture
+def left_alone(tiny_model: Any) -> Any:
+    """Model and log of the training without an interruption."""
+    model = tiny_model("enhanced", torch.float32)
+    return model, trained(model, None)
+
+
+def equal(one: Any, other: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.usefixtures("every_step")
+@pytest.mark.parametrize("stop", [1, 4, 7, 12])
+def test_an_interrupted_training_goes_on_and_ends_the_same(
+    tiny_model: Any, left_alone: Any, stop: int, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    with pytest.raises(Interrupted):
+        trained(tiny_model("enhanced", torch.float32), tmp_path, stop, monkeypatch)
+    model = tiny_model("enhanced", torch.float32)
+    log = trained(model, tmp_path)
+    assert f"goes on from step {stop}" in capsys.readouterr().out
+    assert equal(model, left_alone[0]) and log.history == left_alone[1].history
+
+
+@pytest.mark.usefixtures("every_step")
+@pytest.mark.parametrize("damage", ["cut", "changed", "unsealed", "missing"])
+def test_a_broken_checkpoint_is_said_and_the_one_before_is_used(
+    tiny_model: Any, left_alone: Any, damage: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    with pytest.raises(Interrupted):
+        trained(tiny_model("enhanced", torch.float32), tmp_path, 7, monkeypatch)
+    newest = tmp_path / "checkpoint-7"
+    path = newest / "optimizer.pt"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "changed":
+        data = bytearray((newest / WEIGHTS).read_bytes())
+        data[-1] ^= 1
+        (newest / WEIGHTS).write_bytes(bytes(data))
+    else:
+        (newest / SEAL if damage == "unsealed" else path).unlink()
+    assert not is_sound(newest) and is_sound(tmp_path / "checkpoint-6")
+    model = tiny_model("enhanced", torch.float32)
+    log = trained(model, tmp_path)
+    printed = capsys.readouterr().out
+    assert "checkpoint-7 is not whole" in printed and "goes on from step 6" in printed
+    assert equal(model, left_alone[0]) and log.history == left_alone[1].history
+
+
+@pytest.mark.usefixtures("every_step")
+def test_checkpoints_of_another_training_are_not_taken(
+    tiny_model: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    with pytest.raises(Interrupted):
+        trained(tiny_model("enhanced", torch.float32, seed=5), tmp_path, 3, monkeypatch)
+    trained(tiny_model("enhanced", torch.float32), tmp_path)
+    assert "goes on" not in capsys.readouterr().out
+
+
+def test_checkpoints_are_rare_and_only_two_are_kept(tiny_model: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    trained(tiny_model("enhanced", torch.float32), tmp_path)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-12"]  # 20 seconds had not passed
+    monkeypatch.setattr(checkpointing, "SAVE_SECONDS", 0.0)
+    trained(tiny_model("no-layer-norm", torch.float32), tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-11", "checkpoint-12"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills by fork")
+def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("kills.py")), str(tmp_path), str(KILLS), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(re.search(r"(\d+) kills", done.stdout).group(1)) >= KILLS  # type: ignore[union-attr]
