@@ -17,19 +17,7 @@ from rwkvgate.cli import release, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ROOMS = [
-    "settings",
-    "files",
-    "progress",
-    "rwkv6",
-    "gate",
-    "memory",
-    "corpora",
-    "checkpointing",
-    "training",
-    "evaluation",
-    "explore",
-]
+ROOMS = ["settings", "files", "progress", "rwkv6", "gate", "memory", "corpora"]
 ROOMS += ["checkpointing", "training", "evaluation", "explore"]
 STEPS = ["injected", "inputs", "runs", "pipeline", "scoring", "probing", "studies", "results", "reporting"]
 ABOVE = [*ROOMS, *STEPS, "search", "drive", "colab", "cli", "app"]
