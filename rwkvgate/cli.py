@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from rwkvgate.colab import install_cell
-from rwkvgate.evaluation.tables import markdown, number
+from rwkvgate.evaluation.tables import markdown, signed
 from rwkvgate.files import write_folder, write_text
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.settings import SettingsError, project_root
@@ -38,9 +38,14 @@ REFERENCE_FILES = (
     "results/table*.parquet",
     "results/ablations.parquet",
     "results/comparisons.parquet",
+    "results/further.parquet",
+    "results/cost.parquet",
+    "results/claims.json",
 )
-REFERENCE_FIGURES = ("figures/*.svg", "figures/*.png")
+REFERENCE_FIGURES = ("figures/*.svg",)
 RESULTS_OPEN, RESULTS_CLOSE = "<!-- results -->", "<!-- end of results -->"
+SHOWN = ("Perplexity", "BLEU", "ROUGE-1", "ROUGE-L", "Entity consistency", "Loss beyond the trained length")
+"""Measures of the README's comparison; the report has all."""
 COMPARED = ("Difference", "95 % interval", "Relative", "Over seeds", "Reading")
 
 
@@ -123,7 +128,8 @@ def write_results(root: Path) -> Path:
     time = pd.read_parquet(run / "results" / "table1.parquet")
     time = time.loc[time["Measure"] == "forward", ["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
     compared = pd.read_parquet(run / "results" / "comparisons.parquet")
-    compared = compared.loc[compared["Arm"] == "enhanced", ["Metric", "Against", *COMPARED]]
+    told = (compared["Arm"] == "enhanced") & compared["Metric"].isin(SHOWN)
+    compared = compared.loc[told, ["Metric", "Against", *COMPARED]]
     claims = json.loads((run / "results" / "claims.json").read_text(encoding="utf-8"))
     parts = [
         f"From the committed run of profile cpu (`outputs/reference`): {hardware['cores']} cores, no GPU, "
@@ -137,7 +143,7 @@ def write_results(root: Path) -> Path:
         "![BLEU, ROUGE-1 and ROUGE-L of each arm](outputs/reference/figures/figure3.svg)",
         "**Time of a forward pass** (the paper's Table 1), median [quartiles], ratio [95 % interval]:",
         markdown(time),
-        "![Mean gate of each layer over the tokens of a text](outputs/reference/figures/gates.png)",
+        "![Mean gate of each layer over the tokens of a text](outputs/reference/figures/gates.svg)",
     ]
     write_text(readme, before + RESULTS_OPEN + "\n" + "\n\n".join(parts) + "\n" + RESULTS_CLOSE + after)
     return readme
@@ -147,9 +153,9 @@ def ledger_summary(claims: list[dict[str, Any]]) -> pd.DataFrame:
     """The ledger in short: claim, what the paper states, ours with its interval, verdict."""
     rows = []
     for claim in claims:
-        ours = "–" if claim.get("ours") is None else number(claim["ours"], 3)
+        ours = "–" if claim.get("ours") is None else signed(claim["ours"])
         if claim.get("low") is not None:
-            ours += f" [{number(claim['low'], 3)}, {number(claim['high'], 3)}]"
+            ours += f" [{signed(claim['low'])}, {signed(claim['high'])}] {claim['unit']}"
         rows.append({"Claim": claim["text"], "Paper": claim["stated"], "Ours": ours, "Verdict": claim["verdict"]})
     return pd.DataFrame(rows)
 

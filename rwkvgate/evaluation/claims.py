@@ -141,8 +141,8 @@ def ledger(evidence: Evidence) -> list[Records]:
     """Every claim in the order of `RULES`: one record each, ready for JSON; numbers that are not known are None.
 
     Keys: claim, text, source, stated, arithmetic (what the paper's own tables give), ours, low, high, n, seeds,
-    against_base and against_control (the two comparisons, where the claim is a gain), p, smallest, rests_on (the
-    rows and figures that hold the numbers), rule, rules (their version), verdict, reason.
+    against_base and against_control (the two comparisons, where the claim is a gain), p, smallest, unit (of ours),
+    rests_on (the rows and figures that hold the numbers), rule, rules (their version), verdict, reason.
     """
     tests = {claim: _contrasts(evidence, claim) for claim in RULES}
     flat = [(claim, i) for claim, found in tests.items() for i in range(len(found))]
@@ -222,6 +222,7 @@ def _shown(claim: str, tests: Sequence[Contrast], p: Sequence[float]) -> Records
         "p": max(p) if np.isfinite(p).all() else np.nan,
         "rests_on": list(dict.fromkeys(row_key(test.metric, test.arm, test.against) for test in tests)),
         "smallest": first.smallest,
+        "unit": f"{MEASURES[first.metric].label} over {first.against}'s",
     }
     problems = [test.problem for test in tests if test.problem]
     if problems:
@@ -271,6 +272,7 @@ def _ratio(evidence: Evidence, claim: str, arm: str) -> Records:
         "high": 100 * (found["ratio_high"] - 1),
         "n": int(rows["repeats"].sum()) if "repeats" in rows else None,
         "seeds": int(found["runs"]),
+        "unit": "% over the base",
         "rests_on": ["figure2"],
     } | _verdict(verdict, reason)
 
@@ -282,7 +284,7 @@ def _generation(evidence: Evidence) -> Records:
     found = rows.iloc[0]
     reason = f"{found['tokens']} tokens by our base, on another machine; the paper times no other model"
     seconds = (float(found[name]) for name in ("seconds_median", "seconds_low", "seconds_high"))
-    return dict(zip(BOUNDS, seconds, strict=True)) | _verdict(UNDECIDED, reason)
+    return dict(zip(BOUNDS, seconds, strict=True)) | {"unit": "s"} | _verdict(UNDECIDED, reason)
 
 
 def _linear(evidence: Evidence) -> Records:
@@ -301,6 +303,7 @@ def _linear(evidence: Evidence) -> Records:
     )
     verdict = REPRODUCED if fit.high <= LINEAR else CONTRADICTED if fit.low > LINEAR else NOT_REPRODUCED
     numbers = {"ours": fit.estimate, "low": fit.low, "high": fit.high, "n": fit.points, "rests_on": ["length"]}
+    numbers |= {"unit": "power of the length"}
     return numbers | _verdict(verdict, reason)
 
 
@@ -337,7 +340,7 @@ def _boundaries(evidence: Evidence) -> Records:
         f"{signed(float(untrained['effect'].iloc[0]))}; {sum(one[0] for one in found)} of {len(found)} layers by the "
         f"rule; {tokens} boundaries, {controls} controls"
     )
-    extra: Records = {"n": tokens, "seeds": seeds, "p": p, "rests_on": ["boundaries"]}
+    extra: Records = {"n": tokens, "seeds": seeds, "p": p, "unit": "sd of the gate", "rests_on": ["boundaries"]}
     return numbers | extra | _verdict(REPRODUCED if shown else NOT_REPRODUCED, reason)
 
 
