@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback
 from rwkvgate.files import read_json, write_json
 
 SAVE_SECONDS = float(os.environ.get("RWKVGATE_SAVE_SECONDS", "20"))
-"""Between two checkpoints, at least."""
+"""Between two checkpoints, at least; each comes with a logged loss."""
 COST = 50
 """And at least so many times what the last one took: checkpoints stay at two per cent of the time."""
 WEIGHTS, SEAL, OWNER = "trained.safetensors", "sealed.json", "training.json"
@@ -56,7 +56,9 @@ class Saver(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After a step: is it time?"""
-        if state.global_step >= state.max_steps or time.monotonic() - self.last >= self.interval:
+        # Only where the loss is logged too: its mean since the last record is not part of a checkpoint.
+        due = time.monotonic() - self.last >= self.interval and state.global_step % args.logging_steps == 0
+        if state.global_step >= state.max_steps or due:
             self.began = time.monotonic()
             control.should_save = True
 
