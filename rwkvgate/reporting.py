@@ -246,7 +246,8 @@ def report_tables(results: Results) -> list[Table]:
         _table(
             "Cost",
             "Parameters, matrix products and state of each arm's gates beside the base's, in closed form, and "
-            "what torch's counter counts, which sees those parts of the base's WKV alone that are matrix products here.",
+            "what torch's counter counts, which sees those parts alone of the base's WKV that are matrix products "
+            "here.",
             "cost",
             results,
         ),
