@@ -2,19 +2,20 @@
 PYTHON ?= python3
 PROFILE ?= cpu
 CORES ?= 2
+ARMS ?=
 SEEDS ?=
 STUDIES ?=
 RUN_DIR ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
-CONFIG := profile=$(PROFILE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(STUDIES),studies=$(STUDIES)) $(if $(RUN_DIR),run_dir=$(RUN_DIR))
+CONFIG := profile=$(PROFILE) $(if $(ARMS),arms=$(ARMS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(STUDIES),studies=$(STUDIES)) $(if $(RUN_DIR),run_dir=$(RUN_DIR))
 PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 export PYTHONUTF8 = 1
 # Threads that wait spin briefly, then give their core away. Alone this is as fast as the default and faster than
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce test test-fast test-notebooks test-kills test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep test test-fast test-notebooks test-kills test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -31,6 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 reproduce: $(STAMP)  ## the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu, SEEDS=, STUDIES=off, RUN_DIR=
 	@$(BIN)/python -m snakemake --quiet host --cores $(CORES) --rerun-incomplete --config $(CONFIG)
+
+sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed at the end: ARMS=all SEEDS=5 PROFILE=cpu
+	@$(BIN)/python -m snakemake --quiet host --cores $(CORES) --keep-going --rerun-incomplete --config $(CONFIG)
 
 test: $(STAMP)  ## everything that proves the checkout: lint, types, unit tests, notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

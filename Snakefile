@@ -6,10 +6,12 @@ knows its inputs by their hash. A rule runs again when its notebook or its part 
 
 import shlex
 import sys
+from pathlib import Path
 
 from rwkvgate.files import digest
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs, probe_inputs
+from rwkvgate.runs import failures, lock_folder
 from rwkvgate.settings import resolve
 
 
@@ -27,10 +29,20 @@ def switch(name):
     return {name: words[word]}
 
 
+def arms():
+    """{"arms": [...]} of the arms given to snakemake, comma-separated, or all; nothing where none is given."""
+    given = setting("arms")
+    names = list(ARMS) if given == "all" else [name.strip() for name in given.split(",") if name.strip()]
+    return {"arms": list(dict.fromkeys(["base", *names]))} if names else {}
+
+
 SEEDS = {"seeds": int(config["seeds"])} if "seeds" in config else {}
 STUDIES = switch("studies")
-SETTINGS = resolve(profile=setting("profile", "auto"), run_dir=setting("run_dir"), evaluation=SEEDS | STUDIES)
+CHANGED = arms() | SEEDS | STUDIES
+SETTINGS = resolve(profile=setting("profile", "auto"), run_dir=setting("run_dir"), evaluation=CHANGED)
 RUN = str(SETTINGS.folder)
+DRY = any(word in sys.argv for word in ("--dry-run", "--dryrun", "-n"))
+HELD = None if DRY else lock_folder(SETTINGS.folder)
 NOTEBOOKS = f"{RUN}/notebooks"
 TRAINED = [(arm, seed) for arm, seed in arms_and_seeds(SETTINGS) if ARMS[arm].trained]
 EVALUATED = arms_and_seeds(SETTINGS)
@@ -68,6 +80,10 @@ def quote(word):
 
 
 OF_ARM = ("-p", "arm", "{wildcards.arm}", "-p", "seed", "{wildcards.seed}")
+
+
+onerror:
+    print(failures(Path(NOTEBOOKS)), file=sys.stderr)
 
 
 rule all:
@@ -132,9 +148,9 @@ rule ablations:
         inputs=digest(SETTINGS.evaluation.model_dump(mode="json")),
     # It times long texts.
     threads: 1 if SETTINGS.profile == "smoke" else workflow.cores
-    # The only notebook that asks how many seeds there are; in the others' commands it would redo them all.
+    # The only notebook that asks which arms and seeds there are; in the others' commands it would redo them all.
     shell:
-        papermill(evaluation=SEEDS | STUDIES)
+        papermill(evaluation=CHANGED)
 
 
 rule gate_visualization:

@@ -18,6 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from rwkvgate.files import digest, read_json, write_folder, write_json
 from rwkvgate.settings import Settings, SettingsError, project_root
 
@@ -28,6 +33,9 @@ PACKAGES = (
     "rwkvgate", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "sacrebleu",
     "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake",
 )  # fmt: skip
+
+LOCK, LOCK_VARIABLE = ".lock", "RWKVGATE_LOCKED"
+"""The file that a whole run holds, and the variable that tells its jobs so."""
 
 after_step: dict[str, Callable[[Path], object]] = {}
 """Called with the folder of each step just finished, by who asked: the copy to Drive does."""
@@ -119,6 +127,44 @@ def open_folder(settings: Settings) -> Run:
             "Choose another run_dir, or that profile"
         )
     return run
+
+
+def failures(notebooks: Path) -> str:
+    """The notebooks of a run that failed, each with its cell's error, as lines to print; "" where none did."""
+    lines = []
+    for path in sorted(notebooks.glob("*.failed.ipynb")):
+        cells = (read_json(path) or {}).get("cells", [])
+        errors = [
+            f"{output.get('ename')}: {output.get('evalue')}"
+            for cell in cells
+            for output in cell.get("outputs", [])
+            if output.get("output_type") == "error"
+        ]
+        said = errors[-1].splitlines()[0] if errors else "it was stopped before a cell failed"
+        lines.append(f"  {path.name.removesuffix('.failed.ipynb')}: {said} ({path})")
+    return "\n".join(["failed:", *lines]) if lines else ""
+
+
+def lock_folder(folder: Path) -> Any:
+    """Take a run folder for this process; what is returned must be kept until the end.
+
+    Its children share it, through an environment variable: jobs of one run work side by side. None where the platform
+    has no file locks.
+
+    Raises:
+        SettingsError: another process works in the folder.
+    """
+    if fcntl is None or os.environ.get(LOCK_VARIABLE) == str(folder):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise SettingsError(f"another run works in {folder}. Wait for it, stop it, or give another run_dir") from None
+    os.environ[LOCK_VARIABLE] = str(folder)
+    return handle
 
 
 def is_finished(folder: Path, inputs: Mapping[str, Any]) -> bool:

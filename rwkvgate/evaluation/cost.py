@@ -20,29 +20,23 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rwkvgate.evaluation.inference import device_of, evaluating
-from rwkvgate.evaluation.latency import Call, device_name, dtype_of, quartiles, ratio_of_medians, time_calls
+from rwkvgate.evaluation.latency import (
+    PLACE,
+    TIMES,
+    Call,
+    device_name,
+    dtype_of,
+    quartiles,
+    ratio_of_medians,
+    time_calls,
+)
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.cost import gate_cost
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.prefill import prefill
 
 SCALING_COLUMNS = ("arm", "mode", "tokens", "repeat", "seconds", "peak_mib", "threads", "device")
-GRID_COLUMNS = (
-    "arm",
-    "measure",
-    "batch",
-    "tokens",
-    "seconds_median",
-    "seconds_low",
-    "seconds_high",
-    "ratio",
-    "ratio_low",
-    "ratio_high",
-    "peak_mib",
-    "dtype",
-    "threads",
-    "device",
-)
+GRID_COLUMNS = ("arm", "measure", "batch", "tokens", *TIMES, "peak_mib", *PLACE)
 WINDOWS, ONE_PASS = "windows", "one pass"
 """Reading a text with the state carried from window to window, as generation and scoring do, and all at once."""
 LONGEST_PASS = 16384

@@ -26,25 +26,9 @@ from rwkvgate.evaluation.statistics import Interval
 
 Call = Callable[[], object]
 
-LATENCY_COLUMNS = (
-    "arm",
-    "seed",
-    "measure",
-    "batch",
-    "tokens",
-    "seconds_median",
-    "seconds_low",
-    "seconds_high",
-    "ratio",
-    "ratio_low",
-    "ratio_high",
-    "repeats",
-    "peak_mib",
-    "peak_of",
-    "dtype",
-    "threads",
-    "device",
-)
+TIMES = ("seconds_median", "seconds_low", "seconds_high", "ratio", "ratio_low", "ratio_high")
+PLACE = ("dtype", "threads", "device")
+LATENCY_COLUMNS = ("arm", "seed", "measure", "batch", "tokens", *TIMES, "repeats", "peak_mib", "peak_of", *PLACE)
 
 
 @dataclass(frozen=True)

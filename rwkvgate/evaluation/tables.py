@@ -13,6 +13,7 @@ import pandas as pd
 
 from rwkvgate.evaluation import paper
 from rwkvgate.evaluation.comparison import NOT_RUN, Failures, arms_of, summary
+from rwkvgate.evaluation.latency import TIMES
 from rwkvgate.evaluation.measures import MEASURES
 from rwkvgate.evaluation.overlap import corpus_bleu
 from rwkvgate.evaluation.statistics import RESAMPLES
@@ -34,7 +35,6 @@ WHERE = ("batch", "tokens", "dtype", "threads", "device")
 NOTHING = "–"
 LEVEL = 0.05
 """Of every test."""
-TIMES = ["seconds_median", "seconds_low", "seconds_high", "ratio", "ratio_low", "ratio_high"]
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -55,7 +55,7 @@ def pooled_latency(latency: pd.DataFrame) -> pd.DataFrame:
     keys = ["arm", "measure", *(column for column in WHERE if column in latency)]
     lowest, highest = ("seconds_low", "ratio_low"), ("seconds_high", "ratio_high")
     rules = {name: "min" if name in lowest else "max" if name in highest else "median" for name in TIMES}
-    pooled = latency.groupby(keys, sort=False, dropna=False)[TIMES].agg(rules)
+    pooled = latency.groupby(keys, sort=False, dropna=False)[list(TIMES)].agg(rules)
     return pooled.assign(runs=latency.groupby(keys, sort=False, dropna=False).size()).reset_index()
 
 
