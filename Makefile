@@ -15,7 +15,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep test test-fast test-notebooks test-kills test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-kills test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -35,6 +35,9 @@ reproduce: $(STAMP)  ## the whole experiment into outputs/<profile>: PROFILE=smo
 
 sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed at the end: ARMS=all SEEDS=5 PROFILE=cpu
 	@$(BIN)/python -m snakemake --quiet host --cores $(CORES) --keep-going --rerun-incomplete --config $(CONFIG)
+
+compare: $(STAMP)  ## what differs between two runs, and which numbers moved: A=outputs/x B=outputs/y
+	@$(BIN)/python -m rwkvgate.compare $(A) $(B)
 
 test: $(STAMP)  ## everything that proves the checkout: lint, types, unit tests, notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROOMS = ["settings", "files", "progress", "rwkv6", "gate", "memory", "corpora"]
 ROOMS += ["checkpointing", "training", "evaluation", "explore"]
 STEPS = ["injected", "inputs", "runs", "pipeline", "scoring", "probing", "studies", "results", "reporting"]
-ABOVE = [*ROOMS, *STEPS, "search", "drive", "colab", "cli", "app"]
+ABOVE = [*ROOMS, *STEPS, "compare", "search", "drive", "colab", "cli", "app"]
 
 
 def pins() -> dict[str, str]:
