@@ -64,7 +64,10 @@ class Saver(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After a checkpoint was written."""
-        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        folder = Path(args.output_dir)
+        seal(folder / f"checkpoint-{state.global_step}")
+        for path in sorted(folder.glob("checkpoint-*"), key=_step)[:-KEPT]:
+            shutil.rmtree(path)
         self.last = time.monotonic()
         self.interval = max(SAVE_SECONDS, COST * (self.last - self.began)) if SAVE_SECONDS else 0.0
 

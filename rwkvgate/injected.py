@@ -34,8 +34,10 @@ def refuse_unknown(cells: Iterable[str]) -> None:
 
 def cells_so_far() -> list[str]:
     """The cells that have run in this kernel; none outside one."""
-    from IPython.core.getipython import get_ipython  # not needed by who imports the package alone
-
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:  # the package alone needs none
+        return []
     shell = get_ipython()
     manager = getattr(shell, "history_manager", None)
     return [str(cell) for cell in manager.input_hist_raw] if manager is not None else []

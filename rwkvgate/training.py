@@ -26,7 +26,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from rwkvgate.checkpointing import KEPT, ResumableTrainer, Saver, prepare
+from rwkvgate.checkpointing import ResumableTrainer, Saver, prepare
 from rwkvgate.files import digest
 from rwkvgate.memory import GIB, check_memory, peak_bytes, training_memory
 from rwkvgate.progress import Progress
@@ -220,8 +220,7 @@ def _arguments(
         eval_strategy="steps" if eval_every else "no",
         eval_steps=eval_every,
         prediction_loss_only=True,
-        save_strategy="no",  # `Saver` asks by the clock
-        save_total_limit=KEPT,
+        save_strategy="no",  # `Saver` asks by the clock, and removes old ones
         report_to="none",
         disable_tqdm=True,
         seed=seed,
