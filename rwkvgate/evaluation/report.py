@@ -46,7 +46,7 @@ dt { color: var(--dim); font-size: .85rem; margin-top: .5rem; } dd { margin: 0; 
 """
 LONG = 36
 """Characters of a cell from which its column is given room."""
-PROVENANCE = "Provenance"
+PROVENANCE, SETTINGS = "Provenance", "settings"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -112,11 +112,11 @@ def write_report(
     """
     _check_keys(tables, figures)
     sections = [*((table.heading, _table(table)) for table in tables)]
-    sections += [(figure.heading, _figure(figure)) for figure in figures]
+    sections += [(figure.heading, _figure(figure, bool(provenance))) for figure in figures]
     if samples:
         sections.append(("Samples", "".join(_sample(sample) for sample in samples)))
     if provenance:
-        sections.append((PROVENANCE, _definitions(_flat(provenance))))
+        sections.append((PROVENANCE, f'<div id="{SETTINGS}">{_definitions(_flat(provenance))}</div>'))
     # Generated text may hold half a surrogate pair, which no UTF-8 file can.
     write_text(path, _page(title, intro, sections).encode("utf-8", "replace").decode("utf-8"))
     return path
@@ -202,13 +202,15 @@ def _is_numeric(cells: Sequence[str]) -> bool:
     return bool(cells) and 2 * sum(like) >= len(cells) and max(map(len, cells)) <= 40 and not phrases
 
 
-def _figure(figure: Picture) -> str:
+def _figure(figure: Picture, settings: bool) -> str:
     # As an image the drawing cannot run script, fetch anything, or clash with another's identifiers.
     data = base64.b64encode(figure.svg.encode("utf-8")).decode("ascii")
     mark = f' id="{_anchor(figure.key)}"' if figure.key else ""
+    made = _source("Made by", figure.source)
+    made += f' <a href="#{SETTINGS}">Settings</a>.' if made and settings else ""
     return (
         f'<figure{mark}><img src="data:image/svg+xml;base64,{data}" alt="{escape(figure.caption)}">\n'
-        f"<figcaption>{escape(figure.caption)}{_source('Made by', figure.source)}</figcaption></figure>\n"
+        f"<figcaption>{escape(figure.caption)}{made}</figcaption></figure>\n"
     )
 
 

@@ -82,6 +82,7 @@ def test_links_lead_to_rows_and_figures_of_the_page(tmp_path, latency):
     marks = [a["id"] for _, a in tags.seen if "id" in a]
     leads = [a["href"] for tag, a in tags.seen if tag == "a"]
     assert len(marks) == len(set(marks)) and all(lead[1:] in marks for lead in leads)
+    assert leads.count("#settings") == 1  # from the figure
     assert [tag for tag, a in tags.seen if a.get("id", "").startswith("k-")] == ["tr", "tr", "figure"]
 
 
