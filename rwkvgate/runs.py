@@ -156,6 +156,8 @@ def lock_folder(folder: Path) -> Any:
     """
     if fcntl is None or os.environ.get(LOCK_VARIABLE) == str(folder):
         return None
+    if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.glob("[!.]*"))):
+        return None  # somebody's own: nothing is written there, and the first step says what is wrong
     folder.mkdir(parents=True, exist_ok=True)
     handle = (folder / LOCK).open("w")
     try:

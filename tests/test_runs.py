@@ -42,6 +42,13 @@ def test_a_second_run_is_refused_and_jobs_of_the_first_are_not(tmp_path: Path, m
     held.close()
 
 
+def test_nothing_is_written_into_a_folder_that_is_no_run(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv(LOCK_VARIABLE, raising=False)
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert lock_folder(tmp_path) is None and lock_folder(tmp_path / "thesis.txt") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_failed_notebooks_are_listed_with_their_errors(tmp_path: Path) -> None:
     error = {"output_type": "error", "ename": "SettingsError", "evalue": "unknown arm 'x'\nmore"}
     cells = [{"outputs": [{"output_type": "stream", "text": "fine"}]}, {"outputs": [error]}, {"source": "text"}]
