@@ -144,7 +144,7 @@ def positions_figure(positions: pd.DataFrame, trained: float, *, resamples: int 
 def gains_figure(gains: pd.DataFrame, trained: float, *, resamples: int = RESAMPLES) -> Figure:
     """What having seen the answer is worth (nats a token) against the text's length, one panel a probe.
 
-    Means over seeds, items and depths, with intervals over items.
+    Means over seeds, items and depths, with intervals over items (of each depth, for passkeys).
 
     Args:
         gains: columns arm, seed and `long_range.PROBE_COLUMNS`.
@@ -160,7 +160,11 @@ def gains_figure(gains: pd.DataFrame, trained: float, *, resamples: int = RESAMP
         for arm in arms:
             part, points = rows[(rows["probe"] == probe) & (rows["arm"] == arm)], []
             for length, found in part.groupby("length"):
-                items = found.groupby("item")["gain"].agg(["sum", "size"]).to_numpy(dtype=np.float64)
+                items = (
+                    found.groupby(["depth", "item"], dropna=False)["gain"]
+                    .agg(["sum", "size"])
+                    .to_numpy(dtype=np.float64)
+                )
                 whole = drawn_interval(items, _per_token, resamples)
                 points.append((float(str(length)), whole.estimate, whole.low, whole.high))
                 alone += [f"{arm}, {probe}"] if whole.n < 2 else []
