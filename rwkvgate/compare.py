@@ -40,7 +40,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> pd.DataFram
         for name in dict.fromkeys([*left, *right])
         if left.get(name) != right.get(name)
     ]
-    return pd.DataFrame(rows, columns=["entry", "A", "B"])
+    return pd.DataFrame(rows, columns=["entry", "A", "B"], dtype=object)
 
 
 def moved(one: pd.DataFrame, other: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
@@ -56,20 +56,20 @@ def moved(one: pd.DataFrame, other: pd.DataFrame, resamples: int = RESAMPLES) ->
         for name, measure in MEASURES.items()
         if any(set(measure.columns) <= set(frame["metric"]) for frame in (one, other))
     ]
-    sides = [
-        summary(frame, arms=arms, metrics=present, resamples=resamples).set_index(["arm", "metric"])
-        for frame in (one, other)
-    ]
+    sides: list[dict[tuple[str, str], dict[str, Any]]] = []
+    for frame in (one, other):
+        found = summary(frame, arms=arms, metrics=present, resamples=resamples).to_dict("records")
+        sides.append({(str(row["arm"]), str(row["metric"])): {str(k): v for k, v in row.items()} for row in found})
     rows = []
     for arm in arms:
         for name in present:
-            (a, b) = (side.loc[(arm, name)] for side in sides)
+            a, b = (side[arm, name] for side in sides)
             apart = bool(a["low"] > b["high"] or b["low"] > a["high"])
             rows.append((arm, MEASURES[name].label, _said(a), _said(b), apart))
     return pd.DataFrame(rows, columns=["arm", "measure", "A", "B", "moved"])
 
 
-def _said(row: pd.Series) -> str:
+def _said(row: Mapping[str, Any]) -> str:
     value, low, high = (float(row[name]) for name in ("value", "low", "high"))
     if pd.isna(value):
         return "missing" if not row["n"] else str(row["status"])

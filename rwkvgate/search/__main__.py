@@ -134,8 +134,11 @@ def search(profile: str, chosen: list[Task], part: tuple[int, int], stage: str) 
         confirmed = known_trials(folder, task, few, CONFIRMING, (*task.rates, *outward(task)))
         confirmed = [t for t in confirmed if t.rate == rates[t.candidate]]
         every.append(everything(confirmed, "confirmation"))
-        if confirmed:
-            verdicts.append(compared(confirmed))
+        wanted = len(few) * len(CONFIRMING)
+        if len(confirmed) < wanted:
+            print(f"{task.name}: {len(confirmed)} of {wanted} confirming trials are there; nothing is decided yet")
+            continue
+        verdicts.append(compared(confirmed))
     main_one = profile == "cpu"
     target = project_root() / "outputs" / ("search" if main_one else f"{profile}/search")
     write_tables(target, every, verdicts, project_root() / "docs" / "search.md" if main_one else target / "search.md")

@@ -104,7 +104,7 @@ class TextTask:
         """Steps, data and model."""
         settings = self.run_folder.settings
         return {
-            "schedule": self.schedule.model_dump(mode="json", exclude={"learning_rate"}),
+            "schedule": self.schedule.model_dump(mode="json", exclude={"learning_rate", "learning_rates"}),
             "corpus": settings.corpus.model_dump(mode="json"),
             "model": settings.model.model_dump(mode="json"),
             "documents": self.documents,
