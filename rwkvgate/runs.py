@@ -159,7 +159,7 @@ def lock_folder(folder: Path) -> Any:
     if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.glob("[!.]*"))):
         return None  # somebody's own: nothing is written there, and the first step says what is wrong
     folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / LOCK).open("w")
+    handle = (folder / LOCK).open("a")  # which leaves the time of a file that is there
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
