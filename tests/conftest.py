@@ -6,10 +6,12 @@ tests of behaviour draw all parameters anew. torch is imported inside, to keep t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+from tests.hub_server import Client, Hub, serve_hub
 
 SIZES = {
     "vocab_size": 37,
@@ -95,3 +97,18 @@ def relative_error() -> Callable[[Any, Any], float]:
         return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
 
     return measure
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    """A hub on a port of this machine."""
+    with serve_hub() as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def online(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A process that reaches the hub."""
+    client = Client(hub.address, tmp_path_factory.mktemp("home"))
+    yield client
+    client.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,16 @@ from rwkvgate.gate import storage
 from rwkvgate.gate.base import norm_parameters
 from rwkvgate.gate.patch import gates_of, select_trainable
 from rwkvgate.settings import SettingsError
-from tests.hub_server import Client, Hub, serve_hub
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    """A hub on a port of this machine that lets one token write."""
-    with serve_hub() as served:
-        served.token = "let-me-in"
-        yield served
-
-
-@pytest.fixture(scope="module")
-def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A process that reaches it."""
-    one = Client(hub.address, tmp_path_factory.mktemp("home"))
-    yield one
-    one.close()
-
+from tests.hub_server import Client, Hub
 
 WRITES = {"token": "let-me-in"}
+
+
+@pytest.fixture(scope="module")
+def client(hub: Hub, online: Client) -> Client:
+    """A process that reaches a hub which lets one token write."""
+    hub.token = WRITES["token"]
+    return online
 
 
 @pytest.mark.parametrize("arm", ["enhanced", "conv-routing", "fixed-gate"])

@@ -6,152 +6,15 @@ error and leave nothing that a later load would take.
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import re
-import socket
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from rwkvgate import Rwkv6ForCausalLM, Rwkv6Model, save_gate
-from rwkvgate.rwkv6.checkpoints import load_pth, loaded_commit
-from rwkvgate.rwkv6.layouts import CheckpointError
-from tests.hub_server import COMMITS, CONFIG, Client, Hub, serve_hub
-
-BIN, SAFE = "pytorch_model.bin", "model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    """A hub on a port of this machine."""
-    with serve_hub() as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def online(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A process that reaches the hub."""
-    client = Client(hub.address, tmp_path_factory.mktemp("home"))
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="module")
-def offline(hub: Hub, online: Client) -> Iterator[Client]:
-    """A process with the same cache that must not ask the hub."""
-    client = Client(hub.address, online.home, HF_HUB_OFFLINE="1")
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="module")
-def unplugged(online: Client) -> Iterator[Client]:
-    """A process with the same cache and a hub that does not answer."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    client = Client(f"http://127.0.0.1:{port}", online.home)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def weights(tiny_model: Any) -> dict[str, torch.Tensor]:
-    """A tiny network's weights in bfloat16, as the hub keeps them."""
-    return {name: tensor.clone() for name, tensor in tiny_model(dtype=torch.bfloat16).state_dict().items()}
-
-
-@pytest.fixture
-def pickled(tmp_path: Path) -> Callable[[Any], bytes]:
-    """The bytes that torch.save writes."""
-
-    def write(value: Any) -> bytes:
-        torch.save(value, tmp_path / "pickled")
-        return (tmp_path / "pickled").read_bytes()
-
-    return write
-
-
-@pytest.fixture
-def safe(tmp_path: Path) -> Callable[[dict[str, torch.Tensor]], bytes]:
-    """The bytes of a safetensors file."""
-
-    def write(value: dict[str, torch.Tensor]) -> bytes:
-        save_file(value, tmp_path / "safe", metadata={"format": "pt"})
-        return (tmp_path / "safe").read_bytes()
-
-    return write
-
-
-def shards(weights: dict[str, torch.Tensor], write: Any, stem: str, suffix: str) -> dict[str, Any]:
-    """Two shards and their index."""
-    names = sorted(weights)
-    halves = {f"{stem}-0000{i + 1}-of-00002{suffix}": names[i::2] for i in range(2)}
-    index = {"metadata": {}, "weight_map": {name: file for file, half in halves.items() for name in half}}
-    files: dict[str, Any] = {file: write({name: weights[name] for name in half}) for file, half in halves.items()}
-    return files | {f"{stem}{suffix}.index.json": index}
-
-
-def same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], dtype: torch.dtype) -> bool:
-    """Whether two networks have the same weights, once those wanted are of the dtype."""
-    return found.keys() == wanted.keys() and all(torch.equal(found[name], x.to(dtype)) for name, x in wanted.items())
-
-
-def to_blink(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights by BlinkDL's names."""
-    short = {"rwkv.": "", "embeddings": "emb", "attention": "att", "feed_forward": "ffn", "pre_ln": "ln0"}
-    made = {}
-    for name, tensor in weights.items():
-        for long, brief in short.items():
-            name = name.replace(long, brief)
-        made[name] = tensor
-    return made
-
-
-def to_fla(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights by flash-linear-attention's names and in its shapes."""
-    plain = {"receptance": "r_proj.linear", "key": "k_proj.linear", "value": "v_proj.linear", "gate": "g_proj.linear"}
-    made = {
-        "model.embeddings.weight": weights["rwkv.embeddings.weight"],
-        "model.norm.weight": weights["rwkv.ln_out.weight"],
-        "model.norm.bias": weights["rwkv.ln_out.bias"],
-        "lm_head.weight": weights["head.weight"],
-    }
-    for layer in range(3):
-        ours, theirs = f"rwkv.blocks.{layer}.", f"model.layers.{layer}."
-        for norm, name in {"pre_ln": "pre_norm", "ln1": "attn_norm", "ln2": "ffn_norm"}.items():
-            for kind in ("weight", "bias"):
-                if (tensor := weights.get(f"{ours}{norm}.{kind}")) is not None:
-                    made[f"{theirs}{name}.{kind}"] = tensor
-        att = {name.removeprefix(f"{ours}attention."): x for name, x in weights.items() if f"{ours}attention." in name}
-        ffn = {name.removeprefix(f"{ours}feed_forward."): x for name, x in weights.items() if f"{ours}feed" in name}
-        w, k, v, r, g = att["time_maa_w1"].t().chunk(5)
-        second_w, second_k, second_v, second_r, second_g = att["time_maa_w2"]
-        made |= {f"{theirs}attn.{name}.weight": att[f"{long}.weight"] for long, name in plain.items()} | {
-            f"{theirs}attn.x_proj.0.mu": att["time_maa_x"].flatten(),
-            f"{theirs}attn.x_proj.0.linear.weight": torch.cat([r, w, k, v, g]),
-            f"{theirs}attn.x_proj.2.weight": torch.cat([second_r, second_w, second_k, second_v, second_g]).t(),
-            f"{theirs}attn.x_bias": torch.stack([att[f"time_maa_{mix}"].flatten() for mix in "rwkvg"]),
-            f"{theirs}attn.w_proj.linear.lora.0.weight": att["time_decay_w1"].t(),
-            f"{theirs}attn.w_proj.linear.lora.2.weight": att["time_decay_w2"].t(),
-            f"{theirs}attn.w_proj.linear.lora.2.bias": att["time_decay"].flatten(),
-            f"{theirs}attn.bonus": att["time_faaaa"],
-            f"{theirs}attn.g_norm.weight": att["ln_x.weight"],
-            f"{theirs}attn.g_norm.bias": att["ln_x.bias"],
-            f"{theirs}attn.o_proj.weight": att["output.weight"],
-            f"{theirs}ffn.key.mu": ffn["time_maa_k"].flatten(),
-            f"{theirs}ffn.key.linear.weight": ffn["key.weight"],
-            f"{theirs}ffn.receptance.mu": ffn["time_maa_r"].flatten(),
-            f"{theirs}ffn.receptance.linear.weight": ffn["receptance.weight"],
-            f"{theirs}ffn.value.weight": ffn["value.weight"],
-        }
-    return {name: tensor.contiguous() for name, tensor in made.items()}
+from tests.hub_server import COMMITS, Client, Hub
+from tests.rwkv6.published import BIN, MESSAGES, SAFE, Payload, damage, same, shards, to_blink, to_fla
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", None])
@@ -228,29 +91,6 @@ def test_other_layouts_load_by_name(hub: Hub, online: Client, weights: Any, safe
     found = online.load(name, kind)
     assert same(found["weights"], weights, torch.bfloat16) and found["finite"]
     assert (found["heads"], found["inner"]) == (4, 96)
-
-
-def test_flash_linear_attention_mixes_alike(tiny_model: Any, tokens: Any, relative_error: Any, tmp_path: Path) -> None:
-    # The five mixes as that library's layer computes them, from its own tensors.
-    model = tiny_model()
-    theirs = to_fla(dict(model.state_dict()))
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    save_file(theirs, tmp_path / SAFE)
-    again = Rwkv6ForCausalLM.from_pretrained(tmp_path)
-    attention = again.rwkv.blocks[1].attention
-    x = torch.randn(2, 7, 32, dtype=torch.float64)
-    delta = torch.nn.functional.pad(x, (0, 0, 1, -1)) - x
-    tensor = {name.removeprefix("model.layers.1.attn."): value for name, value in theirs.items()}
-    low = torch.tanh((x + delta * tensor["x_proj.0.mu"]) @ tensor["x_proj.0.linear.weight"].t()).unflatten(-1, (5, -1))
-    share = torch.einsum("btnr,hnr->btnh", low, tensor["x_proj.2.weight"].view(32, 5, -1)) + tensor["x_bias"]
-    r, w, k, v, g = (x.unsqueeze(-2) + delta.unsqueeze(-2) * share).unbind(-2)
-    for found, wanted in zip(attention._mixes(x, delta), (w, k, v, r, g), strict=True):
-        assert relative_error(found, wanted) < 1e-12
-    decay = torch.tanh(w @ tensor["w_proj.linear.lora.0.weight"].t()) @ tensor["w_proj.linear.lora.2.weight"].t()
-    wanted = decay + tensor["w_proj.linear.lora.2.bias"]
-    ours = attention.time_decay + torch.tanh(w @ attention.time_decay_w1) @ attention.time_decay_w2
-    assert relative_error(ours, wanted) < 1e-12
-    assert torch.equal(again(tokens(2, 9)).logits, model(tokens(2, 9)).logits)
 
 
 def test_a_second_load_asks_for_nothing_but_the_commit(hub: Hub, online: Client, weights: Any, pickled: Any) -> None:
@@ -337,16 +177,6 @@ def test_an_index_cannot_lead_out_of_its_folder(hub: Hub, online: Client, weight
         assert "weight_map must name files beside it" in online.refusal(name)
 
 
-class Payload:
-    """Pickles as a call."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
 def test_a_pickle_with_code_is_refused_and_not_run(
     hub: Hub, online: Client, weights: Any, pickled: Any, tmp_path: Path
 ) -> None:
@@ -358,47 +188,6 @@ def test_a_pickle_with_code_is_refused_and_not_run(
             said = online.refusal(name, **options)
             assert "refused without running it" in said and BIN in said and "posix.mkdir" in said
     assert not trace.exists()
-
-
-def damage(kind: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights, spoilt."""
-    name = "rwkv.blocks.1.attention.time_faaaa"
-    changed = dict(weights)
-    if kind == "missing":
-        del changed[name]
-    elif kind == "unknown":
-        changed["rwkv.blocks.1.attention.time_first"] = torch.zeros(3)
-    elif kind == "shape":
-        changed[name] = weights[name].flatten()
-    elif kind == "headless":
-        del changed["head.weight"]
-    elif kind == "gate":
-        changed["rwkv.blocks.0.gated_shift.gate.weight"] = torch.zeros(3)
-    elif kind == "values":
-        changed[name] = weights[name] * float("nan")
-    elif kind == "anchor":
-        del changed["rwkv.blocks.0.attention.time_maa_w2"]
-    elif kind == "layer":
-        changed = {key: x for key, x in weights.items() if ".blocks.2." not in key}
-    elif kind == "vocabulary":
-        changed["rwkv.embeddings.weight"] = weights["rwkv.embeddings.weight"][:20].clone()
-    elif kind == "foreign":
-        changed = {f"transformer.{key}": x for key, x in weights.items()}
-    return changed
-
-
-MESSAGES = {
-    "missing": "missing: rwkv.blocks.1.attention.time_faaaa",
-    "unknown": "not known: rwkv.blocks.1.attention.time_first",
-    "shape": "of another shape: rwkv.blocks.1.attention.time_faaaa (32,), wanted (4, 8)",
-    "headless": "missing: head.weight",
-    "gate": "holds a gate (rwkv.blocks.0.gated_shift.gate.weight)",
-    "values": "infinite or not numbers: rwkv.blocks.1.attention.time_faaaa (torch.bfloat16)",
-    "anchor": "no whole RWKV-6: it lacks rwkv.blocks.0.attention.time_maa_w2",
-    "layer": "it states num_hidden_layers 3 (2)",
-    "vocabulary": "it states vocab_size 37 (20)",
-    "foreign": "none of rwkv.embeddings.weight, emb.weight and model.embeddings.weight",
-}
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
@@ -433,142 +222,6 @@ def test_files_that_are_no_weights_are_refused(hub: Hub, online: Client, pickled
         f"tiny/junk-{len(str(content))}", {BIN: content if isinstance(content, bytes) else pickled(content)}
     )
     assert said in online.refusal(name)
-
-
-def test_damaged_files_in_a_folder_are_refused(weights: Any, safe: Any, pickled: Any, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    for file, content in {SAFE: safe(weights), BIN: pickled(weights)}.items():
-        path = tmp_path / file
-        for size in (0, 7, len(content) // 2, len(content) - 1):
-            path.write_bytes(content[:size])
-            with pytest.raises(CheckpointError, match=re.escape(str(path))):
-                Rwkv6ForCausalLM.from_pretrained(tmp_path)
-        path.unlink()
-
-
-@pytest.mark.parametrize("file", [BIN, SAFE])
-def test_changing_what_was_loaded_leaves_the_file_alone(
-    weights: Any, safe: Any, pickled: Any, tmp_path: Path, file: str
-) -> None:
-    # Weights of the file's own type stay mapped from it.
-    content = (pickled if file == BIN else safe)(weights)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    (tmp_path / file).write_bytes(content)
-    model = Rwkv6ForCausalLM.from_pretrained(tmp_path)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    assert (tmp_path / file).read_bytes() == content
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ("{", "config.json is damaged"),
-        ("[]", "holds a list; it must be a JSON object"),
-        (json.dumps(CONFIG | {"model_type": "llama"}), "is of model_type 'llama'; 'rwkv6' is read"),
-        (json.dumps(CONFIG | {"hidden_size": "wide"}), "it states hidden_size wide (32)"),
-        (json.dumps(CONFIG | {"layer_norm_epsilon": "small"}), "cannot be read"),
-        (json.dumps(CONFIG | {"head_size": 4}), "it states head_size 4 (8)"),
-        (None, "holds no config.json"),
-    ],
-)
-def test_bad_configurations_are_refused(weights: Any, tmp_path: Path, config: str | None, said: str) -> None:
-    save_file(weights, tmp_path / SAFE)
-    if config is not None:
-        (tmp_path / "config.json").write_text(config)
-    with pytest.raises(CheckpointError, match=re.escape(said)):
-        Rwkv6ForCausalLM.from_pretrained(tmp_path)
-
-
-def test_paths_that_are_no_folder_are_refused(weights: Any, tmp_path: Path) -> None:
-    for path in (tmp_path / "none", str(tmp_path / "none"), "./none", "~/none/at/all"):
-        with pytest.raises(CheckpointError, match="there is no folder"):
-            Rwkv6ForCausalLM.from_pretrained(path)
-    save_file(weights, tmp_path / SAFE)
-    with pytest.raises(CheckpointError, match="is a file; give a folder"):
-        Rwkv6ForCausalLM.from_pretrained(tmp_path / SAFE)
-    with pytest.raises(ValueError, match="give a folder or a name on the hub"):
-        Rwkv6ForCausalLM.from_pretrained(None)
-
-
-@pytest.mark.parametrize("option", ["ignore_mismatched_sizes", "variant", "gguf_file"])
-def test_options_that_would_leave_weights_at_random_are_refused(tmp_path: Path, option: str) -> None:
-    with pytest.raises(ValueError, match=f"{option} cannot be used here"):
-        Rwkv6ForCausalLM.from_pretrained(tmp_path, **{option: "fp16"})
-
-
-def test_a_folder_with_a_gate_says_what_to_do(tiny_model: Any, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="load_gate"):
-        Rwkv6ForCausalLM.from_pretrained(save_gate(tiny_model("enhanced"), tmp_path / "gate"))
-
-
-def test_options_of_the_configuration_are_taken(tiny_model: Any, tmp_path: Path) -> None:
-    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
-    model, report = Rwkv6ForCausalLM.from_pretrained(
-        tmp_path, use_cache=False, head_size_divisor=1, output_loading_info=True
-    )
-    assert model.config.use_cache is False and model.config.group_norm_epsilon == model.config.layer_norm_epsilon
-    assert not report["missing_keys"] and loaded_commit(model) is None
-    other = tiny_model(vocab_size=40).config
-    with pytest.raises(CheckpointError, match="the config given has vocab_size 40"):
-        Rwkv6ForCausalLM.from_pretrained(tmp_path, config=other)
-    with pytest.raises(CheckpointError, match="not those of an RWKV-6 of its sizes"):
-        Rwkv6ForCausalLM.from_pretrained(tmp_path, num_hidden_layers=2)
-
-
-def test_a_state_dictionary_in_memory_is_checked_as_well(tiny_model: Any) -> None:
-    model = tiny_model(dtype=torch.float32)
-    weights = dict(model.state_dict())
-    again = Rwkv6ForCausalLM.from_pretrained(None, config=model.config, state_dict=to_blink(weights))
-    assert same(dict(again.state_dict()), weights, torch.float32)
-    del weights["head.weight"]
-    with pytest.raises(CheckpointError, match=r"the state dictionary given are not .* missing: head\.weight"):
-        Rwkv6ForCausalLM.from_pretrained(None, config=model.config, state_dict=weights)
-
-
-def test_what_the_headless_network_saves_loads_again(tiny_model: Any, tmp_path: Path) -> None:
-    body = tiny_model(dtype=torch.float32).rwkv
-    body.save_pretrained(tmp_path)
-    assert same(dict(Rwkv6Model.from_pretrained(tmp_path).state_dict()), dict(body.state_dict()), torch.float32)
-    with pytest.raises(CheckpointError, match=r"missing: head\.weight"):
-        Rwkv6ForCausalLM.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("dtype", [None, torch.float32, "float16"])
-def test_a_pth_file_loads(weights: Any, tokens: Any, tmp_path: Path, dtype: Any) -> None:
-    path = tmp_path / "RWKV-x060-tiny.pth"
-    torch.save(to_blink(weights), path)
-    model = load_pth(path, dtype=dtype)
-    kept = torch.bfloat16 if dtype is None else getattr(torch, str(dtype).removeprefix("torch."))
-    assert same(dict(model.state_dict()), weights, kept) and not model.training
-    assert model.config.num_attention_heads == 4 and model.config.time_decay_rank == 6
-    model.save_pretrained(tmp_path / "again")
-    assert same(dict(Rwkv6ForCausalLM.from_pretrained(tmp_path / "again").state_dict()), weights, kept)
-
-
-@pytest.mark.parametrize("kind", ["missing", "unknown", "shape", "headless", "gate", "values", "anchor", "foreign"])
-def test_a_pth_file_of_half_a_network_is_refused(weights: Any, tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "half.pth"
-    torch.save(to_blink(damage(kind, weights)), path)
-    said = MESSAGES[kind]
-    if kind == "gate":
-        said = "holds a gate (blocks.0.gated_shift.gate.weight)"
-    with pytest.raises(CheckpointError, match=re.escape(said)) as error:
-        load_pth(path)
-    assert str(path) in str(error.value)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_pth_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no file"):
-        load_pth(tmp_path / "none.pth")
-    path = tmp_path / "code.pth"
-    for protocol, said in {2: "refused without running it", 4: "Nothing of it was run"}.items():
-        path.write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol))
-        with pytest.raises(CheckpointError, match=said):
-            load_pth(path)
-    assert not (tmp_path / "ran").exists()
 
 
 def test_verify_compares_and_says_so(hub: Hub, online: Client, unplugged: Client, tiny_model: Any, safe: Any) -> None:
