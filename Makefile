@@ -15,7 +15,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-kills test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-kills test-browser bench bench-cpu search plan explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -79,6 +79,9 @@ bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 
 
 search: $(STAMP)  ## the search for a gate worth having: hours on two cores, resumable; PROFILE=smoke for a look
 	@$(BIN)/python -m rwkvgate.search --profile $(PROFILE)
+
+plan: $(STAMP)  ## how long a profile takes on a T4, part by part, by arithmetic: PROFILE=t4
+	@$(BIN)/python -m rwkvgate.planning --profile $(PROFILE)
 
 explore: $(STAMP)  ## the explorer of the newest run in a browser: type, look at the gate, hold it
 	@$(BIN)/python -m rwkvgate.app
