@@ -43,6 +43,7 @@ from rwkvgate.settings import (
     ModelSettings,
     Settings,
     SettingsError,
+    place_or_name,
     require_hardware,
     resolve,
 )
@@ -171,7 +172,8 @@ def _ensure_checkpoint(run: Run, wanted: CheckpointSettings) -> Rwkv6ForCausalLM
     """The checkpoint; its commit is recorded when it is first read, and asked for ever after."""
     inputs, started = base_inputs(run.settings), time.monotonic()
     known = read_json(run.base / CHECKPOINT) if is_finished(run.base, inputs) else None
-    files = _fingerprint(Path(wanted.checkpoint))
+    source = place_or_name(wanted.checkpoint)
+    files = _fingerprint(Path(source))
     if known is not None and known.get("files") != files:
         raise SettingsError(
             f"{wanted.checkpoint} is not what the run in {run.folder} began with: files have changed. "
@@ -180,7 +182,7 @@ def _ensure_checkpoint(run: Run, wanted: CheckpointSettings) -> Rwkv6ForCausalLM
     revision = (known or {}).get("commit") or wanted.revision or None
     kind = getattr(torch, wanted.dtype)
     try:
-        model = Rwkv6ForCausalLM.from_pretrained(wanted.checkpoint, revision=revision, dtype=kind).to(best_device())
+        model = Rwkv6ForCausalLM.from_pretrained(source, revision=revision, dtype=kind).to(best_device())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SettingsError(f"model.checkpoint {wanted.checkpoint!r} cannot be loaded: {error}") from None
     if model.config.vocab_size < IDS:

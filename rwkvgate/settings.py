@@ -187,8 +187,7 @@ class Settings(Frozen):
     @property
     def folder(self) -> Path:
         """The run folder, absolute."""
-        path = Path(self.run_dir).expanduser() if self.run_dir else Path("outputs") / self.profile
-        return path if path.is_absolute() else project_root() / path
+        return place(self.run_dir or f"outputs/{self.profile}")
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -208,6 +207,18 @@ def project_root() -> Path:
             if (folder / "params" / "cpu.yaml").is_file():
                 return folder
     return Path.cwd()
+
+
+def place(path: str) -> Path:
+    """The absolute path that a setting means: a relative one starts at the checkout, wherever it is read."""
+    given = Path(path).expanduser()
+    return given if given.is_absolute() else project_root() / given
+
+
+def place_or_name(given: str) -> str:
+    """The absolute path of a folder, where there is one, and otherwise a name on the hub, as given."""
+    folder = place(given)
+    return str(folder) if folder.is_dir() else given
 
 
 def profile_path(profile: str) -> Path:

@@ -18,6 +18,8 @@ from rwkvgate.settings import (
     ModelSettings,
     SettingsError,
     merge,
+    place,
+    place_or_name,
     resolve,
     resolve_profile,
 )
@@ -152,6 +154,19 @@ def test_the_checkout_is_found_from_below(write: Write, monkeypatch: pytest.Monk
 
 
 # --- profiles --------------------------------------------------------------------------------------
+
+
+def test_a_relative_path_means_the_same_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    (tmp_path / "params").mkdir()  # no checkout's
+    for folder in (root, root / "notebooks", tmp_path):
+        monkeypatch.chdir(folder)
+        assert place("texts/mine.txt") == root / "texts/mine.txt"
+        assert place(str(tmp_path)) == tmp_path
+        assert place("~/mine") == Path.home() / "mine"
+        assert place_or_name("params") == str(root / "params")
+        assert place_or_name("owner/name") == "owner/name"
+        assert resolve(profile="smoke", run_dir="outputs/other").folder == root / "outputs/other"
 
 
 def test_an_unknown_profile_is_refused(write: Write) -> None:

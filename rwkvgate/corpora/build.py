@@ -15,7 +15,7 @@ from rwkvgate.corpora.natural import natural_documents, without_paragraphs
 from rwkvgate.corpora.splits import drop_near_duplicates, split_documents, split_sizes
 from rwkvgate.corpora.stories import generate_stories
 from rwkvgate.files import write_json
-from rwkvgate.settings import CorpusSettings, SettingsError
+from rwkvgate.settings import CorpusSettings, SettingsError, place
 
 PARTS = ("train", "validation", "test", "natural_train", "natural_validation")
 SUMMARY_FILE = "corpus.json"
@@ -98,7 +98,7 @@ def _stories(settings: CorpusSettings) -> dict[str, list[Document]]:
 
 
 def _local(settings: CorpusSettings) -> dict[str, list[Document]]:
-    documents = local_documents(settings.source)
+    documents = local_documents(place(settings.source))
     return drop_near_duplicates(split_documents(documents, settings.splits, settings.seed))
 
 

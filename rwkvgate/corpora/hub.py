@@ -10,7 +10,7 @@ from typing import Any
 from rwkvgate.corpora.documents import Document
 from rwkvgate.corpora.punctuation import weak_document
 from rwkvgate.progress import Progress
-from rwkvgate.settings import HubSet, SettingsError
+from rwkvgate.settings import HubSet, SettingsError, place_or_name
 
 # Room for a prompt of 100 tokens and a reference of 50, in characters of English; and about what a row of 384 holds.
 SHORTEST, LONGEST = 700, 1500
@@ -55,7 +55,11 @@ def _texts(wanted: HubSet) -> Iterator[str]:
     import datasets  # here, because importing it takes seconds
 
     rows: Iterable[dict[str, Any]] = datasets.load_dataset(
-        wanted.name, wanted.config or None, revision=wanted.revision or None, split=wanted.split, streaming=True
+        place_or_name(wanted.name),
+        wanted.config or None,
+        revision=wanted.revision or None,
+        split=wanted.split,
+        streaming=True,
     )
     lines = _column(rows, wanted)
     first = next(lines, None)
