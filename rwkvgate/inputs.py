@@ -7,7 +7,7 @@ from typing import Any
 
 from rwkvgate.gate.arms import ARMS, Arm, find_arm
 from rwkvgate.gate.config import GateConfig
-from rwkvgate.settings import Settings
+from rwkvgate.settings import LAUNCH, Settings
 
 SCALING_MODES = ("windows", "one pass")
 """How texts are read where time and memory are measured against length; see `evaluation.cost`."""
@@ -61,7 +61,7 @@ def arm_inputs(settings: Settings, arm: str, seed: int) -> dict[str, Any]:
     gate = gate_of(found, settings)
     inputs = base_inputs(settings) | {"arm": arm, "gate": gate and gate.model_dump(mode="json"), "seed": seed}
     # Without a grid the rate alone says it all.
-    left_out = None if settings.training.learning_rates else {"learning_rates"}
+    left_out = LAUNCH | (set() if settings.training.learning_rates else {"learning_rates"})
     training = settings.training.model_dump(mode="json", exclude=left_out)
     return inputs | ({"training": training} if found.trained else {})
 

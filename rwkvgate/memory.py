@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,13 @@ from rwkvgate.gate.patch import blocks_of
 from rwkvgate.rwkv6.loss import CHUNK
 from rwkvgate.rwkv6.token_shift import TokenShift
 from rwkvgate.settings import SettingsError
+from rwkvgate.sharding import is_sharded
 
 GIB = 2**30
 PROBED_TOKENS = 64
 """Tokens of the forward pass whose saved tensors are counted; what is saved grows with their number."""
+
+_counted: WeakKeyDictionary[PreTrainedModel, float] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,12 @@ class TrainingMemory:
     optimizer: int
     activations: int
     loss: int
+    exchanged: int = 0
 
     @property
     def total(self) -> int:
         """Their sum, without the device's context."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.loss
+        return self.weights + self.gradients + self.optimizer + self.activations + self.loss + self.exchanged
 
     def __str__(self) -> str:
         parts = {
@@ -43,7 +48,7 @@ class TrainingMemory:
             "optimizer": self.optimizer,
             "activations": self.activations,
             "loss": self.loss,
-        }
+        } | ({"exchanged": self.exchanged} if self.exchanged else {})
         return f"{self.total / GIB:.2f} GiB (" + ", ".join(f"{k} {v / GIB:.2f}" for k, v in parts.items()) + ")"
 
 
@@ -66,7 +71,12 @@ def counting_saved(parameters: Iterator[Tensor]) -> Iterator[dict[int, int]]:
 
 
 def block_bytes(model: PreTrainedModel) -> float:
-    """Bytes a token that one block keeps for its backward pass, counted on a short forward pass."""
+    """Bytes a token that one block keeps for its backward pass, counted on a short forward pass.
+
+    Of a model that was spread over processes since, no block can be run alone, and what was counted before is given.
+    """
+    if is_sharded(model):
+        return _counted[model]
     block = blocks_of(model)[-1]
     weight = next(block.parameters())
     wide = torch.promote_types(weight.dtype, torch.float32)
@@ -80,41 +90,93 @@ def block_bytes(model: PreTrainedModel) -> float:
             block(hidden, TokenShift(None), None)
     finally:
         block.train(training)
-    return sum(saved.values()) / PROBED_TOKENS
+    _counted[model] = sum(saved.values()) / PROBED_TOKENS
+    return _counted[model]
 
 
-def training_memory(model: PreTrainedModel, batch: int, length: int) -> TrainingMemory:
-    """What a training step of the model takes, for the parameters that require gradients now.
+@dataclass(frozen=True)
+class Counted:
+    """What the memory of a model's training follows from. Sizes are bytes of what is frozen, and of what is trained."""
 
-    Counted: weights, gradients, AdamW's two moments, what the blocks keep for the backward pass (with
-    gradient checkpointing one stream for each block and one block opened up), the block being gone through
-    backward, and the logits of one chunk with their gradient.
+    blocks: tuple[int, int]
+    block: tuple[int, int]
+    outside: tuple[int, int]
+    layers: int
+    hidden: int
+    vocabulary: int
+    kept: float
+    checkpointed: bool
+    head_trained: bool
 
-    Args:
-        model: as it will be trained, gates and checkpointing set.
-        batch: rows of a step.
-        length: tokens of the longest row.
-    """
-    size = {True: 0, False: 0}
-    for parameter in model.parameters():
-        size[parameter.requires_grad] += parameter.numel() * parameter.element_size()
-    trained = size[True]
-    blocks, tokens = blocks_of(model), batch * length
-    one = block_bytes(model) * tokens
-    stream = 4 * model.config.hidden_size * tokens
-    opened = len(blocks) * stream + one if blocks[0].gradient_checkpointing else len(blocks) * one
-    vocabulary, hidden = model.config.vocab_size, model.config.hidden_size
+    def memory(self, batch: int, length: int, processes: int = 1, sharded: bool = False) -> TrainingMemory:
+        """What a training step takes in one process.
+
+        Counted: weights, gradients, AdamW's two moments, what the blocks keep for the backward pass (with
+        gradient checkpointing one stream for each block and one block opened up), the block being gone through
+        backward, and the logits of one chunk with their gradient. `exchanged` is what several processes need to work
+        together: the gradients once more, in the buckets that are sent. Where the model is spread, each has its part
+        of the first three, and of the whole what lies outside the blocks, all along, and two blocks, the one at work
+        and the next, all with their gradients.
+
+        Args:
+            batch: rows of a step that this process reads.
+            length: tokens of the longest row.
+            processes: how many train together.
+            sharded: whether the model is spread over them.
+        """
+        frozen, trained = (a + b for a, b in zip(self.blocks, self.outside, strict=True))
+        tokens = batch * length
+        one, stream = self.kept * tokens, 4 * self.hidden * tokens
+        opened = self.layers * stream + one if self.checkpointed else self.layers * one
+        logits = 3 * 4 * min(CHUNK, tokens) * self.vocabulary
+        gathered, shards = (
+            sum(self.outside) + self.outside[1] + 2 * (sum(self.block) + self.block[1]),
+            processes if sharded else 1,
+        )
+        return TrainingMemory(
+            weights=-(-(frozen + trained) // shards),
+            gradients=-(-trained // shards),
+            optimizer=-(-2 * trained // shards),
+            # What is on the way backward through one block is about as large as what that block kept.
+            activations=round(opened + one),
+            loss=logits + 2 * stream + (4 * self.vocabulary * self.hidden if self.head_trained else 0),
+            exchanged=0 if processes == 1 else gathered if sharded else trained,
+        )
+
+
+def count(model: PreTrainedModel) -> Counted:
+    """Count a model as it will be trained, gates and checkpointing set, for what requires gradients now."""
+    blocks = blocks_of(model)
+    inside = [_sizes(block) for block in blocks]
+    frozen, trained = (sum(size[k] for size in inside) for k in (0, 1))
+    everything = _sizes(model)
     head: nn.Module = model.get_output_embeddings()
-    logits = 3 * 4 * min(CHUNK, tokens) * vocabulary
-    loss = logits + 2 * stream + (4 * vocabulary * hidden if head.weight.requires_grad else 0)
-    return TrainingMemory(
-        weights=size[True] + size[False],
-        gradients=trained,
-        optimizer=2 * trained,
-        # What is on the way backward through one block is about as large as what that block kept.
-        activations=round(opened + one),
-        loss=loss,
+    return Counted(
+        blocks=(frozen, trained),
+        block=max(inside, key=sum),
+        outside=(everything[0] - frozen, everything[1] - trained),
+        layers=len(blocks),
+        hidden=model.config.hidden_size,
+        vocabulary=model.config.vocab_size,
+        kept=block_bytes(model),
+        checkpointed=blocks[0].gradient_checkpointing,
+        head_trained=head.weight.requires_grad,
     )
+
+
+def training_memory(
+    model: PreTrainedModel, batch: int, length: int, processes: int = 1, sharded: bool = False
+) -> TrainingMemory:
+    """`count` and `Counted.memory` in one."""
+    return count(model).memory(batch, length, processes, sharded)
+
+
+def _sizes(module: nn.Module) -> tuple[int, int]:
+    """Bytes of the parameters that are frozen, and of those that are trained."""
+    size = [0, 0]
+    for parameter in module.parameters():
+        size[parameter.requires_grad] += parameter.numel() * parameter.element_size()
+    return size[0], size[1]
 
 
 def check_memory(predicted: TrainingMemory, device: torch.device, advice: str) -> None:

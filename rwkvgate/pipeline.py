@@ -5,16 +5,17 @@
 `open_run` turns a notebook's parameters into a `Run`. Every `ensure_*` function returns a step's outcome
 and makes it first where its folder is missing or belongs to other inputs, so a notebook runs alone, in any
 order, and a second run redoes nothing.
+
+Processes that were launched together call the same functions with the same arguments: all of them train, the main one
+decides what is finished, and it alone writes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from rwkvgate import ranks
+from rwkvgate.bases import LOG, best_device, ensure_checkpoint, home_of
 from rwkvgate.corpora.build import Corpus, build_corpus, tokenizer_texts
 from rwkvgate.corpora.documents import Document
 from rwkvgate.corpora.prompts import split_prompt
@@ -32,27 +35,27 @@ from rwkvgate.gate.arms import find_arm
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
 from rwkvgate.injected import cells_so_far, refuse_unknown
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, corpus_inputs, gate_of
-from rwkvgate.runs import CHECKPOINT, Run, is_finished, open_folder, step, write_manifest
-from rwkvgate.rwkv6.checkpoints import loaded_commit
+from rwkvgate.launching import launch, require_devices
+from rwkvgate.runs import Run, is_finished, open_folder, step, write_manifest
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
-from rwkvgate.rwkv6.vocabulary import IDS
 from rwkvgate.settings import (
     CheckpointSettings,
     ModelSettings,
+    Schedule,
     Settings,
     SettingsError,
-    place_or_name,
     require_hardware,
     resolve,
 )
+from rwkvgate.sharding import whole
 from rwkvgate.training import TrainingLog, close_row, document_rows, pack_rows, train, train_best
 
 BASE_SEED = 0
 """One base serves every arm and seed, so its own seed is no parameter."""
 
-WEIGHTS, LOG = "weights.safetensors", "training.json"
+WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer"
 VALIDATION_DOCUMENTS = 64
 """Documents whose loss is watched during training; the whole split would slow it without saying more."""
@@ -98,19 +101,22 @@ def open_run(**parameters: Any) -> Run:
     if gate is not None and isinstance(settings.model, ModelSettings):
         gate.sized(settings.model.hidden_size, settings.model.hidden_size // settings.model.head_size)
     arms_and_seeds(settings)
+    require_devices(settings)
     half = isinstance(settings.model, CheckpointSettings) and settings.model.dtype == "float16"
     if half and find_arm(settings.arm).trained and best_device().type != "cuda":
         raise SettingsError("training in float16 needs a CUDA device; model.dtype float32 runs on this machine")
     return open_folder(settings)
 
 
-def best_device() -> torch.device:
-    """Where models of a run live: the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def ensure_texts(run: Run) -> Texts:
     """The corpus and its tokenizer."""
+    ranks.from_main(lambda: _make_texts(run))
+    folder = run.corpus / TOKENIZER
+    world = isinstance(run.settings.model, CheckpointSettings)
+    return Texts(Corpus.load(run.corpus), Rwkv6Tokenizer.from_pretrained(folder) if world else load_tokenizer(folder))
+
+
+def _make_texts(run: Run) -> None:
     inputs = corpus_inputs(run.settings)
     if not is_finished(run.corpus, inputs):
         started = time.monotonic()
@@ -124,9 +130,6 @@ def ensure_texts(run: Run) -> Texts:
             corpus.save(fresh)
             save_tokenizer(tokenizer, fresh / TOKENIZER)
         write_manifest(run)
-    folder = run.corpus / TOKENIZER
-    world = isinstance(run.settings.model, CheckpointSettings)
-    return Texts(Corpus.load(run.corpus), Rwkv6Tokenizer.from_pretrained(folder) if world else load_tokenizer(folder))
 
 
 def _new_tokenizer(model: ModelSettings | CheckpointSettings, corpus: Corpus) -> PreTrainedTokenizerBase:
@@ -139,77 +142,40 @@ def ensure_base(run: Run) -> Rwkv6ForCausalLM:
     """The base model: fetched, or pretrained on natural text, where that is not done yet."""
     settings, inputs = run.settings, base_inputs(run.settings)
     if isinstance(settings.model, CheckpointSettings):
-        return _ensure_checkpoint(run, settings.model)
-    if not is_finished(run.base, inputs):
+        return ensure_checkpoint(run, settings.model)
+    if not ranks.from_main(lambda: is_finished(run.base, inputs)):
         texts = ensure_texts(run)
         started = time.monotonic()
         model = new_base(settings.model, texts.tokenizer)
-        schedule = settings.model.pretraining
-        separator: int = texts.tokenizer.bos_token_id
-        rows = pack_rows(texts.encode(texts.corpus.natural_train), schedule, separator, BASE_SEED)
-        held_out = _blocks(texts.encode(texts.corpus.natural_validation), schedule.length, separator)
-        log = train(
-            model,
-            rows,
-            schedule,
-            label="pretraining",
-            seed=BASE_SEED,
-            validation=held_out[: 2 * VALIDATION_DOCUMENTS],
-            log_every=max(1, schedule.steps // 30),
-            eval_every=max(1, schedule.steps // 6),
-            checkpoints=run.checkpoints(),
-        )
-        with step(run.base, "base", inputs, started) as fresh:
-            model.save_pretrained(fresh)
-            save_tokenizer(texts.tokenizer, fresh)
-            write_json(fresh / LOG, asdict(log))
-        shutil.rmtree(run.checkpoints(), ignore_errors=True)
-        write_manifest(run)
+        log = _pretrain(run, model, settings.model.pretraining, texts)
+        ranks.from_main(lambda: _write_base(run, model, texts, log, started))
     return load_base(run)
 
 
-def _ensure_checkpoint(run: Run, wanted: CheckpointSettings) -> Rwkv6ForCausalLM:
-    """The checkpoint; its commit is recorded when it is first read, and asked for ever after."""
-    inputs, started = base_inputs(run.settings), time.monotonic()
-    known = read_json(run.base / CHECKPOINT) if is_finished(run.base, inputs) else None
-    source = place_or_name(wanted.checkpoint)
-    files = _fingerprint(Path(source))
-    if known is not None and known.get("files") != files:
-        raise SettingsError(
-            f"{wanted.checkpoint} is not what the run in {run.folder} began with: files have changed. "
-            f"Give another run_dir, or remove {run.folder}"
-        )
-    revision = (known or {}).get("commit") or wanted.revision or None
-    kind = getattr(torch, wanted.dtype)
-    try:
-        model = Rwkv6ForCausalLM.from_pretrained(source, revision=revision, dtype=kind).to(best_device())
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SettingsError(f"model.checkpoint {wanted.checkpoint!r} cannot be loaded: {error}") from None
-    if model.config.vocab_size < IDS:
-        raise SettingsError(
-            f"model.checkpoint {wanted.checkpoint!r} has {model.config.vocab_size:,} entries; the World vocabulary, "
-            f"which texts are written in, has {IDS:,}"
-        )
-    if known is None:
-        with step(run.base, "base", inputs, started) as fresh:
-            write_json(
-                fresh / CHECKPOINT, {"checkpoint": wanted.checkpoint, "commit": loaded_commit(model), "files": files}
-            )
-            write_json(fresh / LOG, asdict(TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)))
-        write_manifest(run)
-    return model.eval()
+def _pretrain(run: Run, model: Rwkv6ForCausalLM, schedule: Schedule, texts: Texts) -> TrainingLog:
+    separator: int = texts.tokenizer.bos_token_id
+    rows = pack_rows(texts.encode(texts.corpus.natural_train), schedule, separator, BASE_SEED)
+    held_out = _blocks(texts.encode(texts.corpus.natural_validation), schedule.length, separator)
+    return train(
+        model,
+        rows,
+        schedule,
+        label="pretraining",
+        seed=BASE_SEED,
+        validation=held_out[: 2 * VALIDATION_DOCUMENTS],
+        log_every=max(1, schedule.steps // 30),
+        eval_every=max(1, schedule.steps // 6),
+        checkpoints=run.checkpoints(),
+    )
 
 
-def _fingerprint(folder: Path) -> dict[str, str] | None:
-    """SHA-256 of a local checkpoint's files; None for a name on the hub, whose commit says it all."""
-    if not folder.is_dir():
-        return None
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".bin"):
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+def _write_base(run: Run, model: Rwkv6ForCausalLM, texts: Texts, log: TrainingLog, started: float) -> None:
+    with step(run.base, "base", base_inputs(run.settings), started) as fresh:
+        model.save_pretrained(fresh)
+        save_tokenizer(texts.tokenizer, fresh)
+        write_json(fresh / LOG, asdict(log))
+    shutil.rmtree(run.checkpoints(), ignore_errors=True)
+    write_manifest(run)
 
 
 def _blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> list[list[int]]:
@@ -231,7 +197,7 @@ def load_base(run: Run) -> Rwkv6ForCausalLM:
         SettingsError: its files are missing or damaged.
     """
     try:
-        model = Rwkv6ForCausalLM.from_pretrained(run.base, local_files_only=True).to(best_device())
+        model = Rwkv6ForCausalLM.from_pretrained(run.base, local_files_only=True).to(home_of(run.settings))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"the base in {run.base} cannot be read ({error}). Remove that folder and run {run.command()}"
@@ -271,39 +237,68 @@ def ensure_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:
     Raises:
         FloatingPointError: its training diverged, now or when it was tried before. That is recorded: the same
             settings would diverge again.
+        RuntimeError: one of `training.processes` failed; what they saved is gone on from.
     """
-    folder, inputs = run.arm(arm, seed), arm_inputs(run.settings, arm, seed)
-    failed = read_json(run.failure(arm, seed))
-    if failed is not None and failed.get("inputs") == digest(inputs):
-        raise FloatingPointError(f"{failed['error']} (recorded in {run.failure(arm, seed)}; remove it to try again)")
-    if not is_finished(folder, inputs):
-        texts = ensure_texts(run)
-        model = new_arm(run, arm, seed)
-        started = time.monotonic()
-        log = TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)
-        kept = {id(p) for gate in gates_of(model) for p in gate.parameters()}
-        if find_arm(arm).trained:
-            log = _tune_or_record(run, model, texts, arm, seed, inputs)
-            kept |= {id(p) for p in model.parameters() if p.requires_grad}
-        changed = {name: p.detach().cpu() for name, p in model.named_parameters() if id(p) in kept}
-        with step(folder, "arm", inputs, started) as fresh:
-            save_file(changed, str(fresh / WEIGHTS))
-            write_json(fresh / LOG, asdict(log))
-        shutil.rmtree(run.checkpoints(arm, seed), ignore_errors=True)
-        del model  # a second copy of a large base would not fit beside it
+    alone = ranks.count() == 1
+    if alone and run.settings.training.processes > 1 and find_arm(arm).trained and not _is_made(run, arm, seed):
+        try:
+            launch(run, arm, seed)
+        except RuntimeError:
+            _is_made(run, arm, seed)  # which says why, where training diverged
+            raise
+    else:
+        make_arm(run, arm, seed)
     return load_arm(run, arm, seed)
 
 
-def _tune_or_record(
-    run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int, inputs: dict[str, Any]
-) -> TrainingLog:
+def make_arm(run: Run, arm: str, seed: int) -> None:
+    """Fine-tune an arm and seed in this process, or those launched together, where that is not done yet.
+
+    Raises:
+        FloatingPointError: as `ensure_arm`.
+    """
+    if ranks.from_main(lambda: _is_made(run, arm, seed)):
+        return
+    texts = ensure_texts(run)
+    model = new_arm(run, arm, seed)
+    started = time.monotonic()
+    log = TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)
+    # Names, for a model that is spread over processes gets new parameters.
+    kept = {id(p) for gate in gates_of(model) for p in gate.parameters()}
+    names = {name for name, p in model.named_parameters() if id(p) in kept}
+    if find_arm(arm).trained:
+        log = _tune_or_record(run, model, texts, arm, seed)
+        names |= {name for name, p in model.named_parameters() if p.requires_grad}
+    changed = {name: whole(p).cpu() for name, p in model.named_parameters() if name in names}
+    ranks.from_main(lambda: _write_arm(run, arm, seed, changed, log, started))
+
+
+def _is_made(run: Run, arm: str, seed: int) -> bool:
+    inputs = arm_inputs(run.settings, arm, seed)
+    failed = read_json(run.failure(arm, seed))
+    if failed is not None and failed.get("inputs") == digest(inputs):
+        raise FloatingPointError(f"{failed['error']} (recorded in {run.failure(arm, seed)}; remove it to try again)")
+    return is_finished(run.arm(arm, seed), inputs)
+
+
+def _write_arm(
+    run: Run, arm: str, seed: int, weights: dict[str, torch.Tensor], log: TrainingLog, started: float
+) -> None:
+    with step(run.arm(arm, seed), "arm", arm_inputs(run.settings, arm, seed), started) as fresh:
+        save_file(weights, str(fresh / WEIGHTS))
+        write_json(fresh / LOG, asdict(log))
+    shutil.rmtree(run.checkpoints(arm, seed), ignore_errors=True)
+
+
+def _tune_or_record(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) -> TrainingLog:
     path = run.failure(arm, seed)
-    path.unlink(missing_ok=True)
+    ranks.from_main(lambda: path.unlink(missing_ok=True))
     try:
         return _tune(run, model, texts, arm, seed)
     except FloatingPointError as error:
         said = f"{arm}, seed {seed}: {error}"
-        write_json(path, {"inputs": digest(inputs), "error": said})
+        inputs = digest(arm_inputs(run.settings, arm, seed))
+        ranks.from_main(lambda: write_json(path, {"inputs": inputs, "error": said}))
         raise FloatingPointError(said) from error
 
 
@@ -319,6 +314,7 @@ def _tune(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) 
         "log_every": schedule.log_every,
         "eval_every": schedule.eval_every,
         "checkpoints": run.checkpoints(arm, seed),
+        "sharded": schedule.sharded,
     }
     rows = arm_rows(run, texts, seed)
     if schedule.learning_rates:

@@ -7,26 +7,29 @@ key, what was found and what is allowed, before any work is done.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from rwkvgate.refusals import SettingsError as SettingsError
+from rwkvgate.refusals import explain, share_of, unknown
+from rwkvgate.refusals import unknown_name as unknown_name
 
 PROFILES = ("smoke", "cpu", "t4", "gpu")
 GPU_PROFILES = ("t4", "gpu")
 SECTIONS = ("model", "corpus", "gate", "training", "evaluation")
 PROFILE_VARIABLE = "RWKVGATE_PROFILE"
+LAUNCH = {"processes", "sharded"}
+"""Settings that say where a training runs. They are left out of every hash of inputs: they change the rounding of sums,
+as another processor does, so bits are the same for equal numbers of processes only, but an arm that is the same within
+float32's tolerance need not be made again. The arm's log records them."""
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
-
-
-class SettingsError(ValueError):
-    """Bad settings: the message names the key, what was found and what is allowed."""
 
 
 class Frozen(BaseModel):
@@ -141,6 +144,15 @@ class TrainingSettings(Schedule):
     )
     log_every: Positive = Field(description="steps between two logged losses")
     eval_every: Positive = Field(description="steps between two validation losses")
+    processes: Positive = Field(description="processes that train together, one a GPU, and share each batch")
+    sharded: bool = Field(description="spread the model over the processes, where one GPU cannot hold it")
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> TrainingSettings:
+        share_of(self.batch_size, self.processes, key="batch_size")
+        if self.sharded and self.processes == 1:
+            raise ValueError("sharded needs more than one of training.processes to spread the model over")
+        return self
 
 
 class EvaluationSettings(Frozen):
@@ -237,13 +249,11 @@ def resolve_profile(profile: str) -> str:
         named = os.environ.get(PROFILE_VARIABLE, "")
         if named and named != "auto":
             if named not in PROFILES:
-                raise SettingsError(
-                    _unknown(f"profile in the environment variable {PROFILE_VARIABLE}", named, PROFILES)
-                )
+                raise SettingsError(unknown(f"profile in the environment variable {PROFILE_VARIABLE}", named, PROFILES))
             return named
         return _profile_of_hardware()
     if profile not in PROFILES:
-        raise SettingsError(_unknown("profile", profile, ("auto", *PROFILES)))
+        raise SettingsError(unknown("profile", profile, ("auto", *PROFILES)))
     return profile
 
 
@@ -355,7 +365,7 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
     try:
         return model.model_validate(_tuples(data))
     except ValidationError as error:
-        lines = [_explain(model, problem, where) for problem in error.errors()]
+        lines = [explain(model, problem, where) for problem in error.errors()]
         raise SettingsError("\n".join(lines)) from None
 
 
@@ -364,44 +374,3 @@ def _tuples(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {key: _tuples(value) for key, value in data.items()}
     return tuple(data) if isinstance(data, list) else data
-
-
-def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
-    path = [str(part) for part in problem["loc"]]
-    if path[:2] in (["model", "sizes"], ["model", "checkpoint"]) and len(path) > 1:
-        del path[1]  # which of the two kinds of model it is, no key
-    key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        return _unknown("key", key, sorted(_keys(model)), where)
-    if problem["type"] == "missing":
-        return f"missing key {key!r} in {where}"
-    found = problem["input"]
-    said = problem["msg"].removeprefix("Value error, ")
-    if not path or isinstance(found, Mapping):
-        return f"{key + ': ' if key else ''}{said} (in {where})"
-    return f"{key} is {found!r} ({type(found).__name__}) in {where}: {said}"
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        parts = get_args(field.annotation)
-        for kind in (field.annotation, *parts, *(get_args(part)[0] for part in parts if get_args(part))):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from _keys(kind, f"{prefix}{name}.")
-
-
-def _unknown(kind: str, found: object, allowed: tuple[str, ...] | list[str], where: str = "") -> str:
-    message = f"unknown {kind} {found!r}" + (f" in {where}" if where else "")
-    name = str(found)  # YAML's names may be numbers
-    close = difflib.get_close_matches(name, allowed, n=1)
-    if close:
-        return f"{message}; did you mean {close[0]!r}?"
-    parent = name.rpartition(".")[0]
-    siblings = [key for key in allowed if key.rpartition(".")[0] == parent]
-    return f"{message}; allowed: {', '.join(siblings or allowed)}"
-
-
-def unknown_name(kind: str, found: str, allowed: tuple[str, ...] | list[str]) -> SettingsError:
-    """The error for a name that is none of those allowed, with the nearest one suggested."""
-    return SettingsError(_unknown(kind, found, allowed))

@@ -2,6 +2,10 @@
 
 Both run the same few lines; what differs is the rows they are given. Rows come in the order in which
 they are used, so every arm of a seed sees the same tokens in the same order.
+
+Where several processes were launched together (`rwkvgate.distributed`), each calls `train` with the same arguments and
+takes its share of every batch. The gradient is that of the whole batch, so the losses are one process's but for
+rounding.
 """
 
 from __future__ import annotations
@@ -14,29 +18,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import (
-    PreTrainedModel,
-    TrainerCallback,
-    TrainingArguments,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, get_cosine_schedule_with_warmup
 
+from rwkvgate import ranks
 from rwkvgate.checkpointing import ResumableTrainer, Saver, prepare
 from rwkvgate.files import digest
-from rwkvgate.memory import GIB, check_memory, peak_bytes, training_memory
-from rwkvgate.progress import Progress
+from rwkvgate.memory import GIB, TrainingMemory, check_memory, peak_bytes, training_memory
+from rwkvgate.refusals import share_of
+from rwkvgate.rows import Rows, close_row, collate, collate_for_loss, document_rows, pack_rows
 from rwkvgate.rwkv6.loss import IGNORED
-from rwkvgate.settings import Schedule, SettingsError
+from rwkvgate.settings import LAUNCH, Schedule, SettingsError
+from rwkvgate.sharding import put, shard, whole
+from rwkvgate.watching import Report, ScaleWatch
 
-Rows = Sequence[Sequence[int]]
-
-MOST_SKIPPED = 25
-"""Steps in a row that float16 gradients may overflow; by then their scale is down by a factor of 2^25."""
+__all__ = [
+    "IGNORED",
+    "TrainingLog",
+    "build_optimizer",
+    "close_row",
+    "collate",
+    "document_rows",
+    "pack_rows",
+    "train",
+    "train_best",
+]
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class TrainingLog:
     `validation_loss`, all in nats a token. `predicted_bytes` is the memory that the step was expected to
     take, `peak_bytes` what it took on a CUDA device. Where several learning rates were tried, `rate` is the one kept
     and `tried` has each one's last validation loss, infinite where it diverged; the rest is of the one kept.
+    `processes` is how many trained together, at the end where it was resumed by another number, and `sharded` whether
+    the model was spread over them; the bytes are one process's.
     """
 
     history: list[dict[str, float]]
@@ -57,6 +68,8 @@ class TrainingLog:
     peak_bytes: int | None = None
     rate: float | None = None
     tried: dict[str, float] = field(default_factory=dict)
+    processes: int = 1
+    sharded: bool = False
 
     @property
     def validation_loss(self) -> float:
@@ -68,75 +81,6 @@ class TrainingLog:
     def tokens_per_second(self) -> float:
         """Real tokens (padding not counted) a second, validation included."""
         return self.tokens / self.seconds if self.seconds else math.nan
-
-
-def pack_rows(documents: Rows, schedule: Schedule, separator: int, seed: int) -> list[list[int]]:
-    """Rows of `schedule.length` tokens cut from the documents run together, enough for every step.
-
-    Documents are shuffled anew for each pass and preceded by the separator.
-
-    Raises:
-        SettingsError: the steps would see a token more than twice.
-    """
-    rng = np.random.default_rng(seed)
-    wanted = schedule.steps * schedule.batch_size
-    available = sum(len(document) + 1 for document in documents)
-    if wanted * schedule.length > 2 * available:
-        raise SettingsError(
-            f"{schedule.steps} steps of {schedule.batch_size} x {schedule.length} tokens need "
-            f"{wanted * schedule.length:,} tokens, and the text has {available:,}: a token would be seen more "
-            f"than twice, and the base would memorise. Lower pretraining.steps or raise corpus.natural_characters"
-        )
-    stream: list[int] = []
-    while len(stream) < wanted * schedule.length:
-        for i in rng.permutation(len(documents)):
-            stream.append(separator)
-            stream.extend(documents[i])
-    length = schedule.length
-    return [stream[i * length : (i + 1) * length] for i in range(wanted)]
-
-
-def document_rows(documents: Rows, schedule: Schedule, separator: int, seed: int) -> list[list[int]]:
-    """One row a document, between separators, cut at `schedule.length`, enough for every step.
-
-    Each pass goes over the documents in a new order, drawn from the seed alone.
-
-    Raises:
-        SettingsError: there is no document.
-    """
-    if not documents:
-        raise SettingsError("there is no document to train on")
-    rng = np.random.default_rng(seed)
-    wanted = schedule.steps * schedule.batch_size
-    order: list[int] = []
-    while len(order) < wanted:
-        order.extend(rng.permutation(len(documents)).tolist())
-    return [close_row(documents[i], schedule.length, separator) for i in order[:wanted]]
-
-
-def close_row(document: Sequence[int], length: int, separator: int) -> list[int]:
-    """A document between separators, cut at `length` tokens."""
-    return [separator, *document, separator][:length]
-
-
-def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
-    """Rows padded on the right to the longest: `input_ids` and `labels`, both (batch, time).
-
-    No attention mask: what stands to the right of a token cannot reach it, and padding is not scored.
-    """
-    longest = max(len(row["input_ids"]) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    labels = torch.full((len(rows), longest), IGNORED)
-    for i, row in enumerate(rows):
-        tokens = torch.tensor(row["input_ids"])
-        ids[i, : len(tokens)] = tokens
-        labels[i, : len(tokens)] = tokens
-    return {"input_ids": ids, "labels": labels}
-
-
-def _collate_for_loss(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-    # Validation too needs the loss alone; its logits would be the largest thing in memory.
-    return {**collate(rows), "skip_logits": True}
 
 
 def build_optimizer(model: PreTrainedModel, schedule: Schedule) -> tuple[AdamW, LRScheduler]:
@@ -162,57 +106,14 @@ def build_optimizer(model: PreTrainedModel, schedule: Schedule) -> tuple[AdamW, 
     return optimizer, get_cosine_schedule_with_warmup(optimizer, schedule.warmup_steps, schedule.steps)
 
 
-class _Report(TrainerCallback):
-    """Prints progress, and stops a run whose loss is no number any more."""
-
-    def __init__(self, label: str) -> None:
-        self.progress = Progress(label)
-        self.note = ""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress(state.global_step, state.max_steps, self.note)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is None:
-            return
-        if not math.isfinite(float(loss)):
-            raise FloatingPointError(f"the loss is {loss} at step {state.global_step}; lower the learning rate")
-        self.note = f"loss {float(loss):.3f}"
-
-
-class _ScaleWatch(TrainerCallback):
-    """Stops a float16 run whose gradients overflow step after step, and logs their scale."""
-
-    def __init__(self) -> None:
-        self.accelerator: Any = None
-        self.scale = 0.0
-        self.skipped = 0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is None:
-            return
-        # By the scale, which falls at every overflow: a fused optimiser skips the step inside, unseen by accelerate.
-        scale = float(scaler.get_scale())
-        self.skipped = self.skipped + 1 if scale < self.scale else 0
-        self.scale = scale
-        if self.skipped >= MOST_SKIPPED:
-            raise FloatingPointError(
-                f"gradients overflowed float16 in {self.skipped} steps in a row, the last of them step "
-                f"{state.global_step}, down to a scale of {scale:g}: nothing is learned any more. "
-                "Lower the learning rate, or train in float32"
-            )
-
-
 def _arguments(
     folder: str, schedule: Schedule, *, seed: int, half: bool, log_every: int, eval_every: int | None
 ) -> TrainingArguments:
     """What transformers' Trainer is told; it writes nothing but into `folder`."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=folder,
         max_steps=schedule.steps,
-        per_device_train_batch_size=schedule.batch_size,
+        per_device_train_batch_size=share_of(schedule.batch_size, ranks.count()),
         per_device_eval_batch_size=2 * schedule.batch_size,
         train_sampling_strategy="sequential",
         logging_steps=log_every,
@@ -225,9 +126,16 @@ def _arguments(
         disable_tqdm=True,
         seed=seed,
         fp16=half,
+        use_cpu=ranks.count() > 1 and not torch.cuda.is_available(),  # transformers asks, or it sees one process
         max_grad_norm=1.0,
+        # Every trainable parameter of every arm has a gradient at every step, and looking for others costs time.
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if arguments.n_gpu > 1:
+        # One process uses one GPU: torch's DataParallel would multiply the batch by the GPUs it sees.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def train(
@@ -241,6 +149,7 @@ def train(
     log_every: int = 10,
     eval_every: int | None = None,
     checkpoints: Path | None = None,
+    sharded: bool = False,
 ) -> TrainingLog:
     """Train the model's trainable parameters, in place, on the rows in their order.
 
@@ -250,50 +159,40 @@ def train(
         validation: rows whose mean loss is logged every `eval_every` steps and at the end.
         label: what the progress lines call the run.
         checkpoints: a folder to keep checkpoints in; a training that was interrupted goes on from the last sound one
-            there. None keeps none.
+            there, whatever the number of its processes was. None keeps none.
+        sharded: spread the model over the processes of the launch, and leave it so: `rwkvgate.sharding.whole` gives its
+            parameters. One process takes no notice.
 
     Raises:
         FloatingPointError: the loss became infinite or no number, or float16 gradients do nothing but overflow.
-        SettingsError: nothing is trainable, the memory is too small, or float16 is asked for without a GPU.
+        SettingsError: nothing is trainable, the memory is too small, float16 is asked for without a GPU, or the
+            processes cannot share the batch evenly.
     """
     device = next(model.parameters()).device if not torch.cuda.is_available() else torch.device("cuda")
-    half = any(p.dtype == torch.float16 for p in model.parameters())
+    half, sharded = any(p.dtype == torch.float16 for p in model.parameters()), sharded and ranks.count() > 1
     if half and device.type != "cuda":
         raise SettingsError("training in float16 needs a CUDA device; model.dtype float32 runs on this machine")
     if schedule.gradient_checkpointing:
         # transformers renames it between 5.15 and 5.23.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    predicted = training_memory(model, schedule.batch_size, max(map(len, rows)))
-    check_memory(predicted, device, "Set training.gradient_checkpointing, or halve training.batch_size or length.")
-    if device.type == "cuda":
-        print(f"{label}: about {predicted}", flush=True)
-        torch.cuda.reset_peak_memory_stats(device)
-    watch = _ScaleWatch()
-    start = None if checkpoints is None else prepare(checkpoints, _owner(model, rows, schedule, seed, validation))
+    predicted = _room(model, rows, schedule, label, device, sharded)
+    if sharded:
+        shard(model)
+    owner = None if checkpoints is None else _owner(model, rows, schedule, seed, validation)
+    start = None if checkpoints is None else ranks.from_main(lambda: prepare(checkpoints, str(owner)))
     with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
-        evaluated = eval_every if validation else None
-        folder = str(checkpoints or scratch)
+        folder, evaluated = str(checkpoints or scratch), eval_every if validation else None
         arguments = _arguments(folder, schedule, seed=seed, half=half, log_every=log_every, eval_every=evaluated)
-        trainer = ResumableTrainer(
-            model=model,
-            args=arguments,
-            data_collator=_collate_for_loss,
-            train_dataset=[{"input_ids": row} for row in rows],
-            eval_dataset=[{"input_ids": row} for row in validation] if validation else None,
-            optimizers=build_optimizer(model, schedule),
-            callbacks=[_Report(label), watch, *([Saver()] if checkpoints else [])],
-        )
-        watch.accelerator = trainer.accelerator
-        quiet = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback")
-        trainer.remove_callback(quiet)
+        callbacks = [Report(label), ScaleWatch(), *([Saver()] if checkpoints else [])]
+        trainer = _trainer(model, arguments, rows, validation, schedule, callbacks)
         if start is not None:
-            print(f"{label}: goes on from step {start.name.rpartition('-')[2]}", flush=True)
+            _say(f"{label}: goes on from step {start.name.rpartition('-')[2]}")
         outcome = trainer.train(resume_from_checkpoint=None if start is None else str(start))
         history = list(trainer.state.log_history)
     model.eval()
     peak = peak_bytes(device)
     if peak is not None:
-        print(f"{label}: took {peak / GIB:.2f} GiB, predicted {predicted.total / GIB:.2f}", flush=True)
+        _say(f"{label}: took {peak / GIB:.2f} GiB, predicted {predicted.total / GIB:.2f}")
     return TrainingLog(
         history=[record for entry in history if (record := _record(entry))],
         steps=schedule.steps,
@@ -301,19 +200,69 @@ def train(
         seconds=float(outcome.metrics["train_runtime"]),
         predicted_bytes=predicted.total,
         peak_bytes=peak,
+        processes=ranks.count(),
+        sharded=sharded,
     )
 
 
+def _trainer(
+    model: PreTrainedModel,
+    arguments: TrainingArguments,
+    rows: Rows,
+    validation: Rows | None,
+    schedule: Schedule,
+    callbacks: list[TrainerCallback],
+) -> ResumableTrainer:
+    """transformers' Trainer with our optimiser and callbacks, and without its own printing."""
+    trainer = ResumableTrainer(
+        model=model,
+        args=arguments,
+        data_collator=collate_for_loss,
+        train_dataset=[{"input_ids": row} for row in rows],
+        eval_dataset=[{"input_ids": row} for row in validation] if validation else None,
+        optimizers=build_optimizer(model, schedule),
+        callbacks=callbacks,
+    )
+    for watch in callbacks:
+        if isinstance(watch, ScaleWatch):
+            watch.accelerator = trainer.accelerator
+    quiet = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback")
+    trainer.remove_callback(quiet)
+    return trainer
+
+
+def _room(
+    model: PreTrainedModel, rows: Rows, schedule: Schedule, label: str, device: torch.device, sharded: bool
+) -> TrainingMemory:
+    """The memory that one process will take, said on a GPU, and refused where it is not there."""
+    processes = ranks.count()
+    batch = share_of(schedule.batch_size, processes)
+    predicted = training_memory(model, batch, max(map(len, rows)), processes, sharded)
+    check_memory(predicted, device, "Set training.gradient_checkpointing, or halve training.batch_size or length.")
+    if device.type == "cuda":
+        _say(f"{label}: about {predicted}")
+        torch.cuda.reset_peak_memory_stats(device)
+    return predicted
+
+
+def _say(line: str) -> None:
+    if ranks.is_main():
+        print(line, flush=True)
+
+
 def _owner(model: PreTrainedModel, rows: Rows, schedule: Schedule, seed: int, validation: Rows | None) -> str:
-    """Hash of what a training depends on: its start, its rows in their order, its schedule."""
+    """Hash of what a training depends on: its start, its rows in their order, its schedule.
+
+    Not on its processes, which change the rounding of a sum and nothing else: a training begun by two goes on with one.
+    """
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             total.update(name.encode())
-            total.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            total.update(whole(parameter).cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest(
         {"start": total.hexdigest(), "rows": rows, "validation": validation, "seed": seed}
-        | {"schedule": schedule.model_dump(mode="json"), "torch": torch.__version__}
+        | {"schedule": schedule.model_dump(mode="json", exclude=LAUNCH), "torch": torch.__version__}
     )
 
 
@@ -348,7 +297,7 @@ def train_best(
             kept_in = None if checkpoints is None else checkpoints / f"rate{rate:g}"
             log = train(model, rows, plan, label=said, validation=validation, checkpoints=kept_in, **options)
         except FloatingPointError as error:
-            print(f"{said}: {error}", flush=True)
+            _say(f"{said}: {error}")
             tried[f"{rate:g}"] = math.inf
             continue
         tried[f"{rate:g}"] = log.validation_loss
@@ -366,7 +315,7 @@ def _put(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():
-            own[name].copy_(weight)
+            put(own[name], weight)
 
 
 def _record(entry: Mapping[str, Any]) -> dict[str, float] | None:

@@ -53,3 +53,22 @@ def test_what_will_not_fit_is_refused_before_training(tiny_model: Any, monkeypat
     monkeypatch.setattr(memory.torch.cuda, "get_device_name", lambda device: "a small card")
     with pytest.raises(SettingsError, match=r"a small card has 0\.\d+ GiB free.*Halve training\.batch_size"):
         check_memory(predicted, torch.device("cuda"), "Halve training.batch_size")
+
+
+def test_several_processes_share_what_can_be_shared(tiny_model: Any) -> None:
+    model = tiny_model("enhanced", torch.float32, num_hidden_layers=6)
+    select_trainable(model, "gate-and-norms")
+    alone = training_memory(model, 4, 64)
+    whole, spread = (training_memory(model, 1, 64, processes=4, sharded=sharded) for sharded in (False, True))
+    assert whole.weights == alone.weights and whole.exchanged == alone.gradients and alone.exchanged == 0
+    assert whole.activations == pytest.approx(alone.activations / 4, abs=2)
+    for part in ("weights", "gradients", "optimizer"):
+        assert 0 <= 4 * getattr(spread, part) - getattr(alone, part) < 4
+    # Gathered: embedding, head and the last norm, and two blocks; what is trained of them twice, for its gradient.
+    outside = [model.get_input_embeddings(), model.get_output_embeddings(), model.base_model.ln_out]
+    counted = [p for module in (*outside, *model.base_model.blocks[:2]) for p in module.parameters()]
+    first = model.base_model.blocks[0].pre_ln
+    # The largest block is the first, for it has a norm more, and it is counted twice.
+    counted += list(first.parameters())
+    assert spread.exchanged == sum(4 * p.numel() * (1 + p.requires_grad) for p in counted)
+    assert "exchanged" in str(spread) and "exchanged" not in str(alone)

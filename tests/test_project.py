@@ -17,9 +17,10 @@ from rwkvgate.cli import release, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ROOMS = ["settings", "files", "progress", "rwkv6", "gate", "memory", "corpora"]
-ROOMS += ["checkpointing", "training", "evaluation", "explore"]
-STEPS = ["injected", "inputs", "runs", "pipeline", "scoring", "probing", "studies", "results", "reporting"]
+ROOMS = ["refusals", "settings", "files", "progress", "ranks", "rwkv6", "gate", "sharding", "memory", "corpora"]
+ROOMS += ["rows", "watching", "checkpointing", "training", "evaluation", "explore"]
+STEPS = ["injected", "inputs", "runs", "launching", "bases", "pipeline", "distributed"]
+STEPS += ["scoring", "probing", "studies", "results", "reporting"]
 ABOVE = [*ROOMS, *STEPS, "compare", "search", "drive", "colab", "cli", "app"]
 
 

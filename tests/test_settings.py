@@ -57,7 +57,9 @@ PROFILE: dict[str, Any] = {
         "splits": [0.8, 0.1, 0.1],
     },
     "gate": {},
-    "training": SCHEDULE | {"scope": "all", "learning_rates": [], "log_every": 1, "eval_every": 5},
+    "training": SCHEDULE
+    | {"scope": "all", "learning_rates": [], "log_every": 1, "eval_every": 5}
+    | {"processes": 1, "sharded": False},
     "evaluation": {
         "documents": 10,
         "new_tokens": 8,

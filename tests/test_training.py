@@ -12,8 +12,6 @@ from rwkvgate import training
 from rwkvgate.settings import Schedule, SettingsError
 from rwkvgate.training import (
     IGNORED,
-    MOST_SKIPPED,
-    _ScaleWatch,
     build_optimizer,
     collate,
     document_rows,
@@ -21,6 +19,7 @@ from rwkvgate.training import (
     train,
     train_best,
 )
+from rwkvgate.watching import MOST_SKIPPED, ScaleWatch
 
 
 def schedule(**changes: Any) -> Schedule:
@@ -128,7 +127,7 @@ def test_gradients_that_only_overflow_stop_the_run() -> None:
         def get_scale(self) -> float:
             return self.scale
 
-    watch, scaler, state = _ScaleWatch(), Scaler(), SimpleNamespace(global_step=7)
+    watch, scaler, state = ScaleWatch(), Scaler(), SimpleNamespace(global_step=7)
     watch.accelerator = SimpleNamespace(scaler=scaler)
     for _ in range(3 * MOST_SKIPPED):  # now and then an overflow is how the scale finds its place
         scaler.scale *= 2 if scaler.scale < 2.0**30 else 0.5

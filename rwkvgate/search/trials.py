@@ -24,7 +24,7 @@ from rwkvgate.runs import Run
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.search.candidates import Candidate
-from rwkvgate.settings import ModelSettings, Schedule, SettingsError
+from rwkvgate.settings import LAUNCH, ModelSettings, Schedule, SettingsError
 from rwkvgate.training import build_optimizer, document_rows, pack_rows, train
 
 CHARACTERS = 2000
@@ -104,7 +104,7 @@ class TextTask:
         """Steps, data and model."""
         settings = self.run_folder.settings
         return {
-            "schedule": self.schedule.model_dump(mode="json", exclude={"learning_rate", "learning_rates"}),
+            "schedule": self.schedule.model_dump(mode="json", exclude=LAUNCH | {"learning_rate", "learning_rates"}),
             "corpus": settings.corpus.model_dump(mode="json"),
             "model": settings.model.model_dump(mode="json"),
             "documents": self.documents,
