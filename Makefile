@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 reproduce: $(STAMP)  ## the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu, SEEDS=, STUDIES=off, RUN_DIR=
 	@$(BIN)/python -m snakemake --quiet host $(LOCAL) --config $(CONFIG)
 
-sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed last: ARMS=all SEEDS=5 MEMORY=8000 CLUSTER=slurm
+sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed last: ARMS=all SEEDS=5 MEMORY=8192 CLUSTER=slurm
 	@$(BIN)/python -m snakemake --quiet host $(WHERE) --keep-going --config $(CONFIG)
 
 compare: $(STAMP)  ## what differs between two runs, and which numbers moved: A=outputs/x B=outputs/y
@@ -62,8 +62,8 @@ test-kills: $(STAMP)  ## a run killed at 100 random moments ends as one left alo
 	@folder=$$(mktemp -d) && $(BIN)/python tests/resume/kills.py $$folder 100 1; code=$$?; rm -rf $$folder; exit $$code
 
 test-slurm: $(STAMP)  ## a sweep on a real Slurm of one node, whose node and jobs are killed; the profiles for clusters
-	@(command -v slurmctld && command -v munged) > /dev/null || (apt-get update --quiet && \
-		apt-get install --yes --quiet --no-install-recommends slurm-wlm munge) > /dev/null 2>&1 || true
+	@(command -v slurmctld && command -v munged && command -v rsync) > /dev/null || (apt-get update --quiet && \
+		apt-get install --yes --quiet --no-install-recommends slurm-wlm munge rsync) > /dev/null 2>&1 || true
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cluster]'
 	@RWKVGATE_SLURM=1 $(BIN)/python -m pytest -rs tests/cluster
 
@@ -85,6 +85,7 @@ bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/verdicts.py
 	@$(BIN)/python benchmarks/explorer.py
 	@$(BIN)/python benchmarks/reproduce.py smoke
+	@$(BIN)/python benchmarks/sweep.py smoke
 
 bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 25 minutes
 	@$(BIN)/python benchmarks/reproduce.py cpu
