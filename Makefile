@@ -6,16 +6,22 @@ ARMS ?=
 SEEDS ?=
 STUDIES ?=
 RUN_DIR ?=
+CLUSTER ?=
+MEMORY ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 CONFIG := profile=$(PROFILE) $(if $(ARMS),arms=$(ARMS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(STUDIES),studies=$(STUDIES)) $(if $(RUN_DIR),run_dir=$(RUN_DIR))
+# Here: one job a GPU, and as many others as cores (and MEMORY, in MB, where given) allow. On a cluster the profile says.
+# The run folder has a lock of its own, which dies with its holder; snakemake's would want unlocking after a kill.
+LOCAL := --cores $(CORES) --nolock --rerun-incomplete --resources gpu=1 $(if $(MEMORY),mem_mb=$(MEMORY))
+WHERE := $(if $(CLUSTER),--profile profiles/$(CLUSTER),$(LOCAL))
 PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 export PYTHONUTF8 = 1
 # Threads that wait spin briefly, then give their core away. Alone this is as fast as the default and faster than
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-kills test-browser bench bench-cpu search plan explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-kills test-slurm test-browser bench bench-cpu search plan explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -31,10 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 reproduce: $(STAMP)  ## the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu, SEEDS=, STUDIES=off, RUN_DIR=
-	@$(BIN)/python -m snakemake --quiet host --cores $(CORES) --rerun-incomplete --config $(CONFIG)
+	@$(BIN)/python -m snakemake --quiet host $(LOCAL) --config $(CONFIG)
 
-sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed at the end: ARMS=all SEEDS=5 PROFILE=cpu
-	@$(BIN)/python -m snakemake --quiet host --cores $(CORES) --keep-going --rerun-incomplete --config $(CONFIG)
+sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed last: ARMS=all SEEDS=5 MEMORY=8192 CLUSTER=slurm
+	@$(BIN)/python -m snakemake --quiet host $(WHERE) --keep-going --config $(CONFIG)
 
 compare: $(STAMP)  ## what differs between two runs, and which numbers moved: A=outputs/x B=outputs/y
 	@$(BIN)/python -m rwkvgate.compare $(A) $(B)
@@ -55,6 +61,12 @@ test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile sm
 test-kills: $(STAMP)  ## a run killed at 100 random moments ends as one left alone, bit for bit
 	@folder=$$(mktemp -d) && $(BIN)/python tests/resume/kills.py $$folder 100 1; code=$$?; rm -rf $$folder; exit $$code
 
+test-slurm: $(STAMP)  ## a sweep on a real Slurm of one node, whose node and jobs are killed; the profiles for clusters
+	@(command -v slurmctld && command -v munged && command -v rsync) > /dev/null || (apt-get update --quiet && \
+		apt-get install --yes --quiet --no-install-recommends slurm-wlm munge rsync) > /dev/null 2>&1 || true
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cluster]'
+	@RWKVGATE_SLURM=1 $(BIN)/python -m pytest -rs tests/cluster
+
 test-browser: $(STAMP)  ## the explorer in a headless Chromium, with ipywidgets 8 and with Colab's 7.7.1; build/screenshots
 	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null 2>&1 || true
 	@$(BIN)/python -m pytest tests/explore/test_browser.py
@@ -73,6 +85,7 @@ bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/verdicts.py
 	@$(BIN)/python benchmarks/explorer.py
 	@$(BIN)/python benchmarks/reproduce.py smoke
+	@$(BIN)/python benchmarks/sweep.py smoke
 
 bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 25 minutes
 	@$(BIN)/python benchmarks/reproduce.py cpu

@@ -11,6 +11,7 @@ from pathlib import Path
 from rwkvgate.files import digest
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs, probe_inputs
+from rwkvgate.needs import needs
 from rwkvgate.runs import failures, lock_folder
 from rwkvgate.settings import resolve
 
@@ -41,11 +42,22 @@ STUDIES = switch("studies")
 CHANGED = arms() | SEEDS | STUDIES
 SETTINGS = resolve(profile=setting("profile", "auto"), run_dir=setting("run_dir"), evaluation=CHANGED)
 RUN = str(SETTINGS.folder)
-DRY = any(word in sys.argv for word in ("--dry-run", "--dryrun", "-n"))
-HELD = None if DRY else lock_folder(SETTINGS.folder)
+HELD = []
 NOTEBOOKS = f"{RUN}/notebooks"
 TRAINED = [(arm, seed) for arm, seed in arms_and_seeds(SETTINGS) if ARMS[arm].trained]
 EVALUATED = arms_and_seeds(SETTINGS)
+
+
+CLUSTER_CORES = 2
+"""Of a job on a cluster that uses several: these networks gain little from more. `--set-threads evaluate=8` changes it."""
+
+
+def alone(wildcards):
+    """The cores of a job that times things, or has nothing beside it: all of this machine, or a fixed number on a node.
+
+    A function, for only once the file is read is it known where jobs run. Both ends of a cluster must say the same.
+    """
+    return workflow.cores if workflow.local_exec and not workflow.remote_exec else CLUSTER_CORES
 
 
 wildcard_constraints:
@@ -82,6 +94,11 @@ def quote(word):
 OF_ARM = ("-p", "arm", "{wildcards.arm}", "-p", "seed", "{wildcards.seed}")
 
 
+onstart:
+    # In the head process alone: snakemake starts its jobs, here or on a cluster, without hooks.
+    HELD.append(lock_folder(SETTINGS.folder))
+
+
 onerror:
     print(failures(Path(NOTEBOOKS)), file=sys.stderr)
 
@@ -99,7 +116,9 @@ rule setup:
         f"{NOTEBOOKS}/01_setup.ipynb",
     params:
         inputs=digest(base_inputs(SETTINGS)),
-    threads: workflow.cores
+    threads: alone
+    resources:
+        **needs(SETTINGS.profile, "setup"),
     shell:
         papermill()
 
@@ -112,6 +131,8 @@ rule finetune:
         f"{NOTEBOOKS}/02_finetune.{{arm}}.seed{{seed}}.ipynb",
     params:
         inputs=lambda w: digest(arm_inputs(SETTINGS, w.arm, int(w.seed))),
+    resources:
+        **needs(SETTINGS.profile, "finetune"),
     shell:
         papermill(*OF_ARM)
 
@@ -133,7 +154,9 @@ rule evaluate:
     params:
         inputs=lambda w: digest([inputs(SETTINGS, w.arm, int(w.seed)) for inputs in OF_EVALUATION]),
     # It times the model, so nothing else may run beside it; smoke's times mean nothing.
-    threads: 1 if SETTINGS.profile == "smoke" else workflow.cores
+    threads: 1 if SETTINGS.profile == "smoke" else alone
+    resources:
+        **needs(SETTINGS.profile, "evaluate"),
     shell:
         papermill(*OF_ARM, evaluation=STUDIES)
 
@@ -147,7 +170,9 @@ rule ablations:
     params:
         inputs=digest(SETTINGS.evaluation.model_dump(mode="json")),
     # It times long texts.
-    threads: 1 if SETTINGS.profile == "smoke" else workflow.cores
+    threads: 1 if SETTINGS.profile == "smoke" else alone
+    resources:
+        **needs(SETTINGS.profile, "ablations"),
     # The only notebook that asks which arms and seeds there are; in the others' commands it would redo them all.
     shell:
         papermill(evaluation=CHANGED)
@@ -161,5 +186,7 @@ rule gate_visualization:
         f"{NOTEBOOKS}/05_gate_visualization.ipynb",
     params:
         inputs=digest(arm_inputs(SETTINGS, "enhanced", 0)),
+    resources:
+        **needs(SETTINGS.profile, "gate_visualization"),
     shell:
         papermill("-p", "arm", "enhanced", "-p", "seed", "0")

@@ -35,6 +35,7 @@ ADDRESSES = (
 
 REFERENCE_FILES = (
     "manifest.json",
+    "environment.txt",
     "results/table*.parquet",
     "results/ablations.parquet",
     "results/comparisons.parquet",

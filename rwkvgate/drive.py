@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rwkvgate.files import read_json, write_folder, write_json
-from rwkvgate.runs import MANIFEST, RECORD, Run, after_step
+from rwkvgate.runs import ENVIRONMENT, MANIFEST, RECORD, Run, after_step
 
 DRIVE_VARIABLE = "RWKVGATE_DRIVE"
 MOUNT = Path("/content/drive")
@@ -159,7 +159,7 @@ def copy_to_drive(run_folder: str | Path, drive_folder: str | Path) -> Path:
 
 
 def restore_from_drive(drive_folder: str | Path, run_folder: str | Path) -> Path | None:
-    """Bring a copy back where the run folder is missing or holds no more than its manifest; the generation used.
+    """Bring a copy back where the run folder is missing or holds no step yet; the generation used.
 
     The newer generation is tried first. None means that the local folder has work in it, or Drive has no copy.
 
@@ -167,7 +167,7 @@ def restore_from_drive(drive_folder: str | Path, run_folder: str | Path) -> Path
         DriveError: Drive does not answer, or neither generation is whole.
     """
     source, target = Path(drive_folder).absolute(), Path(run_folder).absolute()
-    if any(path.name != MANIFEST for path in target.glob("[!.]*")):
+    if any(path.name not in (MANIFEST, ENVIRONMENT) for path in target.glob("[!.]*")):
         return None
     problem: object = f"{LISTING} or a file of its list is missing"
     try:

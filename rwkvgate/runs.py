@@ -6,15 +6,11 @@ A folder whose record carries the hash at hand is finished and is not made again
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +19,17 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from rwkvgate.files import digest, read_json, write_folder, write_json
-from rwkvgate.settings import Settings, SettingsError, project_root
+from rwkvgate.environment import commit, environment, hardware, versions
+from rwkvgate.files import digest, read_json, write_folder, write_json, write_text
+from rwkvgate.settings import Settings, SettingsError
 
 RECORD = "step.json"
 MANIFEST = "manifest.json"
+ENVIRONMENT = "environment.txt"
 CHECKPOINT = "checkpoint.json"
-PACKAGES = (
-    "rwkvgate", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "sacrebleu",
-    "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake",
-)  # fmt: skip
 
-LOCK, LOCK_VARIABLE = ".lock", "RWKVGATE_LOCKED"
-"""The file that a whole run holds, and the variable that tells its jobs so."""
+LOCK = ".lock"
+"""The file that a whole run holds."""
 
 after_step: dict[str, Callable[[Path], object]] = {}
 """Called with the folder of each step just finished, by who asked: the copy to Drive does."""
@@ -113,11 +107,9 @@ def open_folder(settings: Settings) -> Run:
         raise SettingsError(f"run_dir {run.folder} is a file; it must be a folder")
     manifest = read_json(run.folder / MANIFEST)
     if manifest is None:
-        # The run graph puts notebooks there before the first step; anything else is somebody's own.
-        foreign = [path.name for path in run.folder.glob("[!.]*") if path.name != "notebooks"]
-        if foreign:
+        if foreign := _foreign(run.folder):
             raise SettingsError(
-                f"run_dir {run.folder} holds {', '.join(sorted(foreign)[:3])} and no {MANIFEST}: it is no run "
+                f"run_dir {run.folder} holds {', '.join(foreign[:3])} and no {MANIFEST}: it is no run "
                 "folder. Choose an empty or a new one"
             )
         write_manifest(run)
@@ -127,6 +119,14 @@ def open_folder(settings: Settings) -> Run:
             "Choose another run_dir, or that profile"
         )
     return run
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names of what is somebody's own in a folder without a manifest.
+
+    The run graph puts notebooks there before the first step; those are ours.
+    """
+    return sorted(path.name for path in folder.glob("[!.]*") if path.name != "notebooks")
 
 
 def failures(notebooks: Path) -> str:
@@ -146,17 +146,17 @@ def failures(notebooks: Path) -> str:
 
 
 def lock_folder(folder: Path) -> Any:
-    """Take a run folder for this process; what is returned must be kept until the end.
+    """Take a run folder for this process, which starts the jobs; what is returned must be kept until the end.
 
-    Its children share it, through an environment variable: jobs of one run work side by side. None where the platform
-    has no file locks.
+    Jobs do not ask: those of one run work side by side, some of them on other machines. None where the platform has no
+    file locks.
 
     Raises:
         SettingsError: another process works in the folder.
     """
-    if fcntl is None or os.environ.get(LOCK_VARIABLE) == str(folder):
+    if fcntl is None:
         return None
-    if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.glob("[!.]*"))):
+    if folder.is_file() or (not (folder / MANIFEST).is_file() and _foreign(folder)):
         return None  # somebody's own: nothing is written there, and the first step says what is wrong
     folder.mkdir(parents=True, exist_ok=True)
     handle = (folder / LOCK).open("a")  # which leaves the time of a file that is there
@@ -165,7 +165,6 @@ def lock_folder(folder: Path) -> Any:
     except OSError:
         handle.close()
         raise SettingsError(f"another run works in {folder}. Wait for it, stop it, or give another run_dir") from None
-    os.environ[LOCK_VARIABLE] = str(folder)
     return handle
 
 
@@ -198,7 +197,10 @@ def step(folder: Path, name: str, inputs: Mapping[str, Any], started: float) -> 
 
 
 def write_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Write and return the run's manifest: settings, versions, commit, hardware, finished steps."""
+    """Write and return the run's manifest: settings, versions, commit, hardware, finished steps.
+
+    Beside it, `environment.txt` gets every installed package.
+    """
     manifest: dict[str, Any] = {
         "settings": run.settings.model_dump(mode="json", exclude={"run_dir", "arm", "seed"}),
         "versions": versions(),
@@ -209,6 +211,7 @@ def write_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str
     checkpoint = read_json(run.base / CHECKPOINT)
     manifest |= ({"checkpoint": checkpoint} if checkpoint else {}) | dict(extra or {})
     write_json(run.folder / MANIFEST, manifest)
+    write_text(run.folder / ENVIRONMENT, environment())  # after it: a folder without a manifest is no run's
     return manifest
 
 
@@ -219,53 +222,3 @@ def _steps(folder: Path) -> dict[str, Any]:
         if isinstance(record, dict) and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             found[path.parent.relative_to(folder).as_posix()] = record
     return found
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> dict[str, Any]:
-    """The checkout's commit, and whether files differ from it; both None outside a checkout."""
-    try:
-        head = _git("rev-parse", "HEAD")
-        return {"id": head, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"id": None, "dirty": None}
-
-
-def _git(*arguments: str) -> str:
-    command: Sequence[str] = ("git", "-C", str(project_root()), *arguments)
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-
-def hardware() -> dict[str, Any]:
-    """Processor, cores, memory in MiB, the GPU where there is one, and the form of the WKV operator on it."""
-    import torch  # here, so that the run graph can import this module cheaply
-
-    from rwkvgate.rwkv6.kernels import describe_backend
-
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 if hasattr(os, "sysconf") else None
-    return {
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_mib": memory,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "wkv": describe_backend(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

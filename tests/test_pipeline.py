@@ -156,7 +156,7 @@ def test_bad_corpora_are_named_and_leave_nothing(write: Any, message: str, tmp_p
     run = smoke(tmp_path / "run", corpus={"source": str(path)})
     with pytest.raises(SettingsError, match=message):
         ensure_base(run)
-    assert sorted(p.name for p in run.folder.iterdir()) == ["manifest.json"]
+    assert sorted(p.name for p in run.folder.iterdir()) == ["environment.txt", "manifest.json"]
 
 
 def test_a_local_corpus_is_tuned_on(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROOMS = ["refusals", "settings", "files", "progress", "ranks", "rwkv6", "gate", "sharding", "memory", "corpora"]
 ROOMS += ["rows", "watching", "checkpointing", "training", "evaluation", "explore"]
-STEPS = ["injected", "inputs", "runs", "launching", "bases", "pipeline", "distributed"]
-STEPS += ["scoring", "probing", "studies", "results", "reporting"]
+STEPS = ["injected", "inputs", "needs", "environment", "planning", "runs", "launching", "bases", "pipeline"]
+STEPS += ["distributed", "scoring", "probing", "studies", "results", "reporting"]
 ABOVE = [*ROOMS, *STEPS, "compare", "search", "drive", "colab", "cli", "app"]
 
 
@@ -52,7 +52,7 @@ def test_environment_yml_agrees() -> None:
     python = next(line for line in environment["dependencies"] if isinstance(line, str) and line.startswith("python"))
     assert Requirement(python).specifier == Requirement(f"python{PROJECT['requires-python']}").specifier
     installed = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    extras = ",".join(PROJECT["optional-dependencies"])
+    extras = ",".join(name for name in PROJECT["optional-dependencies"] if name != "cluster")  # for clusters alone
     assert installed == ["--constraint constraints.txt", f"--editable .[{extras}]"]
     assert f"--constraint constraints.txt --editable '.[{extras}]'" in (ROOT / "Makefile").read_text()
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rwkvgate.runs import LOCK_VARIABLE, failures, lock_folder
+from rwkvgate.runs import failures, lock_folder
 from rwkvgate.settings import SettingsError
 
+ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
 import pathlib, sys
 from rwkvgate.runs import lock_folder
@@ -23,27 +24,45 @@ input()
 """
 
 
+@pytest.fixture
+def first(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the folder."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    yield holder
+    holder.kill()
+    holder.wait()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
-def test_a_second_run_is_refused_and_jobs_of_the_first_are_not(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.delenv(LOCK_VARIABLE, raising=False)
-    first = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert first.stdout is not None and first.stdout.readline() == "held\n"
+def test_a_second_run_is_refused(first: subprocess.Popen[str], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"another run works in {tmp_path}"):
         lock_folder(tmp_path)
-    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path))  # as a job of the first run has it
-    assert lock_folder(tmp_path) is None
-    monkeypatch.delenv(LOCK_VARIABLE)
     first.kill()  # a lock dies with its holder
     first.wait()
     held = lock_folder(tmp_path)
-    assert held is not None and os.environ[LOCK_VARIABLE] == str(tmp_path)
+    assert held is not None
     held.close()
 
 
-def test_nothing_is_written_into_a_folder_that_is_no_run(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.delenv(LOCK_VARIABLE, raising=False)
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
+@pytest.mark.parametrize("mode", ["default", "remote"])
+def test_the_head_takes_the_folder_and_its_jobs_do_not(mode: str, tmp_path: Path, request: Any) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_setup.ipynb").write_text("{}")
+    request.getfixturevalue("first")
+    # As snakemake starts a job on a cluster: the same Snakefile, one target, no hooks. Here it only marks it as done.
+    job = ["--mode", mode, "--force", "--target-jobs", "setup:", *(["--no-hooks"] if mode == "remote" else [])]
+    command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "1", *job, "--touch"]
+    done = subprocess.run(
+        [*command, "--config", "profile=smoke", f"run_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True
+    )
+    refused = f"another run works in {tmp_path}" in done.stdout + done.stderr
+    assert refused == (mode == "default") and (done.returncode != 0) == refused, done.stderr[-2000:]
+
+
+def test_nothing_is_written_into_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     assert lock_folder(tmp_path) is None and lock_folder(tmp_path / "thesis.txt") is None
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
