@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback
@@ -38,6 +39,10 @@ KEPT = 2
 """Checkpoints that stay: the last may be cut off in the writing."""
 
 
+UNWRITTEN = (OSError, RuntimeError, SafetensorError)
+"""What a full disk is to the system, to torch, which has many words for it, and to safetensors."""
+
+
 class ResumableTrainer(Trainer):
     """transformers' Trainer, whose checkpoints hold the trainable parameters alone, whole however many trained."""
 
@@ -48,6 +53,15 @@ class ResumableTrainer(Trainer):
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
             save_file(trained, str(folder / WEIGHTS))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except UNWRITTEN as error:
+            # Several processes are in the middle of their exchange, and none may go on alone.
+            if ranks.count() > 1:
+                raise
+            _give_up(Path(str(self.args.output_dir)), self.state.global_step, error)
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The loss over `eval_dataset` alone, the same number from any number of processes.
@@ -145,8 +159,11 @@ class Saver(TrainerCallback):
         """After a checkpoint was written."""
         ranks.barrier()  # until every process has written its random state
         folder = Path(args.output_dir)
-        if ranks.is_main():
-            seal(folder / f"checkpoint-{state.global_step}")
+        if ranks.is_main() and (folder / f"checkpoint-{state.global_step}").is_dir():
+            try:
+                seal(folder / f"checkpoint-{state.global_step}")
+            except UNWRITTEN as error:
+                _give_up(folder, state.global_step, error)
             for path in sorted(folder.glob("checkpoint-*"), key=_step)[:-KEPT]:
                 shutil.rmtree(path)
         self.last = time.monotonic()
@@ -185,6 +202,19 @@ def is_sound(folder: Path) -> bool:
     if not isinstance(sealed, dict) or WEIGHTS not in sealed:
         return False
     return all((folder / name).is_file() and _hash(folder / name) == mark for name, mark in sealed.items())
+
+
+def _give_up(folder: Path, step: int, error: Exception) -> None:
+    """Remove a checkpoint that a full disk cut off, and say what is left: the training goes on without it."""
+    shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+    left = [path for path in sorted(folder.glob("checkpoint-*"), key=_step) if is_sound(path)]
+    start = f"step {_step(left[-1])}" if left else "the beginning"
+    free = shutil.disk_usage(folder).free / 2**20
+    print(
+        f"the checkpoint of step {step} could not be written to {folder}, where {free:,.1f} MiB are free ({error}). "
+        f"Training goes on; stopped now, it would go on from {start}",
+        flush=True,
+    )
 
 
 def _hash(path: Path) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,43 @@ def test_checkpoints_are_rare_and_only_two_are_kept(tiny_model: Any, tmp_path: P
     monkeypatch.setattr(checkpointing, "SAVE_SECONDS", 0.0)
     trained(tiny_model("no-layer-norm", torch.float32), tmp_path)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-11", "checkpoint-12"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("a file system can be mounted by root alone")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("mount"), reason="mounts a file system")
+@pytest.mark.usefixtures("every_step")
+def test_a_full_disk_is_said_and_costs_neither_the_training_nor_what_was_kept(
+    tiny_model: Any, left_alone: Any, small_disk: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    checkpoints, filler = small_disk / "checkpoints", small_disk / "filler"
+    with pytest.raises(Interrupted):
+        trained(tiny_model("enhanced", torch.float32), checkpoints, 4, monkeypatch)
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    model = tiny_model("enhanced", torch.float32)
+    log = trained(model, checkpoints)
+    said = capsys.readouterr().out
+    assert "goes on from step 4" in said and equal(model, left_alone[0]) and log.history == left_alone[1].history
+    assert "step 12 could not be written" in said and "it would go on from step 4" in said
+    assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+    filler.unlink()
+    trained(tiny_model("enhanced", torch.float32), checkpoints)
+    said = capsys.readouterr().out
+    assert "goes on from step 4" in said and "could not be written" not in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kills by fork")
