@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -179,11 +179,29 @@ def _sizes(module: nn.Module) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def check_memory(predicted: TrainingMemory, device: torch.device, advice: str) -> None:
+def what_fits(counted: Counted, batch: int, length: int, room: int, processes: int = 1, sharded: bool = False) -> str:
+    """The least change of settings with which training fits into so many bytes, in words; arguments as in `Counted`."""
+    smaller = [batch // 2**i for i in range(1, batch.bit_length())]
+    tries = [] if counted.checkpointed else [(batch, True)]
+    tries += [(size, checkpointed) for size in smaller for checkpointed in (counted.checkpointed, True)]
+    for size, checkpointed in tries:
+        need = replace(counted, checkpointed=checkpointed).memory(size, length, processes, sharded).total
+        if need <= room:
+            parts = ["gradient_checkpointing true"] if checkpointed and not counted.checkpointed else []
+            parts += [f"batch_size {size * processes}"] if size < batch else []
+            return f"{' and '.join(parts)} would fit, with {need / GIB:.2f} GiB"
+    least = replace(counted, checkpointed=True).memory(1, length, processes, sharded).total
+    return f"one row of {length} tokens with gradient_checkpointing takes {least / GIB:.2f} GiB still: lower the length"
+
+
+def check_memory(predicted: TrainingMemory, device: torch.device, advice: Callable[[int], str]) -> None:
     """Refuse training that will not fit on a CUDA device, before it starts.
 
+    Args:
+        advice: what to do, asked with the bytes that training may take.
+
     Raises:
-        SettingsError: more is needed than is free now; it names both, and `advice`.
+        SettingsError: more is needed than is free now; it names both, and the advice.
     """
     if device.type != "cuda":
         return
@@ -191,13 +209,13 @@ def check_memory(predicted: TrainingMemory, device: torch.device, advice: str) -
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_allocated(device)
-    # The weights lie on the device already.
-    wanted = predicted.total - min(held, predicted.weights)
+    there = min(held, predicted.weights)  # the weights lie on the device already
+    wanted = predicted.total - there
     if wanted > free:
         name = torch.cuda.get_device_name(device)
         raise SettingsError(
             f"training takes about {predicted}; {name} has {free / GIB:.2f} GiB free and {wanted / GIB:.2f} more "
-            f"are needed. {advice}"
+            f"are needed; {advice(free + there)}"
         )
 
 

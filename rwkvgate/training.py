@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, ge
 from rwkvgate import ranks
 from rwkvgate.checkpointing import ResumableTrainer, Saver, prepare
 from rwkvgate.files import digest
-from rwkvgate.memory import GIB, TrainingMemory, check_memory, peak_bytes, training_memory
+from rwkvgate.memory import GIB, TrainingMemory, check_memory, count, peak_bytes, what_fits
 from rwkvgate.refusals import share_of
 from rwkvgate.rows import Rows, close_row, collate, collate_for_loss, document_rows, pack_rows
 from rwkvgate.rwkv6.loss import IGNORED
@@ -237,8 +237,9 @@ def _room(
     """The memory that one process will take, said on a GPU, and refused where it is not there."""
     processes = ranks.count()
     batch = share_of(schedule.batch_size, processes)
-    predicted = training_memory(model, batch, max(map(len, rows)), processes, sharded)
-    check_memory(predicted, device, "Set training.gradient_checkpointing, or halve training.batch_size or length.")
+    counted, length = count(model), max(map(len, rows))
+    predicted = counted.memory(batch, length, processes, sharded)
+    check_memory(predicted, device, lambda room: what_fits(counted, batch, length, room, processes, sharded))
     if device.type == "cuda":
         _say(f"{label}: about {predicted}")
         torch.cuda.reset_peak_memory_stats(device)

@@ -9,7 +9,7 @@ import torch
 
 from rwkvgate import memory
 from rwkvgate.gate.patch import select_trainable
-from rwkvgate.memory import check_memory, counting_saved, training_memory
+from rwkvgate.memory import check_memory, count, counting_saved, training_memory, what_fits
 from rwkvgate.settings import SettingsError
 
 
@@ -47,12 +47,30 @@ def test_checkpointing_takes_less(tiny_model: Any) -> None:
 
 def test_what_will_not_fit_is_refused_before_training(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     predicted = training_memory(tiny_model(), 2, 128)
-    check_memory(predicted, torch.device("cpu"), "")
+    check_memory(predicted, torch.device("cpu"), str)
     monkeypatch.setattr(memory.torch.cuda, "mem_get_info", lambda device: (predicted.total // 2, 2**34))
     monkeypatch.setattr(memory.torch.cuda, "memory_allocated", lambda device: 0)
     monkeypatch.setattr(memory.torch.cuda, "get_device_name", lambda device: "a small card")
-    with pytest.raises(SettingsError, match=r"a small card has 0\.\d+ GiB free.*Halve training\.batch_size"):
-        check_memory(predicted, torch.device("cuda"), "Halve training.batch_size")
+    with pytest.raises(SettingsError, match=rf"a small card has 0\.\d+ GiB free.*; {predicted.total // 2} bytes do"):
+        check_memory(predicted, torch.device("cuda"), "{} bytes do".format)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0.9, "gradient_checkpointing true would fit"),
+        (0.3, "gradient_checkpointing true and batch_size 16 would fit"),
+        (0.01, "one row of 128 tokens with gradient_checkpointing takes"),
+    ],
+)
+def test_what_would_fit_is_the_least_change_that_does(tiny_model: Any, share: float, said: str) -> None:
+    model = tiny_model("enhanced", torch.float32, num_hidden_layers=6, vocab_size=11).train()
+    counted = count(model)
+    room = int(share * counted.memory(32, 128).total)
+    assert said in what_fits(counted, 32, 128, room)
+    model.activation_checkpointing_enable()
+    one = count(model).memory(1, 128).total
+    assert what_fits(count(model), 32, 128, 2 * one, processes=2).startswith("batch_size ")
 
 
 def test_several_processes_share_what_can_be_shared(tiny_model: Any) -> None:
