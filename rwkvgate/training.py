@@ -26,8 +26,10 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, ge
 
 from rwkvgate import ranks
 from rwkvgate.checkpointing import ResumableTrainer, Saver, prepare
+from rwkvgate.duration import step_seconds, training_seconds
 from rwkvgate.files import digest
 from rwkvgate.memory import GIB, TrainingMemory, check_memory, count, peak_bytes, what_fits
+from rwkvgate.progress import clock
 from rwkvgate.refusals import share_of
 from rwkvgate.rows import Rows, close_row, collate, collate_for_loss, document_rows, pack_rows
 from rwkvgate.rwkv6.loss import IGNORED
@@ -54,8 +56,10 @@ class TrainingLog:
 
     `history` holds dictionaries with `step` and `loss` (training, mean since the last record) or
     `validation_loss`, all in nats a token. `predicted_bytes` is the memory that the step was expected to
-    take, `peak_bytes` what it took on a CUDA device. Where several learning rates were tried, `rate` is the one kept
-    and `tried` has each one's last validation loss, infinite where it diverged; the rest is of the one kept.
+    take, `peak_bytes` what it took on a CUDA device; `predicted_seconds` stands beside `seconds`, both since the
+    training was last started (0: not predicted, as where the model is spread). Where several learning rates were tried,
+    `rate` is the one kept and `tried` has each one's last validation loss, infinite where it diverged; the rest is of
+    the one kept.
     `processes` is how many trained together, at the end where it was resumed by another number, and `sharded` whether
     the model was spread over them; the bytes are one process's.
     """
@@ -65,6 +69,7 @@ class TrainingLog:
     tokens: int
     seconds: float
     predicted_bytes: int = 0
+    predicted_seconds: float = 0.0
     peak_bytes: int | None = None
     rate: float | None = None
     tried: dict[str, float] = field(default_factory=dict)
@@ -180,25 +185,30 @@ def train(
         shard(model)
     owner = None if checkpoints is None else _owner(model, rows, schedule, seed, validation)
     start = None if checkpoints is None else ranks.from_main(lambda: prepare(checkpoints, str(owner)))
+    done = 0 if start is None else int(start.name.rpartition("-")[2])
+    due = 0.0 if sharded else _due(model, rows, schedule, len(validation or ()), eval_every, done, label)
     with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
         folder, evaluated = str(checkpoints or scratch), eval_every if validation else None
         arguments = _arguments(folder, schedule, seed=seed, half=half, log_every=log_every, eval_every=evaluated)
         callbacks = [Report(label), ScaleWatch(), *([Saver()] if checkpoints else [])]
         trainer = _trainer(model, arguments, rows, validation, schedule, callbacks)
         if start is not None:
-            _say(f"{label}: goes on from step {start.name.rpartition('-')[2]}")
+            _say(f"{label}: goes on from step {done}")
         outcome = trainer.train(resume_from_checkpoint=None if start is None else str(start))
         history = list(trainer.state.log_history)
     model.eval()
-    peak = peak_bytes(device)
+    seconds, peak = float(outcome.metrics["train_runtime"]), peak_bytes(device)
     if peak is not None:
         _say(f"{label}: took {peak / GIB:.2f} GiB, predicted {predicted.total / GIB:.2f}")
+    if due:
+        _say(f"{label}: took {clock(seconds)}, predicted {clock(due)}")
     return TrainingLog(
         history=[record for entry in history if (record := _record(entry))],
         steps=schedule.steps,
         tokens=sum(map(len, rows)),
-        seconds=float(outcome.metrics["train_runtime"]),
+        seconds=seconds,
         predicted_bytes=predicted.total,
+        predicted_seconds=due,
         peak_bytes=peak,
         processes=ranks.count(),
         sharded=sharded,
@@ -244,6 +254,24 @@ def _room(
         _say(f"{label}: about {predicted}")
         torch.cuda.reset_peak_memory_stats(device)
     return predicted
+
+
+def _due(
+    model: PreTrainedModel,
+    rows: Rows,
+    schedule: Schedule,
+    validation_rows: int,
+    eval_every: int | None,
+    done: int,
+    label: str,
+) -> float:
+    """Seconds that the steps after `done` will take, said; from one pass over this process's share of a batch."""
+    share = share_of(schedule.batch_size, ranks.count())
+    step = step_seconds(model, collate_for_loss([{"input_ids": row} for row in rows[:share]]))
+    validations = schedule.steps // eval_every - done // eval_every if eval_every and validation_rows else 0
+    due = training_seconds(step, schedule.steps - done, schedule.batch_size, validation_rows, validations)
+    _say(f"{label}: about {clock(due)} for {schedule.steps - done} steps")
+    return due
 
 
 def _say(line: str) -> None:

@@ -17,7 +17,19 @@ from rwkvgate.cli import release, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ROOMS = ["refusals", "settings", "files", "progress", "ranks", "rwkv6", "gate", "sharding", "memory", "corpora"]
+ROOMS = [
+    "refusals",
+    "settings",
+    "files",
+    "progress",
+    "ranks",
+    "rwkv6",
+    "gate",
+    "sharding",
+    "memory",
+    "duration",
+    "corpora",
+]
 ROOMS += ["rows", "watching", "checkpointing", "training", "evaluation", "explore"]
 STEPS = ["injected", "inputs", "needs", "environment", "planning", "runs", "launching", "bases", "pipeline"]
 STEPS += ["distributed", "scoring", "probing", "studies", "results", "reporting"]
