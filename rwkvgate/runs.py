@@ -6,6 +6,8 @@ A folder whose record carries the hash at hand is finished and is not made again
 
 from __future__ import annotations
 
+import errno
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ MANIFEST = "manifest.json"
 ENVIRONMENT = "environment.txt"
 CHECKPOINT = "checkpoint.json"
 
+NO_ROOM = "No space left on device"
+"""A full disk in the words of the system."""
 LOCK = ".lock"
 """The file that a whole run holds."""
 
@@ -182,16 +186,30 @@ def step(folder: Path, name: str, inputs: Mapping[str, Any], started: float) -> 
 
     Args:
         started: `time.monotonic()` when the step's work began, for the record's wall time.
+
+    Raises:
+        OSError: the disk is full.
     """
-    with write_folder(folder) as fresh:
-        yield fresh
-        record = {
-            "step": name,
-            "inputs": digest(inputs),
-            "seconds": round(time.monotonic() - started, 2),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        write_json(fresh / RECORD, record)
+    try:
+        with write_folder(folder) as fresh:
+            yield fresh
+            record = {
+                "step": name,
+                "inputs": digest(inputs),
+                "seconds": round(time.monotonic() - started, 2),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            write_json(fresh / RECORD, record)
+    except Exception as error:
+        if NO_ROOM not in str(error):
+            raise
+        # safetensors, parquet and json each say it in their own words, and not of which disk.
+        free = shutil.disk_usage(next(path for path in folder.parents if path.is_dir())).free / 2**20
+        raise OSError(
+            errno.ENOSPC,
+            f"{NO_ROOM}: {name} could not be written to {folder}, where {free:,.1f} MiB are free. Make room and run "
+            "again; what was finished is kept, and training goes on from its last checkpoint",
+        ) from error
     for call in after_step.values():
         call(folder)
 
