@@ -72,7 +72,7 @@ def papermill(*parameters, evaluation=None):
     """
     fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", RUN]
     quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING"]
-    words = [sys.executable, "-m", "papermill", "{input[0]}", "$part", "-k", "python3", *quiet, *fixed, *parameters]
+    words = [sys.executable, "-m", "rwkvgate.execute", "{input[0]}", "$part", "-k", "python3", *quiet, *fixed, *parameters]
     # Through cat, for papermill opens the file it is given anew, and would cut off a log that two jobs share.
     words += ["--stdout-file", ">(cat)"]
     words += ["-y", f"evaluation: {evaluation}"] if evaluation else []
