@@ -14,6 +14,7 @@ import torch
 from transformers.initialization import no_init_weights
 
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import blocks_of, select_trainable
 from rwkvgate.memory import GIB, Counted, TrainingMemory, count
 
@@ -77,6 +78,11 @@ def table(counted: dict[str, Counted]) -> list[str]:
 
 def main() -> None:
     """Print the tables of the page."""
+    for name, (width, layers) in SHAPES.items():
+        gates = layers * sum(p.numel() for p in GatedShift(GateConfig.preset("enhanced"), width).parameters())
+        found = of_shape(width, layers, torch.float32, "all")
+        every = (sum(found.blocks) + sum(found.outside)) // torch.float32.itemsize
+        print(f"{name}: {(every - gates) / 1e9:.2f} B parameters, and {gates / 1e9:.2f} B in gates")
     print(f"GiB a GPU; a batch of {ROWS} rows of {LENGTH:,} tokens, shared; gradient checkpointing; the paper's gate.")
     for said, (dtype, scope) in WAYS.items():
         counted = {name: of_shape(width, layers, dtype, scope) for name, (width, layers) in SHAPES.items()}

@@ -101,7 +101,8 @@ def open_run(**parameters: Any) -> Run:
     if gate is not None and isinstance(settings.model, ModelSettings):
         gate.sized(settings.model.hidden_size, settings.model.hidden_size // settings.model.head_size)
     arms_and_seeds(settings)
-    require_devices(settings)
+    if ranks.count() == 1:  # a launch may span machines, and has found its devices
+        require_devices(settings)
     half = isinstance(settings.model, CheckpointSettings) and settings.model.dtype == "float16"
     if half and find_arm(settings.arm).trained and best_device().type != "cuda":
         raise SettingsError("training in float16 needs a CUDA device; model.dtype float32 runs on this machine")

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from rwkvgate import training
+from rwkvgate.gate.arms import ARMS
+from rwkvgate.gate.lora import add_lora
+from rwkvgate.gate.patch import select_trainable
 from rwkvgate.settings import Schedule, SettingsError
 from rwkvgate.training import (
     IGNORED,
@@ -113,6 +116,18 @@ def test_a_diverging_run_stops_and_says_so(tiny_model: Any) -> None:
     rows = document_rows([[1, 2, 3]], plan, separator=0, seed=0)
     with pytest.raises(FloatingPointError, match="the loss is nan at step"):
         train(model, rows, plan, label="doomed", seed=0, log_every=1)
+
+
+@pytest.mark.parametrize("arm", [name for name, arm in ARMS.items() if arm.trained])
+def test_every_trainable_parameter_of_every_arm_has_a_gradient(tiny_model: Any, arm: str) -> None:
+    # Several processes rely on it: DDP waits for the gradient of each, or must search at every step for those without.
+    model = tiny_model(None if ARMS[arm].gate is None else arm, torch.float32)
+    if ARMS[arm].lora:
+        add_lora(model)
+    select_trainable(model, "all")
+    model.train()
+    model(**collate([{"input_ids": row} for row in ([0, 3, 4, 5, 0], [0, 7])])).loss.backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_nothing_to_train_is_refused(tiny_model: Any) -> None:

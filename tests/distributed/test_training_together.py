@@ -133,3 +133,8 @@ def test_a_grid_of_rates_on_a_spread_model(work: Any, folder: Path) -> None:
     best = max(work.RATES, key=lambda rate: -grid["tried"][f"{rate:g}"])
     assert best == work.SCHEDULE.learning_rate  # so that its history is the one trained alone
     same(told(folder, "alone")["history"], grid["history"], ROUNDING)
+
+
+def test_a_gradient_that_overflows_in_one_part_is_skipped_by_all(folder: Path) -> None:
+    said = [json.loads((folder / f"overflowing.{rank}").read_text()) for rank in (0, 1)]
+    assert said[0] == said[1] == [[512.0, False], [512.0, True]]

@@ -21,8 +21,8 @@ from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, checkpointing, p
 from rwkvgate.checkpointing import ResumableTrainer, Saver
 from rwkvgate.gate.patch import select_trainable
 from rwkvgate.settings import Schedule
-from rwkvgate.sharding import whole
-from rwkvgate.training import TrainingLog, train, train_best
+from rwkvgate.sharding import shard, whole
+from rwkvgate.training import TrainingLog, build_optimizer, collate, train, train_best
 
 SIZES = {
     "vocab_size": 37,
@@ -118,6 +118,27 @@ def diverging(folder: Path, sharded: bool) -> str:
     return "nothing was raised"
 
 
+def overflowing(folder: Path) -> None:
+    """Two steps under a gradient scaler; in the first, a part of the gradient that one process holds is infinite."""
+    model = new_model(torch.bfloat16, "gate-and-norms")
+    shard(model)
+    optimizer, _ = build_optimizer(model, SCHEDULE)
+    optimizer.param_groups[0]["lr"] = 1e-2
+    scaler, told = torch.amp.GradScaler(model.device.type, init_scale=1024.0), []
+    for overflows in (True, False):
+        before = {n: whole(p).clone() for n, p in model.named_parameters() if p.requires_grad}
+        scaler.scale(model(**collate([{"input_ids": row} for row in rows(2)]), skip_logits=True).loss).backward()
+        if overflows and ranks.index() == 1:
+            parts = [p.grad.to_local() for p in model.parameters() if p.grad is not None]
+            next(part for part in parts if part.numel()).fill_(float("inf"))
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        moved = [n for n, p in model.named_parameters() if n in before and not torch.equal(before[n], whole(p))]
+        told.append([scaler.get_scale(), bool(moved)])
+    (folder / f"overflowing.{ranks.index()}").write_text(json.dumps(told))
+
+
 def main(folder: Path) -> None:
     """Every training, with the model whole in each process and spread over them."""
     from accelerate import PartialState
@@ -143,6 +164,7 @@ def main(folder: Path) -> None:
     keep(folder, "mixed", model, trained(model, folder / "stopped-copy"))
     model, given = new_model(), rows(SCHEDULE.steps * SCHEDULE.batch_size)
     keep(folder, "grid", model, train_best(model, given, SCHEDULE, RATES, sharded=True, **options(SCHEDULE)))
+    overflowing(folder)
     PartialState().destroy_process_group()
 
 
