@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from rwkvgate import ranks
 from rwkvgate.files import read_json, write_json
 from rwkvgate.inputs import base_inputs
 from rwkvgate.runs import CHECKPOINT, Run, is_finished, step, write_manifest
@@ -19,7 +18,7 @@ from rwkvgate.rwkv6.checkpoints import loaded_commit
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.rwkv6.vocabulary import IDS
 from rwkvgate.settings import CheckpointSettings, Settings, SettingsError, place_or_name
-from rwkvgate.training import TrainingLog
+from rwkvgate.training import TrainingLog, ranks
 
 LOG = "training.json"
 

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 import yaml
 
-from rwkvgate import ranks
 from rwkvgate.inputs import base_inputs
 from rwkvgate.pipeline import make_arm, open_run
 from rwkvgate.refusals import share_of
 from rwkvgate.runs import Run, is_finished, lock_folder
 from rwkvgate.settings import SECTIONS, ModelSettings, SettingsError, resolve
+from rwkvgate.training import ranks
 
 PATIENCE = timedelta(hours=4)
 """How long processes wait for each other: while the main one reads texts, or downloads a base. One that died is noticed
@@ -37,7 +37,7 @@ SHARDED = "ACCELERATE_USE_FSDP"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0, 1 where training diverged, 2 for settings that cannot be."""
     given = _parser().parse_args(arguments)
-    # accelerate and transformers must not see it: they would spread the model their own way; see `rwkvgate.sharding`.
+    # accelerate and transformers must not see it: they would spread the model their own way, not `training.sharding`'s.
     spread = os.environ.pop(SHARDED, "").lower() == "true"
     from accelerate import PartialState
 

@@ -22,7 +22,7 @@ class Needs(NamedTuple):
 
 
 # About twice what was measured for smoke and cpu (1.3 and 2.1 GiB at the peak of the whole chain, kernels, graph and
-# all), and many times what a job took. `memory.training_memory` puts the most expensive arm at 1.2 times the base (cpu:
+# all), and many times what a job took. `training.memory` puts the most expensive arm at 1.2 times the base (cpu:
 # 308 against 260 MiB; gpu: 4.7 against 4.0 GiB, on the device), within that room, so one number serves all arms. t4 and
 # gpu are reckoned, not measured: the file of weights read and copied once, and torch's CUDA libraries.
 NEEDS = {

@@ -24,7 +24,6 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from rwkvgate import ranks
 from rwkvgate.bases import LOG, best_device, ensure_checkpoint, home_of
 from rwkvgate.corpora.build import Corpus, build_corpus, tokenizer_texts
 from rwkvgate.corpora.documents import Document
@@ -49,8 +48,8 @@ from rwkvgate.settings import (
     require_hardware,
     resolve,
 )
-from rwkvgate.sharding import whole
-from rwkvgate.training import TrainingLog, close_row, document_rows, pack_rows, train, train_best
+from rwkvgate.training import TrainingLog, close_row, document_rows, pack_rows, ranks, train, train_best
+from rwkvgate.training.sharding import whole
 
 BASE_SEED = 0
 """One base serves every arm and seed, so its own seed is no parameter."""

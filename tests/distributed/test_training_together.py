@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rwkvgate import checkpointing
 from rwkvgate.launching import config_path
+from rwkvgate.training import checkpointing
 
 WORK = Path(__file__).with_name("work.py")
 ROUNDING = 2e-6

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, checkpointing, patch, ranks
-from rwkvgate.checkpointing import ResumableTrainer, Saver
+from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
 from rwkvgate.gate.patch import select_trainable
 from rwkvgate.settings import Schedule
-from rwkvgate.sharding import shard, whole
-from rwkvgate.training import TrainingLog, build_optimizer, collate, train, train_best
+from rwkvgate.training import TrainingLog, build_optimizer, checkpointing, collate, ranks, train, train_best
+from rwkvgate.training.checkpointing import ResumableTrainer, Saver
+from rwkvgate.training.sharding import shard, whole
 
 SIZES = {
     "vocab_size": 37,

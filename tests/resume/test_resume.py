@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from rwkvgate import checkpointing
-from rwkvgate.checkpointing import SEAL, WEIGHTS, is_sound
 from rwkvgate.settings import Schedule
-from rwkvgate.training import train
+from rwkvgate.training import checkpointing, train
+from rwkvgate.training.checkpointing import SEAL, WEIGHTS, is_sound
 
 KILLS = 30
 SCHEDULE = Schedule(

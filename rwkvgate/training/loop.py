@@ -24,30 +24,17 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, get_cosine_schedule_with_warmup
 
-from rwkvgate import ranks
-from rwkvgate.checkpointing import ResumableTrainer, Saver, prepare
-from rwkvgate.duration import step_seconds, training_seconds
 from rwkvgate.files import digest
-from rwkvgate.memory import GIB, TrainingMemory, check_memory, count, peak_bytes, what_fits
 from rwkvgate.progress import clock
 from rwkvgate.refusals import share_of
-from rwkvgate.rows import Rows, close_row, collate, collate_for_loss, document_rows, pack_rows
-from rwkvgate.rwkv6.loss import IGNORED
 from rwkvgate.settings import LAUNCH, Schedule, SettingsError
-from rwkvgate.sharding import put, shard, whole
-from rwkvgate.watching import Report, ScaleWatch
-
-__all__ = [
-    "IGNORED",
-    "TrainingLog",
-    "build_optimizer",
-    "close_row",
-    "collate",
-    "document_rows",
-    "pack_rows",
-    "train",
-    "train_best",
-]
+from rwkvgate.training import ranks
+from rwkvgate.training.checkpointing import ResumableTrainer, Saver, prepare
+from rwkvgate.training.duration import step_seconds, training_seconds
+from rwkvgate.training.memory import GIB, TrainingMemory, check_memory, count, peak_bytes, what_fits
+from rwkvgate.training.rows import Rows, collate_for_loss
+from rwkvgate.training.sharding import put, shard, whole
+from rwkvgate.training.watching import Report, ScaleWatch
 
 
 @dataclass(frozen=True)
@@ -165,7 +152,7 @@ def train(
         label: what the progress lines call the run.
         checkpoints: a folder to keep checkpoints in; a training that was interrupted goes on from the last sound one
             there, whatever the number of its processes was. None keeps none.
-        sharded: spread the model over the processes of the launch, and leave it so: `rwkvgate.sharding.whole` gives its
+        sharded: spread the model over the processes of the launch, and leave it so: `sharding.whole` gives its
             parameters. One process takes no notice.
 
     Raises:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from rwkvgate import memory
 from rwkvgate.gate.patch import select_trainable
-from rwkvgate.memory import check_memory, count, counting_saved, training_memory, what_fits
 from rwkvgate.settings import SettingsError
+from rwkvgate.training import memory
+from rwkvgate.training.memory import check_memory, count, counting_saved, training_memory, what_fits
 
 
 @pytest.mark.parametrize("arm", [None, "enhanced"])

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from rwkvgate.duration import step_seconds, training_seconds
-from rwkvgate.rows import collate_for_loss
 from rwkvgate.settings import Schedule
 from rwkvgate.training import train
+from rwkvgate.training.duration import step_seconds, training_seconds
+from rwkvgate.training.rows import collate_for_loss
 
 SCHEDULE = Schedule(
     steps=4,

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from rwkvgate import ranks
 from rwkvgate.progress import Progress
+from rwkvgate.training import ranks
 
 MOST_SKIPPED = 25
 """Steps in a row that float16 gradients may overflow; by then their scale is down by a factor of 2^25."""

@@ -16,7 +16,7 @@ from rwkvgate.gate.patch import blocks_of
 from rwkvgate.rwkv6.loss import CHUNK
 from rwkvgate.rwkv6.token_shift import TokenShift
 from rwkvgate.settings import SettingsError
-from rwkvgate.sharding import is_sharded
+from rwkvgate.training.sharding import is_sharded
 
 GIB = 2**30
 PROBED_TOKENS = 64

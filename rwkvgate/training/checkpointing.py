@@ -23,10 +23,10 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from rwkvgate import ranks
 from rwkvgate.files import read_json, write_json
 from rwkvgate.rwkv6.loss import IGNORED
-from rwkvgate.sharding import is_sharded, load_optimizer_state, optimizer_state, put, reshard, whole
+from rwkvgate.training import ranks
+from rwkvgate.training.sharding import is_sharded, load_optimizer_state, optimizer_state, put, reshard, whole
 
 SAVE_SECONDS = float(os.environ.get("RWKVGATE_SAVE_SECONDS", "20"))
 """Between two checkpoints, at least; each comes with a logged loss."""

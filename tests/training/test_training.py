@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from rwkvgate import training
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.gate.lora import add_lora
 from rwkvgate.gate.patch import select_trainable
@@ -18,11 +17,12 @@ from rwkvgate.training import (
     build_optimizer,
     collate,
     document_rows,
+    loop,
     pack_rows,
     train,
     train_best,
 )
-from rwkvgate.watching import MOST_SKIPPED, ScaleWatch
+from rwkvgate.training.watching import MOST_SKIPPED, ScaleWatch
 
 
 def schedule(**changes: Any) -> Schedule:
@@ -195,7 +195,7 @@ def test_a_rate_that_diverges_loses_and_all_that_do_are_an_error(tiny_model: Any
             raise FloatingPointError("the loss is nan at step 2")
         return plain(model, rows, schedule, **options)
 
-    monkeypatch.setattr(training, "train", diverge)
+    monkeypatch.setattr(loop, "train", diverge)
     model = tiny_model(None, torch.float32)
     log = train_best(model, rows, schedule(), (5.0, 1e-3), validation=held_out, **GRID)
     assert log.rate == 1e-3 and log.tried["5"] == float("inf")
