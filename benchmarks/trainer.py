@@ -1,9 +1,16 @@
-"""Tokens a second of training through transformers' Trainer beside a plain PyTorch loop, in turns. `make bench`."""
+"""Tokens a second of training through transformers' Trainer beside a plain PyTorch loop, in turns; what checkpoints cost.
+
+`make bench` runs it.
+"""
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -12,8 +19,11 @@ from torch.nn.utils import clip_grad_norm_
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
 from rwkvgate.settings import Schedule, resolve
 from rwkvgate.training import build_optimizer, collate, train
+from rwkvgate.training.checkpointing import ResumableTrainer, Saver
 
 STEPS, TURNS = 40, 3
+CHECKPOINTED = 200
+"""Steps of the training whose checkpoints are timed: long enough for some by the clock, beside the one at its end."""
 
 
 def new_model() -> Rwkv6ForCausalLM:
@@ -37,13 +47,39 @@ def plain(rows: list[list[int]], schedule: Schedule) -> float:
     return sum(map(len, rows)) / (time.perf_counter() - started)
 
 
-def main() -> None:
-    """Print both rates, their ratio, and the spread over turns."""
-    schedule = resolve("cpu").model.pretraining.model_copy(update={"steps": STEPS, "warmup_steps": 2})
-    rng = np.random.default_rng(0)
+def rows_of(schedule: Schedule) -> list[list[int]]:
+    """Random tokens for every step."""
     shape = (schedule.steps * schedule.batch_size, schedule.length)
-    rows = rng.integers(1, resolve("cpu").model.vocab_size, shape).tolist()
-    ratios = []
+    found: list[list[int]] = np.random.default_rng(0).integers(1, resolve("cpu").model.vocab_size, shape).tolist()
+    return found
+
+
+def checkpointed(schedule: Schedule) -> tuple[int, float, float]:
+    """Checkpoints of a training, the seconds that writing and sealing them took, and those of the whole."""
+    spent: list[float] = []
+    write, seal = ResumableTrainer._save_checkpoint, Saver.on_save
+
+    def timed(call: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> None:
+            started = time.perf_counter()
+            call(*args, **kwargs)
+            spent.append(time.perf_counter() - started)
+
+        return run
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(ResumableTrainer, "_save_checkpoint", timed(write)),
+        patch.object(Saver, "on_save", timed(seal)),
+    ):
+        log = train(new_model(), rows_of(schedule), schedule, label="checkpoints", seed=0, checkpoints=Path(folder))
+    return len(spent) // 2, sum(spent), log.seconds
+
+
+def main() -> None:
+    """Print both rates, their ratio, and the spread over turns; then the share of checkpoints."""
+    schedule = resolve("cpu").model.pretraining.model_copy(update={"steps": STEPS, "warmup_steps": 2})
+    rows, ratios = rows_of(schedule), []
     for turn in range(TURNS):
         loop = plain(rows, schedule)
         log = train(new_model(), rows, schedule, label=f"Trainer, turn {turn + 1}", seed=0)
@@ -51,6 +87,9 @@ def main() -> None:
         print(f"turn {turn + 1}: loop {loop:,.0f}, Trainer {log.tokens_per_second:,.0f} tokens a second")
     middle = statistics.median(ratios)
     print(f"Trainer reaches {100 * middle:.0f} % of the loop ({min(ratios):.2f} to {max(ratios):.2f}; goal 90 %)")
+    count, seconds, whole = checkpointed(schedule.model_copy(update={"steps": CHECKPOINTED}))
+    share = f"{100 * seconds / whole:.2f} % (goal 3 %)"
+    print(f"{count} checkpoints took {seconds:.2f} s of a training of {whole:.1f} s, {share}")
 
 
 if __name__ == "__main__":
