@@ -1,4 +1,4 @@
-"""Tokens a second of training through transformers' Trainer beside a plain PyTorch loop, in turns; what checkpoints cost.
+"""Tokens a second of training through transformers' Trainer beside a plain PyTorch loop; what checkpoints cost.
 
 `make bench` runs it.
 """
