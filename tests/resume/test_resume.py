@@ -13,20 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from rwkvgate.settings import Schedule
 from rwkvgate.training import checkpointing, train
 from rwkvgate.training.checkpointing import SEAL, WEIGHTS, is_sound
+from tests.training.schedules import short_schedule
 
 KILLS = 30
-SCHEDULE = Schedule(
-    steps=12,
-    batch_size=2,
-    length=16,
-    learning_rate=1e-2,
-    warmup_steps=2,
-    weight_decay=0.1,
-    gradient_checkpointing=False,
-)
+SCHEDULE = short_schedule(steps=12, length=16, warmup_steps=2)
 
 
 def rows() -> list[list[int]]:

@@ -8,20 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from rwkvgate.settings import Schedule
 from rwkvgate.training import train
 from rwkvgate.training.duration import step_seconds, training_seconds
 from rwkvgate.training.rows import collate_for_loss
+from tests.training.schedules import short_schedule
 
-SCHEDULE = Schedule(
-    steps=4,
-    batch_size=2,
-    length=16,
-    learning_rate=1e-2,
-    warmup_steps=1,
-    weight_decay=0.1,
-    gradient_checkpointing=False,
-)
+SCHEDULE = short_schedule(length=16)
 
 
 def test_measuring_a_step_leaves_everything_as_it_was(tiny_model: Any) -> None:

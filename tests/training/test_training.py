@@ -11,7 +11,7 @@ import torch
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.gate.lora import add_lora
 from rwkvgate.gate.patch import select_trainable
-from rwkvgate.settings import Schedule, SettingsError
+from rwkvgate.settings import SettingsError
 from rwkvgate.training import (
     IGNORED,
     build_optimizer,
@@ -23,46 +23,44 @@ from rwkvgate.training import (
     train_best,
 )
 from rwkvgate.training.watching import MOST_SKIPPED, ScaleWatch
-
-
-def schedule(**changes: Any) -> Schedule:
-    """A short schedule."""
-    plain = {
-        "steps": 4, "batch_size": 2, "length": 8, "learning_rate": 1e-2, "warmup_steps": 1, "weight_decay": 0.1,
-        "gradient_checkpointing": False,
-    }  # fmt: skip
-    return Schedule(**(plain | changes))
+from tests.training.schedules import short_schedule
 
 
 def test_packed_rows_are_cut_from_every_document_in_turn() -> None:
     documents = [[i] * 9 for i in range(1, 9)]
-    rows = pack_rows(documents, schedule(), separator=0, seed=0)
+    rows = pack_rows(documents, short_schedule(), separator=0, seed=0)
     assert len(rows) == 8 and {len(row) for row in rows} == {8}
-    assert rows == pack_rows(documents, schedule(), separator=0, seed=0) != pack_rows(documents, schedule(), 0, seed=1)
+    assert (
+        rows
+        == pack_rows(documents, short_schedule(), separator=0, seed=0)
+        != pack_rows(documents, short_schedule(), 0, seed=1)
+    )
 
 
 def test_no_token_is_seen_more_than_twice() -> None:
     documents = [[5] * 15, [6] * 15]
-    stream = [token for row in pack_rows(documents, schedule(), separator=0, seed=0) for token in row]
+    stream = [token for row in pack_rows(documents, short_schedule(), separator=0, seed=0) for token in row]
     assert stream.count(5) <= 30 and stream.count(6) <= 30
     with pytest.raises(SettingsError, match="would be seen more than twice"):
-        pack_rows(documents, schedule(steps=5), separator=0, seed=0)
+        pack_rows(documents, short_schedule(steps=5), separator=0, seed=0)
 
 
 def test_document_rows_have_the_same_order_for_every_arm() -> None:
     documents = [[i] * i for i in range(1, 6)]
-    rows = document_rows(documents, schedule(), separator=0, seed=3)
+    rows = document_rows(documents, short_schedule(), separator=0, seed=3)
     assert (
-        rows == document_rows(documents, schedule(), separator=0, seed=3) != document_rows(documents, schedule(), 0, 4)
+        rows
+        == document_rows(documents, short_schedule(), separator=0, seed=3)
+        != document_rows(documents, short_schedule(), 0, 4)
     )
     assert sorted(max(row) for row in rows[:5]) == [1, 2, 3, 4, 5]
     assert all(row[0] == 0 and row[-1] == 0 and len(row) <= 8 for row in rows)
     with pytest.raises(SettingsError, match="no document"):
-        document_rows([], schedule(), separator=0, seed=0)
+        document_rows([], short_schedule(), separator=0, seed=0)
 
 
 def test_an_empty_document_is_a_row_of_two_separators() -> None:
-    assert document_rows([[]], schedule(), separator=0, seed=0)[0] == [0, 0]
+    assert document_rows([[]], short_schedule(), separator=0, seed=0)[0] == [0, 0]
 
 
 def test_padding_is_not_scored_and_changes_no_loss(tiny_model: Any) -> None:
@@ -76,7 +74,7 @@ def test_padding_is_not_scored_and_changes_no_loss(tiny_model: Any) -> None:
 
 def test_the_optimizer_follows_the_recipe(tiny_model: Any) -> None:
     model = tiny_model("enhanced")
-    optimizer, _ = build_optimizer(model, schedule())
+    optimizer, _ = build_optimizer(model, short_schedule())
     names = {id(p): name for name, p in model.named_parameters()}
     seen = {}
     for group in optimizer.param_groups:
@@ -90,7 +88,7 @@ def test_the_optimizer_follows_the_recipe(tiny_model: Any) -> None:
 
 
 def test_training_lowers_the_loss_and_logs_it(tiny_model: Any, capsys: Any) -> None:
-    model, plan = tiny_model(dtype=torch.float32), schedule(steps=30, warmup_steps=2)
+    model, plan = tiny_model(dtype=torch.float32), short_schedule(steps=30, warmup_steps=2)
     rows = document_rows([[1, 2, 3, 4, 5, 6]], plan, separator=0, seed=0)
     log = train(model, rows, plan, label="a run", seed=0, validation=rows[:4], log_every=10, eval_every=15)
     losses = [record["loss"] for record in log.history if "loss" in record]
@@ -101,7 +99,7 @@ def test_training_lowers_the_loss_and_logs_it(tiny_model: Any, capsys: Any) -> N
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_model: Any) -> None:
-    plan = schedule()
+    plan = short_schedule()
     rows = document_rows([[1, 2, 3], [4, 5, 6, 7]], plan, separator=0, seed=0)
     models = [tiny_model("enhanced", torch.float32) for _ in range(2)]
     for model in models:
@@ -110,7 +108,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_model: Any) -> None:
 
 
 def test_a_diverging_run_stops_and_says_so(tiny_model: Any) -> None:
-    model, plan = tiny_model(dtype=torch.float32), schedule()
+    model, plan = tiny_model(dtype=torch.float32), short_schedule()
     with torch.no_grad():
         model.head.weight.fill_(float("nan"))
     rows = document_rows([[1, 2, 3]], plan, separator=0, seed=0)
@@ -132,7 +130,7 @@ def test_every_trainable_parameter_of_every_arm_has_a_gradient(tiny_model: Any, 
 
 def test_nothing_to_train_is_refused(tiny_model: Any) -> None:
     with pytest.raises(SettingsError, match="nothing to train"):
-        build_optimizer(tiny_model().requires_grad_(False), schedule())
+        build_optimizer(tiny_model().requires_grad_(False), short_schedule())
 
 
 def test_gradients_that_only_overflow_stop_the_run() -> None:
@@ -159,7 +157,7 @@ def test_float16_without_a_gpu_is_refused(tiny_model: Any) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(SettingsError, match="float16 needs a CUDA device"):
-        train(tiny_model(dtype=torch.float16), [[1, 2, 3]] * 8, schedule(), label="x", seed=0)
+        train(tiny_model(dtype=torch.float16), [[1, 2, 3]] * 8, short_schedule(), label="x", seed=0)
 
 
 GRID: dict[str, Any] = {"label": "grid", "seed": 0, "log_every": 2, "eval_every": 2}
@@ -176,10 +174,10 @@ def test_the_best_rate_is_kept_as_it_would_be_alone(tiny_model: Any) -> None:
     alone = {}
     for rate in (1e-4, 3e-2, 3e-3):
         model = tiny_model("enhanced", torch.float32)
-        log = train(model, rows, schedule(learning_rate=rate), validation=held_out, **GRID)
+        log = train(model, rows, short_schedule(learning_rate=rate), validation=held_out, **GRID)
         alone[rate] = log.validation_loss, model
     model = tiny_model("enhanced", torch.float32)
-    log = train_best(model, rows, schedule(), (1e-4, 3e-2, 3e-3), validation=held_out, **GRID)
+    log = train_best(model, rows, short_schedule(), (1e-4, 3e-2, 3e-3), validation=held_out, **GRID)
     best = min(alone, key=lambda rate: alone[rate][0])
     assert log.rate == best and log.validation_loss == alone[best][0]
     assert log.tried == {f"{rate:g}": loss for rate, (loss, _) in alone.items()}
@@ -197,9 +195,9 @@ def test_a_rate_that_diverges_loses_and_all_that_do_are_an_error(tiny_model: Any
 
     monkeypatch.setattr(loop, "train", diverge)
     model = tiny_model(None, torch.float32)
-    log = train_best(model, rows, schedule(), (5.0, 1e-3), validation=held_out, **GRID)
+    log = train_best(model, rows, short_schedule(), (5.0, 1e-3), validation=held_out, **GRID)
     assert log.rate == 1e-3 and log.tried["5"] == float("inf")
     with pytest.raises(FloatingPointError, match=r"every learning rate of 5, 7 diverged"):
-        train_best(model, rows, schedule(), (5.0, 7.0), validation=held_out, **GRID)
+        train_best(model, rows, short_schedule(), (5.0, 7.0), validation=held_out, **GRID)
     with pytest.raises(ValueError, match="validation rows"):
-        train_best(model, rows, schedule(), (1e-3, 1e-2), validation=[], **GRID)
+        train_best(model, rows, short_schedule(), (1e-3, 1e-2), validation=[], **GRID)
