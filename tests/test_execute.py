@@ -19,7 +19,7 @@ sys.argv = ["papermill", "--version"]
 try:
     main()
 except SystemExit:
-    print(sys.modules["rfc3987_syntax"], "lark" in sys.modules)
+    print([name for name in ("lark", "pyarrow.lib", "torch") if name in sys.modules])
 """
 
 
@@ -57,4 +57,4 @@ def test_it_does_what_papermill_does(source: str, tmp_path: Path) -> None:
 
 def test_nothing_slow_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", LOADED], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines()[-1] == "None False", done.stderr
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
