@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,11 @@ def tasks(profile: str) -> list[Task]:
     ]
 
 
-def outward(task: Task) -> tuple[float, ...]:
-    """A rate beyond the grid, which those to be confirmed are tried at too: the best may lie at its edge."""
-    return (1.5 * max(task.rates),)
+def outward(task: Task, best: float) -> tuple[float, ...]:
+    """Rates beyond the grid, which a candidate to be confirmed is tried at too: a higher one, and a lower one where the
+    lowest of the grid is its best."""
+    lowest = min(task.rates)
+    return (1.5 * max(task.rates), *([lowest / 2] if best == lowest else []))
 
 
 def trial_list(
@@ -120,10 +122,18 @@ def search(profile: str, chosen: list[Task], part: tuple[int, int], stage: str) 
             print(f"{task.name}: {len(screened)} of {expected} screening trials are there; nothing is confirmed yet")
             continue
         few = finalists(screened, candidates)
-        further = [(candidate, rate, seed) for candidate in few for rate in outward(task) for seed in SCREENING]
+        best = best_rates(screened)
+        further = [
+            (candidate, rate, seed)
+            for candidate in few
+            for rate in outward(task, best[candidate.name])
+            for seed in SCREENING
+        ]
+        further.sort(key=lambda trial: trial[1])  # so that two parts have as much to do
+        outside = tuple(dict.fromkeys(rate for _, rate, _ in further))
         if stage in ("all", "confirm"):
             run_part(folder, task, further, part)
-        beyond = known_trials(folder, task, few, SCREENING, outward(task))
+        beyond = known_trials(folder, task, few, SCREENING, outside)
         if len(beyond) < len(further):
             print(f"{task.name}: {len(beyond)} of {len(further)} trials beyond the grid are there")
             continue
@@ -131,7 +141,7 @@ def search(profile: str, chosen: list[Task], part: tuple[int, int], stage: str) 
         rates = best_rates([*screened, *beyond])
         if stage in ("all", "confirm"):
             run_part(folder, task, trial_list(task, few, rates, CONFIRMING), part)
-        confirmed = known_trials(folder, task, few, CONFIRMING, (*task.rates, *outward(task)))
+        confirmed = known_trials(folder, task, few, CONFIRMING, (*task.rates, *outside))
         confirmed = [t for t in confirmed if t.rate == rates[t.candidate]]
         every.append(everything(confirmed, "confirmation"))
         wanted = len(few) * len(CONFIRMING)
@@ -141,10 +151,13 @@ def search(profile: str, chosen: list[Task], part: tuple[int, int], stage: str) 
         verdicts.append(compared(confirmed))
     main_one = profile == "cpu"
     target = project_root() / "outputs" / ("search" if main_one else f"{profile}/search")
-    write_tables(target, every, verdicts, project_root() / "docs" / "search.md" if main_one else target / "search.md")
+    told = project_root() / "docs" / "search.md" if main_one else target / "search.md"
+    write_tables(target, every, verdicts, told, {task.name: task.steps for task in chosen})
 
 
-def write_tables(target: Path, every: list[pd.DataFrame], verdicts: list[pd.DataFrame], told: Path) -> None:
+def write_tables(
+    target: Path, every: list[pd.DataFrame], verdicts: list[pd.DataFrame], told: Path, steps: Mapping[str, int]
+) -> None:
     """`trials.csv`, everything that was tried, `verdicts.csv`, the confirmed differences, and the page of both."""
     tables = {}
     for name, frames in (("trials.csv", every), ("verdicts.csv", verdicts)):
@@ -154,7 +167,7 @@ def write_tables(target: Path, every: list[pd.DataFrame], verdicts: list[pd.Data
                 tables[name].to_csv(fresh, index=False, float_format="%.6g")
             print(f"\n{target / name}: {len(tables[name])} rows")
     if len(tables["trials.csv"]):
-        write_text(told, page(tables["trials.csv"], tables["verdicts.csv"]))
+        write_text(told, page(tables["trials.csv"], tables["verdicts.csv"], steps))
         print(told)
     if verdicts:
         print(pd.concat(verdicts, ignore_index=True).to_string(index=False, float_format=lambda x: f"{x:.4g}"))

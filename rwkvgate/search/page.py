@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -13,21 +15,21 @@ HEAD = """# A gate worth having?
 `make search` puts every trained arm and some combinations of their parts through one protocol: the same steps, data,
 order of data and grid of learning rates for each; the rate chosen on validation data; screened with one seed; the two
 controls, the paper's gate and the three best of the others then confirmed on five seeds that the screening has not
-seen. Those that are confirmed are also tried at a rate beyond the grid, for the best may lie at its edge. This page is
-written by that command from `outputs/search/trials.csv` (everything tried, losers included) and
-`outputs/search/verdicts.csv`.
+seen. Those that are confirmed are also tried at a rate above the grid, and at one below it where the grid's lowest is
+their best. This page is written by that command from `outputs/search/trials.csv` (everything tried, losers included)
+and `outputs/search/verdicts.csv`.
 
 Losses are in nats a token of held-out text, lower is better. A difference has Student's 95 % interval over seeds, and p
 after Holm's correction over the candidates of a task; *smallest* is the difference that as many seeds, as noisy as
 these, show with 80 % power."""
 
 
-def page(trials: pd.DataFrame, verdicts: pd.DataFrame) -> str:
-    """The whole page; tasks in the order of the trials."""
+def page(trials: pd.DataFrame, verdicts: pd.DataFrame, steps: Mapping[str, int]) -> str:
+    """The whole page; tasks in the order of the trials, each with the steps of its trainings."""
     parts = [HEAD]
     for task in dict.fromkeys(trials["task"]):
         confirmed = verdicts[verdicts["task"] == task] if len(verdicts) else verdicts
-        parts += [f"## {str(task).capitalize()}", outcome(confirmed)]
+        parts += [f"## {str(task).capitalize()}", f"Trainings of {steps[str(task)]} steps. {outcome(confirmed)}"]
         if len(confirmed):
             parts.append(markdown(verdict_table(confirmed)))
         parts += ["Everything tried, at its best rate of the screening:", markdown(trial_table(trials, str(task)))]

@@ -54,7 +54,8 @@ def test_two_processes_share_and_a_third_tables(tmp_path: Path, monkeypatch: Any
     search.search("smoke", tasks, (1, 1), "all")
     folder = tmp_path / "outputs" / "smoke" / "search"
     trials, verdicts = pd.read_csv(folder / "trials.csv"), pd.read_csv(folder / "verdicts.csv")
-    assert len(trials) == 2 * (4 + 4 + 4 * 2)
+    # A grid of one rate has that at both of its edges.
+    assert len(trials) == 2 * (4 + 4 * 2 + 4 * 2)
     assert {"screening", "screening, beyond the grid", "confirmation"} == set(trials["stage"])
     assert set(verdicts["control"]) == {"base-tuned", "lora-tuned"} and (verdicts["seeds"] == 2).all()
     assert set(verdicts["candidate"]) == {"enhanced", "identity-start"}
