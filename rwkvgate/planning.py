@@ -31,6 +31,9 @@ LAUNCHES = 56
 LONG_TEXTS, LONGER, KINDS = 38, 8, 6
 """Of the probes: long texts, in training lengths how long, and kinds of things to remember, each as two texts."""
 
+HELD_OUT, GRID = 64, 13_000
+"""Rows of a held-out loss, and tokens of all batches and lengths timed once (`pipeline`, `studies`), rounded up."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -96,7 +99,7 @@ def works(settings: Settings) -> list[Work]:
     parts = [
         Work("loading weights", loads=tuned + 2 * models),
         Work("training", trained=tuned * rates * rows * length),
-        Work("held-out loss", read=tuned * rates * (training.steps / training.eval_every + 1) * 64 * length),
+        Work("held-out loss", read=tuned * rates * (training.steps / training.eval_every + 1) * HELD_OUT * length),
         Work("perplexity", read=models * documents * length),
         Work("generation", read=models * documents * length / 2, steps=models * batches * evaluation.new_tokens),
         Work(
@@ -120,7 +123,7 @@ def works(settings: Settings) -> list[Work]:
                 steps=2 * told,
                 loads=3 * (seeds + 1) + tuned,
             ),
-            Work("cost against length", read=2 * 3 * 2 * 1.4 * evaluation.longest + 2 * 5 * 13_000, loads=4),
+            Work("cost against length", read=2 * 3 * 2 * 1.4 * evaluation.longest + 2 * 5 * GRID, loads=4),
         ]
     return parts
 
