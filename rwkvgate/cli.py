@@ -42,6 +42,9 @@ REFERENCE_FILES = (
     "results/further.parquet",
     "results/cost.parquet",
     "results/claims.json",
+    # What `make compare` reads.
+    "results/documents.parquet",
+    "results/latency.parquet",
 )
 REFERENCE_FIGURES = ("figures/*.svg",)
 RESULTS_OPEN, RESULTS_CLOSE = "<!-- results -->", "<!-- end of results -->"

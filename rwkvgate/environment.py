@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from rwkvgate.settings import project_root
 
 PACKAGES = (
     "rwkvgate", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "sacrebleu",
-    "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake",
+    "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake", "peft",
+    "safetensors", "pyrwkv-tokenizer", "flash-linear-attention",
 )  # fmt: skip
 """What numbers depend on first of all, for the manifest; `environment` has every package."""
+HERE = Path("rwkvgate") / "environment.py"
+"""What a checkout of this project has."""
 
 
 def versions() -> dict[str, str]:
@@ -35,8 +39,8 @@ def versions() -> dict[str, str]:
 def environment() -> str:
     """Every installed package with its exact version, below comments on Python, platform, device and commit.
 
-    `pip install --requirement` takes it: what an index does not have (this package, a build's label such as +cpu)
-    is in comments. Of a package that came from a folder or an address it says so, and not which.
+    `pip install --requirement` takes it: what an index does not have (this package, one that came from a folder or an
+    address, a build's label such as +cpu) is in comments, without the folder or address.
     """
     found, here = commit(), hardware()
     state = {None: "", False: ", clean", True: ", with changes"}[found["dirty"]]
@@ -51,8 +55,9 @@ def environment() -> str:
     return "".join(f"# {line}\n" for line in about) + "".join(f"{line}\n" for line in packages())
 
 
+@cache
 def packages() -> list[str]:
-    """Lines `name==version`, in alphabetical order, this package apart."""
+    """Lines `name==version`, in alphabetical order, this package apart; a comment where no index has that."""
     lines = {}
     for found in metadata.distributions():
         given = found.metadata["Name"]
@@ -60,9 +65,9 @@ def packages() -> list[str]:
         # Of two by one name, the first on the path is the one that is imported.
         if name and found.version and name != "rwkvgate" and name not in lines:
             public, _, build = found.version.partition("+")
-            notes = [f"build {build}"] if build else []
-            notes += [origin] if (origin := _origin(found)) else []
-            lines[name] = f"{name}=={public}" + (f"  # {', '.join(notes)}" if notes else "")
+            origin = _origin(found)
+            notes = ", ".join(note for note in (f"build {build}" if build else "", origin) if note)
+            lines[name] = ("# " if origin else "") + f"{name}=={public}" + (f"  # {notes}" if notes else "")
     return [lines[name] for name in sorted(lines)]
 
 
@@ -88,12 +93,15 @@ def _version(name: str) -> str:
 
 
 def commit() -> dict[str, Any]:
-    """The checkout's commit, and whether files differ from it; both None outside a checkout."""
+    """The checkout's commit, and whether files differ from it; both None outside a checkout of this project."""
+    nothing = {"id": None, "dirty": None}
     try:
+        if not (Path(_git("rev-parse", "--show-toplevel")) / HERE).is_file():
+            return nothing  # an installed package, used inside a repository of somebody else
         head = _git("rev-parse", "HEAD")
         return {"id": head, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
-        return {"id": None, "dirty": None}
+        return nothing
 
 
 def _git(*arguments: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 
-from rwkvgate.environment import environment, packages
+from rwkvgate import environment as module
+from rwkvgate.environment import commit, environment, packages
 from rwkvgate.pipeline import open_run
 from rwkvgate.runs import ENVIRONMENT
 
@@ -25,7 +27,7 @@ def distribution(folder: Path, name: str, version: str, origin: dict[str, Any] |
 
 
 def test_every_package_is_there_with_its_version() -> None:
-    lines = [line.partition("  #")[0] for line in packages()]
+    lines = [line.partition("  #")[0] for line in packages() if not line.startswith("# ")]
     wanted = {Requirement(line).name: Requirement(line).specifier for line in lines}
     for name in ("torch", "transformers", "numpy", "papermill", "pytest"):
         assert wanted[name].contains(metadata.version(name).partition("+")[0])
@@ -40,13 +42,24 @@ def test_what_is_not_from_an_index_is_named_without_its_place(tmp_path: Path, mo
     distribution(tmp_path, "fork", "4.0", {"url": place, "vcs_info": {"vcs": "git", "commit_id": "abc123"}})
     distribution(tmp_path, "plain", "5.0")
     monkeypatch.setattr(metadata, "distributions", lambda: metadata.Distribution.discover(path=[str(tmp_path)]))
-    assert packages() == [
-        "copied==2.0  # a folder",
-        "fork==4.0  # git commit abc123",
-        "my-local-tool==1.0  # an editable folder",
+    assert packages.__wrapped__() == [
+        "# copied==2.0  # a folder",
+        "# fork==4.0  # git commit abc123",
+        "# my-local-tool==1.0  # an editable folder",
         "plain==5.0",
-        "wheel-file==3.0  # build cu130, a file",
+        "# wheel-file==3.0  # build cu130, a file",
     ]
+
+
+def test_a_repository_of_somebody_else_is_not_taken_for_ours(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
+    assert commit() == {"id": None, "dirty": None}
+    (tmp_path / module.HERE).parent.mkdir()
+    (tmp_path / module.HERE).write_text("")
+    assert len(str(commit()["id"])) == 40 and commit()["dirty"] is False
 
 
 def test_the_run_folder_has_it_beside_the_manifest(tmp_path: Path) -> None:
