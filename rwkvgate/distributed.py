@@ -23,7 +23,7 @@ import yaml
 from rwkvgate.inputs import base_inputs
 from rwkvgate.pipeline import make_arm, open_run
 from rwkvgate.refusals import share_of
-from rwkvgate.runs import Run, is_finished, lock_folder
+from rwkvgate.runs import Run, is_finished
 from rwkvgate.settings import SECTIONS, ModelSettings, SettingsError, resolve
 from rwkvgate.training import ranks
 
@@ -42,13 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    held: list[Any] = []
     try:
         parameters = _parameters(given, spread)
         settings = resolve(**parameters)
         _check_base(Run(settings))
-        # The lock is the main process's, and lasts as long as `held`.
-        ranks.from_main(lambda: held.append(lock_folder(settings.folder)))
         ranks.from_main(lambda: open_run(**parameters) and None)
         make_arm(Run(settings), settings.arm, settings.seed)
     except (SettingsError, FloatingPointError) as error:

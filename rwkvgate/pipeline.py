@@ -12,10 +12,10 @@ decides what is finished, and it alone writes.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +34,9 @@ from rwkvgate.gate.arms import find_arm
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
 from rwkvgate.injected import cells_so_far, refuse_unknown
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, corpus_inputs, gate_of
-from rwkvgate.launching import launch, require_devices
-from rwkvgate.runs import Run, is_finished, open_folder, step, write_manifest
+from rwkvgate.launching import launch
+from rwkvgate.locks import hold
+from rwkvgate.runs import Run, is_finished, make_once, open_folder, remove, step, write_manifest
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
@@ -100,8 +101,6 @@ def open_run(**parameters: Any) -> Run:
     if gate is not None and isinstance(settings.model, ModelSettings):
         gate.sized(settings.model.hidden_size, settings.model.hidden_size // settings.model.head_size)
     arms_and_seeds(settings)
-    if ranks.count() == 1:  # a launch may span machines, and has found its devices
-        require_devices(settings)
     half = isinstance(settings.model, CheckpointSettings) and settings.model.dtype == "float16"
     if half and find_arm(settings.arm).trained and best_device().type != "cuda":
         raise SettingsError("training in float16 needs a CUDA device; model.dtype float32 runs on this machine")
@@ -118,7 +117,8 @@ def ensure_texts(run: Run) -> Texts:
 
 def _make_texts(run: Run) -> None:
     inputs = corpus_inputs(run.settings)
-    if not is_finished(run.corpus, inputs):
+
+    def make() -> None:
         started = time.monotonic()
         print("corpus: reading natural text and making the fine-tuning documents", flush=True)
         corpus = build_corpus(run.settings.corpus)
@@ -130,6 +130,8 @@ def _make_texts(run: Run) -> None:
             corpus.save(fresh)
             save_tokenizer(tokenizer, fresh / TOKENIZER)
         write_manifest(run)
+
+    make_once(run, run.corpus, inputs, make)
 
 
 def _new_tokenizer(model: ModelSettings | CheckpointSettings, corpus: Corpus) -> PreTrainedTokenizerBase:
@@ -145,11 +147,20 @@ def ensure_base(run: Run) -> Rwkv6ForCausalLM:
         return ensure_checkpoint(run, settings.model)
     if not ranks.from_main(lambda: is_finished(run.base, inputs)):
         texts = ensure_texts(run)
-        started = time.monotonic()
-        model = new_base(settings.model, texts.tokenizer)
-        log = _pretrain(run, model, settings.model.pretraining, texts)
-        ranks.from_main(lambda: _write_base(run, model, texts, log, started))
+        with ranks.on_main(lambda: hold(run.folder, run.base)):
+            if not ranks.from_main(lambda: is_finished(run.base, inputs)):
+                started = time.monotonic()
+                model = new_base(settings.model, texts.tokenizer)
+                log = _pretrain(run, model, settings.model.pretraining, texts)
+                ranks.from_main(lambda: _write_base(run, model, texts, log, started))
+    ranks.from_main(lambda: remove(_checkpoints(run)))  # of a run that was killed just before it would have
     return load_base(run)
+
+
+def _checkpoints(run: Run, arm: str | None = None, seed: int = 0) -> Path:
+    """Where the training of these very settings keeps its checkpoints: others' stay where they are."""
+    inputs = base_inputs(run.settings) if arm is None else arm_inputs(run.settings, arm, seed)
+    return run.checkpoints(arm, seed) / digest(inputs)
 
 
 def _pretrain(run: Run, model: Rwkv6ForCausalLM, schedule: Schedule, texts: Texts) -> TrainingLog:
@@ -165,16 +176,15 @@ def _pretrain(run: Run, model: Rwkv6ForCausalLM, schedule: Schedule, texts: Text
         validation=held_out[: 2 * VALIDATION_DOCUMENTS],
         log_every=max(1, schedule.steps // 30),
         eval_every=max(1, schedule.steps // 6),
-        checkpoints=run.checkpoints(),
+        checkpoints=_checkpoints(run),
     )
 
 
 def _write_base(run: Run, model: Rwkv6ForCausalLM, texts: Texts, log: TrainingLog, started: float) -> None:
-    with step(run.base, "base", base_inputs(run.settings), started) as fresh:
+    with step(run.base, "base", base_inputs(run.settings), started, obsolete=_checkpoints(run)) as fresh:
         model.save_pretrained(fresh)
         save_tokenizer(texts.tokenizer, fresh)
         write_json(fresh / LOG, asdict(log))
-    shutil.rmtree(run.checkpoints(), ignore_errors=True)
     write_manifest(run)
 
 
@@ -260,6 +270,13 @@ def make_arm(run: Run, arm: str, seed: int) -> None:
     if ranks.from_main(lambda: _is_made(run, arm, seed)):
         return
     texts = ensure_texts(run)
+    ensure_base(run)  # which has a lock of its own, and takes long where it has to be made
+    with ranks.on_main(lambda: hold(run.folder, run.arm(arm, seed))):
+        if not ranks.from_main(lambda: _is_made(run, arm, seed)):
+            _make_arm(run, texts, arm, seed)
+
+
+def _make_arm(run: Run, texts: Texts, arm: str, seed: int) -> None:
     model = new_arm(run, arm, seed)
     started = time.monotonic()
     log = TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)
@@ -274,31 +291,41 @@ def make_arm(run: Run, arm: str, seed: int) -> None:
 
 
 def _is_made(run: Run, arm: str, seed: int) -> bool:
-    inputs = arm_inputs(run.settings, arm, seed)
+    """Whether an arm and seed is finished; an error where it diverged. What both have left of other settings goes."""
+    path = run.failure(arm, seed)
+    if said := failure_of(run, arm, seed):
+        raise FloatingPointError(f"{said} (recorded in {path}; remove it to try again)")
+    path.unlink(missing_ok=True)  # another training's
+    made = is_finished(run.arm(arm, seed), arm_inputs(run.settings, arm, seed))
+    if made:
+        remove(_checkpoints(run, arm, seed))
+    return made
+
+
+def failure_of(run: Run, arm: str, seed: int) -> str:
+    """Why an arm's training of these settings diverged; "" where it did not, or was not tried."""
     failed = read_json(run.failure(arm, seed))
-    if failed is not None and failed.get("inputs") == digest(inputs):
-        raise FloatingPointError(f"{failed['error']} (recorded in {run.failure(arm, seed)}; remove it to try again)")
-    return is_finished(run.arm(arm, seed), inputs)
+    inputs = digest(arm_inputs(run.settings, arm, seed))
+    return str(failed["error"]) if isinstance(failed, dict) and failed.get("inputs") == inputs else ""
 
 
 def _write_arm(
     run: Run, arm: str, seed: int, weights: dict[str, torch.Tensor], log: TrainingLog, started: float
 ) -> None:
-    with step(run.arm(arm, seed), "arm", arm_inputs(run.settings, arm, seed), started) as fresh:
+    inputs, obsolete = arm_inputs(run.settings, arm, seed), _checkpoints(run, arm, seed)
+    with step(run.arm(arm, seed), "arm", inputs, started, obsolete) as fresh:
         save_file(weights, str(fresh / WEIGHTS))
         write_json(fresh / LOG, asdict(log))
-    shutil.rmtree(run.checkpoints(arm, seed), ignore_errors=True)
+    write_manifest(run)
 
 
 def _tune_or_record(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) -> TrainingLog:
-    path = run.failure(arm, seed)
-    ranks.from_main(lambda: path.unlink(missing_ok=True))
     try:
         return _tune(run, model, texts, arm, seed)
     except FloatingPointError as error:
         said = f"{arm}, seed {seed}: {error}"
         inputs = digest(arm_inputs(run.settings, arm, seed))
-        ranks.from_main(lambda: write_json(path, {"inputs": inputs, "error": said}))
+        ranks.from_main(lambda: write_json(run.failure(arm, seed), {"inputs": inputs, "error": said}))
         raise FloatingPointError(said) from error
 
 
@@ -313,7 +340,7 @@ def _tune(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) 
         "validation": [close_row(document, schedule.length, separator) for document in held_out],
         "log_every": schedule.log_every,
         "eval_every": schedule.eval_every,
-        "checkpoints": run.checkpoints(arm, seed),
+        "checkpoints": _checkpoints(run, arm, seed),
         "sharded": schedule.sharded,
     }
     rows = arm_rows(run, texts, seed)

@@ -17,7 +17,7 @@ from rwkvgate.evaluation.long_range import SHORTEST, probe_gains, probes
 from rwkvgate.evaluation.measures import tidy
 from rwkvgate.inputs import probe_inputs
 from rwkvgate.pipeline import Texts, ensure_arm, ensure_texts
-from rwkvgate.runs import Run, is_finished, step
+from rwkvgate.runs import Run, make_once, step
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.settings import SettingsError
 
@@ -61,7 +61,8 @@ def ensure_probes(run: Run, arm: str, seed: int) -> Probes:
         SettingsError: their files are missing or damaged.
     """
     folder, inputs = run.probes(arm, seed), probe_inputs(run.settings, arm, seed)
-    if not is_finished(folder, inputs):
+
+    def make() -> None:
         model, texts = ensure_arm(run, arm, seed), ensure_texts(run)
         started = time.monotonic()
         print(f"reading long texts and other domains, {arm}, seed {seed}", flush=True)
@@ -74,6 +75,8 @@ def ensure_probes(run: Run, arm: str, seed: int) -> Probes:
             pd.concat([tidy(frame, arm=arm, seed=seed) for frame in scores]).to_parquet(fresh / SCORES, index=False)
             positions.assign(arm=arm, seed=seed).to_parquet(fresh / POSITIONS, index=False)
             gains.assign(arm=arm, seed=seed).to_parquet(fresh / GAINS, index=False)
+
+    make_once(run, folder, inputs, make)
     try:
         return Probes(*(pd.read_parquet(folder / name) for name in (SCORES, POSITIONS, GAINS)))
     except (OSError, ValueError) as error:

@@ -20,7 +20,7 @@ from rwkvgate.evaluation.study_figures import gains_figure, grid_figure, positio
 from rwkvgate.evaluation.study_tables import changes_table, gains_table, grid_table, rewritten_table, saturation_table
 from rwkvgate.explore.change_plots import changes_figure
 from rwkvgate.explore.plots import effects_by_layer
-from rwkvgate.files import read_json, write_file, write_json
+from rwkvgate.files import write_file, write_json
 from rwkvgate.gate.arms import find_arm
 from rwkvgate.inputs import arms_and_seeds, gate_of
 from rwkvgate.pipeline import ensure_base, training_log
@@ -159,10 +159,7 @@ def publish(run: Run, results: Results, figures: dict[str, Figure] | None = None
     write_json(written["claims"], results.claims)
     drawn = figures or draw(run, results)
     pictures = {name: save_figure(figure, run.figures, name)[0] for name, figure in drawn.items()}
-    corpus = read_json(run.corpus / "corpus.json") or {}
-    seeds = sorted({int(seed) for _, seed in arms_and_seeds(run.settings)})
-    manifest = write_manifest(run, {"corpus": corpus, "seeds": seeds})
-    _write_report(run, results, pictures, manifest)
+    _write_report(run, results, pictures, write_manifest(run))
     return written | pictures | {"report": run.report}
 
 

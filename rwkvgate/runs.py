@@ -7,22 +7,19 @@ A folder whose record carries the hash at hand is finished and is not made again
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from rwkvgate.environment import commit, environment, hardware, versions
 from rwkvgate.files import digest, read_json, write_folder, write_json, write_text
+from rwkvgate.locks import hold, take
 from rwkvgate.settings import Settings, SettingsError
 
 RECORD = "step.json"
@@ -146,30 +143,22 @@ def failures(notebooks: Path) -> str:
         ]
         said = errors[-1].splitlines()[0] if errors else "it was stopped before a cell failed"
         lines.append(f"  {path.name.removesuffix('.failed.ipynb')}: {said} ({path})")
-    return "\n".join(["failed:", *lines]) if lines else ""
+    rest = "Tables and report wait for these: mend them and run again, or leave their arms out."
+    return "\n".join(["failed:", *lines, rest]) if lines else ""
 
 
 def lock_folder(folder: Path) -> Any:
     """Take a run folder for this process, which starts the jobs; what is returned must be kept until the end.
 
-    Jobs do not ask: those of one run work side by side, some of them on other machines. None where the platform has no
-    file locks.
+    Jobs do not ask: those of one run work side by side, some of them on other machines. None where there are no file
+    locks, or the folder is no run's.
 
     Raises:
         SettingsError: another process works in the folder.
     """
-    if fcntl is None:
-        return None
     if folder.is_file() or (not (folder / MANIFEST).is_file() and _foreign(folder)):
         return None  # somebody's own: nothing is written there, and the first step says what is wrong
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / LOCK).open("a")  # which leaves the time of a file that is there
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise SettingsError(f"another run works in {folder}. Wait for it, stop it, or give another run_dir") from None
-    return handle
+    return take(folder / LOCK, f"another run works in {folder}. Wait for it, stop it, or give another run_dir")
 
 
 def is_finished(folder: Path, inputs: Mapping[str, Any]) -> bool:
@@ -178,14 +167,30 @@ def is_finished(folder: Path, inputs: Mapping[str, Any]) -> bool:
     return isinstance(record, dict) and record.get("inputs") == digest(inputs)
 
 
+def make_once(run: Run, folder: Path, inputs: Mapping[str, Any], make: Callable[[], object]) -> None:
+    """Call `make` where the step is not finished, with the step to this process alone.
+
+    Raises:
+        SettingsError: another process makes it.
+    """
+    if is_finished(folder, inputs):
+        return
+    with hold(run.folder, folder):
+        if not is_finished(folder, inputs):  # while we waited
+            make()
+
+
 @contextmanager
-def step(folder: Path, name: str, inputs: Mapping[str, Any], started: float) -> Iterator[Path]:
+def step(
+    folder: Path, name: str, inputs: Mapping[str, Any], started: float, obsolete: Path | None = None
+) -> Iterator[Path]:
     """A temporary folder for a step's outputs; on success it gets a record and takes its place.
 
     On an error, what stood there before stays.
 
     Args:
         started: `time.monotonic()` when the step's work began, for the record's wall time.
+        obsolete: a folder that is removed when the step is finished.
 
     Raises:
         OSError: the disk is full.
@@ -198,6 +203,8 @@ def step(folder: Path, name: str, inputs: Mapping[str, Any], started: float) -> 
                 "inputs": digest(inputs),
                 "seconds": round(time.monotonic() - started, 2),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "commit": commit(),
+                "environment": digest(environment()),
             }
             write_json(fresh / RECORD, record)
     except Exception as error:
@@ -210,24 +217,40 @@ def step(folder: Path, name: str, inputs: Mapping[str, Any], started: float) -> 
             f"{NO_ROOM}: {name} could not be written to {folder}, where {free:,.1f} MiB are free. Make room and run "
             "again; what was finished is kept, and training goes on from its last checkpoint",
         ) from error
+    remove(obsolete)
     for call in after_step.values():
         call(folder)
 
 
-def write_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Write and return the run's manifest: settings, versions, commit, hardware, finished steps.
+def remove(obsolete: Path | None) -> None:
+    """Remove a folder that is not needed any more, and the one that it lies in if that is empty then."""
+    if obsolete is not None and obsolete.is_dir():
+        shutil.rmtree(obsolete, ignore_errors=True)
+        with suppress(OSError):
+            obsolete.parent.rmdir()
 
-    Beside it, `environment.txt` gets every installed package.
+
+def write_manifest(run: Run) -> dict[str, Any]:
+    """Write and return the run's manifest: settings, versions, commit, hardware, texts, seeds, finished steps.
+
+    Beside it, `environment.txt` gets every installed package. Both are the last writer's; what each step was made
+    with stands in its own record, which has the environment's hash.
     """
+    from rwkvgate.corpora.build import SUMMARY_FILE  # here, so that the run graph can import this module cheaply
+
+    steps = _steps(run.folder)
+    seeds = {int(match[1]) for name in steps if (match := re.fullmatch(r"arms/[^/]+/seed(\d+)", name))}
     manifest: dict[str, Any] = {
         "settings": run.settings.model_dump(mode="json", exclude={"run_dir", "arm", "seed"}),
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(),
-        "steps": _steps(run.folder),
+        "corpus": read_json(run.corpus / SUMMARY_FILE) or {},
+        "seeds": sorted(seeds),
+        "steps": steps,
     }
     checkpoint = read_json(run.base / CHECKPOINT)
-    manifest |= ({"checkpoint": checkpoint} if checkpoint else {}) | dict(extra or {})
+    manifest |= {"checkpoint": checkpoint} if checkpoint else {}
     write_json(run.folder / MANIFEST, manifest)
     write_text(run.folder / ENVIRONMENT, environment())  # after it: a folder without a manifest is no run's
     return manifest

@@ -19,11 +19,13 @@ from rwkvgate.files import read_json, write_json
 from rwkvgate.inputs import evaluation_inputs
 from rwkvgate.pipeline import Texts, ensure_arm, ensure_base, ensure_texts
 from rwkvgate.progress import Progress
-from rwkvgate.runs import Run, is_finished, step
+from rwkvgate.runs import Run, make_once, step, write_manifest
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.settings import SettingsError
 
 DOCUMENTS, LATENCY, SAMPLES = "documents.parquet", "latency.parquet", "samples.json"
+METRICS = "metrics.json"
+"""Of the arm and seed, beside its weights."""
 SAMPLE_COUNT = 6
 HEADLINES = ("perplexity", "bits_per_byte", "bleu", "rouge1", "rougeL")
 
@@ -44,7 +46,8 @@ class Evaluation:
 def ensure_evaluation(run: Run, arm: str, seed: int) -> Evaluation:
     """The scores of an arm and seed on the test documents, measured where that is not done yet."""
     folder, inputs = run.evaluation(arm, seed), evaluation_inputs(run.settings, arm, seed)
-    if not is_finished(folder, inputs):
+
+    def make() -> None:
         model = ensure_arm(run, arm, seed)
         texts = ensure_texts(run)
         started = time.monotonic()
@@ -54,7 +57,12 @@ def ensure_evaluation(run: Run, arm: str, seed: int) -> Evaluation:
             documents.to_parquet(fresh / DOCUMENTS, index=False)
             latency.to_parquet(fresh / LATENCY, index=False)
             write_json(fresh / SAMPLES, samples)
-        write_json(run.arm(arm, seed) / "metrics.json", headline(documents))
+            # Before the step is finished: killed in between, a later run would not make it.
+            write_json(run.arm(arm, seed) / METRICS, headline(documents))
+
+        write_manifest(run)
+
+    make_once(run, folder, inputs, make)
     return load_evaluation(run, arm, seed)
 
 

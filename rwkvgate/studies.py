@@ -21,9 +21,9 @@ from rwkvgate.explore.perturbation import CHANGE_COLUMNS, Edit, edits, gate_chan
 from rwkvgate.explore.traces import record_gates
 from rwkvgate.gate.arms import ARMS
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, gate_of, scaling_inputs
-from rwkvgate.pipeline import Texts, ensure_arm, ensure_base, ensure_texts, new_arm
+from rwkvgate.pipeline import Texts, ensure_arm, ensure_base, ensure_texts, failure_of, new_arm
 from rwkvgate.probing import SHARE, natural_pieces
-from rwkvgate.runs import Run, is_finished, step
+from rwkvgate.runs import Run, make_once, step
 from rwkvgate.settings import SettingsError
 
 PERMUTATIONS = 400
@@ -173,7 +173,8 @@ def ensure_rewritten(run: Run) -> pd.DataFrame:
             frames.append(_continued(run, texts, model, edited).assign(arm=arm))
         return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
 
-    return _ensure(run, "rewritten", _language_inputs(run, read), measure)
+    inputs = _language_inputs(run, read) | {"new_tokens": run.settings.evaluation.new_tokens}
+    return _ensure(run, "rewritten", inputs, measure)
 
 
 def ensure_saturation(run: Run) -> pd.DataFrame:
@@ -204,7 +205,7 @@ def ensure_saturation(run: Run) -> pd.DataFrame:
 def _of_run(run: Run, arms: tuple[str, ...]) -> list[tuple[str, int]]:
     """Those of the arms that the run has, with their seeds, where training did not diverge."""
     wanted = [(arm, seed) for arm, seed in arms_and_seeds(run.settings) if arm in arms]
-    return [(arm, seed) for arm, seed in wanted if not run.failure(arm, seed).is_file()]
+    return [(arm, seed) for arm, seed in wanted if not failure_of(run, arm, seed)]
 
 
 def _language_inputs(run: Run, read: list[tuple[str, int]]) -> dict[str, Any]:
@@ -219,11 +220,14 @@ def _ensure(run: Run, name: str, inputs: dict[str, Any], measure: Callable[[], p
         SettingsError: its file is missing or damaged.
     """
     folder: Path = run.folder / name
-    if not is_finished(folder, inputs):
+
+    def make() -> None:
         started = time.monotonic()
         frame = measure()
         with step(folder, name, inputs, started) as fresh:
             frame.to_parquet(fresh / f"{name}.parquet", index=False)
+
+    make_once(run, folder, inputs, make)
     try:
         return pd.read_parquet(folder / f"{name}.parquet")
     except (OSError, ValueError) as error:

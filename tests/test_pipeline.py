@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 from rwkvgate import pipeline
-from rwkvgate.files import read_json
+from rwkvgate.files import read_json, write_json
 from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs
 from rwkvgate.pipeline import ensure_arm, ensure_base, ensure_texts, load_arm, open_run, training_log
 from rwkvgate.runs import Run, is_finished
 from rwkvgate.settings import SettingsError
+from rwkvgate.training import checkpointing
 
 
 def smoke(folder: Path, **parameters: Any) -> Run:
@@ -56,6 +58,45 @@ def test_a_changed_parameter_redoes_what_depends_on_it(folder: Path) -> None:
     run = smoke(folder, corpus={"seed": 5})
     assert not is_finished(run.corpus, base_inputs(run.settings))
     assert not is_finished(run.base, base_inputs(run.settings))
+
+
+def test_other_settings_neither_use_nor_lose_an_interrupted_training(folder: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(checkpointing, "SAVE_SECONDS", 0.0)
+    plain = checkpointing.Saver.on_save
+
+    def stop(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        plain(self, args, state, control, **kwargs)
+        if state.global_step == 6:
+            raise KeyboardInterrupt
+
+    def interrupted(**gate: Any) -> list[Path]:
+        """Checkpoints after a training of a gate without parameters that was stopped."""
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(checkpointing.Saver, "on_save", stop)
+            ensure_arm(smoke(folder, arm="fixed-gate", gate=gate, training={"log_every": 1}), "fixed-gate", 0)
+        return list((folder / "checkpoints").rglob("checkpoint-6"))
+
+    assert len(interrupted(value=1.0)) == 1 and len(interrupted(value=0.5)) == 2
+    run = smoke(folder, arm="fixed-gate", gate={"value": 0.5}, training={"log_every": 1})
+    ensure_arm(run, "fixed-gate", 0)
+    assert training_log(run, "fixed-gate", 0).begun == 6
+    assert len(list((folder / "checkpoints").rglob("checkpoint-*"))) == 2, "those of the other are gone"
+
+
+def test_what_diverged_with_other_settings_is_forgotten(folder: Path) -> None:
+    run = smoke(folder)
+    write_json(run.failure("fixed-gate", 0), {"inputs": "another's", "error": "the loss is nan"})
+    ensure_arm(run, "fixed-gate", 0)
+    assert not run.failure("fixed-gate", 0).exists()
+
+
+def test_a_step_says_what_it_was_made_with(folder: Path) -> None:
+    run = smoke(folder)
+    ensure_arm(run, "enhanced", 3)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    record = manifest["steps"]["arms/enhanced/seed3"]
+    assert set(record) == {"step", "inputs", "seconds", "finished", "commit", "environment"}
+    assert 3 in manifest["seeds"] and set(manifest["corpus"]["hashes"]) >= {"train", "test"}
 
 
 def test_what_a_step_depends_on(folder: Path) -> None:
@@ -156,7 +197,7 @@ def test_bad_corpora_are_named_and_leave_nothing(write: Any, message: str, tmp_p
     run = smoke(tmp_path / "run", corpus={"source": str(path)})
     with pytest.raises(SettingsError, match=message):
         ensure_base(run)
-    assert sorted(p.name for p in run.folder.iterdir()) == ["environment.txt", "manifest.json"]
+    assert sorted(p.name for p in run.folder.glob("[!.]*")) == ["environment.txt", "manifest.json"]
 
 
 def test_a_local_corpus_is_tuned_on(tmp_path: Path) -> None:

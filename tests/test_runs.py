@@ -75,7 +75,7 @@ def test_failed_notebooks_are_listed_with_their_errors(tmp_path: Path) -> None:
     (tmp_path / "03_evaluate.y.seed1.ipynb.failed.ipynb").write_text("cut off {")
     (tmp_path / "01_setup.ipynb").write_text("{}")
     told = failures(tmp_path).splitlines()
-    assert told[0] == "failed:" and len(told) == 3
+    assert told[0] == "failed:" and len(told) == 4 and "leave their arms out" in told[3]
     assert told[1].startswith("  02_finetune.x.seed0.ipynb: SettingsError: unknown arm 'x' (")
     assert "03_evaluate.y.seed1.ipynb: it was stopped" in told[2]
     assert failures(tmp_path / "none") == ""

@@ -32,7 +32,7 @@ SAVE_SECONDS = float(os.environ.get("RWKVGATE_SAVE_SECONDS", "20"))
 """Between two checkpoints, at least; each comes with a logged loss."""
 COST = 50
 """And at least so many times what the last one took: checkpoints stay at two per cent of the time."""
-WEIGHTS, SEAL, OWNER = "trained.safetensors", "sealed.json", "training.json"
+WEIGHTS, SEAL = "trained.safetensors", "sealed.json"
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 """As transformers names them."""
 KEPT = 2
@@ -59,9 +59,10 @@ class ResumableTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         except UNWRITTEN as error:
             # Several processes are in the middle of their exchange, and none may go on alone.
-            if ranks.count() > 1:
+            together = ranks.count() > 1
+            _give_up(Path(str(self.args.output_dir)), self.state.global_step, error, stops=together)
+            if together:
                 raise
-            _give_up(Path(str(self.args.output_dir)), self.state.global_step, error)
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The loss over `eval_dataset` alone, the same number from any number of processes.
@@ -142,7 +143,8 @@ class _Spread(nn.Module):
 class Saver(TrainerCallback):
     """Asks for a checkpoint now and then and at the end, and seals each one that is whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
         self.last, self.began, self.interval = time.monotonic(), 0.0, SAVE_SECONDS
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -161,7 +163,7 @@ class Saver(TrainerCallback):
         folder = Path(args.output_dir)
         if ranks.is_main() and (folder / f"checkpoint-{state.global_step}").is_dir():
             try:
-                seal(folder / f"checkpoint-{state.global_step}")
+                seal(folder / f"checkpoint-{state.global_step}", self.owner)
             except UNWRITTEN as error:
                 _give_up(folder, state.global_step, error)
             for path in sorted(folder.glob("checkpoint-*"), key=_step)[:-KEPT]:
@@ -171,48 +173,51 @@ class Saver(TrainerCallback):
 
 
 def prepare(folder: Path, owner: str) -> Path | None:
-    """The checkpoint to go on from, if there is one of this training; others, and broken ones, are removed and said.
+    """The last sound checkpoint of this training, if there is one; what is newer is removed, and why is said.
 
     Args:
         folder: of the checkpoints, made if need be.
         owner: hash of everything that the training depends on.
     """
-    if (read_json(folder / OWNER) or {}).get("owner") != owner:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / OWNER, {"owner": owner})
-        return None
+    folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
-        if is_sound(path):
+        if not is_sound(path):
+            print(f"{path} is not whole, and removed", flush=True)
+        elif read_json(path / SEAL)["owner"] != owner:
+            print(f"{path} is of another training (other rows, settings, weights or torch), and removed", flush=True)
+        else:
             return path
-        print(f"{path.name} is not whole; the one before it is used", flush=True)
         shutil.rmtree(path)
     return None
 
 
-def seal(folder: Path) -> None:
-    """Write the hashes of a checkpoint's files, last and whole."""
+def seal(folder: Path, owner: str) -> None:
+    """Write the hashes of a checkpoint's files and of its training, last and whole."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SEAL)
-    write_json(folder / SEAL, {name: _hash(folder / name) for name in names})
+    write_json(folder / SEAL, {"owner": owner, "files": {name: _hash(folder / name) for name in names}})
 
 
 def is_sound(folder: Path) -> bool:
     """Whether a checkpoint was sealed, and its files are what they were then."""
     sealed = read_json(folder / SEAL)
-    if not isinstance(sealed, dict) or WEIGHTS not in sealed:
+    files = sealed.get("files") if isinstance(sealed, dict) else None
+    if not isinstance(files, dict) or WEIGHTS not in files or "owner" not in sealed:
         return False
-    return all((folder / name).is_file() and _hash(folder / name) == mark for name, mark in sealed.items())
+    return all((folder / name).is_file() and _hash(folder / name) == mark for name, mark in files.items())
 
 
-def _give_up(folder: Path, step: int, error: Exception) -> None:
-    """Remove a checkpoint that a full disk cut off, and say what is left: the training goes on without it."""
+def _give_up(folder: Path, step: int, error: Exception, stops: bool = False) -> None:
+    """Remove a checkpoint that a full disk cut off, and say what is left, and whether the training goes on without."""
+    if not ranks.is_main():
+        return
     shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
     left = [path for path in sorted(folder.glob("checkpoint-*"), key=_step) if is_sound(path)]
     start = f"step {_step(left[-1])}" if left else "the beginning"
     free = shutil.disk_usage(folder).free / 2**20
+    going = f"Training goes on; stopped now, it would go on from {start}"
     print(
         f"the checkpoint of step {step} could not be written to {folder}, where {free:,.1f} MiB are free ({error}). "
-        f"Training goes on; stopped now, it would go on from {start}",
+        + (f"Training stops; started again it goes on from {start}" if stops else going),
         flush=True,
     )
 

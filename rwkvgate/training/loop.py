@@ -43,10 +43,10 @@ class TrainingLog:
 
     `history` holds dictionaries with `step` and `loss` (training, mean since the last record) or
     `validation_loss`, all in nats a token. `predicted_bytes` is the memory that the step was expected to
-    take, `peak_bytes` what it took on a CUDA device; `predicted_seconds` stands beside `seconds`, both since the
-    training was last started (0: not predicted, as where the model is spread). Where several learning rates were tried,
-    `rate` is the one kept and `tried` has each one's last validation loss, infinite where it diverged; the rest is of
-    the one kept.
+    take, `peak_bytes` what it took on a CUDA device; `predicted_seconds` (0: not predicted, as where the model is
+    spread) stands beside `seconds`, both since the training was last started, at step `begun`. Where several learning
+    rates were tried, `rate` is the one kept and `tried` has each one's last validation loss, infinite where it
+    diverged; the rest is of the one kept.
     `processes` is how many trained together, at the end where it was resumed by another number, and `sharded` whether
     the model was spread over them; the bytes are one process's.
     """
@@ -62,6 +62,7 @@ class TrainingLog:
     tried: dict[str, float] = field(default_factory=dict)
     processes: int = 1
     sharded: bool = False
+    begun: int = 0
 
     @property
     def validation_loss(self) -> float:
@@ -71,8 +72,9 @@ class TrainingLog:
 
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens (padding not counted) a second, validation included."""
-        return self.tokens / self.seconds if self.seconds else math.nan
+        """Real tokens (padding not counted) a second since the last start, validation included."""
+        done = self.tokens * (self.steps - self.begun) / self.steps if self.steps else 0.0
+        return done / self.seconds if done and self.seconds else math.nan
 
 
 def build_optimizer(model: PreTrainedModel, schedule: Schedule) -> tuple[AdamW, LRScheduler]:
@@ -150,8 +152,9 @@ def train(
         rows: token ids, `schedule.steps * schedule.batch_size` rows, used once each.
         validation: rows whose mean loss is logged every `eval_every` steps and at the end.
         label: what the progress lines call the run.
-        checkpoints: a folder to keep checkpoints in; a training that was interrupted goes on from the last sound one
-            there, whatever the number of its processes was. None keeps none.
+        checkpoints: a folder to keep checkpoints in, of this training alone: with other frozen weights, or other fixed
+            numbers of a gate, take another. A training that was interrupted goes on from the last sound one there,
+            whatever the number of its processes was. None keeps none.
         sharded: spread the model over the processes of the launch, and leave it so: `sharding.whole` gives its
             parameters. One process takes no notice.
 
@@ -177,29 +180,35 @@ def train(
     with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
         folder, evaluated = str(checkpoints or scratch), eval_every if validation else None
         arguments = _arguments(folder, schedule, seed=seed, half=half, log_every=log_every, eval_every=evaluated)
-        callbacks = [Report(label), ScaleWatch(), *([Saver()] if checkpoints else [])]
+        callbacks = [Report(label), ScaleWatch(), *([Saver(str(owner))] if checkpoints else [])]
         trainer = _trainer(model, arguments, rows, validation, schedule, callbacks)
-        if start is not None:
+        if start:
             _say(f"{label}: goes on from step {done}")
-        outcome = trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        outcome = trainer.train(resume_from_checkpoint=str(start) if start else None)
         history = list(trainer.state.log_history)
     model.eval()
-    seconds, peak = float(outcome.metrics["train_runtime"]), peak_bytes(device)
-    if peak is not None:
-        _say(f"{label}: took {peak / GIB:.2f} GiB, predicted {predicted.total / GIB:.2f}")
-    if due:
-        _say(f"{label}: took {clock(seconds)}, predicted {clock(due)}")
-    return TrainingLog(
+    log = TrainingLog(
         history=[record for entry in history if (record := _record(entry))],
         steps=schedule.steps,
         tokens=sum(map(len, rows)),
-        seconds=seconds,
+        seconds=float(outcome.metrics["train_runtime"]),
         predicted_bytes=predicted.total,
         predicted_seconds=due,
-        peak_bytes=peak,
+        peak_bytes=peak_bytes(device),
         processes=ranks.count(),
         sharded=sharded,
+        begun=done,
     )
+    _took(label, log)
+    return log
+
+
+def _took(label: str, log: TrainingLog) -> None:
+    """Say what was predicted, and what it was."""
+    if log.peak_bytes is not None:
+        _say(f"{label}: took {log.peak_bytes / GIB:.2f} GiB, predicted {log.predicted_bytes / GIB:.2f}")
+    if log.predicted_seconds:
+        _say(f"{label}: took {clock(log.seconds)}, predicted {clock(log.predicted_seconds)}")
 
 
 def _trainer(

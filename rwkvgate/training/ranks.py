@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -61,6 +61,14 @@ def from_main(work: Callable[[], T]) -> T:
     if isinstance(told[1], Exception):
         raise mine or told[1]
     return told[0]  # type: ignore[return-value]
+
+
+@contextmanager
+def on_main(entered: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """A block inside a context that the main process alone enters; an error of its entrance is raised on all."""
+    with ExitStack() as stack:
+        from_main(lambda: stack.enter_context(entered()) and None)
+        yield
 
 
 @contextmanager

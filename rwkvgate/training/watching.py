@@ -30,13 +30,13 @@ class Report(TrainerCallback):
             self.progress(state.global_step, state.max_steps, self.note)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """At a logged loss: is it a number?"""
-        loss = (logs or {}).get("loss")
-        if loss is None:
-            return
-        if not math.isfinite(float(loss)):
-            raise FloatingPointError(f"the loss is {loss} at step {state.global_step}; lower the learning rate")
-        self.note = f"loss {float(loss):.3f}"
+        """At a logged loss, of training or validation: is it a number?"""
+        for key in ("loss", "eval_loss"):
+            loss = (logs or {}).get(key)
+            if loss is not None and not math.isfinite(float(loss)):
+                raise FloatingPointError(f"the loss is {loss} at step {state.global_step}; lower the learning rate")
+        if logs and "loss" in logs:
+            self.note = f"loss {float(logs['loss']):.3f}"
 
 
 class ScaleWatch(TrainerCallback):

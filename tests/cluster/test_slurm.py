@@ -86,14 +86,14 @@ def test_a_sweep_outlives_its_node_and_its_jobs(slurm: Slurm, project: Path, tmp
 
     def checkpoint() -> Path | None:
         assert head.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        return next(iter(run.glob("checkpoints/enhanced.seed*/checkpoint-*/sealed.json")), None)
+        return next(iter(run.glob("checkpoints/enhanced.seed*/*/checkpoint-*/sealed.json")), None)
 
     try:
         until(checkpoint, "a checkpoint", 600, pause=0.02)
         slurm.kill_node()
         found = checkpoint()
         assert found is not None, "the training had ended already"
-        arm, seed = found.parent.parent.name.split(".seed")
+        arm, seed = found.parents[2].name.split(".seed")
         until(lambda: slurm.node_state() == "down", "the controller to miss its node")
         second = start(project, slurm, tmp_path / "second", "--cores", "1", "--config", *SWEEP)
         code, said = ended(second, tmp_path / "second")

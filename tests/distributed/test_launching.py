@@ -15,12 +15,12 @@ import pytest
 import torch
 import yaml
 
-from rwkvgate import distributed, launching
+from rwkvgate import distributed, launching, locks
 from rwkvgate.inputs import arm_inputs
 from rwkvgate.launching import config_path, launch_command
-from rwkvgate.pipeline import ensure_arm, ensure_base, open_run, training_log
+from rwkvgate.pipeline import ensure_arm, ensure_base, make_arm, open_run, training_log
 from rwkvgate.runs import Run, is_finished, lock_folder
-from rwkvgate.settings import SettingsError
+from rwkvgate.settings import SettingsError, resolve
 
 STEPS = {"steps": 40, "log_every": 2, "eval_every": 20}
 ROUNDING = 1e-4
@@ -54,17 +54,20 @@ def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
 ) -> None:
     monkeypatch.setenv("RWKVGATE_SAVE_SECONDS", "0")
     together = run_in(alone.with_name("together"), processes=2)
+    held = lock_folder(together.folder)  # as the run graph has it, whose job this may be
     checkpoints = together.checkpoints("enhanced", 0)
     command = launch_command(together, "enhanced", 0)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
-        while launcher.poll() is None and not list(checkpoints.glob("checkpoint-*/sealed.json")):
+        while launcher.poll() is None and not list(checkpoints.rglob("sealed.json")):
             time.sleep(0.02)
         if launcher.poll() is None:
-            with pytest.raises(SettingsError, match="another run works in"):
-                lock_folder(together.folder)
+            monkeypatch.setattr(locks, "PATIENCE", 0.2)
+            with pytest.raises(SettingsError, match="another process makes arms/enhanced/seed0 in"):
+                make_arm(run_in(together.folder), "enhanced", 0)
             os.kill(workers(launcher.pid)[1], signal.SIGKILL)
         printed, _ = launcher.communicate(timeout=200)
     assert launcher.returncode != 0 and "SIGKILL" in printed, printed[-3000:]
+    assert held is not None
     assert not is_finished(together.arm("enhanced", 0), arm_inputs(together.settings, "enhanced", 0))
 
     # Notebook 02's call takes it up, the model spread over the processes now.
@@ -102,7 +105,7 @@ def test_what_cannot_be_shared_is_refused_before_any_work(tmp_path: Path, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SettingsError, match=r"training\.processes is 2, one a GPU, and this machine has 1 GPU; "):
-        run_in(tmp_path, processes=2)
+        launching.launch(Run(resolve(profile="smoke", run_dir=str(tmp_path), training={"processes": 2})), "enhanced", 0)
     assert not list(tmp_path.iterdir())
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from rwkvgate.pipeline import WEIGHTS, ensure_base, open_run, training_log
 from rwkvgate.runs import Run
-from rwkvgate.scoring import ensure_evaluation, load_evaluation
+from rwkvgate.scoring import METRICS, ensure_evaluation, load_evaluation
 
 ARM = "enhanced"
 SETTINGS = {"training": {"steps": 24, "warmup_steps": 2}, "evaluation": {"documents": 4, "new_tokens": 4}}
@@ -78,6 +78,7 @@ def same(one: Run, other: Run) -> None:
     assert training_log(one, ARM).history == training_log(other, ARM).history
     a, b = load_evaluation(one, ARM, 0), load_evaluation(other, ARM, 0)
     assert a.documents.equals(b.documents) and a.samples == b.samples
+    assert (one.arm(ARM, 0) / METRICS).read_text() == (other.arm(ARM, 0) / METRICS).read_text()
     assert not list(one.folder.rglob("checkpoint-*")), "checkpoints of a finished training are left"
 
 

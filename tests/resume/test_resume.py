@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -77,6 +78,9 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
     log = trained(model, tmp_path)
     assert f"goes on from step {stop}" in capsys.readouterr().out
     assert equal(model, left_alone[0]) and log.history == left_alone[1].history
+    assert log.begun == stop and log.tokens == left_alone[1].tokens
+    done = log.tokens * (SCHEDULE.steps - stop) / SCHEDULE.steps
+    assert math.isnan(log.tokens_per_second) if not done else log.tokens_per_second == done / log.seconds
 
 
 @pytest.mark.usefixtures("every_step")
@@ -110,8 +114,9 @@ def test_checkpoints_of_another_training_are_not_taken(
 ) -> None:
     with pytest.raises(Interrupted):
         trained(tiny_model("enhanced", torch.float32, seed=5), tmp_path, 3, monkeypatch)
-    trained(tiny_model("enhanced", torch.float32), tmp_path)
-    assert "goes on" not in capsys.readouterr().out
+    log = trained(tiny_model("enhanced", torch.float32), tmp_path)
+    said = capsys.readouterr().out
+    assert "goes on" not in said and "checkpoint-3 is of another training" in said and log.begun == 0
 
 
 def test_checkpoints_are_rare_and_only_two_are_kept(tiny_model: Any, tmp_path: Path, monkeypatch: Any) -> None:
