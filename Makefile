@@ -1,19 +1,21 @@
 # `make reproduce` runs the experiment, `make test` proves the checkout. Both install what they need, once.
 PYTHON ?= python3
 PROFILE ?= cpu
-CORES ?= 2
+CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+MEMORY ?= $(shell expr $$(getconf PAGE_SIZE) '*' $$(getconf _PHYS_PAGES) / 1048576 2>/dev/null)
+GPUS ?= 1
+WORKERS ?= 2
 ARMS ?=
 SEEDS ?=
 STUDIES ?=
 RUN_DIR ?=
 CLUSTER ?=
-MEMORY ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
-CONFIG := profile=$(PROFILE) $(if $(ARMS),arms=$(ARMS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(STUDIES),studies=$(STUDIES)) $(if $(RUN_DIR),run_dir=$(RUN_DIR))
-# Here: one job a GPU, and as many others as cores (and MEMORY, in MB, where given) allow. On a cluster the profile says.
+CONFIG := profile=$(PROFILE) $(if $(ARMS),arms=$(ARMS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(STUDIES),studies=$(STUDIES)) $(if $(RUN_DIR),'run_dir=$(RUN_DIR)')
+# Here: as many jobs at once as CORES, MEMORY (MB) and GPUS allow. On a cluster the profile says.
 # The run folder has a lock of its own, which dies with its holder; snakemake's would want unlocking after a kill.
-LOCAL := --cores $(CORES) --nolock --rerun-incomplete --resources gpu=1 $(if $(MEMORY),mem_mb=$(MEMORY))
+LOCAL := --cores $(CORES) --nolock --rerun-incomplete --resources gpu=$(GPUS) $(if $(MEMORY),mem_mb=$(MEMORY))
 WHERE := $(if $(CLUSTER),--profile profiles/$(CLUSTER),$(LOCAL))
 PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 export PYTHONUTF8 = 1
@@ -39,23 +41,23 @@ $(STAMP): pyproject.toml constraints.txt
 reproduce: $(STAMP)  ## the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu, SEEDS=, STUDIES=off, RUN_DIR=
 	@$(BIN)/python -m snakemake --quiet host $(LOCAL) --config $(CONFIG)
 
-sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed last: ARMS=all SEEDS=5 MEMORY=8192 CLUSTER=slurm
+sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed last: ARMS=all SEEDS=5 CORES= MEMORY= GPUS= CLUSTER=slurm
 	@$(BIN)/python -m snakemake --quiet host $(WHERE) --keep-going --config $(CONFIG)
 
 compare: $(STAMP)  ## what differs between two runs, and which numbers moved: A=outputs/x B=outputs/y
-	@$(BIN)/python -m rwkvgate.compare $(A) $(B)
+	@$(BIN)/python -m rwkvgate.compare '$(A)' '$(B)'
 
 test: $(STAMP)  ## everything that proves the checkout: lint, types, unit tests, notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile --ignore tests/notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/notebooks
 	@$(MAKE) --no-print-directory test-notebooks
 
 test-fast: $(STAMP)  ## the unit tests alone
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile --ignore tests/notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/notebooks
 
 test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile smoke
 	@$(BIN)/python tests/notebooks/expect.py
-	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(CORES) --dist loadfile \
+	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(WORKERS) --dist loadfile \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg build/notebooks tests/notebooks
 
 test-kills: $(STAMP)  ## a run killed at 100 random moments ends as one left alone, bit for bit

@@ -1,4 +1,5 @@
-"""The run graph: five notebooks by papermill. `make reproduce` calls it; so can `snakemake --config profile=smoke`.
+"""The run graph: five notebooks by papermill. `make reproduce` calls it, as snakemake --cores 2 --config profile=smoke
+does; with a GPU add --resources gpu=1, or as many jobs share it as there are cores.
 
 A rule's output is the executed notebook; what the notebook makes lies beside it in the run folder, where each step
 knows its inputs by their hash. A rule runs again when its notebook or its part of the settings changes.
@@ -65,24 +66,28 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def papermill(*parameters, evaluation=None):
+def papermill(*parameters, evaluation=None, trained=""):
     """The shell line that executes a rule's notebook and moves it into place when it has succeeded.
 
     What cells print goes to the terminal; a notebook that failed is kept beside, to be read.
+
+    An arm whose training diverged is a result: its notebooks are kept as they ended, and the tables say so. `trained`
+    is the arm and seed that the notebook needs, as in their folder.
     """
     fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", RUN]
     quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING"]
-    words = [sys.executable, "-m", "rwkvgate.execute", "{input[0]}", "$part", "-k", "python3", *quiet, *fixed, *parameters]
+    words = [sys.executable, "-m", "rwkvgate.execute", "{input[0]:q}", '"$part"', "-k", "python3"]
+    words += [*quiet, *fixed, *parameters]
     # Through cat, for papermill opens the file it is given anew, and would cut off a log that two jobs share.
     words += ["--stdout-file", ">(cat)"]
     words += ["-y", f"evaluation: {evaluation}"] if evaluation else []
-    plain = ("$part", "{", ">(")
+    plain = ('"$part"', "{", ">(")
     line = " ".join(word if word.startswith(plain) else quote(word) for word in words)
-    # An arm whose training diverged is a result: its notebooks are kept as they ended, and the tables say so.
-    kept = f"|| test -e {RUN}/arms/{{wildcards.arm}}/seed{{wildcards.seed}}.failed.json" if parameters == OF_ARM else ""
+    failure = f"{quote(RUN)}/arms/{trained}.failed.json"
+    kept = f"|| {{{{ test -e {failure} && grep -q '\"ename\": \"FloatingPointError\"' \"$part\"; }}}}" if trained else ""
     return (
-        "export OMP_NUM_THREADS={threads}; mkdir -p $(dirname {output}); part={output}.failed.ipynb; "
-        f"{{{{ {line} {kept}; }}}} && mv $part {{output}}"
+        'export OMP_NUM_THREADS={threads}; part={output:q}.failed.ipynb; mkdir -p "$(dirname "$part")"; '
+        f'{{{{ {line} {kept}; }}}} && mv "$part" {{output:q}}'
     )
 
 
@@ -92,6 +97,7 @@ def quote(word):
 
 
 OF_ARM = ("-p", "arm", "{wildcards.arm}", "-p", "seed", "{wildcards.seed}")
+ITS_FOLDER = "{wildcards.arm}/seed{wildcards.seed}"
 
 
 onstart:
@@ -106,7 +112,7 @@ onerror:
 rule all:
     input:
         f"{NOTEBOOKS}/04_ablations.ipynb",
-        f"{NOTEBOOKS}/05_gate_visualization.ipynb",
+        [f"{NOTEBOOKS}/05_gate_visualization.ipynb"] if ("enhanced", 0) in TRAINED else [],
 
 
 rule setup:
@@ -132,9 +138,9 @@ rule finetune:
     params:
         inputs=lambda w: digest(arm_inputs(SETTINGS, w.arm, int(w.seed))),
     resources:
-        **needs(SETTINGS.profile, "finetune"),
+        **needs(SETTINGS.profile, "finetune", SETTINGS.training.processes),
     shell:
-        papermill(*OF_ARM)
+        papermill(*OF_ARM, trained=ITS_FOLDER)
 
 
 def weights(wildcards):
@@ -158,7 +164,7 @@ rule evaluate:
     resources:
         **needs(SETTINGS.profile, "evaluate"),
     shell:
-        papermill(*OF_ARM, evaluation=STUDIES)
+        papermill(*OF_ARM, evaluation=STUDIES, trained=ITS_FOLDER)
 
 
 rule ablations:
@@ -189,4 +195,4 @@ rule gate_visualization:
     resources:
         **needs(SETTINGS.profile, "gate_visualization"),
     shell:
-        papermill("-p", "arm", "enhanced", "-p", "seed", "0")
+        papermill("-p", "arm", "enhanced", "-p", "seed", "0", trained="enhanced/seed0")

@@ -1,6 +1,7 @@
 """papermill's command line, without what makes it slow: `python -m rwkvgate.execute`, with papermill's arguments.
 
-The run graph executes every notebook by it. Three things are left out, which no notebook of ours has a use for:
+The run graph executes every notebook by it. Its kernels are spoken to encrypted where they can be, since others may be
+on the machine. Three things are left out, which no notebook of ours has a use for:
 
 - jsonschema's check of internationalised addresses, whose grammar takes most of papermill's start to build;
 - pyarrow's file systems, by which papermill would read notebooks from Hadoop, and which are most of the rest;
@@ -17,10 +18,13 @@ def main() -> None:
     # None makes an import fail, which both take for something that is not installed.
     sys.modules["rfc3987_syntax"] = sys.modules["pyarrow"] = None  # type: ignore[assignment]
 
+    from jupyter_client.manager import KernelManager
     from nbclient import NotebookClient
     from papermill.cli import papermill
 
     NotebookClient.shutdown_kernel.default_value = "immediate"
+    if encryption := getattr(KernelManager, "transport_encryption", None):  # older ones have none
+        encryption.default_value = "auto"
     papermill()
 
 

@@ -35,11 +35,14 @@ NEEDS = {
 Resource = Callable[[Any, int], int] | int
 
 
-def needs(profile: str, step: str) -> dict[str, Resource]:
-    """Snakemake's resources for a step: `mem_mb`, `runtime` (minutes) and, where the profile has one, `gpu` (1).
+def needs(profile: str, step: str, processes: int = 1) -> dict[str, Resource]:
+    """Snakemake's resources for a step: `mem_mb`, `runtime` (minutes) and, where the profile has GPUs, `gpu`.
 
     Memory and time are functions of wildcards and attempt, since a job that was stopped for either must ask for more
     when it is repeated. `gpu` is absent, not 0, on other profiles: the Kubernetes executor takes any number for a wish.
+
+    Args:
+        processes: `training.processes`; a fine-tuning has a GPU for each. All else has one.
 
     Raises:
         KeyError: no such profile or step.
@@ -52,4 +55,4 @@ def needs(profile: str, step: str) -> dict[str, Resource]:
         "mem_mb": lambda wildcards, attempt: found.mem_mb * attempt,
         "runtime": lambda wildcards, attempt: minutes * attempt,
     }
-    return wanted | ({"gpu": 1} if profile in GPU_PROFILES else {})
+    return wanted | ({"gpu": processes if step == "finetune" else 1} if profile in GPU_PROFILES else {})

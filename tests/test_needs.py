@@ -23,6 +23,11 @@ def test_every_step_of_every_profile_asks_for_memory_time_and_a_gpu_where_it_nee
     assert first.get("gpu") == second.get("gpu") == (1 if profile in GPU_PROFILES else None)
 
 
+def test_a_training_in_several_processes_has_a_gpu_for_each() -> None:
+    assert needs("gpu", "finetune", processes=4)["gpu"] == 4 and needs("gpu", "evaluate", processes=4)["gpu"] == 1
+    assert "gpu" not in needs("cpu", "finetune", processes=4)
+
+
 def test_an_unknown_step_is_refused() -> None:
     with pytest.raises(KeyError, match="no step; allowed: setup"):
         needs("smoke", "train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rwkvgate.files import digest, write_json
 from rwkvgate.gate.arms import ARMS
+from rwkvgate.inputs import arm_inputs
+from rwkvgate.runs import Run
 from rwkvgate.settings import resolve
 
 ARMS_OF_RUN = resolve("smoke").evaluation.arms
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def launched(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """A command of this environment, with its output as text."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -29,15 +33,15 @@ def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 def snakemake(folder: Path, *more: str) -> str:
     """The run graph on a folder; its terminal output."""
-    done = run("snakemake", "--cores", "2", "--nolock", *more, "--config", "profile=smoke", f"run_dir={folder}")
+    done = launched("snakemake", "--cores", "2", "--nolock", *more, "--config", "profile=smoke", f"run_dir={folder}")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished smoke run and what it printed."""
-    folder = tmp_path_factory.mktemp("smoke") / "run"
+    """A finished smoke run, in a folder whose name has a space, and what it printed."""
+    folder = tmp_path_factory.mktemp("smoke") / "a run"
     return folder, snakemake(folder)
 
 
@@ -84,7 +88,7 @@ def test_a_changed_parameter_redoes_what_depends_on_it(chain: tuple[Path, str]) 
     planned = snakemake(chain[0], "--dry-run", "--quiet", "rules", "--set-threads", "setup=1")
     assert "finetune" not in planned
     folder = chain[0]
-    done = run(
+    done = launched(
         "snakemake",
         "--cores",
         "1",
@@ -99,6 +103,27 @@ def test_a_changed_parameter_redoes_what_depends_on_it(chain: tuple[Path, str]) 
     trained = sum(ARMS[arm].trained for arm in ARMS_OF_RUN)
     assert counts["finetune"] == str(trained) and counts["evaluate"] == str(trained) and counts["ablations"] == "1"
     assert "setup" not in counts
+
+
+def test_an_arm_that_diverged_is_a_result_and_not_a_failure(chain: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(chain[0], folder)
+    run = Run(resolve("smoke", run_dir=str(folder)))
+    shutil.rmtree(run.arm("enhanced", 0))
+    inputs = digest(arm_inputs(run.settings, "enhanced", 0))
+    write_json(run.failure("enhanced", 0), {"inputs": inputs, "error": "enhanced, seed 0: the loss is nan at step 3"})
+    for name in ("02_finetune", "03_evaluate"):
+        (folder / "notebooks" / f"{name}.enhanced.seed0.ipynb").unlink()
+    snakemake(folder)
+    assert "enhanced" not in set(pd.read_parquet(folder / "results" / "documents.parquet")["arm"])
+    assert "failed: enhanced, seed 0: the loss is nan at step 3" in run.report.read_text(encoding="utf-8")
+    assert not list((folder / "notebooks").glob("*.failed.ipynb"))
+
+
+def test_arms_without_the_papers_own_need_not_train_it(tmp_path: Path) -> None:
+    words = ["--cores", "1", "--dry-run", "--config", "profile=smoke", f"run_dir={tmp_path / 'run'}", "arms=base-tuned"]
+    planned = launched("snakemake", *words).stdout
+    assert "base-tuned" in planned and "02_finetune.enhanced" not in planned and "gate_visualization" not in planned
 
 
 @pytest.mark.parametrize(
@@ -122,7 +147,7 @@ def test_bad_input_ends_in_one_clear_error(parameters: list[str], message: str, 
         words += ["-p", "run_dir", str(tmp_path / "run")]
     if "profile" not in words:
         words += ["-p", "profile", "smoke"]
-    done = run(
+    done = launched(
         "papermill", str(ROOT / "notebooks/01_setup.ipynb"), str(tmp_path / "out.ipynb"), "-k", "python3", *words
     )
     assert done.returncode != 0 and message in done.stderr
@@ -133,5 +158,5 @@ def test_bad_input_ends_in_one_clear_error(parameters: list[str], message: str, 
 def test_one_notebook_by_hand_from_anywhere(chain: tuple[Path, str], tmp_path: Path) -> None:
     notebook, params = ROOT / "notebooks/05_gate_visualization.ipynb", ROOT / "params/smoke.yaml"
     words = ["-k", "python3", "-f", str(params), "-p", "run_dir", str(chain[0]), "-p", "arm", "no-layer-norm"]
-    done = run("papermill", str(notebook), "out.ipynb", *words, cwd=tmp_path)
+    done = launched("papermill", str(notebook), "out.ipynb", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
