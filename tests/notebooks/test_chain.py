@@ -112,9 +112,11 @@ def test_an_arm_that_diverged_is_a_result_and_not_a_failure(chain: tuple[Path, s
     shutil.rmtree(run.arm("enhanced", 0))
     inputs = digest(arm_inputs(run.settings, "enhanced", 0))
     write_json(run.failure("enhanced", 0), {"inputs": inputs, "error": "enhanced, seed 0: the loss is nan at step 3"})
-    for name in ("02_finetune", "03_evaluate"):
-        (folder / "notebooks" / f"{name}.enhanced.seed0.ipynb").unlink()
+    again = ("02_finetune.enhanced.seed0", "03_evaluate.enhanced.seed0", "04_ablations", "05_gate_visualization")
+    for name in again:
+        (folder / "notebooks" / f"{name}.ipynb").unlink()
     snakemake(folder)
+    assert all((folder / "notebooks" / f"{name}.ipynb").is_file() for name in again)
     assert "enhanced" not in set(pd.read_parquet(folder / "results" / "documents.parquet")["arm"])
     assert "failed: enhanced, seed 0: the loss is nan at step 3" in run.report.read_text(encoding="utf-8")
     assert not list((folder / "notebooks").glob("*.failed.ipynb"))
