@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -21,6 +22,7 @@ import torch
 import yaml
 
 from rwkvgate.inputs import base_inputs
+from rwkvgate.launching import end_with_parent
 from rwkvgate.pipeline import make_arm, open_run
 from rwkvgate.refusals import share_of
 from rwkvgate.runs import Run, is_finished
@@ -99,4 +101,8 @@ def _check_base(run: Run) -> None:
 
 
 if __name__ == "__main__":
+    # Ctrl-C and the launcher's end are its own, at once: what is on disk is whole, and a process that trained on, or
+    # waited for one that is gone, would be in the next run's way.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()
     sys.exit(main())

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 from rwkvgate.runs import Run
 from rwkvgate.settings import Settings, SettingsError, project_root
@@ -59,7 +58,7 @@ def launch(run: Run, arm: str, seed: int) -> None:
         encoding="utf-8",
         errors="replace",
         env=environment,
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        preexec_fn=end_with_parent,
     )
     try:
         assert child.stdout is not None
@@ -114,6 +113,10 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _end_with_parent() -> Any:
-    # A notebook's kernel that is killed cannot stop its children, and they would train on beside the next run.
-    ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGTERM)
+def end_with_parent() -> None:
+    """Have this process ended when its parent is, which if it is killed cannot do so itself. Linux alone can.
+
+    Otherwise it would train on beside the next run.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGTERM)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -87,6 +88,18 @@ def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
     for mine, theirs in zip(log.history, wanted.history, strict=True):
         for key in ("loss", "validation_loss"):
             assert mine.get(key, 0) == pytest.approx(theirs.get(key, 0), rel=ROUNDING)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not learn of its parent's end")
+def test_no_process_outlives_a_killed_launcher(alone: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(alone, tmp_path / "run"))
+    shutil.rmtree(folder / "arms")
+    run = run_in(folder, processes=2, steps=4000)
+    with subprocess.Popen(launch_command(run, "enhanced", 0), stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None and any(" of 4000" in line for line in launcher.stdout)
+        family = [psutil.Process(pid) for pid in workers(launcher.pid)]
+        launcher.kill()
+    assert len(family) == 2 and not psutil.wait_procs(family, timeout=60)[1]
 
 
 def test_a_failed_launch_says_what_to_do(alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
