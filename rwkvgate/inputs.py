@@ -13,7 +13,7 @@ SCALING_MODES = ("windows", "one pass")
 """How texts are read where time and memory are measured against length; see `evaluation.cost`."""
 
 
-SCORES, PROBED = 2, 1
+SCORES, PROBED = 3, 1
 """Raised when an evaluation, or the probes, measure something new, so that finished ones are made again."""
 
 

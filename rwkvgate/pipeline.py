@@ -270,7 +270,6 @@ def make_arm(run: Run, arm: str, seed: int) -> None:
     if ranks.from_main(lambda: _is_made(run, arm, seed)):
         return
     texts = ensure_texts(run)
-    ensure_base(run)  # which has a lock of its own, and takes long where it has to be made
     with ranks.on_main(lambda: hold(run.folder, run.arm(arm, seed))):
         if not ranks.from_main(lambda: _is_made(run, arm, seed)):
             _make_arm(run, texts, arm, seed)
@@ -291,7 +290,11 @@ def _make_arm(run: Run, texts: Texts, arm: str, seed: int) -> None:
 
 
 def _is_made(run: Run, arm: str, seed: int) -> bool:
-    """Whether an arm and seed is finished; an error where it diverged. What both have left of other settings goes."""
+    """Whether an arm and seed is finished; an error where it diverged.
+
+    A failure with other settings is forgotten, and the checkpoints of a finished training are removed, where a run that
+    was killed has left them.
+    """
     path = run.failure(arm, seed)
     if said := failure_of(run, arm, seed):
         raise FloatingPointError(f"{said} (recorded in {path}; remove it to try again)")

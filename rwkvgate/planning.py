@@ -95,7 +95,7 @@ def works(settings: Settings) -> list[Work]:
     rates = max(1, len(training.learning_rates))
     rows = training.steps * training.batch_size
     batches = math.ceil(documents / evaluation.batch_size)
-    timed = evaluation.latency_repeats + 2, max(3, evaluation.latency_repeats // 3) + 1
+    timed = evaluation.forward_repeats + 2, evaluation.generation_repeats + 1
     parts = [
         Work("loading weights", loads=tuned + 2 * models),
         Work("training", trained=tuned * rates * rows * length),

@@ -122,8 +122,8 @@ def _time(run: Run, texts: Texts, model: Rwkv6ForCausalLM, arm: str, seed: int) 
     models = {arm: model} if arm == "base" else {"base": ensure_base(run), arm: model}
     ids = _test_ids(texts, settings.latency_tokens)
     print(f"timing {arm} beside the base", flush=True)
-    forward = forward_time(models, ids, repeats=settings.latency_repeats, seed=seed)
-    repeats = max(3, settings.latency_repeats // 3)
+    forward = forward_time(models, ids, repeats=settings.forward_repeats, seed=seed)
+    repeats = settings.generation_repeats
     generation = generation_time(models, ids, tokens=settings.timed_tokens, repeats=repeats, seed=seed)
     both = pd.concat([forward, generation])
     return both[both["arm"] == arm].reset_index(drop=True)

@@ -165,11 +165,23 @@ class EvaluationSettings(Frozen):
     seeds: Positive = Field(description="training seeds of each tuned arm in the whole run")
     resamples: Annotated[int, Field(ge=100)] = Field(description="bootstrap resamples")
     latency_tokens: Positive = Field(description="tokens of the timed forward pass")
-    latency_repeats: Annotated[int, Field(ge=3)] = Field(description="timed repeats of base and arm in turn")
+    latency_repeats: Annotated[int, Field(ge=3)] = Field(
+        description="base and arm timed in turn: three times as many forward passes, a third as many generations"
+    )
     timed_tokens: Positive = Field(description="tokens of the timed generation (the paper's 50)")
     studies: bool = Field(description="measure length, language, memory and other domains too")
     probes: Positive = Field(description="long-range probes of each kind and length")
     longest: Annotated[int, Field(ge=256)] = Field(description="tokens of the longest text timed, from 256 on")
+
+    @property
+    def forward_repeats(self) -> int:
+        """Timed repeats of a forward pass, which is short and so the more easily disturbed."""
+        return 3 * self.latency_repeats
+
+    @property
+    def generation_repeats(self) -> int:
+        """Timed repeats of a generation."""
+        return max(3, self.latency_repeats // 3)
 
     @model_validator(mode="after")
     def _compares_with_the_base(self) -> EvaluationSettings:

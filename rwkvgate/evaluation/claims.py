@@ -15,6 +15,7 @@ from rwkvgate.evaluation.cost import FITTED_FROM, ONE_PASS, WINDOWS, exponent
 from rwkvgate.evaluation.measures import MEASURES
 from rwkvgate.evaluation.rules import (
     CONTRADICTED,
+    MARGIN,
     NOT_REPRODUCED,
     REPRODUCED,
     RULES,
@@ -265,7 +266,8 @@ def _ratio(evidence: Evidence, claim: str, arm: str) -> Records:
         f"ratio {found['ratio']:.3f} [{found['ratio_low']:.3f}, {found['ratio_high']:.3f}] against {stated:.4f} by the "
         f"paper's table; {where}. A gate's share of the work depends on the shape, and this is not the paper's"
     )
-    verdict = CONTRADICTED if found["ratio_low"] > stated else REPRODUCED
+    above = found["ratio_low"] > stated
+    verdict = CONTRADICTED if above else REPRODUCED if found["ratio_high"] <= stated + MARGIN else UNDECIDED
     return {
         "ours": 100 * (found["ratio"] - 1),
         "low": 100 * (found["ratio_low"] - 1),

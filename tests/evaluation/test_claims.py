@@ -174,6 +174,11 @@ def test_latency_is_held_against_the_papers_ratio(ratio: float, verdict: str) ->
     assert f"{stated:.4f}" in row["reason"]
 
 
+def test_times_too_unsteady_to_tell_reproduce_nothing() -> None:
+    wide = times(1.02).assign(ratio_low=0.95, ratio_high=1.3)
+    assert verdicts(made_up(latency=wide))["forward-latency"] == "undecided here"
+
+
 def test_what_is_missing_failed_or_no_number_is_said() -> None:
     full = made_up()
     without = full.results[full.results["arm"] != "fixed-gate"]
