@@ -16,27 +16,22 @@ from rwkvgate import locks
 from rwkvgate.locks import hold
 from rwkvgate.runs import Run, is_finished, make_once, step
 from rwkvgate.settings import SettingsError, resolve
+from tests.holder import holding
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
 HOLD = """
 import pathlib, sys
 from rwkvgate.locks import hold
 root = pathlib.Path(sys.argv[1])
-with hold(root, root / "arms" / "enhanced" / "seed0"):
-    print("held", flush=True)
-    input()
+held = hold(root, root / "arms" / "enhanced" / "seed0")
+held.__enter__()
 """
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that makes an arm of the run."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    yield holder
-    holder.kill()
-    holder.wait()
+    yield from holding(HOLD, tmp_path)
 
 
 def test_a_step_that_another_process_makes_is_refused_and_others_are_not(

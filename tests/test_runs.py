@@ -13,26 +13,20 @@ import pytest
 
 from rwkvgate.runs import failures, lock_folder
 from rwkvgate.settings import SettingsError
+from tests.holder import holding
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
 import pathlib, sys
 from rwkvgate.runs import lock_folder
 held = lock_folder(pathlib.Path(sys.argv[1]))
-print("held", flush=True)
-input()
 """
 
 
 @pytest.fixture
 def first(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the folder."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    yield holder
-    holder.kill()
-    holder.wait()
+    yield from holding(HOLD, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
