@@ -58,7 +58,7 @@ def launch(run: Run, arm: str, seed: int) -> None:
         encoding="utf-8",
         errors="replace",
         env=environment,
-        preexec_fn=end_with_parent,
+        preexec_fn=end_with_parent if os.name == "posix" else None,
     )
     try:
         assert child.stdout is not None

@@ -164,6 +164,16 @@ def test_a_full_disk_is_said_and_costs_neither_the_training_nor_what_was_kept(
     assert "goes on from step 4" in said and "could not be written" not in said
 
 
+def test_several_processes_say_where_they_go_on_when_the_disk_is_full(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "checkpoint-4").mkdir()
+    checkpointing._give_up(tmp_path, 4, OSError("No space left on device"), stops=True)
+    said = capsys.readouterr().out
+    assert (
+        "step 4 could not be written" in said and "Training stops; started again it goes on from the beginning" in said
+    )
+    assert not (tmp_path / "checkpoint-4").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="kills by fork")
 def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name("kills.py")), str(tmp_path), str(KILLS), "0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from rwkvgate.training import (
     train,
     train_best,
 )
-from rwkvgate.training.watching import MOST_SKIPPED, ScaleWatch
+from rwkvgate.training.watching import MOST_SKIPPED, Report, ScaleWatch
 from tests.training.schedules import short_schedule
 
 
@@ -201,3 +202,11 @@ def test_a_rate_that_diverges_loses_and_all_that_do_are_an_error(tiny_model: Any
         train_best(model, rows, short_schedule(), (5.0, 7.0), validation=held_out, **GRID)
     with pytest.raises(ValueError, match="validation rows"):
         train_best(model, rows, short_schedule(), (1e-3, 1e-2), validation=[], **GRID)
+
+
+@pytest.mark.parametrize("key", ["loss", "eval_loss"])
+def test_a_loss_that_is_no_number_stops_the_run_in_training_and_in_validation(key: str) -> None:
+    state = SimpleNamespace(global_step=5)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 5"):
+        Report("test").on_log(None, state, None, logs={key: math.nan})
+    Report("test").on_log(None, state, None, logs={key: 1.0})
