@@ -10,7 +10,9 @@ on the machine. Three things are left out, which no notebook of ours has a use f
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 
 
 def main() -> None:
@@ -18,11 +20,17 @@ def main() -> None:
     # None makes an import fail, which both take for something that is not installed.
     sys.modules["rfc3987_syntax"] = sys.modules["pyarrow"] = None  # type: ignore[assignment]
 
+    from jupyter_client import launcher
     from jupyter_client.manager import KernelManager
     from nbclient import NotebookClient
     from papermill.cli import papermill
 
+    from rwkvgate.launching import end_with_parent
+
     NotebookClient.shutdown_kernel.default_value = "immediate"
+    if os.name == "posix":
+        # A kernel that is interrupted while it starts does not look yet whether its parent lives.
+        launcher.Popen = partial(launcher.Popen, preexec_fn=end_with_parent)  # type: ignore[assignment,misc]
     if encryption := getattr(KernelManager, "transport_encryption", None):  # older ones have none
         encryption.default_value = "auto"
     papermill()
