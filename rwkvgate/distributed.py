@@ -22,8 +22,8 @@ import torch
 import yaml
 
 from rwkvgate.inputs import base_inputs
-from rwkvgate.launching import end_with_parent
 from rwkvgate.pipeline import make_arm, open_run
+from rwkvgate.processes import end_with_parent
 from rwkvgate.refusals import share_of
 from rwkvgate.runs import Run, is_finished
 from rwkvgate.settings import SECTIONS, ModelSettings, SettingsError, resolve

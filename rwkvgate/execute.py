@@ -6,11 +6,12 @@ on the machine. Three things are left out, which no notebook of ours has a use f
 - jsonschema's check of internationalised addresses, whose grammar takes most of papermill's start to build;
 - pyarrow's file systems, by which papermill would read notebooks from Hadoop, and which are most of the rest;
 - the kernel's leisurely end. When the last cell is done and its outputs are here, it holds nothing worth waiting for.
+
+One thing is added: on Linux the kernel ends with papermill even where that is killed, or interrupted at the start.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import partial
 
@@ -25,12 +26,11 @@ def main() -> None:
     from nbclient import NotebookClient
     from papermill.cli import papermill
 
-    from rwkvgate.launching import end_with_parent
+    from rwkvgate.processes import tied
 
     NotebookClient.shutdown_kernel.default_value = "immediate"
-    if os.name == "posix":
-        # A kernel that is interrupted while it starts does not look yet whether its parent lives.
-        launcher.Popen = partial(launcher.Popen, preexec_fn=end_with_parent)  # type: ignore[assignment,misc]
+    # A kernel that is interrupted while it starts does not look yet whether its parent lives.
+    launcher.Popen = partial(launcher.Popen, preexec_fn=tied())  # type: ignore[assignment,misc]
     if encryption := getattr(KernelManager, "transport_encryption", None):  # older ones have none
         encryption.default_value = "auto"
     papermill()

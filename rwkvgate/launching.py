@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections import deque
 from pathlib import Path
 
+from rwkvgate.processes import tied
 from rwkvgate.runs import Run
 from rwkvgate.settings import Settings, SettingsError, project_root
 
 SAID = 15
 """Last lines of a failed launch that its error repeats."""
-PARENT_DEATH = 1
-"""Linux's PR_SET_PDEATHSIG."""
 
 
 def require_devices(settings: Settings) -> None:
@@ -58,7 +55,7 @@ def launch(run: Run, arm: str, seed: int) -> None:
         encoding="utf-8",
         errors="replace",
         env=environment,
-        preexec_fn=end_with_parent if os.name == "posix" else None,
+        preexec_fn=tied(),
     )
     try:
         assert child.stdout is not None
@@ -111,12 +108,3 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def end_with_parent() -> None:
-    """Have this process ended when its parent is, which if it is killed cannot do so itself. Linux alone can.
-
-    Otherwise it would train on beside the next run.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGTERM)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -21,6 +24,14 @@ try:
 except SystemExit:
     print([name for name in ("lark", "pyarrow.lib", "torch") if name in sys.modules])
 """
+
+DEAF = """
+import os, pathlib, time
+pathlib.Path("kernel.tmp").write_text(str(os.getpid()))
+os.replace("kernel.tmp", "kernel")
+time.sleep(60)
+"""
+"""A kernel that is starting for a minute, and looks meanwhile neither for messages nor for its parent."""
 
 
 def executed(module: str, folder: Path, source: str) -> tuple[int, str, nbformat.NotebookNode]:
@@ -53,6 +64,54 @@ def test_it_does_what_papermill_does(source: str, tmp_path: Path) -> None:
     assert said == "3"
     with pytest.raises(ProcessLookupError):
         os.kill(int(kernel), 0)
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this user is running still; what only waits to be reaped is not."""
+    state = Path(f"/proc/{process}/stat")
+    try:
+        return state.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent itself, once it is up")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_kernel_that_is_starting_ends_with_its_papermill(end: signal.Signals, tmp_path: Path) -> None:
+    spec = tmp_path / "kernels" / "deaf"
+    spec.mkdir(parents=True)
+    argv = [sys.executable, "-c", DEAF, "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Deaf", "language": "python"}))
+    cell = nbformat.v4.new_code_cell("1", id="one")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "in.ipynb")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_PATH": str(tmp_path)}
+    command = [sys.executable, "-m", "rwkvgate.execute", "in.ipynb", "out.ipynb", "-k", "deaf"]
+    # In a group of its own, all of which is signalled, as a terminal's Ctrl-C does.
+    papermill = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    patience = time.monotonic() + 60
+    while not (tmp_path / "kernel").exists():
+        assert papermill.poll() is None and time.monotonic() < patience, "the kernel was not started"
+        time.sleep(0.02)
+    kernel = int((tmp_path / "kernel").read_text())
+    os.killpg(papermill.pid, end)
+    assert papermill.wait(timeout=30) != 0
+    patience = time.monotonic() + 10  # of the minute for which the kernel would sleep
+    while is_alive(kernel) and time.monotonic() < patience:
+        time.sleep(0.02)
+    assert not is_alive(kernel)
+
+
+def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
+    source = "from rwkvgate.processes import end_with_parent; end_with_parent({}); print('on')"
+    here = os.getpid()
+    statuses = {
+        parent: subprocess.run([sys.executable, "-c", source.format(parent)], cwd=ROOT, capture_output=True).returncode
+        for parent in (None, here, 2**22 + 1)  # above every process id of Linux
+    }
+    ended = -signal.SIGTERM if sys.platform == "linux" else 0
+    assert statuses == {None: 0, here: 0, 2**22 + 1: ended}
 
 
 def test_nothing_slow_is_imported() -> None:

@@ -18,9 +18,9 @@ from rwkvgate.cli import release, slug
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROOMS = ["refusals", "settings", "files", "progress", "rwkv6", "gate", "corpora", "training", "evaluation", "explore"]
-STEPS = ["injected", "inputs", "needs", "environment", "planning", "locks", "runs", "launching", "bases", "pipeline"]
-STEPS += ["distributed", "scoring", "probing", "studies", "results", "reporting"]
-ABOVE = [*ROOMS, *STEPS, "compare", "search", "drive", "colab", "cli", "app"]
+STEPS = ["injected", "inputs", "needs", "environment", "planning", "locks", "processes", "runs", "launching", "bases"]
+STEPS += ["pipeline", "distributed", "scoring", "probing", "studies", "results", "reporting"]
+ABOVE = [*ROOMS, *STEPS, "compare", "execute", "search", "drive", "colab", "cli", "app"]
 
 
 def pins() -> dict[str, str]:
