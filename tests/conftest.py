@@ -6,12 +6,17 @@ tests of behaviour draw all parameters anew. torch is imported inside, to keep t
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.hub_server import Client, Hub, serve_hub
+
+# A shell's background job, `make test &`, is started deaf to Ctrl-C, and so would be all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SIZES = {
     "vocab_size": 37,
