@@ -166,12 +166,13 @@ def main() -> None:
         ("times moved beyond their intervals over repeats", times(one.latency, other.latency)),
     ):
         _tell(kind, frame)
+    claims = dict.fromkeys([*one.verdicts, *other.verdicts])
     verdicts = [
         f"{claim}: {one.verdicts.get(claim, MISSING)} in A, {other.verdicts.get(claim, MISSING)} in B"
-        for claim in dict.fromkeys([*one.verdicts, *other.verdicts])
+        for claim in claims
         if one.verdicts.get(claim) != other.verdicts.get(claim)
     ]
-    print(f"\n{len(verdicts)} of {len({*one.verdicts, *other.verdicts})} verdicts differ:")
+    print(f"\n{len(verdicts)} of {len(claims)} verdicts differ:")
     print("\n".join(verdicts) or "none")
 
 

@@ -13,7 +13,7 @@ decides what is finished, and it alone writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,19 +142,29 @@ def _new_tokenizer(model: ModelSettings | CheckpointSettings, corpus: Corpus) ->
 
 def ensure_base(run: Run) -> Rwkv6ForCausalLM:
     """The base model: fetched, or pretrained on natural text, where that is not done yet."""
-    settings, inputs = run.settings, base_inputs(run.settings)
-    if isinstance(settings.model, CheckpointSettings):
-        return ensure_checkpoint(run, settings.model)
-    if not ranks.from_main(lambda: is_finished(run.base, inputs)):
-        texts = ensure_texts(run)
-        with ranks.on_main(lambda: hold(run.folder, run.base)):
-            if not ranks.from_main(lambda: is_finished(run.base, inputs)):
-                started = time.monotonic()
-                model = new_base(settings.model, texts.tokenizer)
-                log = _pretrain(run, model, settings.model.pretraining, texts)
-                ranks.from_main(lambda: _write_base(run, model, texts, log, started))
+    wanted, inputs = run.settings.model, base_inputs(run.settings)
+    if isinstance(wanted, CheckpointSettings):
+        return ensure_checkpoint(run, wanted)
+    _make_together(run, run.base, lambda: is_finished(run.base, inputs), lambda: _make_base(run, wanted))
     ranks.from_main(lambda: remove(_checkpoints(run)))  # of a run that was killed just before it would have
     return load_base(run)
+
+
+def _make_together(run: Run, folder: Path, is_made: Callable[[], bool], make: Callable[[], None]) -> None:
+    """`make_once` for what all processes of a launch make: the main one looks, and keeps the step to them."""
+    if ranks.from_main(is_made):
+        return
+    ranks.from_main(lambda: _make_texts(run))  # a step of its own: what waits for it keeps nothing to itself
+    with ranks.on_main(lambda: hold(run.folder, folder)):
+        if not ranks.from_main(is_made):  # while we waited
+            make()
+
+
+def _make_base(run: Run, wanted: ModelSettings) -> None:
+    texts, started = ensure_texts(run), time.monotonic()
+    model = new_base(wanted, texts.tokenizer)
+    log = _pretrain(run, model, wanted.pretraining, texts)
+    ranks.from_main(lambda: _write_base(run, model, texts, log, started))
 
 
 def _checkpoints(run: Run, arm: str | None = None, seed: int = 0) -> Path:
@@ -267,16 +277,11 @@ def make_arm(run: Run, arm: str, seed: int) -> None:
     Raises:
         FloatingPointError: as `ensure_arm`.
     """
-    if ranks.from_main(lambda: _is_made(run, arm, seed)):
-        return
-    texts = ensure_texts(run)
-    with ranks.on_main(lambda: hold(run.folder, run.arm(arm, seed))):
-        if not ranks.from_main(lambda: _is_made(run, arm, seed)):
-            _make_arm(run, texts, arm, seed)
+    _make_together(run, run.arm(arm, seed), lambda: _is_made(run, arm, seed), lambda: _make_arm(run, arm, seed))
 
 
-def _make_arm(run: Run, texts: Texts, arm: str, seed: int) -> None:
-    model = new_arm(run, arm, seed)
+def _make_arm(run: Run, arm: str, seed: int) -> None:
+    texts, model = ensure_texts(run), new_arm(run, arm, seed)
     started = time.monotonic()
     log = TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)
     # Names, for a model that is spread over processes gets new parameters.

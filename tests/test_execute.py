@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,15 +67,6 @@ def test_it_does_what_papermill_does(source: str, tmp_path: Path) -> None:
         os.kill(int(kernel), 0)
 
 
-def is_alive(process: int) -> bool:
-    """Whether a process of this user is running still; what only waits to be reaped is not."""
-    state = Path(f"/proc/{process}/stat")
-    try:
-        return state.read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent itself, once it is up")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_a_kernel_that_is_starting_ends_with_its_papermill(end: signal.Signals, tmp_path: Path) -> None:
@@ -94,13 +86,10 @@ def test_a_kernel_that_is_starting_ends_with_its_papermill(end: signal.Signals, 
     while not (tmp_path / "kernel").exists():
         assert papermill.poll() is None and time.monotonic() < patience, "the kernel was not started"
         time.sleep(0.02)
-    kernel = int((tmp_path / "kernel").read_text())
+    kernel = psutil.Process(int((tmp_path / "kernel").read_text()))
     os.killpg(papermill.pid, end)
     assert papermill.wait(timeout=30) != 0
-    patience = time.monotonic() + 10  # of the minute for which the kernel would sleep
-    while is_alive(kernel) and time.monotonic() < patience:
-        time.sleep(0.02)
-    assert not is_alive(kernel)
+    assert not psutil.wait_procs([kernel], timeout=10)[1]  # of the minute for which it would sleep
 
 
 def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:

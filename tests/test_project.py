@@ -62,6 +62,13 @@ def test_versions_agree() -> None:
     assert citation["repository-code"] == f"https://github.com/{slug(ROOT)}"
 
 
+def test_every_room_is_in_the_list_and_in_contributing() -> None:
+    parts = [path.relative_to(ROOT / "rwkvgate").parts[0] for path in (ROOT / "rwkvgate").rglob("*.py")]
+    assert {part.removesuffix(".py") for part in parts} - {"__init__"} == set(ABOVE)
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    assert not [room for room in ABOVE if f"`{room}`" not in contributing and f"`{room}/`" not in contributing]
+
+
 def test_a_room_imports_only_from_rooms_above_it() -> None:
     for path in sorted((ROOT / "rwkvgate").rglob("*.py")):
         room = path.relative_to(ROOT / "rwkvgate").parts[0].removesuffix(".py")
