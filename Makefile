@@ -23,7 +23,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-kills test-slurm test-browser bench bench-cpu search plan explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-kills test-slurm test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -45,7 +45,7 @@ sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed l
 	@$(BIN)/python -m snakemake --quiet host $(WHERE) --keep-going --config $(CONFIG)
 
 compare: $(STAMP)  ## what differs between two runs, and which numbers moved: A=outputs/x B=outputs/y
-	@$(BIN)/python -m rwkvgate.compare '$(A)' '$(B)'
+	@$(BIN)/python -m rwkvgate.experiment.compare '$(A)' '$(B)'
 
 test: $(STAMP)  ## everything that proves the checkout: lint, types, unit tests, notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -61,7 +61,7 @@ test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile sm
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg build/notebooks tests/notebooks
 
 test-kills: $(STAMP)  ## a run killed at 100 random moments ends as one left alone, bit for bit
-	@folder=$$(mktemp -d) && $(BIN)/python tests/resume/kills.py $$folder 100 1; code=$$?; rm -rf $$folder; exit $$code
+	@folder=$$(mktemp -d) && $(BIN)/python tests/experiment/resume/kills.py $$folder 100 1; code=$$?; rm -rf $$folder; exit $$code
 
 test-slurm: $(STAMP)  ## a sweep on a real Slurm of one node, whose node and jobs are killed; the profiles for clusters
 	@(command -v slurmctld && command -v munged && command -v rsync) > /dev/null || (apt-get update --quiet && \
@@ -93,18 +93,15 @@ bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 
 	@$(BIN)/python benchmarks/reproduce.py cpu
 
 search: $(STAMP)  ## the search for a gate worth having: hours on two cores, resumable; PROFILE=smoke for a look
-	@$(BIN)/python -m rwkvgate.search --profile $(PROFILE)
-
-plan: $(STAMP)  ## how long a profile takes on a T4, part by part, by arithmetic: PROFILE=t4
-	@$(BIN)/python -m rwkvgate.planning --profile $(PROFILE)
+	@$(BIN)/python -m rwkvgate.experiment.search --profile $(PROFILE)
 
 explore: $(STAMP)  ## the explorer of the newest run in a browser: type, look at the gate, hold it
-	@$(BIN)/python -m rwkvgate.app
+	@$(BIN)/python -m rwkvgate.workflow.app
 
 test-colab: $(STAMP)  ## each notebook alone, as opened from its badge, with Colab's published versions
 	@test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab
-	@.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/colab/requirements.txt
-	@$(BIN)/python tests/colab/chain.py
+	@.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/workflow/colab/requirements.txt
+	@$(BIN)/python tests/workflow/colab/chain.py
 
 verify-checkpoint: $(STAMP)  ## the paper's checkpoint against reference logits: downloads 3.2 GB, takes 7 GB of memory
 	@$(BIN)/python -m rwkvgate.rwkv6.verify
@@ -116,13 +113,13 @@ format: $(STAMP)  ## ruff's fixes and formatting
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 lock: $(STAMP)  ## rewrite constraints.txt from what is installed in .venv
-	@$(BIN)/python -m rwkvgate.cli lock
+	@$(BIN)/python -m rwkvgate.workflow.release lock
 
 stamp: $(STAMP)  ## write the repository's address from pyproject.toml into badges and install cells
-	@$(BIN)/python -m rwkvgate.cli stamp
+	@$(BIN)/python -m rwkvgate.workflow.release stamp
 
 reference: $(STAMP)  ## copy the tables and figures of outputs/cpu to outputs/reference, to be committed
-	@$(BIN)/python -m rwkvgate.cli reference
+	@$(BIN)/python -m rwkvgate.workflow.release reference
 
 clean:  ## remove the smoke run
 	rm -rf outputs/smoke

@@ -9,12 +9,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from rwkvgate.files import digest
-from rwkvgate.gate.arms import ARMS
-from rwkvgate.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs, probe_inputs
-from rwkvgate.needs import needs
-from rwkvgate.runs import failures, lock_folder
-from rwkvgate.settings import resolve
+from rwkvgate.rwkv6.files import digest
+from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs, probe_inputs
+from rwkvgate.workflow.cluster import needs
+from rwkvgate.experiment.run import failures, lock_folder
+from rwkvgate.experiment.settings import resolve
 
 
 def setting(name, default=""):
@@ -76,7 +76,7 @@ def papermill(*parameters, evaluation=None, trained=""):
     """
     fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", RUN]
     quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING"]
-    words = [sys.executable, "-m", "rwkvgate.execute", "{input[0]:q}", '"$part"', "-k", "python3"]
+    words = [sys.executable, "-m", "rwkvgate.workflow.notebook", "{input[0]:q}", '"$part"', "-k", "python3"]
     words += [*quiet, *fixed, *parameters]
     # Through cat, for papermill opens the file it is given anew, and would cut off a log that two jobs share.
     words += ["--stdout-file", ">(cat)"]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
-from rwkvgate.evaluation.latency import time_calls
+from rwkvgate.metrics.latency import time_calls
 from rwkvgate.rwkv6.kernels import wkv_backend
 
 SIZES = {"vocab_size": 256, "hidden_size": 2048, "num_hidden_layers": 4, "head_size": 64, "intermediate_size": 7168}

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
-from rwkvgate.corpora.tokenizer import train_tokenizer
+from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
 from rwkvgate.explore import GateExplorer, summarize_gates
 
 VOCABULARY = 2_048

@@ -14,9 +14,9 @@ import torch
 from transformers.initialization import no_init_weights
 
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+from rwkvgate.experiment.training.memory import GIB, Counted, TrainingMemory, count
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import blocks_of, select_trainable
-from rwkvgate.training.memory import GIB, Counted, TrainingMemory, count
 
 SHAPES = {"v6-Finch-3B": (2560, 32), "v6-Finch-7B": (4096, 32), "v6-Finch-14B": (4096, 61)}
 """Width and blocks."""

@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from rwkvgate.pipeline import open_run, training_log
-from rwkvgate.progress import clock
+from rwkvgate.experiment.pipeline import open_run, training_log
+from rwkvgate.experiment.progress import clock
 
 GOALS = {"smoke": 2 * 60, "cpu": 25 * 60}
 PEAK_MIB = 4096

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from rwkvgate.progress import clock
+from rwkvgate.experiment.progress import clock
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS, SEEDS = ("base-tuned", "enhanced", "no-layer-norm", "fixed-gate"), 2

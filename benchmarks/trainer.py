@@ -17,9 +17,9 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
-from rwkvgate.settings import Schedule, resolve
-from rwkvgate.training import build_optimizer, collate, train
-from rwkvgate.training.checkpointing import ResumableTrainer, Saver
+from rwkvgate.experiment.settings import Schedule, resolve
+from rwkvgate.experiment.training import build_optimizer, collate, train
+from rwkvgate.experiment.training.checkpointing import ResumableTrainer, Saver
 
 STEPS, TURNS = 40, 3
 CHECKPOINTED = 200

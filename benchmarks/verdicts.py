@@ -10,14 +10,14 @@ import time
 import numpy as np
 import pandas as pd
 
-from rwkvgate.evaluation.claims import Evidence, ledger
-from rwkvgate.evaluation.comparison import ablations, comparisons, summary
-from rwkvgate.evaluation.latency import LATENCY_COLUMNS
-from rwkvgate.evaluation.measures import MEASURES
-from rwkvgate.evaluation.statistics import RESAMPLES
-from rwkvgate.results import FURTHER_METRICS
-from rwkvgate.scoring import HEADLINES
-from rwkvgate.settings import project_root, resolve
+from rwkvgate.experiment.analysis.comparison import ablations, comparisons, summary
+from rwkvgate.experiment.claims import Evidence, ledger
+from rwkvgate.experiment.results import FURTHER_METRICS
+from rwkvgate.experiment.scoring import HEADLINES
+from rwkvgate.experiment.settings import project_root, resolve
+from rwkvgate.metrics.latency import LATENCY_COLUMNS
+from rwkvgate.metrics.measures import MEASURES
+from rwkvgate.metrics.statistics import RESAMPLES
 
 GOAL = 60
 

@@ -10,9 +10,9 @@ import torch
 from torch.utils.benchmark import Timer
 
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+from rwkvgate.experiment.settings import resolve
 from rwkvgate.rwkv6 import mixing
 from rwkvgate.rwkv6.wkv import wkv6_chunked, wkv6_recurrent
-from rwkvgate.settings import resolve
 
 Form = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 

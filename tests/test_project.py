@@ -1,10 +1,11 @@
-"""The checkout's own consistency: versions in three files, rooms in order, the README's commands."""
+"""The checkout's own consistency: versions in three files, packages in order, the README's commands."""
 
 from __future__ import annotations
 
 import ast
 import re
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rwkvgate import __version__
-from rwkvgate.cli import release, slug
+from rwkvgate.workflow.release import release, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ROOMS = ["refusals", "settings", "files", "progress", "rwkv6", "gate", "corpora", "training", "evaluation", "explore"]
-STEPS = ["injected", "inputs", "needs", "environment", "planning", "locks", "processes", "runs", "launching", "bases"]
-STEPS += ["pipeline", "distributed", "scoring", "probing", "studies", "results", "reporting"]
-ABOVE = [*ROOMS, *STEPS, "compare", "execute", "search", "drive", "colab", "cli", "app"]
+PACKAGES = ("rwkv6", "gate", "metrics", "explore", "experiment", "workflow")
+"""Each imports from itself and from those before it; the first four are the library."""
 
 
 def pins() -> dict[str, str]:
@@ -62,22 +61,56 @@ def test_versions_agree() -> None:
     assert citation["repository-code"] == f"https://github.com/{slug(ROOT)}"
 
 
-def test_every_room_is_in_the_list_and_in_contributing() -> None:
-    parts = [path.relative_to(ROOT / "rwkvgate").parts[0] for path in (ROOT / "rwkvgate").rglob("*.py")]
-    assert {part.removesuffix(".py") for part in parts} - {"__init__"} == set(ABOVE)
-    contributing = (ROOT / "CONTRIBUTING.md").read_text()
-    assert not [room for room in ABOVE if f"`{room}`" not in contributing and f"`{room}/`" not in contributing]
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    paths = sorted((ROOT / "rwkvgate").rglob("*.py"))
+    parts = {path: path.relative_to(ROOT).with_suffix("").parts for path in paths}
+    return {".".join(part for part in dotted if part != "__init__"): path for path, dotted in parts.items()}
 
 
-def test_a_room_imports_only_from_rooms_above_it() -> None:
-    for path in sorted((ROOT / "rwkvgate").rglob("*.py")):
-        room = path.relative_to(ROOT / "rwkvgate").parts[0].removesuffix(".py")
-        if room == "__init__":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rwkvgate."):
-                imported = str(node.module).split(".")[1]
-                assert ABOVE.index(imported) <= ABOVE.index(room), f"{path.name} imports {node.module}"
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """The package's modules that a module imports, at its top or later, but for those that only type checkers read."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    for block in ast.walk(tree):
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            block.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rwkvgate":
+            inner = {f"{node.module}.{name.name}" for name in node.names}
+            found |= inner & set(known) or {str(node.module)}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names} & set(known)
+    return found
+
+
+def test_nothing_lies_loose_at_the_top_of_the_package() -> None:
+    names = {path.name for path in (ROOT / "rwkvgate").iterdir() if path.name != "__pycache__"}
+    assert names == {*PACKAGES, "__init__.py", "py.typed"}
+
+
+def test_a_package_imports_only_from_those_before_it() -> None:
+    known = modules()
+    for name, path in known.items():
+        home = PACKAGES.index(name.split(".")[1]) if "." in name else len(PACKAGES)
+        for imported in imports(path, known):
+            if imported != "rwkvgate":
+                assert PACKAGES.index(imported.split(".")[1]) <= home, f"{name} imports {imported}"
+
+
+def test_no_import_goes_round_in_a_circle() -> None:
+    known = modules()
+    TopologicalSorter({name: imports(path, known) - {name} for name, path in known.items()}).prepare()
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_tests_mirror_the_folders() -> None:
+    ours = {path.parent.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
+    assert ours <= {*PACKAGES, "notebooks"}
 
 
 def test_the_readme_names_commands_and_notebooks_that_exist() -> None:

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from rwkvgate.evaluation.generation import end_ids
-from rwkvgate.evaluation.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating
 from rwkvgate.explore.interventions import clamp_gate
 from rwkvgate.explore.reading import model_lock, read
 from rwkvgate.explore.tokens import token_texts
+from rwkvgate.metrics.generation import end_ids
+from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating
 from rwkvgate.rwkv6.prefill import prefill
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from rwkvgate.explore.observing import require_gates
 from rwkvgate.explore.page import static_page
 from rwkvgate.explore.session import EXAMPLES, Models, Session
-from rwkvgate.files import write_text
+from rwkvgate.rwkv6.files import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rwkvgate.evaluation.inference import PREFIX_ID, device_of, encode
 from rwkvgate.explore.observing import gate_names, observing
 from rwkvgate.explore.reading import WINDOW, read
 from rwkvgate.explore.summaries import MEASURES, GateSummary, Summarizer
 from rwkvgate.explore.tokens import token_texts
+from rwkvgate.metrics.inference import PREFIX_ID, device_of, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

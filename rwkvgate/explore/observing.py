@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rwkvgate.explore.reading import model_lock
-from rwkvgate.gate.arms import ARMS
+from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.families import OUTPUT, family_of
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import gates_of
@@ -36,8 +36,7 @@ def require_gates(model: PreTrainedModel) -> list[GatedShift]:
     """
     gates = gates_of(model)
     if not gates:
-        gated = ", ".join(name for name, arm in ARMS.items() if arm.gate)
-        raise ValueError(f"the model carries no gate to record; arms with one: {gated}")
+        raise ValueError(f"the model carries no gate to record; arms with one: {', '.join(PRESETS)}")
     return gates
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rwkvgate.evaluation.inference import at_least_one, evaluating
+from rwkvgate.metrics.inference import at_least_one, evaluating
 
 WINDOW = 512
 """Tokens of a window: matrix products at nearly full speed, and the logits of a small vocabulary at few MiB."""

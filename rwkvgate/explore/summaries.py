@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from rwkvgate.explore.observing import GateName, gate_names, observing
 from rwkvgate.explore.reading import WINDOW, read
-from rwkvgate.files import write_file
+from rwkvgate.rwkv6.files import write_file
 
 BINS = 50
 """Bins of the distribution of values over [0, 1]."""

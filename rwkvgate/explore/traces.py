@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rwkvgate.evaluation.inference import evaluating
 from rwkvgate.explore.observing import GateName, gate_names, observing, require_gates
 from rwkvgate.explore.summaries import GateSummary, Summarizer
-from rwkvgate.files import write_file
+from rwkvgate.metrics.inference import evaluating
+from rwkvgate.rwkv6.files import write_file
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rwkvgate.settings import Frozen, SettingsError, unknown_name, validate
+from rwkvgate.gate.validation import Frozen, SettingsError, unknown_name, validate
 
 Site = Literal["output", "time-mixing", "channel-mixing", "mixers"]
 SITES: dict[str, tuple[str, ...]] = {
@@ -97,7 +97,7 @@ class GateConfig(Frozen):
 
     @classmethod
     def build(cls, fields: Mapping[str, Any], where: str = "GateConfig") -> GateConfig:
-        """The config with these fields, or an error in the words of `rwkvgate.settings`."""
+        """The config with these fields, or an error that names the field, what was found and what is allowed."""
         return validate(cls, fields, where)
 
     @classmethod
@@ -107,12 +107,9 @@ class GateConfig(Frozen):
         Raises:
             SettingsError: an unknown arm, one without a gate, or an impossible change.
         """
-        from rwkvgate.gate.arms import ARMS, find_arm  # arms are made of configs
-
-        preset = find_arm(arm).gate
-        if preset is None:
-            raise unknown_name("gated arm", arm, [name for name, other in ARMS.items() if other.gate])
-        return cls.build(preset.model_dump() | changes, where=f"the gate of arm {arm!r}")
+        if arm not in PRESETS:
+            raise unknown_name("gated arm", arm, list(PRESETS))
+        return cls.build(PRESETS[arm].model_dump() | changes, where=f"the gate of arm {arm!r}")
 
     def sized(self, channels: int, heads: int = 1) -> GateConfig:
         """This config with what it leaves to the model filled in.
@@ -151,3 +148,37 @@ class GateConfig(Frozen):
 
 def _one_of(choice: str, values: tuple[str, ...]) -> str:
     return f"{choice} {' or '.join(map(repr, values))}"
+
+
+_CONVOLUTION: dict[str, Any] = {"shift": "convolution", "taps": 4, "first_tap": 1.0}
+"""Version 2's shift: four past outputs, weighted for each channel, starting as the previous one."""
+
+PRESETS: dict[str, GateConfig] = {
+    "enhanced": GateConfig(),
+    "no-layer-norm": GateConfig(norm="none"),
+    "fixed-gate": GateConfig(gating="fixed", value=1.0),
+    "learned-shift": GateConfig(shift="learned", taps=4),
+    "conv-routing": GateConfig(**_CONVOLUTION, position=True, gating="routing", norm="none"),
+    "conv-only": GateConfig(**_CONVOLUTION, position=True, gating="fixed", value=1.0, norm="none"),
+    "routing-only": GateConfig(gating="routing", norm="none"),
+    "conv-no-position": GateConfig(**_CONVOLUTION, position=False, gating="routing", norm="none"),
+    "ungated-shift": GateConfig(
+        shift="convolution",
+        taps=3,
+        first_tap=0.0,
+        position=False,
+        gating="fixed",
+        value=1.0,
+        norm="none",
+        site="mixers",
+    ),
+    "identity-start": GateConfig(norm="none", layer_scale=0.0),
+    "low-rank": GateConfig(gating="low-rank"),
+    "per-head": GateConfig(gating="per-head"),
+    "attention-gate": GateConfig(shift="window", taps=4, gating="attention", heads=4),
+    "hierarchical": GateConfig(gating="hierarchical", segment=16),
+}
+"""The gates of the paper's versions, of its ablations and of the extensions, by the name of their arm.
+
+`rwkvgate.experiment.arms` says what each is compared for; docs/gates.md gives the equations.
+"""

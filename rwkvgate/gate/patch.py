@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from rwkvgate.gate.config import SITES, GateConfig
 from rwkvgate.gate.families import family_of, home
 from rwkvgate.gate.layer import GatedShift
-from rwkvgate.settings import SettingsError
+from rwkvgate.gate.validation import SettingsError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from rwkvgate.gate.card import GateAbout
 from rwkvgate.gate.storage import save_gate
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.hub import HubUnreachableError
 from rwkvgate.rwkv6.layouts import CheckpointError
-from rwkvgate.settings import SettingsError
 
 
 def push_to_hub(

@@ -16,15 +16,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from rwkvgate.files import write_folder
-from rwkvgate.gate.base import TrainedNorms, base_name, check_base, norm_parameters, probe_base
 from rwkvgate.gate.card import GateAbout, model_card
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.families import family_of
+from rwkvgate.gate.fingerprint import TrainedNorms, base_name, check_base, norm_parameters, probe_base
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import NORMS, gate_config, patch, unpatch
+from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import write_folder
 from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, Repository, open_source
-from rwkvgate.settings import SettingsError
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "gate.safetensors", "gate.json", "README.md"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rwkvgate.files import write_file
+from rwkvgate.rwkv6.files import write_file
 
 
 @dataclass

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchEncoding, PreTrainedTokenizer
 
-from rwkvgate.files import write_file
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.files import write_file
 from rwkvgate.rwkv6.vocabulary import END_OF_TEXT, IDS, VOCABULARY_FILE, package_file, read_vocabulary
 
 SURFACES = {END_OF_TEXT, "<s>"}

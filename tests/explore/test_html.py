@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rwkvgate.corpora.tokenizer import train_tokenizer
+from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
 from rwkvgate.explore import gated_text, html
 from rwkvgate.explore.effects import Held, clamp_effect
 from rwkvgate.explore.gated_text import read_text

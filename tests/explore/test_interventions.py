@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from rwkvgate.experiment.arms import ARMS
 from rwkvgate.explore.interventions import clamp_gate
 from rwkvgate.explore.traces import record_gates
-from rwkvgate.gate.arms import ARMS
 from rwkvgate.gate.patch import gates_of
 from tests.gate.combinations import SPREAD
 

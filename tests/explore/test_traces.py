@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from rwkvgate.experiment.arms import ARMS
 from rwkvgate.explore.plots import gate_distribution, layers_by_tokens, saturation_by_tokens
 from rwkvgate.explore.reading import Stopped
 from rwkvgate.explore.summaries import summarize_gates
 from rwkvgate.explore.tokens import token_labels
 from rwkvgate.explore.traces import record_gates
-from rwkvgate.gate.arms import ARMS
 from rwkvgate.gate.patch import gates_of
 
 

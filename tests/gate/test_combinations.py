@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rwkvgate import GateConfig, load_gate, patch, save_gate, unpatch
-from rwkvgate.gate.cost import cost_table, gate_cost
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import gates_of, select_trainable
+from rwkvgate.metrics.gate_cost import cost_table, gate_cost
 from rwkvgate.rwkv6.token_shift import TokenShift
 from tests.gate.combinations import COMBINATIONS, PAIRS, SPREAD, plain_gate
 

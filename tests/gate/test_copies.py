@@ -12,10 +12,10 @@ import torch
 from transformers import RwkvConfig, RwkvForCausalLM
 
 from rwkvgate import GateConfig, Rwkv6ForCausalLM, load_gate, patch, save_gate, unpatch
-from rwkvgate.gate.base import probe_base
+from rwkvgate.gate.fingerprint import probe_base
 from rwkvgate.gate.patch import gates_of, is_patched, select_trainable
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.token_shift import TokenShift
-from rwkvgate.settings import SettingsError
 
 
 def rwkv4(config: GateConfig | None = None) -> RwkvForCausalLM:
@@ -138,7 +138,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny_model: Any, tmp_path: Pat
 
 
 def test_other_adapters_beside_the_gate_are_said(tiny_model: Any, tmp_path: Path) -> None:
-    from rwkvgate.gate.lora import add_lora
+    from rwkvgate.experiment.lora import add_lora
 
     model = add_lora(patch(tiny_model(dtype=torch.float32), GateConfig()), parameters=20_000)
     with pytest.raises(ValueError, match=r"carries other adapters too, such as .*lora_"):

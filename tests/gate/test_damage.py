@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from rwkvgate import GateConfig, load_gate, patch, save_gate
 from rwkvgate.gate import storage
 from rwkvgate.gate.patch import gates_of
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.layouts import CheckpointError
-from rwkvgate.settings import SettingsError
 
 Damage = Callable[[Path], Any]
 

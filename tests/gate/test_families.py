@@ -17,7 +17,7 @@ from rwkvgate import GateConfig, load_gate, patch, save_gate, unpatch
 from rwkvgate.explore.traces import record_gates
 from rwkvgate.gate.families import FAMILIES
 from rwkvgate.gate.patch import gates_of, select_trainable
-from rwkvgate.settings import SettingsError
+from rwkvgate.gate.validation import SettingsError
 from tests.gate.combinations import PAIRS
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from rwkvgate import GateConfig, patch, unpatch
-from rwkvgate.gate.arms import ARMS
+from rwkvgate.experiment.arms import ARMS
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import gate_config, gates_of, is_patched, merge, select_trainable
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.token_shift import TokenShift
-from rwkvgate.settings import SettingsError
 
 GATED = [name for name, arm in ARMS.items() if arm.gate]
 TRAINED = [name for name, arm in ARMS.items() if arm.trained]

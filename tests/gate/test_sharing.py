@@ -13,9 +13,9 @@ from torch import nn
 
 from rwkvgate import GateAbout, GateConfig, load_gate, patch, save_gate, unpatch
 from rwkvgate.gate import storage
-from rwkvgate.gate.base import norm_parameters
+from rwkvgate.gate.fingerprint import norm_parameters
 from rwkvgate.gate.patch import gates_of, select_trainable
-from rwkvgate.settings import SettingsError
+from rwkvgate.gate.validation import SettingsError
 from tests.hub_server import Client, Hub
 
 WRITES = {"token": "let-me-in"}

@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rwkvgate.files import digest, write_json
-from rwkvgate.gate.arms import ARMS
-from rwkvgate.inputs import arm_inputs
-from rwkvgate.runs import Run
-from rwkvgate.settings import resolve
+from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.inputs import arm_inputs
+from rwkvgate.experiment.run import Run
+from rwkvgate.experiment.settings import resolve
+from rwkvgate.rwkv6.files import digest, write_json
 
 ARMS_OF_RUN = resolve("smoke").evaluation.arms
 ROOT = Path(__file__).resolve().parents[2]

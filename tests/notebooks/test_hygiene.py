@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rwkvgate.cli import release, slug
-from rwkvgate.colab import install_cell
+from rwkvgate.workflow.colab import install_cell
+from rwkvgate.workflow.release import release, slug
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["01_setup", "02_finetune", "03_evaluate", "04_ablations", "05_gate_visualization"]

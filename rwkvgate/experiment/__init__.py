@@ -1,0 +1,1 @@
+"""What the five notebooks share: settings, arms, corpora, training, steps, studies, claims and the search."""

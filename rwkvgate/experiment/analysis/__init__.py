@@ -1,0 +1,1 @@
+"""Comparisons over arms and seeds, and their tables and figures."""

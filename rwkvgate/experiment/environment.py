@@ -1,0 +1,134 @@
+"""Where a run's numbers come from besides its settings: packages, commit and hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rwkvgate.experiment.settings import project_root
+
+PACKAGES = (
+    "rwkvgate", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "sacrebleu",
+    "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake", "peft",
+    "safetensors", "pyrwkv-tokenizer", "flash-linear-attention",
+)  # fmt: skip
+"""What numbers depend on first of all, for the manifest; `environment` has every package."""
+HERE = Path("rwkvgate") / "environment.py"
+"""What a checkout of this project has."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> str:
+    """Every installed package with its exact version, below comments on Python, platform, device and commit.
+
+    `pip install --requirement` takes it: what an index does not have (this package, one that came from a folder or an
+    address, a build's label such as +cpu) is in comments, without the folder or address.
+    """
+    found, here = commit(), hardware()
+    state = {None: "", False: ", clean", True: ", with changes"}[found["dirty"]]
+    libc = " ".join(platform.libc_ver()).strip()
+    about = [
+        f"Python {platform.python_version()} ({platform.python_implementation()})",
+        f"{platform.system()} {platform.machine()}{', ' + libc if libc else ''}",
+        f"{here['processor']}, {here['cores']} cores, {here['memory_mib']} MiB",
+        f"GPU: {here['gpu'] or 'none'}",
+        f"rwkvgate {_version('rwkvgate')}, commit {found['id'] or 'unknown'}{state}",
+    ]
+    return "".join(f"# {line}\n" for line in about) + "".join(f"{line}\n" for line in packages())
+
+
+@cache
+def packages() -> list[str]:
+    """Lines `name==version`, in alphabetical order, this package apart; a comment where no index has that."""
+    lines = {}
+    for found in metadata.distributions():
+        given = found.metadata["Name"]
+        name = re.sub(r"[-_.]+", "-", given).lower() if given else ""
+        # Of two by one name, the first on the path is the one that is imported.
+        if name and found.version and name != "rwkvgate" and name not in lines:
+            public, _, build = found.version.partition("+")
+            origin = _origin(found)
+            notes = ", ".join(note for note in (f"build {build}" if build else "", origin) if note)
+            lines[name] = ("# " if origin else "") + f"{name}=={public}" + (f"  # {notes}" if notes else "")
+    return [lines[name] for name in sorted(lines)]
+
+
+def _origin(found: metadata.Distribution) -> str:
+    """Whence a package came that did not come from an index, without the path or address."""
+    try:
+        record = json.loads(found.read_text("direct_url.json") or "{}")
+    except ValueError:
+        return ""
+    if "vcs_info" in record:
+        return f"{record['vcs_info'].get('vcs', 'vcs')} commit {record['vcs_info'].get('commit_id', 'unknown')}"
+    if "dir_info" in record:
+        return "an editable folder" if record["dir_info"].get("editable") else "a folder"
+    return "a file" if record else ""
+
+
+def _version(name: str) -> str:
+    """A package's version; "not installed" where it runs from a folder that pip does not know."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> dict[str, Any]:
+    """The checkout's commit, and whether files differ from it; both None outside a checkout of this project."""
+    nothing = {"id": None, "dirty": None}
+    try:
+        if not (Path(_git("rev-parse", "--show-toplevel")) / HERE).is_file():
+            return nothing  # an installed package, used inside a repository of somebody else
+        head = _git("rev-parse", "HEAD")
+        return {"id": head, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return nothing
+
+
+def _git(*arguments: str) -> str:
+    command: Sequence[str] = ("git", "-C", str(project_root()), *arguments)
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory in MiB, the GPU where there is one, and the form of the WKV operator on it."""
+    import torch  # here, so that the run graph can import this module cheaply
+
+    from rwkvgate.rwkv6.kernels import describe_backend
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 if hasattr(os, "sysconf") else None
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_mib": memory,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "wkv": describe_backend(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,357 @@
+"""Settings: a profile file plus overrides becomes one validated, frozen `Settings`.
+
+The five notebooks, the Snakefile and the tests all go through `resolve`. Nothing else reads
+`params/*.yaml`, so every default has one place and every misspelt key is an error that names the
+key, what was found and what is allowed, before any work is done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from rwkvgate.gate.validation import Frozen, SettingsError, share_of, unknown, validate
+
+PROFILES = ("smoke", "cpu", "t4", "gpu")
+GPU_PROFILES = ("t4", "gpu")
+SECTIONS = ("model", "corpus", "gate", "training", "evaluation")
+PROFILE_VARIABLE = "RWKVGATE_PROFILE"
+LAUNCH = {"processes", "sharded"}
+"""Settings that say where a training runs. They are left out of every hash of inputs: they change the rounding of sums,
+as another processor does, so bits are the same for equal numbers of processes only, but an arm that is the same within
+float32's tolerance need not be made again. The arm's log records them."""
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Schedule(Frozen):
+    """One optimisation run: AdamW under a linear warm-up and a cosine decay to zero."""
+
+    steps: Positive = Field(description="optimiser steps")
+    batch_size: Positive = Field(description="sequences in one step")
+    length: Annotated[int, Field(ge=8)] = Field(description="tokens in the longest sequence")
+    learning_rate: Rate = Field(description="peak learning rate of AdamW")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(description="steps of linear warm-up")
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="on weight matrices only")
+    gradient_checkpointing: bool = Field(description="keep a block's input only, and compute it twice")
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Schedule:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be below steps, {self.steps}")
+        return self
+
+
+class ModelSettings(Frozen):
+    """The base RWKV-6 network, and how it is pretrained on the spot."""
+
+    vocab_size: Annotated[int, Field(ge=300, le=65536)] = Field(description="byte-level BPE entries")
+    hidden_size: Positive = Field(description="channels of the residual stream")
+    num_hidden_layers: Positive = Field(description="blocks")
+    head_size: Positive = Field(description="channels of one WKV head")
+    time_mix_rank: Positive = Field(description="rank of each data-dependent token-shift LoRA")
+    time_decay_rank: Positive = Field(description="rank of the data-dependent decay LoRA")
+    pretraining: Schedule
+
+    @property
+    def vocabulary(self) -> str:
+        """The tokenizer's vocabulary in words."""
+        return f"byte-level BPE of {self.vocab_size} entries"
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelSettings:
+        if self.hidden_size % self.head_size:
+            raise ValueError(f"hidden_size is {self.hidden_size}; it must be a multiple of head_size, {self.head_size}")
+        return self
+
+
+class CheckpointSettings(Frozen):
+    """The base as a checkpoint with the World vocabulary. Sizes under it in a profile are passed over."""
+
+    checkpoint: str = Field(min_length=1, description="hub name or folder of an RWKV-6 checkpoint")
+    revision: str = Field(default="", description="commit or tag on the hub; empty takes the newest")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float32", description="type of its weights")
+
+    @property
+    def vocabulary(self) -> str:
+        """The tokenizer's vocabulary in words."""
+        return "RWKV's World vocabulary"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_sizes(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {key: value for key, value in data.items() if key not in ModelSettings.model_fields}
+
+
+def _model_kind(data: Any) -> str:
+    given = isinstance(data, CheckpointSettings) or (isinstance(data, Mapping) and "checkpoint" in data)
+    return "checkpoint" if given else "sizes"
+
+
+class HubSet(Frozen):
+    """Documents of a data set on the hub, added to the run's own."""
+
+    name: str = Field(min_length=1, description="owner/name on the hub, or a local folder that `datasets` reads")
+    config: str = Field(default="", description="configuration of the data set, where it has several")
+    revision: str = Field(default="", description="commit; empty takes the newest")
+    split: str = Field(default="train", description="split of the data set to read from")
+    column: str = Field(default="text", description="column that holds the text")
+    documents: Annotated[int, Field(ge=10)] = Field(description="documents to take, over all three splits")
+
+
+class CorpusSettings(Frozen):
+    """The texts: what the base is pretrained on, and what the arms are tuned and tested on."""
+
+    source: str = Field(description="'stories', or the path of a local .txt or .jsonl file")
+    documents: Positive = Field(description="stories to generate, over all three splits")
+    hub: tuple[HubSet, ...] = Field(description="data sets of the hub, split and tested beside the source's")
+    natural_characters: Annotated[int, Field(ge=10_000)] = Field(description="natural text to read at most")
+    seed: Annotated[int, Field(ge=0)] = Field(description="seed of the stories and of the splits")
+    prompt_tokens: tuple[Positive, Positive] = Field(description="fewest and most tokens of a prompt")
+    splits: tuple[Rate, Rate, Rate] = Field(description="shares of train, validation and test")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CorpusSettings:
+        if abs(sum(self.splits) - 1) > 1e-6:
+            raise ValueError(f"splits are {list(self.splits)}; they must sum to 1")
+        if self.prompt_tokens[0] > self.prompt_tokens[1]:
+            raise ValueError(f"prompt_tokens are {list(self.prompt_tokens)}; the first must not exceed the second")
+        return self
+
+
+class TrainingSettings(Schedule):
+    """Fine-tuning of one arm: the same for every arm, so that the comparison is fair."""
+
+    scope: Literal["all", "gate-and-norms"] = Field(description="what a tuned arm may change")
+    learning_rates: tuple[Rate, ...] = Field(
+        description="grid of learning rates: each arm keeps its best on validation; empty takes learning_rate alone"
+    )
+    log_every: Positive = Field(description="steps between two logged losses")
+    eval_every: Positive = Field(description="steps between two validation losses")
+    processes: Positive = Field(description="processes that train together, one a GPU, and share each batch")
+    sharded: bool = Field(description="spread the model over the processes, where one GPU cannot hold it")
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> TrainingSettings:
+        share_of(self.batch_size, self.processes, key="batch_size")
+        if self.sharded and self.processes == 1:
+            raise ValueError("sharded needs more than one of training.processes to spread the model over")
+        return self
+
+
+class EvaluationSettings(Frozen):
+    """What is measured on the test split, and how."""
+
+    documents: Positive = Field(description="test documents scored")
+    new_tokens: Positive = Field(description="tokens generated at most for BLEU and ROUGE")
+    batch_size: Positive = Field(description="documents in one batch")
+    arms: tuple[str, ...] = Field(description="arms of the whole run; the base is one of them")
+    seeds: Positive = Field(description="training seeds of each tuned arm in the whole run")
+    resamples: Annotated[int, Field(ge=100)] = Field(description="bootstrap resamples")
+    latency_tokens: Positive = Field(description="tokens of the timed forward pass")
+    latency_repeats: Annotated[int, Field(ge=3)] = Field(
+        description="base and arm timed in turn: three times as many forward passes, a third as many generations"
+    )
+    timed_tokens: Positive = Field(description="tokens of the timed generation (the paper's 50)")
+    studies: bool = Field(description="measure length, language, memory and other domains too")
+    probes: Positive = Field(description="long-range probes of each kind and length")
+    longest: Annotated[int, Field(ge=256)] = Field(description="tokens of the longest text timed, from 256 on")
+
+    @property
+    def forward_repeats(self) -> int:
+        """Timed repeats of a forward pass, which is short and so the more easily disturbed."""
+        return 3 * self.latency_repeats
+
+    @property
+    def generation_repeats(self) -> int:
+        """Timed repeats of a generation."""
+        return max(3, self.latency_repeats // 3)
+
+    @model_validator(mode="after")
+    def _compares_with_the_base(self) -> EvaluationSettings:
+        if "base" not in self.arms:
+            raise ValueError(f"arms are {list(self.arms)}; 'base' must be one, for every ratio is to it")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms are {list(self.arms)}; each may stand there once")
+        return self
+
+
+class Settings(Frozen):
+    """Everything a run depends on. `section(...)` gives the part a step depends on, for hashing."""
+
+    profile: Literal["smoke", "cpu", "t4", "gpu"]
+    run_dir: str
+    arm: str
+    seed: Annotated[int, Field(ge=0)]
+    model: Annotated[
+        Annotated[ModelSettings, Tag("sizes")] | Annotated[CheckpointSettings, Tag("checkpoint")],
+        Discriminator(_model_kind),
+    ]
+    corpus: CorpusSettings
+    gate: dict[str, Any] = Field(description="fields of GateConfig laid over the arm's preset")
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, absolute."""
+        return place(self.run_dir or f"outputs/{self.profile}")
+
+
+def project_root() -> Path:
+    """The checkout: the nearest folder, from here upward, that holds `params/cpu.yaml`.
+
+    papermill keeps its caller's working directory, nbval uses the notebook's folder and Colab
+    `/content`, so no relative path can be trusted without this look-up. Where no folder above the
+    working directory is a checkout, the one the package was imported from is taken, and failing
+    that (an installed wheel) the working directory itself.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for start in (Path.cwd(), package.parent):
+        for folder in (start, *start.parents):
+            if (folder / "params" / "cpu.yaml").is_file():
+                return folder
+    return Path.cwd()
+
+
+def place(path: str) -> Path:
+    """The absolute path that a setting means: a relative one starts at the checkout, wherever it is read."""
+    given = Path(path).expanduser()
+    return given if given.is_absolute() else project_root() / given
+
+
+def place_or_name(given: str) -> str:
+    """The absolute path of a folder, where there is one, and otherwise a name on the hub, as given."""
+    folder = place(given)
+    return str(folder) if folder.is_dir() else given
+
+
+def profile_path(profile: str) -> Path:
+    """The YAML file of a profile: the checkout's, or the copy that a wheel carries."""
+    here = project_root() / "params" / f"{profile}.yaml"
+    return here if here.is_file() else Path(__file__).resolve().parents[1] / "params" / f"{profile}.yaml"
+
+
+def resolve_profile(profile: str) -> str:
+    """The profile that a name stands for; `auto` asks the environment, then the hardware.
+
+    Raises:
+        SettingsError: the name, or what `RWKVGATE_PROFILE` holds, is no profile.
+    """
+    if profile == "auto":
+        named = os.environ.get(PROFILE_VARIABLE, "")
+        if named and named != "auto":
+            if named not in PROFILES:
+                raise SettingsError(unknown(f"profile in the environment variable {PROFILE_VARIABLE}", named, PROFILES))
+            return named
+        return _profile_of_hardware()
+    if profile not in PROFILES:
+        raise SettingsError(unknown("profile", profile, ("auto", *PROFILES)))
+    return profile
+
+
+def _profile_of_hardware() -> str:
+    import torch  # here, so that reading settings does not cost an import of torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    # Turing, the T4's generation, has compute capability 7.5; bf16 and Triton start at 8.0.
+    return "gpu" if torch.cuda.get_device_capability() >= (8, 0) else "t4"
+
+
+def require_hardware(profile: str) -> None:
+    """Refuse a profile for a GPU where there is none, before hours of work are begun on a processor.
+
+    Raises:
+        SettingsError: names the profile that fits.
+    """
+    if profile in GPU_PROFILES and _profile_of_hardware() == "cpu":
+        raise SettingsError(
+            f"profile {profile!r} needs a GPU, and torch finds no CUDA device; profile 'cpu' fits this machine. "
+            "On Colab a GPU comes with Runtime > Change runtime type > T4 GPU"
+        )
+
+
+def load_profile(profile: str) -> dict[str, Any]:
+    """The keys of a profile file, as written.
+
+    Raises:
+        SettingsError: the file is missing, is not YAML, or is not a mapping.
+    """
+    path = profile_path(profile)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"no file {path} for profile {profile!r}; it belongs to the checkout") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path} holds a {type(data).__name__}; it must be a mapping of settings")
+    return data
+
+
+def resolve(
+    profile: str = "auto",
+    run_dir: str = "",
+    arm: str = "enhanced",
+    seed: int = 0,
+    model: Mapping[str, Any] | None = None,
+    corpus: Mapping[str, Any] | None = None,
+    gate: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Lay the overrides over the profile's file and validate the whole.
+
+    The arguments are the notebooks' parameters cell. A section may be partial; nested mappings are
+    merged key by key, anything else replaces what the profile says.
+
+    Raises:
+        SettingsError: an unknown profile or key, a wrong type or an impossible value.
+    """
+    name = resolve_profile(profile)
+    merged = load_profile(name)
+    if isinstance(model, Mapping) and "checkpoint" in {*model, *_section(merged.get("model"), "'model'")}:
+        sizes = [key for key in model if key in ModelSettings.model_fields]
+        if sizes:
+            raise SettingsError(f"model.{sizes[0]} cannot be set beside model.checkpoint, which has its own sizes")
+    overrides = {
+        "model": model,
+        "corpus": corpus,
+        "gate": gate,
+        "training": training,
+        "evaluation": evaluation,
+    }
+    for section, override in overrides.items():
+        below = _section(merged.get(section), f"{section!r} in params/{name}.yaml")
+        merged[section] = merge(below, _section(override, repr(section)))
+    merged |= {"profile": name, "run_dir": run_dir, "arm": arm, "seed": seed}
+    return validate(Settings, merged, where=f"params/{name}.yaml and its overrides")
+
+
+def _section(value: Any, what: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"{what} is a {type(value).__name__}; it must be a mapping of settings")
+    return value
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, mapping by mapping."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(under, value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,1 @@
+"""What a run measures once over some arms together, one study a file."""

@@ -1,0 +1,232 @@
+"""Training that survives: checkpoints sealed by hashes, and the way back from the last sound one.
+
+A checkpoint holds what is trained (not a frozen base), the optimiser, the schedule, the random states and the position
+in the rows, so that a resumed run ends as it would have without the interruption, bit for bit on a CPU.
+
+What several processes write is what one would have written, but for the random states, which are each process's own and
+which training does not draw from. So a checkpoint is gone on from by any number of processes, sharing the model or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from rwkvgate.experiment.training import ranks
+from rwkvgate.experiment.training.sharding import is_sharded, load_optimizer_state, optimizer_state, put, reshard, whole
+from rwkvgate.rwkv6.files import read_json, write_json
+from rwkvgate.rwkv6.loss import IGNORED
+
+SAVE_SECONDS = float(os.environ.get("RWKVGATE_SAVE_SECONDS", "20"))
+"""Between two checkpoints, at least; each comes with a logged loss."""
+COST = 50
+"""And at least so many times what the last one took: checkpoints stay at two per cent of the time."""
+WEIGHTS, SEAL = "trained.safetensors", "sealed.json"
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
+"""As transformers names them."""
+KEPT = 2
+"""Checkpoints that stay: the last may be cut off in the writing."""
+
+
+UNWRITTEN = (OSError, RuntimeError, SafetensorError)
+"""What a full disk is to the system, to torch, which has many words for it, and to safetensors."""
+
+
+class ResumableTrainer(Trainer):
+    """transformers' Trainer, whose checkpoints hold the trainable parameters alone, whole however many trained."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is trained; every process must call it, and the main one writes."""
+        trained = {n: whole(p).cpu().contiguous() for n, p in self._own().items() if p.requires_grad}
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(trained, str(folder / WEIGHTS))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except UNWRITTEN as error:
+            # Several processes are in the middle of their exchange, and none may go on alone.
+            together = ranks.count() > 1
+            _give_up(Path(str(self.args.output_dir)), self.state.global_step, error, stops=together)
+            if together:
+                raise
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The loss over `eval_dataset` alone, the same number from any number of processes.
+
+        transformers would fill the last batch up with rows from the beginning, so that all processes have as many, and
+        count them again.
+        """
+        if ranks.count() == 1:
+            return super().evaluation_loop(dataloader, description, *args, **kwargs)
+        self.model.eval()
+        rows, size, total = list(self.eval_dataset), self.args.eval_batch_size, 0.0
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            # As one process has it: the mean over a batch's tokens, then over batches by their rows.
+            total += self._shared_loss(batch) * len(batch)
+        reshard(self.model)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        return EvalLoopOutput(None, None, {f"{prefix}_loss": total / len(rows)}, len(rows))
+
+    @torch.no_grad()
+    def _shared_loss(self, batch: list[dict[str, Any]]) -> float:
+        """Nats a token over a batch, of which this process reads its share."""
+        mine = batch[ranks.index() :: ranks.count()]
+        inputs = self._prepare_inputs(self.data_collator(mine or batch[:1]))
+        if not mine:
+            # A model that is spread over processes waits for all of them to read something.
+            inputs["labels"].fill_(IGNORED)
+        scored = self.accelerator.reduce(inputs["labels"][:, 1:].ne(IGNORED).sum(), "sum")
+        model = self.model_wrapped if is_sharded(self.model) else self.model
+        loss = model(**inputs, num_items_in_batch=scored).loss.detach()
+        return float(self.accelerator.reduce(loss, "sum"))
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if not is_sharded(self.model):
+            return super()._wrap_model(model, *args, **kwargs)
+        # Another module than the model's own is left alone by accelerate, which would replicate it.
+        return model if isinstance(model, _Spread) else _Spread(self.model, self.accelerator)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        own = self._own()
+        for name, weight in load_file(str(Path(resume_from_checkpoint) / WEIGHTS)).items():
+            put(own[name], weight)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not is_sharded(self.model):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = optimizer_state(self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self.model):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        folder = Path(checkpoint)
+        load_optimizer_state(self.optimizer, torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
+
+    def _own(self) -> dict[str, nn.Parameter]:
+        return dict(self.accelerator.unwrap_model(self.model).named_parameters())
+
+
+class _Spread(nn.Module):
+    """A model that is spread over processes, under accelerate's autocast and nothing else of it."""
+
+    def __init__(self, model: nn.Module, accelerator: Any) -> None:
+        super().__init__()
+        self.module, self.accelerator = model, accelerator
+
+    def forward(self, **inputs: Any) -> Any:
+        """The model's own output."""
+        with self.accelerator.autocast():
+            return self.module(**inputs)
+
+
+class Saver(TrainerCallback):
+    """Asks for a checkpoint now and then and at the end, and seals each one that is whole."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.last, self.began, self.interval = time.monotonic(), 0.0, SAVE_SECONDS
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a step: is it time?"""
+        # Only where the loss is logged too: its mean since the last record is not part of a checkpoint.
+        due = state.global_step % args.logging_steps == 0
+        # By one clock: processes that differed would wait for each other, one in a save and one in the next step.
+        due = due and ranks.from_main(lambda: time.monotonic() - self.last >= self.interval)
+        if state.global_step >= state.max_steps or due:
+            self.began = time.monotonic()
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a checkpoint was written."""
+        ranks.barrier()  # until every process has written its random state
+        folder = Path(args.output_dir)
+        if ranks.is_main() and (folder / f"checkpoint-{state.global_step}").is_dir():
+            try:
+                seal(folder / f"checkpoint-{state.global_step}", self.owner)
+            except UNWRITTEN as error:
+                _give_up(folder, state.global_step, error)
+            for path in sorted(folder.glob("checkpoint-*"), key=_step)[:-KEPT]:
+                shutil.rmtree(path)
+        self.last = time.monotonic()
+        self.interval = max(SAVE_SECONDS, COST * (self.last - self.began)) if SAVE_SECONDS else 0.0
+
+
+def prepare(folder: Path, owner: str) -> Path | None:
+    """The last sound checkpoint of this training, if there is one; what is newer is removed, and why is said.
+
+    Args:
+        folder: of the checkpoints, made if need be.
+        owner: hash of everything that the training depends on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        if not is_sound(path):
+            print(f"{path} is not whole, and removed", flush=True)
+        elif read_json(path / SEAL)["owner"] != owner:
+            print(f"{path} is of another training (other rows, settings, weights or torch), and removed", flush=True)
+        else:
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def seal(folder: Path, owner: str) -> None:
+    """Write the hashes of a checkpoint's files and of its training, last and whole."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SEAL)
+    write_json(folder / SEAL, {"owner": owner, "files": {name: _hash(folder / name) for name in names}})
+
+
+def is_sound(folder: Path) -> bool:
+    """Whether a checkpoint was sealed, and its files are what they were then."""
+    sealed = read_json(folder / SEAL)
+    files = sealed.get("files") if isinstance(sealed, dict) else None
+    if not isinstance(files, dict) or WEIGHTS not in files or "owner" not in sealed:
+        return False
+    return all((folder / name).is_file() and _hash(folder / name) == mark for name, mark in files.items())
+
+
+def _give_up(folder: Path, step: int, error: Exception, stops: bool = False) -> None:
+    """Remove a checkpoint that a full disk cut off, and say what is left, and whether the training goes on without."""
+    if not ranks.is_main():
+        return
+    shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+    left = [path for path in sorted(folder.glob("checkpoint-*"), key=_step) if is_sound(path)]
+    start = f"step {_step(left[-1])}" if left else "the beginning"
+    free = shutil.disk_usage(folder).free / 2**20
+    going = f"Training goes on; stopped now, it would go on from {start}"
+    print(
+        f"the checkpoint of step {step} could not be written to {folder}, where {free:,.1f} MiB are free ({error}). "
+        + (f"Training stops; started again it goes on from {start}" if stops else going),
+        flush=True,
+    )
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _step(path: Path) -> int:
+    number = path.name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() else -1

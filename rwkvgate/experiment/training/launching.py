@@ -1,0 +1,111 @@
+"""Starting the processes that train an arm together, from a notebook or a script that is one process."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+from rwkvgate.experiment.run import Run
+from rwkvgate.experiment.settings import Settings, project_root
+from rwkvgate.experiment.training.processes import tied
+from rwkvgate.gate.validation import SettingsError
+
+SAID = 15
+"""Last lines of a failed launch that its error repeats."""
+
+
+def require_devices(settings: Settings) -> None:
+    """Refuse more processes than there are GPUs, where there is one at all.
+
+    Raises:
+        SettingsError: names both numbers.
+    """
+    import torch  # here, for whoever imports this module to read settings only
+
+    wanted = settings.training.processes
+    if wanted > 1 and torch.cuda.is_available() and torch.cuda.device_count() < wanted:
+        found = torch.cuda.device_count()
+        raise SettingsError(
+            f"training.processes is {wanted}, one a GPU, and this machine has {found} GPU{'s' * (found > 1)}; "
+            f"it must be at most {found}"
+        )
+
+
+def launch(run: Run, arm: str, seed: int) -> None:
+    """Train an arm and seed in `training.processes` processes; what they print is printed here as it comes.
+
+    Raises:
+        SettingsError: there are too few GPUs.
+        RuntimeError: a process failed or was killed, and so all were stopped. What was saved is kept.
+    """
+    require_devices(run.settings)
+    _free_memory()
+    command, environment = launch_command(run, arm, seed), os.environ | {"PYTHONPATH": _python_path()}
+    print(f"{arm}, seed {seed}: {run.settings.training.processes} processes train together", flush=True)
+    last: deque[str] = deque(maxlen=SAID)
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        preexec_fn=tied(),
+    )
+    try:
+        assert child.stdout is not None
+        for line in child.stdout:
+            print(line, end="", flush=True)
+            last.append(line)
+        status = child.wait()
+    except BaseException:  # an interrupted cell must not leave processes that train on
+        child.terminate()
+        child.wait()
+        raise
+    if status:
+        raise RuntimeError(
+            f"the training of {arm}, seed {seed}, in {run.settings.training.processes} processes ended with status "
+            f"{status}; the same call goes on from its last checkpoint. Its last lines:\n{''.join(last)}"
+        )
+
+
+def launch_command(run: Run, arm: str, seed: int) -> list[str]:
+    """The command line that trains an arm and seed of the run by `accelerate launch`."""
+    training = run.settings.training
+    sections = run.settings.model_dump(mode="json", include={"model", "corpus", "gate", "training", "evaluation"})
+    threads = max(1, (os.cpu_count() or 1) // training.processes)
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(config_path(training.sharded))),
+        *("--num_processes", str(training.processes), "--num_cpu_threads_per_process", str(threads)),
+        *("-m", "rwkvgate.experiment.training.worker", "--profile", run.settings.profile, "--run-dir", str(run.folder)),
+        *("--arm", arm, "--seed", str(seed), "--settings", json.dumps(sections)),
+    ]
+
+
+def config_path(sharded: bool) -> Path:
+    """accelerate's file for whole or for spread models: the checkout's, or the copy that a wheel carries."""
+    name = Path("params") / "accelerate" / ("fsdp.yaml" if sharded else "ddp.yaml")
+    here = project_root() / name
+    return here if here.is_file() else Path(__file__).resolve().parents[2] / name
+
+
+def _python_path() -> str:
+    package = str(Path(__file__).resolve().parents[3])
+    given = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([package, given]) if given else package
+
+
+def _free_memory() -> None:
+    """Give back what this process keeps of the first GPU without needing it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

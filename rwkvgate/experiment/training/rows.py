@@ -1,0 +1,85 @@
+"""The rows that are trained on: cut from texts in a seeded order, and padded into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rwkvgate.experiment.settings import Schedule
+from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.loss import IGNORED
+
+Rows = Sequence[Sequence[int]]
+
+
+def pack_rows(documents: Rows, schedule: Schedule, separator: int, seed: int) -> list[list[int]]:
+    """Rows of `schedule.length` tokens cut from the documents run together, enough for every step.
+
+    Documents are shuffled anew for each pass and preceded by the separator.
+
+    Raises:
+        SettingsError: the steps would see a token more than twice.
+    """
+    rng = np.random.default_rng(seed)
+    wanted = schedule.steps * schedule.batch_size
+    available = sum(len(document) + 1 for document in documents)
+    if wanted * schedule.length > 2 * available:
+        raise SettingsError(
+            f"{schedule.steps} steps of {schedule.batch_size} x {schedule.length} tokens need "
+            f"{wanted * schedule.length:,} tokens, and the text has {available:,}: a token would be seen more "
+            f"than twice, and the base would memorise. Lower pretraining.steps or raise corpus.natural_characters"
+        )
+    stream: list[int] = []
+    while len(stream) < wanted * schedule.length:
+        for i in rng.permutation(len(documents)):
+            stream.append(separator)
+            stream.extend(documents[i])
+    length = schedule.length
+    return [stream[i * length : (i + 1) * length] for i in range(wanted)]
+
+
+def document_rows(documents: Rows, schedule: Schedule, separator: int, seed: int) -> list[list[int]]:
+    """One row a document, between separators, cut at `schedule.length`, enough for every step.
+
+    Each pass goes over the documents in a new order, drawn from the seed alone.
+
+    Raises:
+        SettingsError: there is no document.
+    """
+    if not documents:
+        raise SettingsError("there is no document to train on")
+    rng = np.random.default_rng(seed)
+    wanted = schedule.steps * schedule.batch_size
+    order: list[int] = []
+    while len(order) < wanted:
+        order.extend(rng.permutation(len(documents)).tolist())
+    return [close_row(documents[i], schedule.length, separator) for i in order[:wanted]]
+
+
+def close_row(document: Sequence[int], length: int, separator: int) -> list[int]:
+    """A document between separators, cut at `length` tokens."""
+    return [separator, *document, separator][:length]
+
+
+def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
+    """Rows padded on the right to the longest: `input_ids` and `labels`, both (batch, time).
+
+    No attention mask: what stands to the right of a token cannot reach it, and padding is not scored.
+    """
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), IGNORED)
+    for i, row in enumerate(rows):
+        tokens = torch.tensor(row["input_ids"])
+        ids[i, : len(tokens)] = tokens
+        labels[i, : len(tokens)] = tokens
+    return {"input_ids": ids, "labels": labels}
+
+
+def collate_for_loss(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    """`collate` for a model that is asked for its loss alone; the logits would be the largest thing in memory."""
+    return {**collate(rows), "skip_logits": True}

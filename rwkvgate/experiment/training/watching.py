@@ -1,0 +1,64 @@
+"""What watches a training: lines of progress, and the reasons to stop it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from transformers import TrainerCallback
+
+from rwkvgate.experiment.progress import Progress
+from rwkvgate.experiment.training import ranks
+
+MOST_SKIPPED = 25
+"""Steps in a row that float16 gradients may overflow; by then their scale is down by a factor of 2^25."""
+
+
+class Report(TrainerCallback):
+    """Prints progress, and stops a run whose loss is no number any more.
+
+    The loss logged is the mean over all processes, the same number on each, so all of them stop at the same step.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.progress = Progress(label)
+        self.note = ""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a step: how far it is, said by the main process."""
+        if ranks.is_main():
+            self.progress(state.global_step, state.max_steps, self.note)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """At a logged loss, of training or validation: is it a number?"""
+        for key in ("loss", "eval_loss"):
+            loss = (logs or {}).get(key)
+            if loss is not None and not math.isfinite(float(loss)):
+                raise FloatingPointError(f"the loss is {loss} at step {state.global_step}; lower the learning rate")
+        if logs and "loss" in logs:
+            self.note = f"loss {float(logs['loss']):.3f}"
+
+
+class ScaleWatch(TrainerCallback):
+    """Stops a float16 run whose gradients overflow step after step, and logs their scale."""
+
+    def __init__(self) -> None:
+        self.accelerator: Any = None
+        self.scale = 0.0
+        self.skipped = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a step: did the scale fall again?"""
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is None:
+            return
+        # By the scale, which falls at every overflow: a fused optimiser skips the step inside, unseen by accelerate.
+        scale = float(scaler.get_scale())
+        self.skipped = self.skipped + 1 if scale < self.scale else 0
+        self.scale = scale
+        if self.skipped >= MOST_SKIPPED:
+            raise FloatingPointError(
+                f"gradients overflowed float16 in {self.skipped} steps in a row, the last of them step "
+                f"{state.global_step}, down to a scale of {scale:g}: nothing is learned any more. "
+                "Lower the learning rate, or train in float32"
+            )

@@ -1,0 +1,110 @@
+"""Train one arm and seed in several processes, into the run folder, as notebook 02 does in one.
+
+    accelerate launch --config_file params/accelerate/ddp.yaml --num_processes 2 \
+        -m rwkvgate.experiment.training.worker --profile gpu --arm enhanced --settings '{training: {steps: 500}}'
+
+The notebook finds the arm finished afterwards. With `training.processes` above 1 it runs this command itself. Options
+are the notebooks' parameters; `--settings` holds what is laid over the profile's sections, as YAML or JSON. How many
+processes there are is accelerate's to say, whatever `training.processes` is; with fsdp.yaml the model is spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import yaml
+
+from rwkvgate.experiment.inputs import base_inputs
+from rwkvgate.experiment.pipeline import make_arm, open_run
+from rwkvgate.experiment.run import Run, is_finished
+from rwkvgate.experiment.settings import SECTIONS, ModelSettings, resolve
+from rwkvgate.experiment.training import ranks
+from rwkvgate.experiment.training.processes import end_with_parent
+from rwkvgate.gate.validation import SettingsError, share_of
+
+PATIENCE = timedelta(hours=4)
+"""How long processes wait for each other: while the main one reads texts, or downloads a base. One that died is noticed
+at once, by the launcher, which stops the others."""
+SHARDED = "ACCELERATE_USE_FSDP"
+"""Set by accelerate where its configuration is FSDP's."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status: 0, 1 where training diverged, 2 for settings that cannot be."""
+    given = _parser().parse_args(arguments)
+    # accelerate and transformers must not see it: they would spread the model their own way, not `training.sharding`'s.
+    spread = os.environ.pop(SHARDED, "").lower() == "true"
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    try:
+        parameters = _parameters(given, spread)
+        settings = resolve(**parameters)
+        _check_base(Run(settings))
+        ranks.from_main(lambda: open_run(**parameters) and None)
+        make_arm(Run(settings), settings.arm, settings.seed)
+    except (SettingsError, FloatingPointError) as error:
+        if ranks.is_main():
+            print(error, file=sys.stderr, flush=True)
+        return 2 if isinstance(error, SettingsError) else 1
+    finally:
+        state.destroy_process_group()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rwkvgate.experiment.training.worker", description="Train one arm in several processes."
+    )
+    parser.add_argument("--profile", default="auto", help="a file of params/, or auto")
+    parser.add_argument("--run-dir", default="", help="the run folder; default outputs/<profile>")
+    parser.add_argument("--arm", default="enhanced")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", default="{}", help="sections laid over the profile's, as YAML: {training: {...}}")
+    return parser
+
+
+def _parameters(given: argparse.Namespace, spread: bool) -> dict[str, Any]:
+    """The arguments of `resolve`, with the launch's own number of processes.
+
+    Raises:
+        SettingsError: what is given is no mapping of sections.
+    """
+    try:
+        sections = yaml.safe_load(given.settings)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--settings is not valid YAML: {error}") from None
+    unknown = sorted(set(sections) - set(SECTIONS)) if isinstance(sections, dict) else [repr(sections)]
+    if unknown:
+        raise SettingsError(f"--settings holds {', '.join(unknown)}; it must be a mapping of {', '.join(SECTIONS)}")
+    processes = ranks.count()
+    training = dict(sections.get("training") or {})
+    spread = (spread or bool(training.get("sharded"))) and processes > 1
+    sections["training"] = training | {"processes": processes, "sharded": spread}
+    return sections | {"profile": given.profile, "run_dir": given.run_dir, "arm": given.arm, "seed": given.seed}
+
+
+def _check_base(run: Run) -> None:
+    """Refuse a batch of the pretraining that the processes cannot share, where the base is yet to be made.
+
+    Raises:
+        SettingsError: names what is allowed.
+    """
+    model = run.settings.model
+    if isinstance(model, ModelSettings) and not is_finished(run.base, base_inputs(run.settings)):
+        share_of(model.pretraining.batch_size, ranks.count(), "model.pretraining.batch_size")
+
+
+if __name__ == "__main__":
+    # Ctrl-C and the launcher's end are its own, at once: what is on disk is whole, and a process that trained on, or
+    # waited for one that is gone, would be in the next run's way.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()
+    sys.exit(main())

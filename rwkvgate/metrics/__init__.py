@@ -1,0 +1,1 @@
+"""Likelihood, generated text, overlap, time, memory and statistics, and the `evaluate` modules around them."""

@@ -1,0 +1,179 @@
+"""How well a model predicts text: negative log-likelihood by document, perplexity, bits per byte.
+
+A recurrent model needs no sliding window: each document is read once, window after window, with the state
+carried on, so that every token is predicted from everything before it. The prefix token stands before the
+first token, which is therefore scored too. Memory is bounded by batch x window whatever a document's length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def score_texts(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    batch_size: int,
+    window: int = 1024,
+    prefix_id: int = PREFIX_ID,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Negative log-likelihood of each text under a causal language model, with the state carried throughout.
+
+    The log-softmax is float32 whatever the model's type; sums over tokens are float64. Neither `batch_size`
+    nor `window` changes the result beyond rounding.
+
+    Args:
+        batch_size: documents at once, at most.
+        window: tokens in one forward pass, at most; the logits held are (batch_size, window, vocabulary).
+        prefix_id: the token id that stands before the first token and is not itself scored.
+        progress: called with (documents done, documents in all) after each batch.
+
+    Returns:
+        One row a text, in the order given: `document` (its index), `nll` (nats, summed over tokens), `tokens`
+        (scored tokens) and `bytes` (UTF-8 bytes of the text). An empty text has 0 in all three.
+
+    Raises:
+        ValueError: `batch_size` or `window` is below 1.
+    """
+    sequences = encode(tokenizer, texts)
+    losses = token_losses(
+        model, sequences, batch_size=batch_size, window=window, prefix_id=prefix_id, progress=progress
+    )
+    frame = {
+        "document": range(len(texts)),
+        "nll": [float(found.sum()) for found in losses],
+        "tokens": [len(sequence) for sequence in sequences],
+        "bytes": [len(text.encode("utf-8")) for text in texts],
+    }
+    return pd.DataFrame(frame).astype({"document": "int64", "nll": "float64", "tokens": "int64", "bytes": "int64"})
+
+
+def token_losses(
+    model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    window: int = 1024,
+    prefix_id: int = PREFIX_ID,
+    carried: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[NDArray[np.float64]]:
+    """Negative log-likelihood of every token of every sequence, in nats; the rest as in `score_texts`.
+
+    Args:
+        sequences: token ids, without the prefix.
+        carried: False forgets the state after every window, as a model of a fixed context would: a window's first
+            token is then predicted from the one before it alone.
+
+    Returns:
+        One array a sequence, in the order given, of its length.
+
+    Raises:
+        ValueError: `batch_size` or `window` is below 1.
+    """
+    at_least_one(batch_size=batch_size, window=window)
+    lengths = [len(sequence) for sequence in sequences]
+    losses = [np.zeros(length) for length in lengths]
+    done = lengths.count(0)
+    with evaluating(model):
+        for rows in plan_batches(lengths, batch_size, window):
+            scored = _score_batch(model, [sequences[row] for row in rows], window, prefix_id, carried)
+            for row, found in zip(rows, scored, strict=True):
+                losses[row] = found
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(sequences))
+    return losses
+
+
+def perplexity(frame: pd.DataFrame) -> float:
+    """exp(sum of nll / sum of tokens) of a frame from `score_texts`: over tokens, not over documents.
+
+    nan where no token was scored, inf where the exponential is beyond a float64.
+    """
+    tokens = int(frame["tokens"].sum())
+    if not tokens:
+        return math.nan
+    try:
+        return math.exp(float(frame["nll"].sum()) / tokens)
+    except OverflowError:
+        return math.inf
+
+
+def bits_per_byte(frame: pd.DataFrame) -> float:
+    """Sum of nll in bits over UTF-8 bytes, comparable between tokenizers; nan where there are no bytes."""
+    size = int(frame["bytes"].sum())
+    return float(frame["nll"].sum()) / (math.log(2) * size) if size else math.nan
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int, window: int) -> list[list[int]]:
+    """Indices of the non-empty documents, longest first, in batches of at most `batch_size`.
+
+    A document shorter than half of its batch's longest, and by more than a window, starts a new batch:
+    otherwise one long document would drag a whole batch of padding through all its windows.
+    """
+    order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: (-lengths[row], row))
+    batches: list[list[int]] = []
+    for row in order:
+        longest = lengths[batches[-1][0]] if batches else 0
+        wasteful = lengths[row] < longest / 2 and lengths[row] < longest - window
+        if not batches or len(batches[-1]) == batch_size or wasteful:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def _score_batch(
+    model: nn.Module, sequences: Sequence[Sequence[int]], window: int, prefix_id: int, carried: bool
+) -> list[NDArray[np.float64]]:
+    device = device_of(model)
+    losses = [np.zeros(len(sequence)) for sequence in sequences]
+    state = None
+    for start in range(0, max(map(len, sequences)), window):
+        ids, targets, mask = _window(sequences, start, window, prefix_id)
+        output = model(ids.to(device), attention_mask=mask.to(device), past_key_values=state, use_cache=carried)
+        state = output.past_key_values if carried else None
+        for row, tokens in enumerate(mask.sum(dim=1).tolist()):
+            if not tokens:
+                continue
+            # Row by row: the float32 copy of half-precision logits is one document's, not the batch's.
+            logits = output.logits[row, :tokens].float()
+            found = cross_entropy(logits, targets[row, :tokens].to(device), reduction="none")
+            losses[row][start : start + tokens] = found.cpu().double().numpy()
+    return losses
+
+
+def _window(
+    sequences: Sequence[Sequence[int]], start: int, window: int, prefix_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, targets and mask, (batch, at most `window`), right-padded; inputs run one token behind."""
+    parts = [sequence[start : start + window] for sequence in sequences]
+    width = max(map(len, parts))
+    ids = torch.full((len(parts), width), prefix_id)
+    targets = torch.zeros_like(ids)
+    mask = torch.zeros_like(ids)
+    for row, (sequence, part) in enumerate(zip(sequences, parts, strict=True)):
+        if not part:
+            continue
+        before = sequence[start - 1] if start else prefix_id
+        ids[row, : len(part)] = torch.tensor([before, *part[:-1]])
+        targets[row, : len(part)] = torch.tensor(part)
+        mask[row, : len(part)] = 1
+    return ids, targets, mask

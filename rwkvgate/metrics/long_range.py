@@ -1,0 +1,213 @@
+"""Long-range probes: what having seen something earlier is worth to a model, at any distance.
+
+Every probe is a pair of texts that end in the same questions and answers. In one the answer was planted before; in the
+other something else stood there, of the same kind and length. The gain is how much likelier the planted answer is, in
+nats a token: a model that remembers nothing gains 0, whatever it thinks of the question. Four probes:
+
+    copying      a string of random words, and the same again (cf. arXiv 2402.01032)
+    forgetting   natural text, and the same again: the forgetting curve (arXiv 2410.04727), whose measure, accuracy in
+                 the copy minus accuracy after an unrelated text, stands beside the gain
+    recall       key-value pairs, and each key once more (MQAR, arXiv 2312.04927)
+    passkey      a number said once, at some depth of a text, and asked for at its end (arXiv 2305.16300)
+
+Nothing is trained for them. All is drawn from one seed, so every model reads the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, evaluating
+from rwkvgate.metrics.recall import FIRST, NOISE, associative_recall
+from rwkvgate.rwkv6.loss import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROBE_COLUMNS = ("probe", "length", "depth", "item", "gain", "accuracy", "blank_accuracy")
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Where a passkey lies: 0 at the beginning of the text, 1 right before the question."""
+PAIRS = 8
+"""Key-value pairs of a recall text."""
+SHORTEST = 4 * PAIRS
+"""Tokens of the shortest text: a recall text of as many pairs has no room below, nor has a passkey far below."""
+_PLAIN_WORD = re.compile(r" ?[a-z]{2,}")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question: two texts of the same length, and where in them the answers stand.
+
+    Attributes:
+        planted, blank: token ids; the answers are the same, what came before them is not.
+        asked: positions of the answers' tokens, ascending, none the first.
+        depth: of a passkey; nan for the other probes.
+    """
+
+    name: str
+    planted: tuple[int, ...]
+    blank: tuple[int, ...]
+    asked: tuple[int, ...]
+    depth: float = float("nan")
+
+
+def word_ids(tokenizer: PreTrainedTokenizerBase, wanted: int = 2 * PAIRS + 1) -> list[int]:
+    """Ids of the vocabulary that are plain lower-case words; all ordinary ids where those are fewer than wanted."""
+    special = set(tokenizer.all_special_ids) | {PREFIX_ID}
+    every = [i for i in range(len(tokenizer)) if i not in special]
+    words = [i for i in every if _PLAIN_WORD.fullmatch(tokenizer.decode([i]))]
+    return words if len(words) >= wanted else every
+
+
+def probes(
+    tokenizer: PreTrainedTokenizerBase, text: Sequence[int], lengths: Sequence[int], count: int, seed: int = 0
+) -> Iterator[Probe]:
+    """`count` probes of every kind and length, and a quarter as many passkeys at every depth; the same for a seed.
+
+    Args:
+        text: token ids of natural text, for forgetting curves and for what surrounds a passkey; read in a ring.
+        lengths: tokens of the texts.
+
+    Raises:
+        ValueError: a length or the count is too small, or there is no text.
+    """
+    at_least_one(count=count)
+    if min(lengths, default=0) < SHORTEST:
+        raise ValueError(f"lengths are {list(lengths)}; each must be at least {SHORTEST}")
+    if not len(text):
+        raise ValueError("there is no text to read")
+    words, ring = np.array(word_ids(tokenizer)), np.asarray(text)
+    between = list(tokenizer("\n", add_special_tokens=False)["input_ids"])[:1]
+    for length in lengths:
+        # A generator of its own for each length: a longer list begins like a shorter one.
+        rng = np.random.default_rng((seed, length))
+        half = (length - len(between)) // 2
+        for _ in range(count):
+            one, other = rng.choice(words, (2, half)).tolist()
+            yield _twice("copying", one, other, between)
+            yield _twice("forgetting", _from_ring(ring, half, rng), _from_ring(ring, half, rng), between)
+        yield from _recalls(words, length, count, rng)
+        for depth in DEPTHS:
+            for _ in range(max(1, count // 4)):
+                yield _passkey(tokenizer, ring, length, depth, rng)
+
+
+def probe_gains(model: nn.Module, asked: Sequence[Probe], *, batch_size: int, window: int = 1024) -> pd.DataFrame:
+    """What each probe's planted answer gains.
+
+    Returns:
+        One row a probe, in the order given, with `PROBE_COLUMNS`: `length` in tokens, `item` its number among those of
+        its kind, length and depth; `gain` in nats a token; `accuracy` and `blank_accuracy` the shares of the answers'
+        tokens ranked first, with the answer planted and without.
+
+    Raises:
+        ValueError: `batch_size` or `window` is below 1.
+    """
+    at_least_one(batch_size=batch_size, window=window)
+    rows: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(asked)
+    lengths: dict[int, list[int]] = {}
+    for number, probe in enumerate(asked):
+        lengths.setdefault(len(probe.planted), []).append(number)
+    with evaluating(model):
+        for numbers in lengths.values():
+            for start in range(0, len(numbers), batch_size):
+                part = numbers[start : start + batch_size]
+                planted, blank = (
+                    _answers(model, [getattr(asked[i], side) for i in part], [asked[i].asked for i in part], window)
+                    for side in ("planted", "blank")
+                )
+                for number, (loss, right), (other, chance) in zip(part, planted, blank, strict=True):
+                    rows[number] = (other - loss, right, chance)
+    frame = pd.DataFrame(rows, columns=["gain", "accuracy", "blank_accuracy"])
+    frame["probe"] = [probe.name for probe in asked]
+    frame["length"] = [len(probe.planted) for probe in asked]
+    frame["depth"] = [probe.depth for probe in asked]
+    frame["item"] = frame.groupby(["probe", "length", "depth"], dropna=False).cumcount()
+    return frame[list(PROBE_COLUMNS)]
+
+
+def _twice(name: str, planted: list[int], blank: list[int], between: list[int]) -> Probe:
+    # The copy's first token cannot be told from a text that goes on otherwise, so it is not asked for.
+    start = len(planted) + len(between) + 1
+    asked = tuple(range(start, start + len(planted) - 1))
+    return Probe(name, (*planted, *between, *planted), (*blank, *between, *planted), asked)
+
+
+def _from_ring(ring: np.ndarray, size: int, rng: np.random.Generator) -> list[int]:
+    start = int(rng.integers(len(ring)))
+    return [int(token) for token in ring.take(range(start, start + size), mode="wrap")]
+
+
+def _recalls(words: np.ndarray, length: int, count: int, rng: np.random.Generator) -> Iterator[Probe]:
+    """MQAR in words of the vocabulary; in the blank text the same values belong to other keys."""
+    symbols = (len(words) - 1) // 2  # the last name is left for the noise
+    ids, labels = associative_recall(count, length, PAIRS, symbols, int(rng.integers(2**31)), distinct=True)
+    for row, label in zip(ids.numpy(), labels.numpy(), strict=True):
+        names = rng.permutation(words)
+        planted = np.where(row == NOISE, names[-1], names[np.maximum(row - FIRST, 0)])
+        blank = planted.copy()
+        values = slice(1, 2 * PAIRS, 2)
+        blank[values] = np.roll(planted[values], int(rng.integers(1, PAIRS)))
+        asked = tuple(np.flatnonzero(label != IGNORED).tolist())
+        yield Probe("recall", tuple(planted.tolist()), tuple(blank.tolist()), asked)
+
+
+def _passkey(
+    tokenizer: PreTrainedTokenizerBase, ring: np.ndarray, length: int, depth: float, rng: np.random.Generator
+) -> Probe:
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    key = f"{rng.integers(100, 1000)}"
+    needle, question, answer = encode(f" The pass key is {key}."), encode(" The pass key is"), encode(f" {key}")
+    other = needle
+    while other == needle or len(other) != len(needle):
+        other = encode(f" The pass key is {rng.integers(100, 1000)}.")
+    room = length - len(needle) - len(question) - len(answer)
+    if room < 0:
+        raise ValueError(f"length is {length}; a passkey needs {length - room} tokens of this tokenizer")
+    hay = _from_ring(ring, room, rng)
+    before, after = hay[: round(depth * room)], hay[round(depth * room) :]
+    planted, blank = ((*before, *said, *after, *question, *answer) for said in (needle, other))
+    return Probe("passkey", planted, blank, tuple(range(length - len(answer), length)), depth)
+
+
+def _answers(
+    model: nn.Module, texts: Sequence[tuple[int, ...]], asked: Sequence[tuple[int, ...]], window: int
+) -> list[tuple[float, float]]:
+    """Mean loss (nats) and share ranked first of the asked tokens of each text; all texts are equally long."""
+    device, length = device_of(model), len(texts[0])
+    ids = torch.tensor(texts)
+    inputs = torch.cat((torch.full((len(texts), 1), PREFIX_ID), ids[:, :-1]), dim=1)
+    losses, firsts = torch.zeros(len(texts)), torch.zeros(len(texts))
+    state = None
+    for start in range(0, length, window):
+        stop = min(start + window, length)
+        wanted = sorted({place for places in asked for place in places if start <= place < stop})
+        # Logits only where something is asked: with a large vocabulary they would be most of the work.
+        kept = torch.tensor(wanted or [start]) - start
+        output = model(
+            inputs[:, start:stop].to(device),
+            past_key_values=state,
+            use_cache=True,
+            logits_to_keep=kept.to(device),
+        )
+        state = output.past_key_values
+        if not wanted:
+            continue
+        logits = output.logits.float().cpu()
+        target = ids[:, wanted]
+        found = -logits.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        own = torch.tensor([[place in places for place in wanted] for places in map(set, asked)])
+        losses += (found * own).sum(1)
+        firsts += ((logits.argmax(-1) == target) & own).sum(1)
+    counts = torch.tensor([len(places) for places in asked])
+    return list(zip((losses / counts).tolist(), (firsts / counts).tolist(), strict=True))

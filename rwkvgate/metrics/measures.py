@@ -1,0 +1,164 @@
+"""The measures of the tables: which per-document columns each is made of, and how their sums become it.
+
+Results are kept per document in a long table (arm, seed, document, metric, value); what is reported is a
+function of sums over documents. BLEU and perplexity are ratios of such sums, not means of documents' scores,
+so their columns are sufficient statistics and a resample of documents is scored exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from rwkvgate.metrics.statistics import Floats, Reduce, mean
+
+ORDERS = 4
+BLEU_COLUMNS = (
+    *(f"bleu_correct_{order}" for order in range(1, ORDERS + 1)),
+    *(f"bleu_total_{order}" for order in range(1, ORDERS + 1)),
+    "bleu_sys_len",
+    "bleu_ref_len",
+)
+RESULT_COLUMNS = ("arm", "seed", "document", "metric", "value")
+
+
+def perplexity_of_sums(sums: Floats, n: int) -> Floats:
+    """exp(nll / tokens) from sums (..., (nll, tokens)); nan without tokens, inf beyond a float64."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.exp(sums[..., 0] / sums[..., 1])
+
+
+def bits_per_byte_of_sums(sums: Floats, n: int) -> Floats:
+    """nll / (ln 2 x bytes) from sums (..., (nll, bytes)); nan without bytes."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[..., 0] / (np.log(2) * sums[..., 1])
+
+
+def ratio_of_sums(sums: Floats, n: int) -> Floats:
+    """The first sum over the second, (..., 2); nan where the second is zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
+def added_loss_of_sums(sums: Floats, n: int) -> Floats:
+    """(first - second) / third from sums (..., (nll, nll, tokens)), in nats a token; nan without tokens."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (sums[..., 0] - sums[..., 1]) / sums[..., 2]
+
+
+def bleu_of_sums(sums: Floats, n: int = 0) -> Floats:
+    """Corpus BLEU, 0-1, from sums (..., columns in the order of `BLEU_COLUMNS`).
+
+    The same arithmetic as `sacrebleu.BLEU.compute_bleu` with its default exponential smoothing, over many
+    resamples at once: the k-th order without a match counts 1 / 2^k of a match. 0 where there is no matching
+    word, or no n-gram of some order at all.
+    """
+    correct, total = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
+    produced, wanted = sums[..., -2], sums[..., -1]
+    smoothing = 0.5 ** np.cumsum(correct == 0, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precisions = np.where(correct > 0, correct, smoothing) / total
+        brevity = np.exp(np.minimum(0.0, 1 - wanted / produced))
+        score = brevity * np.exp(np.log(precisions).mean(axis=-1))
+    defined = (correct > 0).any(axis=-1) & (total > 0).all(axis=-1)
+    return np.where(defined, score, 0.0)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A corpus measure: its name, how it is written, its columns and how their sums become it.
+
+    `skip_undefined`: a nan document is left out of every arm (a reference without words says nothing about
+    the model). Otherwise nan comes from the model and makes the measure nan.
+    """
+
+    name: str
+    label: str
+    columns: tuple[str, ...]
+    reduce: Reduce
+    better: Literal["higher", "lower", "neither"]
+    skip_undefined: bool = True
+
+
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("perplexity", "Perplexity", ("nll", "tokens"), perplexity_of_sums, "lower", False),
+        Measure("bits_per_byte", "Bits per byte", ("nll", "bytes"), bits_per_byte_of_sums, "lower", False),
+        Measure("bleu", "BLEU", BLEU_COLUMNS, bleu_of_sums, "higher"),
+        Measure("rouge1", "ROUGE-1", ("rouge1",), mean, "higher"),
+        Measure("rouge2", "ROUGE-2", ("rouge2",), mean, "higher"),
+        Measure("rougeL", "ROUGE-L", ("rougeL",), mean, "higher"),
+        Measure("rougeLsum", "ROUGE-Lsum", ("rougeLsum",), mean, "higher"),
+        Measure("entity_consistency", "Entity consistency", ("entity_right", "entity_claims"), ratio_of_sums, "higher"),
+        Measure("loss_far", "Loss beyond the trained length", ("far_nll", "far_tokens"), ratio_of_sums, "lower", False),
+        Measure(
+            "perplexity_natural",
+            "Perplexity of natural text",
+            ("natural_nll", "natural_tokens"),
+            perplexity_of_sums,
+            "lower",
+            False,
+        ),
+        Measure(
+            "perplexity_code", "Perplexity of code", ("code_nll", "code_tokens"), perplexity_of_sums, "lower", False
+        ),
+        Measure(
+            "order_loss",
+            "Loss by shuffling distant context",
+            ("shuffled_nll", "intact_nll", "tail_tokens"),
+            added_loss_of_sums,
+            "neither",
+            False,
+        ),
+        Measure("length_ratio", "Length ratio", ("length_ratio",), mean, "neither"),
+        Measure("distinct1", "Distinct-1", ("distinct1",), mean, "neither"),
+        Measure("distinct2", "Distinct-2", ("distinct2",), mean, "neither"),
+        Measure("repetition4", "Repetition-4", ("repetition4",), mean, "neither"),
+    )
+}
+
+
+def tidy(frame: pd.DataFrame, *, arm: str, seed: int) -> pd.DataFrame:
+    """A frame with one row a document (from `score_texts`, `document_overlap`) as long results.
+
+    Returns:
+        Columns arm, seed, document, metric, value: one row for every other column of the frame.
+    """
+    long = frame.melt(id_vars="document", var_name="metric", value_name="value")
+    long = long.assign(arm=arm, seed=seed, value=long["value"].astype("float64"))
+    return long.loc[:, list(RESULT_COLUMNS)]
+
+
+def documents_of(results: pd.DataFrame, measure: Measure, arm: str) -> dict[int, pd.DataFrame]:
+    """Each seed's per-document columns of one arm: seed -> frame indexed by document, in the measure's order.
+
+    A document lacking one of the columns is left out, and so is one with nan where the measure skips those.
+
+    Raises:
+        ValueError: results lack a column, or hold a document's metric twice.
+    """
+    lacking = [column for column in RESULT_COLUMNS if column not in results]
+    if lacking:
+        raise ValueError(f"results lack {', '.join(lacking)}; they must have {', '.join(RESULT_COLUMNS)}")
+    rows = results[(results["arm"] == arm) & results["metric"].isin(measure.columns)]
+    if rows.duplicated(["seed", "document", "metric"]).any():
+        raise ValueError(f"results of arm {arm!r} hold the same seed, document and metric more than once")
+    found = {}
+    for seed, part in rows.groupby("seed"):
+        wide = part.pivot(index="document", columns="metric", values="value")
+        if not set(measure.columns) <= set(wide.columns):
+            continue
+        complete = wide.index.isin(_complete(part, measure))
+        wide = wide.loc[complete, list(measure.columns)].sort_index()
+        found[int(str(seed))] = wide.dropna() if measure.skip_undefined else wide
+    return found
+
+
+def _complete(rows: pd.DataFrame, measure: Measure) -> list[object]:
+    """Documents that have a row for every column, whatever the value."""
+    counts = rows.groupby("document")["metric"].nunique()
+    return list(counts.index[counts == len(measure.columns)])

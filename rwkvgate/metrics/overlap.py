@@ -1,0 +1,150 @@
+"""Overlap of continuations with references: BLEU by sacreBLEU, ROUGE by rouge-score, length and repetition.
+
+Kept per document, BLEU as the counts it is made of, so that corpus scores can be resampled. All scores are
+0-1. The metrics behind the `evaluate` library's interface are in `rwkvgate.metrics.evaluate_modules`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from rwkvgate.metrics.measures import BLEU_COLUMNS, bleu_of_sums
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics import BLEU
+
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ROUGE_COLUMNS = tuple(column for kind in ROUGE_TYPES for column in (f"{kind}_precision", f"{kind}_recall", kind))
+REPETITION_COLUMNS = ("distinct1", "distinct2", "repetition4")
+BLEU_TOKENIZER = "13a"
+
+# Scripts written without spaces: each character is a word, or a whole sentence would be one.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+_ASCII_WORD = re.compile("[a-z0-9]+")
+
+
+class UnicodeWords:
+    """rouge-score's word tokenizer, widened from a-z and 0-9 to the letters and digits of every script.
+
+    On ASCII text it equals the default without stemming. The default drops every other character, so that two
+    identical Chinese texts score 0; here combining marks stay with their letters, and a character of a script
+    written without spaces is a word of its own.
+    """
+
+    name = "unicode-words"
+
+    def tokenize(self, text: str) -> list[str]:
+        """Lower-case words of a text, in order."""
+        text = text.lower()
+        if text.isascii():
+            return _ASCII_WORD.findall(text)
+        kept = "".join(char if unicodedata.category(char)[0] in "LNM" else " " for char in text)
+        return _UNSPACED.sub(r" \g<0> ", kept).split()
+
+
+WORDS = UnicodeWords()
+
+
+@cache
+def rouge_scorer() -> Any:
+    """The `rouge_score.rouge_scorer.RougeScorer` used throughout: ROUGE-1, -2, -L and -Lsum, no stemming.
+
+    For ROUGE-Lsum a sentence is a line, as that package has it with `split_summaries` off.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(list(ROUGE_TYPES), use_stemmer=False, split_summaries=False, tokenizer=WORDS)
+
+
+def rouge_flags() -> str:
+    """What a ROUGE score needs beside it to be compared, written like a sacreBLEU signature."""
+    return f"stemmer:no|tokenizer:{WORDS.name}|score:f1|split:no|version:{version('rouge-score')}"
+
+
+@cache
+def bleu_scorer(tokenize: str = BLEU_TOKENIZER) -> BLEU:
+    """sacreBLEU's scorer with its defaults: case-sensitive, exponential smoothing, up to four words.
+
+    `force` only silences its warning about text that looks tokenised: models do end texts in " .".
+    """
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(tokenize=tokenize, force=True)
+
+
+@cache
+def bleu_signature(tokenize: str = BLEU_TOKENIZER) -> str:
+    """sacreBLEU's signature for one reference a document."""
+    scorer = bleu_scorer(tokenize)
+    scorer.corpus_score(["a"], [["a"]])  # the signature is known only once references have been counted
+    return str(scorer.get_signature())
+
+
+def document_overlap(
+    predictions: Sequence[str], references: Sequence[str], *, tokenize: str = BLEU_TOKENIZER
+) -> pd.DataFrame:
+    """How each prediction overlaps with its reference; both are detokenised text.
+
+    Returns:
+        One row a pair, in order: `document`; `bleu_correct_1..4`, `bleu_total_1..4`, `bleu_sys_len` and
+        `bleu_ref_len` (n-gram and word counts under sacreBLEU's tokenizer); `rouge1`, `rouge2`, `rougeL` and
+        `rougeLsum` (F1) with `_precision` and `_recall`; `length_ratio` (words of the prediction over words of
+        the reference); `distinct1` and `distinct2` (distinct over all words, and word pairs, of the prediction,
+        0 where it has none: low means repetition); `repetition4` (share of its runs of four words that were
+        there before, 0 where it has none). An empty prediction scores 0 everywhere. Where the reference has no
+        word every column is nan: no prediction could score, so the pair says nothing.
+
+    Raises:
+        ValueError: the two lists differ in length.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references; they must be as many")
+    columns = [*BLEU_COLUMNS, *ROUGE_COLUMNS, "length_ratio", *REPETITION_COLUMNS]
+    rows = [
+        _overlap(prediction, reference, tokenize) for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=columns, dtype="float64")
+    frame.insert(0, "document", np.arange(len(rows), dtype=np.int64))
+    return frame
+
+
+def corpus_bleu(frame: pd.DataFrame) -> float:
+    """Corpus BLEU, 0-1, of a frame from `document_overlap`; nan where no reference had a word."""
+    counts = frame[list(BLEU_COLUMNS)].dropna().to_numpy(dtype=np.float64)
+    return float(bleu_of_sums(counts.sum(axis=0))) if len(counts) else float("nan")
+
+
+def distinct(words: Sequence[str], n: int) -> float:
+    """Distinct over all runs of `n` neighbouring words, in (0, 1]; 0 where there is none."""
+    runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return len(set(runs)) / len(runs) if runs else 0.0
+
+
+def repetition(words: Sequence[str], n: int = 4) -> float:
+    """Share of runs of `n` words that were there before (seq-rep-n, arXiv 1908.04319); 0 where there is none."""
+    return 1 - distinct(words, n) if len(words) >= n else 0.0
+
+
+def _overlap(prediction: str, reference: str, tokenize: str) -> dict[str, float]:
+    wanted = WORDS.tokenize(reference)
+    if not wanted:
+        return {}
+    produced = WORDS.tokenize(prediction)
+    bleu: Any = bleu_scorer(tokenize).corpus_score([prediction], [[reference]])
+    row = dict(zip(BLEU_COLUMNS, [*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len], strict=True))
+    for kind, score in rouge_scorer().score(reference, prediction).items():
+        row |= {f"{kind}_precision": score.precision, f"{kind}_recall": score.recall, kind: score.fmeasure}
+    repeated = dict(
+        zip(REPETITION_COLUMNS, (distinct(produced, 1), distinct(produced, 2), repetition(produced)), strict=True)
+    )
+    return row | {"length_ratio": len(produced) / len(wanted)} | repeated

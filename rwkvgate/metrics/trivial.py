@@ -1,0 +1,58 @@
+"""What a score is worth: systems that write without a model, scored like the arms."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from rwkvgate.metrics.overlap import document_overlap
+
+SYSTEMS = {
+    "last-sentence": "the prompt's last sentence again and again",
+    "other-document": "another document's reference",
+    "commonest-word": "the training text's commonest word again and again",
+}
+
+
+def last_sentence(prompt: str) -> str:
+    """The last sentence of a text, by punctuation; the whole text where it has none."""
+    text = prompt.rstrip()
+    body = re.split(r"(?<=[.!?。！？])\s*(?=\S)", text)
+    return body[-1].strip() if body else ""
+
+
+def commonest_word(texts: Sequence[str]) -> str:
+    """The most frequent word, the first in the alphabet of several; empty where there are no words."""
+    counts = Counter(word for text in texts for word in text.split())
+    return min(counts, key=lambda word: (-counts[word], word)) if counts else ""
+
+
+def repeated(unit: str, like: str) -> str:
+    """A unit repeated to about as many characters as another text."""
+    if not unit:
+        return ""
+    return " ".join([unit] * max(1, round(len(like) / (len(unit) + 1))))
+
+
+def trivial_overlap(prompts: Sequence[str], references: Sequence[str], training: Sequence[str]) -> pd.DataFrame:
+    """`document_overlap` of every trivial system, with a column `system`.
+
+    A single document has no other: it is then given nothing for one.
+
+    Raises:
+        ValueError: prompts and references differ in number.
+    """
+    if len(prompts) != len(references):
+        raise ValueError(f"{len(prompts)} prompts for {len(references)} references; they must be as many")
+    word = commonest_word(training)
+    others = [*references[1:], *references[:1]] if len(references) > 1 else [""] * len(references)
+    written = {
+        "last-sentence": [repeated(last_sentence(p), r) for p, r in zip(prompts, references, strict=True)],
+        "other-document": others,
+        "commonest-word": [repeated(word, r) for r in references],
+    }
+    frames = [document_overlap(texts, references).assign(system=name) for name, texts in written.items()]
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,1 @@
+"""Where notebooks run: papermill, clusters, Colab, Drive, releases, the explorer on a run."""

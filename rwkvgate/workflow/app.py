@@ -1,0 +1,158 @@
+"""The explorer on a finished run: `python -m rwkvgate.workflow.app`, which `make explore` calls.
+
+It opens a page with a kernel behind it (voila) on the newest run under outputs/. `--page FILE` writes one page that
+needs no kernel instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.inputs import arm_inputs
+from rwkvgate.experiment.pipeline import ensure_texts, load_arm
+from rwkvgate.experiment.run import MANIFEST, Run, is_finished
+from rwkvgate.experiment.settings import Settings, project_root
+from rwkvgate.explore.explorer import GateExplorer
+from rwkvgate.explore.session import EXAMPLES
+from rwkvgate.gate.validation import SettingsError, validate
+from rwkvgate.rwkv6.files import read_json
+
+if TYPE_CHECKING:
+    from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
+
+FIRST = "enhanced"
+"""The arm that is shown first, where the run has it."""
+
+
+def newest_run(outputs: Path) -> Run:
+    """The run under `outputs` that was written last and has an arm with a gate.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    manifests = sorted(outputs.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in manifests:
+        try:
+            run = open_finished(path.parent)
+        except SettingsError:
+            continue
+        if gated_arms(run):
+            return run
+    raise SettingsError(f"{outputs} holds no run with a gated arm; `make reproduce` makes one")
+
+
+def open_finished(folder: Path) -> Run:
+    """The run of a folder, with the settings that its manifest records.
+
+    Raises:
+        SettingsError: the folder holds no manifest, or one with settings of another version.
+    """
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("settings"), dict):
+        raise SettingsError(f"{folder} holds no {MANIFEST} with settings: it is no run folder")
+    found = manifest["settings"] | {"run_dir": str(folder.resolve()), "arm": FIRST, "seed": 0}
+    return Run(validate(Settings, found, where=str(folder / MANIFEST)))
+
+
+def gated_arms(run: Run) -> dict[str, Callable[[], Rwkv6ForCausalLM]]:
+    """The run's finished arms with a gate, by arm and seed; each loads its model when it is called."""
+    found: dict[str, Callable[[], Rwkv6ForCausalLM]] = {}
+    for arm in sorted(ARMS, key=lambda name: name != FIRST):
+        for folder in sorted((run.folder / "arms" / arm).glob("seed*")):
+            number = folder.name.removeprefix("seed")
+            if ARMS[arm].gate and number.isdecimal():
+                seed = int(number)
+                if is_finished(folder, arm_inputs(run.settings, arm, seed)):
+                    found[f"{arm}, seed {seed}"] = partial(load_arm, run, arm, seed)
+    return found
+
+
+def explorer_of(run: Run, text: str = next(iter(EXAMPLES.values()))) -> GateExplorer:
+    """An explorer over every finished arm with a gate.
+
+    Raises:
+        SettingsError: the run has none.
+    """
+    arms = gated_arms(run)
+    if not arms:
+        raise SettingsError(f"{run.folder} has no finished arm with a gate; {run.command()} makes them")
+    disable_progress_bar()  # its bar would stand above the explorer
+    name, *_ = arms
+    return GateExplorer(arms.pop(name)(), ensure_texts(run).tokenizer, text, arms=arms, name=name)
+
+
+def write_notebook(folder: Path, run: Run) -> Path:
+    """A notebook of one cell that shows the explorer of a run, for voila; returns its path."""
+    source = (
+        "from pathlib import Path\nfrom rwkvgate.workflow.app import explorer_of, open_finished\n"
+        f"explorer_of(open_finished(Path({str(run.folder)!r}))).widget"
+    )
+    cell: dict[str, Any] = {
+        "cell_type": "code",
+        "id": "explorer",
+        "metadata": {},
+        "source": source,
+        "outputs": [],
+        "execution_count": None,
+    }
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    path = folder / "gate-explorer.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    return path
+
+
+def serve(run: Run, port: int, browser: bool) -> None:
+    """Serve the explorer by voila until it is interrupted.
+
+    Raises:
+        SettingsError: voila is not installed.
+    """
+    if find_spec("voila") is None:
+        raise SettingsError(
+            "voila is not installed; the extra `notebooks` brings it. `python -m rwkvgate.workflow.app --page FILE` "
+            "writes a page that needs none"
+        )
+    from voila.app import main as voila
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_notebook(Path(folder), run)
+        arguments = [str(path), f"--port={port}", "--theme=light", "--VoilaConfiguration.show_tracebacks=True"]
+        sys.argv = ["voila", *arguments, *([] if browser else ["--no-browser"])]
+        voila()
+
+
+def main() -> None:
+    """Serve the explorer, or write its page."""
+    parser = argparse.ArgumentParser(prog="python -m rwkvgate.workflow.app", description=__doc__)
+    parser.add_argument("run", nargs="?", type=Path, help="a run folder; default: the newest under outputs/")
+    parser.add_argument("--page", type=Path, help="write a page without a kernel to this file")
+    parser.add_argument("--text", default=next(iter(EXAMPLES.values())), help="the text of that page")
+    parser.add_argument("--port", type=int, default=8866)
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    given = parser.parse_args()
+    try:
+        run = open_finished(given.run) if given.run else newest_run(project_root() / "outputs")
+        if given.page:
+            explorer_of(run, given.text).to_html(given.page)
+            print(given.page)
+        else:
+            print(f"the explorer of {run.folder}; stop it with Ctrl-C", flush=True)
+            serve(run, given.port, not given.no_browser)
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""Measured tables, as the tests of the metrics make them."""
+
+from tests.metrics.conftest import *  # noqa: F403

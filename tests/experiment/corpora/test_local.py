@@ -1,0 +1,91 @@
+"""Local files: many scripts, and one clear line for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rwkvgate.experiment.corpora import local_documents
+from rwkvgate.gate.validation import SettingsError
+
+TEXTS = [
+    "The cat sat on the mat, and it slept. Then it left.",
+    "Кот сидел на коврике. Потом он ушёл!",
+    "猫がマットの上に座った。それから去った。",
+    "القطة جلست على السجادة. ثم غادرت؟",
+    "बिल्ली चटाई पर बैठी। फिर वह चली गई।",
+    "แมวนั่งบนเสื่อ",
+    "2020-01-01",
+    "a" * 5000,
+    "🐈 🐈" * 20,
+    "Η γάτα κάθισε στο χαλί.\nΔεύτερη γραμμή.",
+]
+
+
+def test_a_text_file_has_a_document_a_paragraph(tmp_path: Path) -> None:
+    path = tmp_path / "many [1].txt"
+    path.write_bytes(("\ufeff" + "\r\n \t\r\n\r\n".join(TEXTS) + "\n\n\n").encode())
+    documents = local_documents(path)
+    assert [document.text for document in documents] == TEXTS
+    assert {document.domain for document in documents} == {"local"}
+    assert len({document.key for document in documents}) == len(TEXTS)
+    assert documents[2].sentence_ends == (12, 20)
+    assert documents[0].boundaries == (24,)  # "and"
+    assert documents[0].mentions == ()
+
+
+def test_a_jsonl_file_has_a_document_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "many.jsonl"
+    lines = [json.dumps({"text": text, "more": n if n % 2 else "x"}) for n, text in enumerate(TEXTS)]
+    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    assert [document.text for document in local_documents(path)] == TEXTS
+
+
+def test_texts_that_look_like_dates_stay_text(tmp_path: Path) -> None:
+    path = tmp_path / "dates.jsonl"
+    path.write_text("".join(json.dumps({"text": f"2020-01-{n:02}"}) + "\n" for n in range(1, 13)), encoding="utf-8")
+    assert local_documents(str(path))[3].text == "2020-01-04"
+
+
+def bad(tmp_path: Path, name: str, data: bytes) -> str:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(SettingsError) as error:
+        local_documents(path)
+    assert "\n" not in str(error.value)
+    assert name in str(error.value)
+    return str(error.value)
+
+
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
+    good = b'{"text": "fine"}\n'
+    assert "ends in .txt or .jsonl" in bad(tmp_path, "a.csv", b"x")
+    assert "is empty" in bad(tmp_path, "b.txt", b"")
+    assert "is empty" in bad(tmp_path, "c.txt", b" \n\n ")
+    assert "byte 0xff at offset 3" in bad(tmp_path, "d.txt", b"abc\xff")
+    assert "line 2" in bad(tmp_path, "e.jsonl", good + b"{oops\n")
+    assert 'no "text" string' in bad(tmp_path, "f.jsonl", good + b'{"body": "x"}\n')
+    assert 'no "text" string' in bad(tmp_path, "g.jsonl", good + b'{"text": 3}\n')
+    assert 'no "text" string' in bad(tmp_path, "h.jsonl", good + b"[1]\n")
+    assert "surrogate" in bad(tmp_path, "i.jsonl", good + b'{"text": "\\ud800"}\n')
+    assert "holds 1 documents; at least 10" in bad(tmp_path, "j.jsonl", good)
+    assert "blank lines" in bad(tmp_path, "k.txt", b"one\n\ntwo")
+
+
+def test_a_missing_file_and_a_folder_are_said(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no file .*none\.txt"):
+        local_documents(tmp_path / "none.txt")
+    with pytest.raises(SettingsError, match="is a folder"):
+        local_documents(tmp_path)
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    local_documents(path)
+    assert list((tmp_path / "tmp").iterdir()) == []

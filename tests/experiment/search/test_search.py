@@ -1,0 +1,63 @@
+"""The search from end to end at profile smoke: stopped, resumed, shared between processes, and tabled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rwkvgate.experiment.search import __main__ as search
+from rwkvgate.experiment.search.candidates import CANDIDATES
+from rwkvgate.experiment.search.trials import RecallTask, Trial, ensure_trial, known_trials
+
+
+@pytest.fixture
+def task() -> RecallTask:
+    """A recall task of a few steps."""
+    return RecallTask("copying", steps=3, rates=(3e-3,), batch_size=4)
+
+
+def test_a_trial_is_run_once_and_kept(task: RecallTask, tmp_path: Path, monkeypatch: Any) -> None:
+    first = ensure_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 1)
+    monkeypatch.setattr(RecallTask, "run", lambda *_: pytest.fail("run again"))
+    assert ensure_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 1) == first
+    assert known_trials(tmp_path, task, [CANDIDATES["enhanced"]], [1, 2]) == [first]
+    longer = RecallTask("copying", steps=4, rates=(3e-3,), batch_size=4)
+    assert not known_trials(tmp_path, longer, [CANDIDATES["enhanced"]], [1])
+
+
+def test_the_same_trial_gives_the_same_numbers(task: RecallTask) -> None:
+    for name in ("base-tuned", "lora-tuned", "conv-routing", "ungated-shift"):
+        first, again = (task.run(CANDIDATES[name], 3e-3, 7) for _ in range(2))
+        assert first == again
+
+
+def test_a_diverged_trial_is_kept_as_infinite(task: RecallTask, tmp_path: Path, monkeypatch: Any) -> None:
+    def diverge(*_: Any) -> Trial:
+        raise FloatingPointError("the loss is nan at step 2")
+
+    monkeypatch.setattr(RecallTask, "run", diverge)
+    trial = ensure_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 1)
+    assert trial.loss == float("inf")
+    assert known_trials(tmp_path, task, [CANDIDATES["enhanced"]], [1])[0].validation == float("inf")
+
+
+def test_two_processes_share_and_a_third_tables(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(search, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(search, "CONFIRMING", (200, 201))
+    tasks: list[Any] = [RecallTask(name, 3, (3e-3,), 4) for name in ("copying", "associative recall")]
+    search.search("smoke", tasks, (1, 2), "screen")
+    assert "2 of 4 screening trials are there; nothing is confirmed yet" in capsys.readouterr().out
+    search.search("smoke", tasks, (2, 2), "screen")
+    search.search("smoke", tasks, (1, 1), "all")
+    folder = tmp_path / "outputs" / "smoke" / "search"
+    trials, verdicts = pd.read_csv(folder / "trials.csv"), pd.read_csv(folder / "verdicts.csv")
+    # A grid of one rate has that at both of its edges.
+    assert len(trials) == 2 * (4 + 4 * 2 + 4 * 2)
+    assert {"screening", "screening, beyond the grid", "confirmation"} == set(trials["stage"])
+    assert set(verdicts["control"]) == {"base-tuned", "lora-tuned"} and (verdicts["seeds"] == 2).all()
+    assert set(verdicts["candidate"]) == {"enhanced", "identity-start"}
+    told = (folder / "search.md").read_text(encoding="utf-8")
+    assert told.count("## ") == 2 and "on 2 fresh seeds" in told and "base-tuned (control)" in told

@@ -1,0 +1,102 @@
+"""Two runs compared: what differs in how they were made, and which numbers moved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rwkvgate.experiment.compare import differences, moved, read_run, times
+from rwkvgate.gate.validation import SettingsError
+
+
+def scores(shift: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """Perplexities of two arms, the second moved."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"arm": arm, "seed": 0, "document": d, "metric": metric, "value": value}
+        for arm, by in (("base", 0.0), ("enhanced", shift))
+        for d in range(50)
+        for metric, value in (("nll", 100 * (1 + by) + rng.normal()), ("tokens", 100.0))
+    ]
+    return pd.DataFrame(rows)
+
+
+def latency(ratio: float) -> pd.DataFrame:
+    """The times of two arms, the base's and one over it."""
+    rows = [("base", 1.0, 1.0, 1.0), ("enhanced", ratio, ratio - 0.02, ratio + 0.02)]
+    frame = pd.DataFrame(rows, columns=["arm", "ratio", "ratio_low", "ratio_high"])
+    return frame.assign(seed=0, measure="forward")
+
+
+def test_times_are_compared_as_ratios_to_the_base() -> None:
+    found = times(latency(1.03), latency(1.05))
+    assert len(found) == 1 and not found.loc[0, "moved"]
+    assert found.loc[0, "measure"] == "forward over the base's, seed 0" and found.loc[0, "A"] == "1.030 [1.010, 1.050]"
+    assert times(latency(1.03), latency(1.08)).loc[0, "moved"]
+    lacking = times(latency(1.03), latency(1.03).query("arm == 'base'"))
+    assert lacking.loc[0, "B"] == "missing" and not lacking.loc[0, "moved"]
+
+
+def test_packages_that_the_manifests_do_not_name_are_compared(tmp_path: Path) -> None:
+    for name, lines in (
+        ("a", "torch==2.13.0\nidna==3.1\n"),
+        ("b", "torch==2.13.0  # build cpu\n# idna==3.2  # a folder\n"),
+    ):
+        (tmp_path / name / "results").mkdir(parents=True)
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"versions": {"torch": "2.13.0"}}))
+        (tmp_path / name / "environment.txt").write_text(f"# Python 3.12\n{lines}")
+        scores().to_parquet(tmp_path / name / "results" / "documents.parquet")
+        latency(1.0).to_parquet(tmp_path / name / "results" / "latency.parquet")
+    one, other = (read_run(tmp_path / name) for name in "ab")
+    found = differences(one.manifest, other.manifest).set_index("entry")
+    assert list(found.index) == ["packages.idna"] and found.loc["packages.idna"].tolist() == ["3.1", "3.2"]
+    del other.manifest["packages"]  # a run of an earlier version
+    assert differences(one.manifest, other.manifest).empty
+
+
+def test_equal_manifests_have_no_difference_and_unequal_ones_are_named() -> None:
+    one = {"settings": {"profile": "cpu", "training": {"steps": 3}}, "seeds": [0, 1], "written": "now"}
+    other = {"settings": {"profile": "cpu", "training": {"steps": 4}}, "versions": {"torch": "2"}, "seeds": [0, 1]}
+    assert differences(one, one | {"written": "later"}).empty
+    found = differences(one, other).set_index("entry")
+    assert found.loc["settings.training.steps"].tolist() == [3, 4]
+    assert found.loc["versions.torch"].tolist() == [None, "2"]
+
+
+def test_a_number_that_moved_is_told_from_one_that_did_not() -> None:
+    found = moved(scores(), scores(0.1, seed=1), resamples=200).set_index(["arm", "measure"])
+    assert found.loc[("enhanced", "Perplexity"), "moved"] and not found.loc[("base", "Perplexity"), "moved"]
+    assert set(found.index.get_level_values("measure")) == {"Perplexity"}
+
+
+def test_an_arm_that_one_run_lacks_is_missing_there_and_has_not_moved() -> None:
+    found = moved(scores(), scores().query("arm == 'base'"), resamples=200).set_index("arm")
+    assert found.loc["enhanced", "B"] == "missing" and not found.loc["enhanced", "moved"]
+
+
+def test_the_command_says_both_and_refuses_what_is_no_run(tmp_path: Path) -> None:
+    for name, shift in (("a", 0.0), ("b", 0.2)):
+        (tmp_path / name / "results").mkdir(parents=True)
+        (tmp_path / name / "manifest.json").write_text(
+            json.dumps({"settings": {"shift": shift}, "commit": {"dirty": not shift}})
+        )
+        scores(shift).to_parquet(tmp_path / name / "results" / "documents.parquet")
+        latency(1 + shift).to_parquet(tmp_path / name / "results" / "latency.parquet")
+        verdict = {"claim": "rouge-l-gain", "verdict": "not reproduced" if shift else "reproduced"}
+        (tmp_path / name / "results" / "claims.json").write_text(json.dumps([verdict]))
+    command = [sys.executable, "-m", "rwkvgate.experiment.compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "settings.shift" in told and "1 of 2 numbers moved" in told and "enhanced" in told
+    assert "1 of 1 times moved" in told and "rouge-l-gain: reproduced in A, not reproduced in B" in told
+    assert "A was made from changed files" in told and "B was made" not in told and "missing" not in told
+    with pytest.raises(SettingsError, match="no run folder"):
+        read_run(tmp_path)
+    (tmp_path / "a" / "results" / "documents.parquet").write_bytes(b"x")
+    with pytest.raises(SettingsError, match="no finished results"):
+        read_run(tmp_path / "a")

@@ -1,0 +1,86 @@
+"""A step of a run is one process's at a time, and a lock dies with its holder."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwkvgate.experiment import locks
+from rwkvgate.experiment.locks import hold
+from rwkvgate.experiment.run import Run, is_finished, make_once, step
+from rwkvgate.experiment.settings import resolve
+from rwkvgate.gate.validation import SettingsError
+from tests.experiment.holder import holding
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
+HOLD = """
+import pathlib, sys
+from rwkvgate.experiment.locks import hold
+root = pathlib.Path(sys.argv[1])
+held = hold(root, root / "arms" / "enhanced" / "seed0")
+held.__enter__()
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that makes an arm of the run."""
+    yield from holding(HOLD, tmp_path)
+
+
+def test_a_step_that_another_process_makes_is_refused_and_others_are_not(
+    other: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    refused = pytest.raises(SettingsError, match=f"another process makes arms/enhanced/seed0 in {tmp_path}")
+    with refused, hold(tmp_path, tmp_path / "arms" / "enhanced" / "seed0"):
+        pass
+    with hold(tmp_path, tmp_path / "arms" / "enhanced" / "seed1"), hold(tmp_path, tmp_path / "base"):
+        pass
+
+
+def test_the_kernel_of_a_killed_notebook_is_waited_for(other: subprocess.Popen[str], tmp_path: Path) -> None:
+    threading.Timer(0.5, other.kill).start()
+    with hold(tmp_path, tmp_path / "arms" / "enhanced" / "seed0"):
+        assert other.wait() != 0
+
+
+def test_what_another_process_has_made_meanwhile_is_not_made_again(tmp_path: Path, monkeypatch: Any) -> None:
+    run, inputs, made = Run(resolve(profile="smoke", run_dir=str(tmp_path))), {"a": 1}, []
+
+    def make(by: str) -> Callable[[], None]:
+        def work() -> None:
+            made.append(by)
+            with step(run.base, "base", inputs, 0.0):
+                pass
+
+        return work
+
+    plain = locks.take
+
+    def take(*arguments: Any) -> Any:
+        make("another")()  # while this process waits for the lock
+        return plain(*arguments)
+
+    monkeypatch.setattr(locks, "take", take)
+    make_once(run, run.base, inputs, make("this"))
+    assert made == ["another"] and is_finished(run.base, inputs)
+    make_once(run, run.base, inputs, make("this"))
+    assert made == ["another"]
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def flock(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    with hold(tmp_path, tmp_path / "base"):
+        pass
+    assert "cannot be locked ([Errno 37] No locks available): see to it" in capsys.readouterr().out

@@ -1,0 +1,67 @@
+"""Loss by position adds up to the loss of the text; shuffling moves only what lies far back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rwkvgate.experiment.corpora.documents import Document
+from rwkvgate.experiment.corpora.stories import generate_stories
+from rwkvgate.metrics.context import (
+    CONTEXT_COLUMNS,
+    distant_context,
+    long_texts,
+    losses_by_position,
+    position_edges,
+)
+from rwkvgate.metrics.likelihood import score_texts, token_losses
+
+
+def test_long_texts_are_cut_exactly_and_short_ones_are_read_again() -> None:
+    assert long_texts([[1, 2], [3]], 2, separator=9) == [[9, 1], [2, 9]]
+    assert long_texts([[1], []], 5, separator=9) == [[9, 1, 9, 1, 9]]
+    for documents, length in (([[]], 3), ([[1]], 0)):
+        with pytest.raises(ValueError, match=r"no document|length is 0"):
+            long_texts(documents, length)
+
+
+def test_edges_double_up_to_eight_times_the_trained_length() -> None:
+    assert position_edges(256) == [0, 32, 64, 128, 256, 512, 1024, 2048]
+    assert position_edges(1)[:2] == [0, 1]
+
+
+def test_buckets_add_up(model: Any) -> None:
+    texts = [[3, 4, 5] * 30, [7] * 90]
+    whole = token_losses(model, texts, batch_size=2)
+    found = losses_by_position(model, texts, [0, 10, 40, 90, 400], batch_size=1, window=16)
+    for number, losses in enumerate(whole):
+        own = found[found["text"] == number]
+        assert own["tokens"].tolist() == [10, 30, 50] and own["nll"].sum() == pytest.approx(losses.sum(), rel=1e-5)
+        assert own["nll"].iloc[0] == pytest.approx(losses[:10].sum(), rel=1e-5)
+
+
+def test_a_forgotten_state_is_another_loss_and_the_first_window_is_not(model: Any) -> None:
+    carried, forgotten = (token_losses(model, [[3, 4, 5] * 30], batch_size=1, window=30, carried=c)[0] for c in (1, 0))
+    assert carried[:30] == pytest.approx(forgotten[:30], rel=1e-5)
+    assert abs(carried[30:] - forgotten[30:]).max() > 1e-3
+
+
+def test_the_tail_is_scored_after_three_contexts(model: Any, tokenizer: Any) -> None:
+    stories = generate_stories(6, 0)
+    found = distant_context(model, tokenizer, stories, batch_size=4)
+    assert list(found.columns) == list(CONTEXT_COLUMNS) and found["document"].tolist() == list(range(6))
+    for row, story in zip(found.itertuples(), stories, strict=True):
+        cut = story.sentence_ends[-3]
+        whole, head = score_texts(model, tokenizer, [story.text, story.text[:cut]], batch_size=1)["nll"]
+        assert row.intact_nll == pytest.approx(whole - head, rel=1e-4)
+        assert row.tail_tokens == len(story.text[cut:].encode())
+
+
+def test_documents_without_an_order_to_shuffle_are_left_out(model: Any, tokenizer: Any) -> None:
+    short = [Document("One. Two. Three. Four.", "x", (4, 9, 16, 22)), Document("", "x"), Document("字" * 50, "x")]
+    assert distant_context(model, tokenizer, short, batch_size=2).empty
+    told = Document("A one. B two. C. D. E.", "x", (6, 13, 16, 19, 22))
+    found = distant_context(model, tokenizer, [*short, told], batch_size=2)
+    assert found["document"].tolist() == [3] and isinstance(found, pd.DataFrame)

@@ -1,0 +1,159 @@
+"""Every metric without a network, on the texts that models really give; and the page that tells of them."""
+
+from __future__ import annotations
+
+import math
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import pytest
+
+from rwkvgate.metrics.bertscore import BertScore
+from rwkvgate.metrics.evaluate_modules import Bleu, Diversity, Perplexity, Rouge
+from tests.metrics.encoders import bert, wordpieces
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+PAIRED = ("bleu", "rouge", "diversity", "bertscore")
+TEXTS = {
+    "empty": ("", "a fox ran home"),
+    "one word": ("fox", "a fox ran home"),
+    "zero-length reference": ("a fox", ""),
+    "both empty": ("", ""),
+    "white space": (" \n\t ", "a fox"),
+    "Chinese": ("从前有一只狐狸。", "从前有一只猫。"),
+    "Arabic": ("كان يا ما كان ثعلب", "كان هناك ثعلب"),
+    "emoji": ("🦊🦊 👩‍👩‍👧 🏳️‍🌈", "🦊 a fox"),
+    "emoji alone": ("🦊", "🦊"),
+    "one character": ("a" * 5000, "a" * 4999),
+    "one word again and again": ("的" * 400, "的" * 300),
+    "controls": ("\x00\x07a\u200b\ufeff", "a\u202e"),
+}
+
+
+@pytest.fixture(autouse=True)
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: Any) -> None:
+        raise AssertionError(f"a metric asked for the network: {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def metrics(model: Any, tokenizer: Any, tmp_path: Path) -> dict[str, Any]:
+    bert().save_pretrained(tmp_path)
+    wordpieces().save_pretrained(tmp_path)
+    return {
+        "bleu": Bleu(),
+        "rouge": Rouge(),
+        "diversity": Diversity(),
+        "bertscore": BertScore(model=tmp_path, layer=2),
+        "perplexity": Perplexity(model=model, tokenizer=tokenizer, buckets=[4]),
+    }
+
+
+def test_a_fresh_process_loads_and_computes_without_a_network(tmp_path: Path) -> None:
+    code = (
+        "import socket\n"
+        "def refuse(self, address): raise AssertionError(address)\n"
+        "socket.socket.connect = socket.socket.connect_ex = refuse\n"
+        "from rwkvgate.metrics.evaluate_modules import Bleu, Diversity, Rouge\n"
+        "from rwkvgate.metrics.bertscore import BertScore\n"
+        "for metric in (Bleu, Rouge, Diversity):\n"
+        "    metric().compute(predictions=['a b c d'], references=['a b c d'])\n"
+        "from tests.metrics.encoders import bert, wordpieces\n"
+        "pair = bert(), wordpieces()\n"
+        "print(BertScore(model=pair, layer=1).compute(predictions=['a'], references=['a'])['f1'])\n"
+    )
+    root = PAGE.parents[1]
+    environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=root, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[-1]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_every_metric_takes_what_models_give(metrics: dict[str, Any], kind: str) -> None:
+    said, wanted = TEXTS[kind]
+    found = {name: metrics[name].compute(predictions=[said], references=[wanted]) for name in PAIRED}
+    found["perplexity"] = metrics["perplexity"].compute(predictions=[said])
+    assert math.isnan(found["perplexity"]["perplexity"]) == (not said)
+    assert found["perplexity"]["bytes"] == len(said.encode())
+    wordless = not re.search(r"[^\W_]", wanted)
+    for name, score in (("bleu", "bleu"), ("rouge", "rouge1"), ("rouge", "rougeLsum"), ("diversity", "length_ratio")):
+        value = found[name][score]
+        assert math.isnan(value) if wordless else 0 <= value < math.inf, (name, score, value)
+        assert found[name]["empty_references"] == wordless
+    assert math.isnan(found["bertscore"]["f1"]) == (not wanted)
+    if wanted:
+        assert -1 <= found["bertscore"]["f1"] <= 1 + 1e-6
+        assert (found["bertscore"]["f1"] == 0) == (not said.strip())
+    if not said.strip() and not wordless:
+        assert found["bleu"]["bleu"] == found["rouge"]["rougeL"] == found["diversity"]["length_ratio"] == 0
+
+
+def test_scripts_without_spaces_are_told_apart(metrics: dict[str, Any]) -> None:
+    same, other = ["从前有一只狐狸。"], ["猫在屋里睡觉。"]
+    for name, score in (("rouge", "rouge1"), ("bertscore", "f1")):
+        equal, different = (metrics[name].compute(predictions=same, references=it)[score] for it in (same, other))
+        assert equal == pytest.approx(1, abs=1e-5) and different < 0.999
+    assert Bleu(tokenize="zh").compute(predictions=same, references=same)["bleu"] == pytest.approx(1)
+
+
+def test_one_word_again_and_again_is_all_repetition(metrics: dict[str, Any]) -> None:
+    found = metrics["diversity"].compute(predictions=["的" * 400], references=["的"])
+    assert found["repetition4"] == pytest.approx(1 - 1 / 397) and found["distinct1"] == pytest.approx(1 / 400)
+    assert found["length_ratio"] == 400
+
+
+@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize(("said", "wanted"), [(2, 1), (0, 1), (1, 0), (3, 5)])
+def test_unequal_lists_are_refused_by_both_counts(metrics: dict[str, Any], name: str, said: int, wanted: int) -> None:
+    metric = metrics[name]
+    with pytest.raises(ValueError, match=f"{said} predictions for {wanted} references; they must be as many"):
+        metric.compute(predictions=["a b c d"] * said, references=["a b c d"] * wanted)
+    # What was refused is not in the next score.
+    assert metric.compute(predictions=["a b c d"], references=["a b c d"])["documents"] == 1
+
+
+@pytest.mark.parametrize("name", [*PAIRED, "perplexity"])
+def test_lists_of_anything_else_are_refused(metrics: dict[str, Any], name: str) -> None:
+    others = {"references": ["a"]} if name in PAIRED else {}
+    with pytest.raises(ValueError, match="predictions is one string; it must be a list of strings"):
+        metrics[name].compute(predictions="a", **others)
+    with pytest.raises(ValueError, match=r"predictions\[1\] holds None; it must be a string"):
+        metrics[name].compute(predictions=["a", None], **({"references": ["a", "b"]} if others else {}))
+    if others:
+        with pytest.raises(ValueError, match="references is missing"):
+            metrics[name].compute(predictions=["a"])
+
+
+@pytest.mark.parametrize("name", [*PAIRED, "perplexity"])
+def test_no_documents_give_nan(metrics: dict[str, Any], name: str) -> None:
+    found = metrics[name].compute(predictions=[], **({"references": []} if name in PAIRED else {}))
+    score = {"rouge": "rougeLsum", "diversity": "distinct1", "bertscore": "f1"}.get(name, name)
+    assert math.isnan(found[score])
+
+
+def test_all_together(metrics: dict[str, Any]) -> None:
+    together = evaluate.combine(list(metrics.values()))
+    for said, wanted in TEXTS.values():
+        together.add(prediction=said, reference=wanted)
+    found = together.compute()
+    assert found["diversity_documents"] == len(TEXTS)
+    assert found["bert_score_documents"] == len(TEXTS) - 2
+    assert all(math.isfinite(found[name]) for name in ("bleu", "rougeLsum", "f1", "distinct2", "perplexity"))
+
+
+def test_the_pages_code_runs() -> None:
+    namespace: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(compile(code, str(PAGE), "exec"), namespace)

@@ -1,0 +1,91 @@
+"""Tests reject at the rate they say where there is nothing, and find what is planted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rwkvgate.metrics.measures import perplexity_of_sums
+from rwkvgate.metrics.statistics import holm, permutation_p, seed_p, smallest_effect
+
+
+@pytest.mark.parametrize("kind", ["mean", "perplexity"])
+def test_permutation_rejects_at_the_nominal_rate(kind: str) -> None:
+    rng, repeats, n, rejected = np.random.default_rng(1), 400, 60, 0
+    for repeat in range(repeats):
+        shared, tokens = rng.gamma(4.0, 0.3, n), rng.integers(20, 80, n)
+        a, b = (shared + rng.standard_t(3, n) * 0.2 for _ in range(2))
+        if kind == "mean":
+            p = permutation_p(a, b, resamples=499, seed=repeat)
+        else:
+            sides = [np.stack([x * tokens, tokens], axis=1) for x in (a, b)]
+            p = permutation_p(*sides, perplexity_of_sums, resamples=499, seed=repeat)
+        rejected += p < 0.05
+    low, high = stats.binom.interval(0.999, repeats, 0.05)
+    assert low <= rejected <= high
+
+
+def test_permutation_finds_a_planted_effect_because_it_pairs() -> None:
+    rng = np.random.default_rng(2)
+    shared = rng.normal(0, 5, 100)
+    a, b = shared + 0.3 + rng.normal(0, 0.3, 100), shared + rng.normal(0, 0.3, 100)
+    assert permutation_p(a, b) < 0.001
+    assert permutation_p(a, rng.permutation(b)) > 0.05  # unpaired, the documents' own spread hides it
+
+
+def test_permutation_agrees_with_scipy_and_is_deterministic() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0.2, 1, 30), rng.normal(0, 1, 30)
+    wanted = stats.permutation_test((a, b), lambda x, y: x.mean() - y.mean(), permutation_type="samples", rng=0).pvalue
+    assert permutation_p(a, b) == pytest.approx(wanted, abs=0.02)
+    assert permutation_p(a, b) == permutation_p(a, b) == permutation_p(b, a)
+
+
+def test_permutation_of_little_or_equal_data() -> None:
+    assert permutation_p([1.0, 2.0], [1.0, 2.0]) == 1.0
+    assert permutation_p([1.0], [2.0]) == 1.0  # one document can always be swapped
+    assert np.isnan(permutation_p([], [])) and np.isnan(permutation_p([np.nan], [1.0]))
+    ones, zeros = np.ones((2, 30, 1)), np.zeros((3, 30, 1))  # two seeds against three
+    assert permutation_p(ones, zeros, resamples=99) == 0.01
+    with pytest.raises(ValueError, match="a has 2 documents and b has 3"):
+        permutation_p([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_seeds_reject_at_the_nominal_rate() -> None:
+    rng, repeats = np.random.default_rng(4), 1000
+    for n in (2, 3, 5):
+        rejected = sum(seed_p(rng.normal(0, 1, n)) < 0.05 for _ in range(repeats))
+        low, high = stats.binom.interval(0.999, repeats, 0.05)
+        assert low <= rejected <= high
+
+
+def test_seeds_that_say_nothing() -> None:
+    assert np.isnan(seed_p([0.3])) and np.isnan(seed_p([0.3, np.nan]))
+    assert seed_p([0.2, 0.2]) == 0.0 and seed_p([0.0, 0.0]) == 1.0
+
+
+def test_holm_is_the_textbooks() -> None:
+    # Holm 1979: sorted p times 4, 3, 2, 1, never falling.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+    with_unknown = holm([0.01, np.nan, 0.02])
+    assert with_unknown[0] == 0.02 and np.isnan(with_unknown[1]) and with_unknown[2] == 0.02
+
+
+def test_holm_keeps_the_family_error() -> None:
+    rng, repeats = np.random.default_rng(5), 1000
+    wrong = sum(min(holm(rng.uniform(size=12))) < 0.05 for _ in range(repeats))
+    low, high = stats.binom.interval(0.999, repeats, 0.05)
+    assert low <= wrong <= high
+
+
+def test_the_smallest_effect_is_found_with_the_power_it_says() -> None:
+    # Over documents: (1.960 + 0.842) standard errors. Five seeds of deviation 1: (2.776 + 0.941) / sqrt(5).
+    assert smallest_effect(1.0) == pytest.approx(2.8016, abs=1e-3)
+    assert smallest_effect(1 / np.sqrt(5), 4) == pytest.approx((2.7764 + 0.9410) / np.sqrt(5), abs=1e-3)
+    rng, repeats, n = np.random.default_rng(6), 600, 200
+    effect = smallest_effect(1 / np.sqrt(n))
+    found = sum(stats.ttest_1samp(rng.normal(effect, 1, n), 0).pvalue < 0.05 for _ in range(repeats))
+    low, high = stats.binom.interval(0.999, repeats, 0.8)
+    assert low <= found <= high

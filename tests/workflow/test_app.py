@@ -1,0 +1,51 @@
+"""Opening the explorer on a run folder: the newest with a gated arm, each arm by name, and words where none is."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwkvgate.experiment.pipeline import ensure_arm, open_run
+from rwkvgate.gate.validation import SettingsError
+from rwkvgate.workflow.app import explorer_of, gated_arms, newest_run, open_finished, write_notebook
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: Any) -> Path:
+    """A folder of two runs: an older one with gated arms, a newer one that was only begun."""
+    folder = tmp_path_factory.mktemp("outputs")
+    run = open_run(
+        profile="smoke",
+        run_dir=str(folder / "first"),
+        model={"pretraining": {"steps": 3}},
+        corpus={"natural_characters": 20000},
+    )
+    ensure_arm(run, "enhanced-untrained", 0)
+    open_run(profile="smoke", run_dir=str(folder / "second"))
+    os.utime(folder / "first" / "manifest.json", (1, 1))
+    return folder
+
+
+def test_the_newest_run_with_a_gate_is_opened(outputs: Path, tmp_path: Path) -> None:
+    run = newest_run(outputs)
+    assert run.folder == outputs / "first" and list(gated_arms(run)) == ["enhanced-untrained, seed 0"]
+    explorer = explorer_of(run, "Once upon a time")
+    assert explorer.session.arms == ["enhanced-untrained, seed 0"]
+    explorer.to_html(tmp_path / "page.html")
+    assert "Once" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    cell = json.loads(write_notebook(tmp_path, run).read_text())["cells"][0]["source"]
+    assert str(run.folder) in cell
+    compile(cell, "cell", "exec")
+
+
+def test_where_there_is_nothing_to_open_it_is_said(outputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="holds no run with a gated arm"):
+        newest_run(tmp_path)
+    with pytest.raises(SettingsError, match="it is no run folder"):
+        open_finished(tmp_path)
+    with pytest.raises(SettingsError, match="has no finished arm with a gate"):
+        explorer_of(open_finished(outputs / "second"))

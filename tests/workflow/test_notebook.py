@@ -1,0 +1,108 @@
+"""papermill's command line as the run graph calls it: the same notebooks and the same status, and no kernel left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LOADED = """
+import sys
+from rwkvgate.workflow.notebook import main
+sys.argv = ["papermill", "--version"]
+try:
+    main()
+except SystemExit:
+    print([name for name in ("lark", "pyarrow.lib", "torch") if name in sys.modules])
+"""
+
+DEAF = """
+import os, pathlib, time
+pathlib.Path("kernel.tmp").write_text(str(os.getpid()))
+os.replace("kernel.tmp", "kernel")
+time.sleep(60)
+"""
+"""A kernel that is starting for a minute, and looks meanwhile neither for messages nor for its parent."""
+
+
+def executed(module: str, folder: Path, source: str) -> tuple[int, str, nbformat.NotebookNode]:
+    """Status, error output and executed notebook of a cell that follows a parameter."""
+    parameters = nbformat.v4.new_code_cell("number = 1", id="one", metadata={"tags": ["parameters"]})
+    cells = [parameters, nbformat.v4.new_code_cell(source, id="two")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, folder / "in.ipynb")
+    words = ["in.ipynb", f"{module}.ipynb", "-k", "python3", "-p", "number", "3", "--no-progress-bar"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr, nbformat.read(folder / f"{module}.ipynb", as_version=4)
+
+
+@pytest.mark.parametrize("source", ["import os\nprint(number, os.getpid())", "print(number)\nraise ValueError('no')"])
+def test_it_does_what_papermill_does(source: str, tmp_path: Path) -> None:
+    plain, fast = (executed(module, tmp_path, source) for module in ("papermill", "rwkvgate.workflow.notebook"))
+    assert plain[0] == fast[0] == (1 if "raise" in source else 0)
+    one, other = (
+        [(cell.source, [output.output_type for output in cell.get("outputs", [])]) for cell in notebook.cells]
+        for _, _, notebook in (plain, fast)
+    )
+    assert one == other
+    if "raise" in source:
+        assert "ValueError: no" in fast[1]
+        return
+    said, kernel = fast[2].cells[-1].outputs[0].text.split()
+    assert said == "3"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(kernel), 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent itself, once it is up")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_kernel_that_is_starting_ends_with_its_papermill(end: signal.Signals, tmp_path: Path) -> None:
+    spec = tmp_path / "kernels" / "deaf"
+    spec.mkdir(parents=True)
+    argv = [sys.executable, "-c", DEAF, "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Deaf", "language": "python"}))
+    cell = nbformat.v4.new_code_cell("1", id="one")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "in.ipynb")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_PATH": str(tmp_path)}
+    command = [sys.executable, "-m", "rwkvgate.workflow.notebook", "in.ipynb", "out.ipynb", "-k", "deaf"]
+    # In a group of its own, all of which is signalled, as a terminal's Ctrl-C does.
+    papermill = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    patience = time.monotonic() + 60
+    while not (tmp_path / "kernel").exists():
+        assert papermill.poll() is None and time.monotonic() < patience, "the kernel was not started"
+        time.sleep(0.02)
+    kernel = psutil.Process(int((tmp_path / "kernel").read_text()))
+    os.killpg(papermill.pid, end)
+    assert papermill.wait(timeout=30) != 0
+    assert not psutil.wait_procs([kernel], timeout=10)[1]  # of the minute for which it would sleep
+
+
+def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
+    source = "from rwkvgate.experiment.training.processes import end_with_parent; end_with_parent({}); print('on')"
+    here = os.getpid()
+    statuses = {
+        parent: subprocess.run([sys.executable, "-c", source.format(parent)], cwd=ROOT, capture_output=True).returncode
+        for parent in (None, here, 2**22 + 1)  # above every process id of Linux
+    }
+    ended = -signal.SIGTERM if sys.platform == "linux" else 0
+    assert statuses == {None: 0, here: 0, 2**22 + 1: ended}
+
+
+def test_nothing_slow_is_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
