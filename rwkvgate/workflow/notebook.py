@@ -28,7 +28,7 @@ def main() -> None:
     from nbclient import NotebookClient
     from papermill.cli import papermill
 
-    from rwkvgate.experiment.training.processes import tied
+    from rwkvgate.experiment.processes import tied
 
     NotebookClient.shutdown_kernel.default_value = "immediate"
     # A kernel that is interrupted while it starts does not look yet whether its parent lives.

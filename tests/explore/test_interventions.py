@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvgate.experiment.arms import ARMS
 from rwkvgate.explore.interventions import clamp_gate
 from rwkvgate.explore.traces import record_gates
+from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.patch import gates_of
 from tests.gate.combinations import SPREAD
 
-GATED = [name for name, arm in ARMS.items() if arm.gate]
+GATED = list(PRESETS)
 
 
 @pytest.mark.parametrize("arm", GATED)
@@ -153,7 +153,7 @@ def test_what_is_out_of_range_is_refused(options: dict[str, Any], message: str, 
 
 
 def test_an_unpatched_model_is_refused(tiny_model: Any) -> None:
-    with pytest.raises(ValueError, match="arms with one: enhanced-untrained"), clamp_gate(tiny_model(), None, 0.5):
+    with pytest.raises(ValueError, match="arms with one: enhanced"), clamp_gate(tiny_model(), None, 0.5):
         pass
 
 

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from rwkvgate.experiment.arms import ARMS
 from rwkvgate.explore.plots import gate_distribution, layers_by_tokens, saturation_by_tokens
 from rwkvgate.explore.reading import Stopped
 from rwkvgate.explore.summaries import summarize_gates
 from rwkvgate.explore.tokens import token_labels
 from rwkvgate.explore.traces import record_gates
+from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.patch import gates_of
 
 
@@ -46,7 +46,7 @@ def test_nothing_leaks_after_an_error(tiny_model: Any, tokens: Any) -> None:
 
 
 def test_an_unpatched_model_is_told_which_arms_have_gates(tiny_model: Any, tokens: Any) -> None:
-    with pytest.raises(ValueError, match="arms with one: enhanced-untrained, enhanced"):
+    with pytest.raises(ValueError, match="arms with one: enhanced"):
         record_gates(tiny_model(), tokens(1, 3))
 
 
@@ -69,7 +69,7 @@ def test_labels_show_what_cannot_be_seen() -> None:
     assert token_labels([" a", "\n", "\x07"]) == ["·a", "⏎", "□"]
 
 
-@pytest.mark.parametrize("arm", [name for name, arm in ARMS.items() if arm.gate])
+@pytest.mark.parametrize("arm", list(PRESETS))
 def test_generation_is_recorded_and_unchanged(arm: str, tiny_model: Any, tokens: Any) -> None:
     model, ids = tiny_model(arm), tokens(2, 5)
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from rwkvgate import GateConfig, patch, unpatch
-from rwkvgate.experiment.arms import ARMS
+from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import gate_config, gates_of, is_patched, merge, select_trainable
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.token_shift import TokenShift
 
-GATED = [name for name, arm in ARMS.items() if arm.gate]
-TRAINED = [name for name, arm in ARMS.items() if arm.trained]
+GATED = list(PRESETS)
+TRAINED = [None, *PRESETS]
 
 
 def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -122,7 +122,7 @@ def test_a_gate_on_a_half_precision_base_is_float32(dtype: torch.dtype, tiny_mod
 @pytest.mark.parametrize("arm", TRAINED)
 @pytest.mark.parametrize("scope", ["all", "gate-and-norms"])
 def test_only_what_is_named_changes_in_training(arm: str, scope: Any, tiny_model: Any, tokens: Any) -> None:
-    model = tiny_model(arm if ARMS[arm].gate else None).train()
+    model = tiny_model(arm).train()
     named = select_trainable(model, scope)
     if scope == "gate-and-norms":
         assert all(".gated_shift" in name or ".ln" in name or ".pre_ln" in name for name in named)

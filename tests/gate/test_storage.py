@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rwkvgate import load_gate, save_gate
-from rwkvgate.experiment.arms import ARMS
 from rwkvgate.gate import storage
+from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.validation import SettingsError
 
-GATED = [name for name, arm in ARMS.items() if arm.gate]
+GATED = list(PRESETS)
 
 
 @pytest.mark.parametrize("arm", GATED)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from scipy import stats
 
-from rwkvgate.experiment.arms import ARMS
 from rwkvgate.experiment.inputs import SCALING_MODES
+from rwkvgate.gate.config import PRESETS
 from rwkvgate.metrics.cost import (
     ONE_PASS,
     SCALING_COLUMNS,
@@ -28,7 +28,7 @@ from rwkvgate.metrics.cost import (
 from rwkvgate.metrics.gate_cost import gate_cost
 from rwkvgate.rwkv6 import mixing
 
-GATED = {name: arm.gate for name, arm in ARMS.items() if arm.gate and arm.trained}
+GATED = PRESETS
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_a_kernel_that_is_starting_ends_with_its_papermill(end: signal.Signals, 
 
 
 def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
-    source = "from rwkvgate.experiment.training.processes import end_with_parent; end_with_parent({}); print('on')"
+    source = "from rwkvgate.experiment.processes import end_with_parent; end_with_parent({}); print('on')"
     here = os.getpid()
     statuses = {
         parent: subprocess.run([sys.executable, "-c", source.format(parent)], cwd=ROOT, capture_output=True).returncode

@@ -10,9 +10,9 @@ import sys
 from collections import deque
 from pathlib import Path
 
+from rwkvgate.experiment.processes import tied
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import Settings, project_root
-from rwkvgate.experiment.training.processes import tied
 from rwkvgate.gate.validation import SettingsError
 
 SAID = 15

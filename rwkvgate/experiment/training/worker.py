@@ -23,10 +23,10 @@ import yaml
 
 from rwkvgate.experiment.inputs import base_inputs
 from rwkvgate.experiment.pipeline import make_arm, open_run
+from rwkvgate.experiment.processes import end_with_parent
 from rwkvgate.experiment.run import Run, is_finished
 from rwkvgate.experiment.settings import SECTIONS, ModelSettings, resolve
 from rwkvgate.experiment.training import ranks
-from rwkvgate.experiment.training.processes import end_with_parent
 from rwkvgate.gate.validation import SettingsError, share_of
 
 PATIENCE = timedelta(hours=4)
