@@ -189,8 +189,6 @@ class Settings(Frozen):
 
     profile: Literal["smoke", "cpu", "t4", "gpu"]
     run_dir: str
-    arm: str
-    seed: Annotated[int, Field(ge=0)]
     model: Annotated[
         Annotated[ModelSettings, Tag("sizes")] | Annotated[CheckpointSettings, Tag("checkpoint")],
         Discriminator(_model_kind),
@@ -301,8 +299,6 @@ def load_profile(profile: str) -> dict[str, Any]:
 def resolve(
     profile: str = "auto",
     run_dir: str = "",
-    arm: str = "enhanced",
-    seed: int = 0,
     model: Mapping[str, Any] | None = None,
     corpus: Mapping[str, Any] | None = None,
     gate: Mapping[str, Any] | None = None,
@@ -333,7 +329,7 @@ def resolve(
     for section, override in overrides.items():
         below = _section(merged.get(section), f"{section!r} in params/{name}.yaml")
         merged[section] = merge(below, _section(override, repr(section)))
-    merged |= {"profile": name, "run_dir": run_dir, "arm": arm, "seed": seed}
+    merged |= {"profile": name, "run_dir": run_dir}
     return validate(Settings, merged, where=f"params/{name}.yaml and its overrides")
 
 
