@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.inputs import arm_inputs
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import resolve
-from rwkvgate.rwkv6.files import digest, write_json
+from rwkvgate.rwkv6.files import write_json
 
 ARMS_OF_RUN = resolve("smoke").evaluation.arms
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,9 +109,9 @@ def test_an_arm_that_diverged_is_a_result_and_not_a_failure(chain: tuple[Path, s
     folder = tmp_path / "run"
     shutil.copytree(chain[0], folder)
     run = Run(resolve("smoke", run_dir=str(folder)))
-    shutil.rmtree(run.arm("enhanced", 0))
-    inputs = digest(arm_inputs(run.settings, "enhanced", 0))
-    write_json(run.failure("enhanced", 0), {"inputs": inputs, "error": "enhanced, seed 0: the loss is nan at step 3"})
+    step = order.arm(run.variant("enhanced"))
+    shutil.rmtree(step.folder)
+    write_json(step.failure, {"inputs": step.digest, "error": "enhanced, seed 0: the loss is nan at step 3"})
     again = ("02_finetune.enhanced.seed0", "03_evaluate.enhanced.seed0", "04_ablations", "05_gate_visualization")
     for name in again:
         (folder / "notebooks" / f"{name}.ipynb").unlink()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rwkvgate.experiment.pipeline import open_run
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.run import Run, after_step, step
 from rwkvgate.rwkv6.files import write_json, write_text
 from rwkvgate.workflow import drive

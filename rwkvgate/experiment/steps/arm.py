@@ -1,6 +1,6 @@
 """The model of an arm and seed: the base with its gate, fine-tuned where the arm is.
 
-`build_arm`, `tuning_rows`, `validation_rows` and `write_arm` are the pieces that notebook 02 shows one by one.
+`build_arm`, `tuning_rows`, `validation_rows` and `arm_files` are the pieces that notebook 02 shows one by one.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def validation_rows(run: Run, texts: Texts) -> list[list[int]]:
     return [close_row(document, run.settings.training.length, texts.tokenizer.bos_token_id) for document in documents]
 
 
-def write_arm(model: Rwkv6ForCausalLM, log: TrainingLog) -> Write:
-    """How an arm is written: its gate and whatever was trained, in one file, beside the log of its training."""
+def arm_files(model: Rwkv6ForCausalLM, log: TrainingLog) -> Write:
+    """How an arm is written: its gate and whatever was trained in one file, and the log of its training."""
     # By name, for a model that is spread over processes has new parameters.
     gate = {id(p) for one in gates_of(model) for p in one.parameters()}
     kept = {name for name, p in model.named_parameters() if id(p) in gate or (p.requires_grad and log.steps)}
@@ -93,7 +93,7 @@ def _make_arm(step: Step) -> Write:
     assert step.variant is not None
     variant, model = step.variant, build_arm(step.variant)
     if not variant.arm.trained:
-        return write_arm(model, TrainingLog(history=[], steps=0, tokens=0, seconds=0.0))
+        return arm_files(model, TrainingLog(history=[], steps=0, tokens=0, seconds=0.0))
     texts, schedule = ensure_texts(step.run), step.run.settings.training
     select_trainable(model, schedule.scope)
     rows = tuning_rows(step.run, texts, variant.seed)
@@ -107,8 +107,8 @@ def _make_arm(step: Step) -> Write:
         "sharded": schedule.sharded,
     }
     if schedule.learning_rates:
-        return write_arm(model, train_best(model, rows, schedule, schedule.learning_rates, **options))
-    return write_arm(model, train(model, rows, schedule, **options))
+        return arm_files(model, train_best(model, rows, schedule, schedule.learning_rates, **options))
+    return arm_files(model, train(model, rows, schedule, **options))
 
 
 def load_arm(variant: Variant) -> Rwkv6ForCausalLM:
