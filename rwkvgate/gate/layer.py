@@ -11,8 +11,8 @@ from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.gating import Gated, build_gating
 from rwkvgate.gate.past import Past
 from rwkvgate.gate.shifts import build_shift
+from rwkvgate.rwkv6.precision import without_autocast
 from rwkvgate.rwkv6.token_shift import TokenShift
-from rwkvgate.rwkv6.wkv import without_autocast
 
 
 class GatedShift(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rwkvgate.rwkv6.mixing import widened
+from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.token_shift import TokenShift
 
 

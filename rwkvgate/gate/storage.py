@@ -24,7 +24,7 @@ from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import NORMS, gate_config, patch, unpatch
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder
-from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, Repository, open_source
+from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, open_folder
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "gate.safetensors", "gate.json", "README.md"
@@ -122,7 +122,7 @@ def load_gate(
     family = family_of(model)  # refuses a foreign model before its config is asked
     if unknown := set(options) - set(HUB_OPTIONS):
         raise TypeError(f"unknown option {sorted(unknown)[0]!r}; allowed are check, {', '.join(HUB_OPTIONS)}")
-    files = open_source(source, **options)
+    files = open_folder(source, [CONFIG, WEIGHTS], **options)
     record = _read_record(files)
     where = f"the gate in {files}"
     config = GateConfig.build(record["gate"], where=f"{CONFIG} of {files}")
@@ -161,7 +161,7 @@ def _alike(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
     return left is not None and right is not None and left.shape == right.shape
 
 
-def _read_weights(files: Folder | Repository) -> dict[str, torch.Tensor]:
+def _read_weights(files: Folder) -> dict[str, torch.Tensor]:
     path = files.find(WEIGHTS)
     if path is None:
         raise SettingsError(f"{files} holds no {WEIGHTS}")
@@ -179,7 +179,7 @@ def _refuse_foreign(folder: Path) -> None:
         raise SettingsError(f"{folder} holds something else than a gate; give a new folder, or a gate's to replace")
 
 
-def _read_record(files: Folder | Repository) -> dict[str, Any]:
+def _read_record(files: Folder) -> dict[str, Any]:
     path = files.find(CONFIG)
     if path is None:
         raise SettingsError(f"{files} holds no {CONFIG}; a gate's folder is what save_gate writes")

@@ -25,7 +25,8 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from rwkvgate.rwkv6.wkv import prepare, without_autocast, wkv6_chunked, wkv6_recurrent
+from rwkvgate.rwkv6.precision import without_autocast
+from rwkvgate.rwkv6.recurrence import prepare, wkv6_chunked, wkv6_recurrent
 
 BACKENDS = ("auto", "recurrent", "chunked", "fla")
 VARIABLE = "RWKVGATE_WKV"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rwkvgate.rwkv6.wkv import without_autocast
+from rwkvgate.rwkv6.precision import without_autocast
 
 CHUNK = 512
 """Tokens whose logits exist at one time."""

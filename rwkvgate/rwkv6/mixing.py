@@ -8,14 +8,10 @@ from torch import Tensor, nn
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.layouts import MIXES
+from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.state import LayerState
 from rwkvgate.rwkv6.token_shift import TokenShift
 from rwkvgate.rwkv6.wkv import wkv6
-
-
-def widened(x: Tensor) -> Tensor:
-    """x in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class LayerNorm(nn.LayerNorm):

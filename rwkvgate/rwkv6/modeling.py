@@ -12,6 +12,7 @@ change what a gate sees, is not needed.
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +23,13 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from rwkvgate.rwkv6.checkpoints import load_checkpoint
+from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
+from rwkvgate.rwkv6.layouts import CheckpointError, sizes_of, to_hub_layout
 from rwkvgate.rwkv6.loss import next_token_loss
-from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward, widened
+from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward
+from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.prefill import WINDOW, read_ahead
 from rwkvgate.rwkv6.state import LayerState, Rwkv6State
 from rwkvgate.rwkv6.token_shift import TokenShift, real_tokens
@@ -142,7 +145,7 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
             HubUnreachableError: the hub gave no answer and the cache lacks the files. A `CheckpointError`.
             ValueError: an option that would leave weights unread or at random.
         """
-        return load_checkpoint(cls, pretrained_model_name_or_path, *model_args, **kwargs)
+        return load_checkpoint(cls, super().from_pretrained, pretrained_model_name_or_path, *model_args, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Write config and weights as transformers does.
@@ -369,6 +372,28 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             isinstance(logits_to_keep, int) and logits_to_keep == 0 and options.keys() <= {"num_items_in_batch"}
         )
         return plain_head and plain_call and self.loss_function is ForCausalLMLoss
+
+
+def load_pth(path: str | PathLike[str], dtype: torch.dtype | str | None = None, **options: Any) -> Rwkv6ForCausalLM:
+    """A model from BlinkDL's `.pth`, its sizes read off the weights, in evaluation mode.
+
+    Args:
+        path: the file; a pickle of tensors by BlinkDL's names.
+        dtype: of the weights in memory; default: the file's.
+        **options: of `from_pretrained`, such as device_map.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not a complete RWKV-6; code in it is not run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    weights = to_hub_layout(read_weights(path), str(path))
+    config = Rwkv6Config(**sizes_of(weights, str(path)))
+    model: Rwkv6ForCausalLM = Rwkv6ForCausalLM.from_pretrained(
+        path, config=config, state_dict=weights, dtype=dtype, **options
+    )
+    return model
 
 
 AutoConfig.register("rwkv6", Rwkv6Config, exist_ok=True)

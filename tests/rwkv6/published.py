@@ -116,7 +116,7 @@ def damage(kind: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 MESSAGES = {
     "missing": "missing: rwkv.blocks.1.attention.time_faaaa",
     "unknown": "not known: rwkv.blocks.1.attention.time_first",
-    "shape": "of another shape: rwkv.blocks.1.attention.time_faaaa (32,), wanted (4, 8)",
+    "shape": "of another shape: rwkv.blocks.1.attention.time_faaaa (32,) instead of (4, 8)",
     "headless": "missing: head.weight",
     "gate": "holds a gate (rwkv.blocks.0.gated_shift.gate.weight)",
     "values": "infinite or not numbers: rwkv.blocks.1.attention.time_faaaa (torch.bfloat16)",
