@@ -15,7 +15,8 @@ from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Model, Rwkv
 from tests.conftest import ROUNDING
 
 ARMS = [None, "enhanced", "no-layer-norm", "fixed-gate"]
-SINGLE = 2e-5
+SINGLE = 1e-4
+"""The same in float32, which kernels for other processors reach by a quarter: float64 shows that nothing is missing."""
 TOLERANCE = {torch.float64: ROUNDING, torch.float32: SINGLE}
 
 
