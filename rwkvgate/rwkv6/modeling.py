@@ -41,6 +41,7 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
     config_class = Rwkv6Config
     config: Rwkv6Config
     base_model_prefix = "rwkv"
+    _input_embed_layer = "embeddings"
     _no_split_modules = ["Rwkv6Block"]
     _is_stateful = True
     supports_gradient_checkpointing = True
@@ -105,14 +106,6 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         self.blocks = nn.ModuleList(Rwkv6Block(config, i) for i in range(config.num_hidden_layers))
         self.ln_out = LayerNorm(config.hidden_size)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The embedding table, (vocabulary, channel)."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embedding table."""
-        self.embeddings = value
 
     def forward(
         self,
@@ -207,14 +200,6 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         self.rwkv = Rwkv6Model(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The embedding table, (vocabulary, channel)."""
-        return self.rwkv.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embedding table."""
-        self.rwkv.embeddings = value
 
     def get_output_embeddings(self) -> nn.Linear:
         """The head, (vocabulary, channel)."""
