@@ -1,8 +1,8 @@
-"""Reading a prompt in windows with the state carried between them, so that memory does not grow with its length.
+"""Prefill in windows, with the state carried between them, so that memory does not grow with the prompt.
 
-The state is of fixed size, and a window begins where the last one ended: the numbers are those of one forward
-pass over the whole, to rounding. `generate` reads long prompts so by itself. Its own option
-`prefill_chunk_size` cannot: it wants a cache before the first token, and a fresh model has none.
+The state is of fixed size, and each window begins where the last one ended: the results are those of one forward pass,
+to rounding. `generate` reads long prompts so by itself. Its own option `prefill_chunk_size` cannot do this: it needs a
+cache before the first token, and a fresh model has none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM, Rwkv6Model
 
 WINDOW = 1024
-"""Tokens of a window: enough for matrix products at full speed, at under 300 MiB a row for 2,048 channels."""
+"""Tokens in a window: matrix products at full speed, in under 300 MiB per row for 2,048 channels."""
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def prefill(
     window: int = WINDOW,
     past_key_values: Rwkv6State | None = None,
 ) -> tuple[Tensor, Rwkv6State]:
-    """Read a prompt of any length, no block seeing more than `window` tokens of it at a time.
+    """Read a prompt of any length, at most `window` tokens at a time.
 
     Args:
         input_ids: (batch, time).
@@ -43,6 +43,14 @@ def prefill(
 
     Raises:
         ValueError: `window` is below 1, the last column of the mask holds padding, or what the model refuses.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=50, hidden_size=64, num_hidden_layers=2)).eval()
+        >>> ids = torch.arange(40).view(1, 40)
+        >>> logits, state = prefill(model, ids, window=16)
+        >>> torch.allclose(logits, model(ids).logits[:, -1], atol=1e-5)
+        True
     """
     if window < 1:
         raise ValueError(f"window is {window}; it must be at least 1")
@@ -64,10 +72,10 @@ def read_ahead(
     Args:
         prompt: token ids (batch, time), or embeddings (batch, time, channel).
         attention_mask: (batch, time or more), or None. Padding may stand anywhere.
-        state: what the prompt follows.
+        state: the state before the prompt.
 
     Returns:
-        The tokens not read yet, and the state before them: `state` itself where the prompt is short.
+        The last window, unread, and the state before it: `state` itself where the prompt is short.
 
     Raises:
         ValueError: the mask is of another shape.

@@ -17,9 +17,9 @@ from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import gates_of, select_trainable
 from rwkvgate.metrics.gate_cost import cost_table, gate_cost
 from rwkvgate.rwkv6.token_shift import TokenShift
+from tests.conftest import ROUNDING
 from tests.gate.combinations import COMBINATIONS, PAIRS, SPREAD, plain_gate
 
-ROUNDING = 1e-11
 SMALL = {"num_hidden_layers": 2, "hidden_size": 16, "head_size": 4}
 
 every = pytest.mark.parametrize("config", COMBINATIONS.values(), ids=list(COMBINATIONS))
