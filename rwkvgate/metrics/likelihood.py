@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating
+from rwkvgate.rwkv6.prefill import in_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -145,35 +146,27 @@ def _score_batch(
 ) -> list[NDArray[np.float64]]:
     device = device_of(model)
     losses = [np.zeros(len(sequence)) for sequence in sequences]
-    state = None
-    for start in range(0, max(map(len, sequences)), window):
-        ids, targets, mask = _window(sequences, start, window, prefix_id)
-        output = model(ids.to(device), attention_mask=mask.to(device), past_key_values=state, use_cache=carried)
-        state = output.past_key_values if carried else None
-        for row, tokens in enumerate(mask.sum(dim=1).tolist()):
+    ids, targets, mask = _padded(sequences, prefix_id)
+    reading = in_windows(model, ids.to(device), mask.to(device), window=window, carried=carried)
+    for part, output in reading:
+        for row, tokens in enumerate(mask[:, part].sum(dim=1).tolist()):
             if not tokens:
                 continue
             # Row by row: the float32 copy of half-precision logits is one document's, not the batch's.
-            logits = output.logits[row, :tokens].float()
-            found = cross_entropy(logits, targets[row, :tokens].to(device), reduction="none")
-            losses[row][start : start + tokens] = found.cpu().double().numpy()
+            logits = output.logits[row, :tokens].float()  # (tokens, vocabulary)
+            columns = slice(part.start, part.start + tokens)
+            nll = cross_entropy(logits, targets[row, columns].to(device), reduction="none")
+            losses[row][columns] = nll.cpu().double().numpy()
     return losses
 
 
-def _window(
-    sequences: Sequence[Sequence[int]], start: int, window: int, prefix_id: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, targets and mask, (batch, at most `window`), right-padded; inputs run one token behind."""
-    parts = [sequence[start : start + window] for sequence in sequences]
-    width = max(map(len, parts))
-    ids = torch.full((len(parts), width), prefix_id)
-    targets = torch.zeros_like(ids)
-    mask = torch.zeros_like(ids)
-    for row, (sequence, part) in enumerate(zip(sequences, parts, strict=True)):
-        if not part:
-            continue
-        before = sequence[start - 1] if start else prefix_id
-        ids[row, : len(part)] = torch.tensor([before, *part[:-1]])
-        targets[row, : len(part)] = torch.tensor(part)
-        mask[row, : len(part)] = 1
+def _padded(sequences: Sequence[Sequence[int]], prefix_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, targets and mask, (batch, longest), padded on the right; inputs run one token behind targets."""
+    targets = torch.full((len(sequences), max(map(len, sequences))), prefix_id)
+    mask = torch.zeros_like(targets)
+    for row, sequence in enumerate(sequences):
+        targets[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    ids = torch.full_like(targets, prefix_id)
+    ids[:, 1:] = targets[:, :-1]
     return ids, targets, mask

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, evaluating
 from rwkvgate.metrics.recall import FIRST, NOISE, associative_recall
 from rwkvgate.rwkv6.loss import IGNORED
+from rwkvgate.rwkv6.prefill import in_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -184,30 +185,26 @@ def _answers(
     model: nn.Module, texts: Sequence[tuple[int, ...]], asked: Sequence[tuple[int, ...]], window: int
 ) -> list[tuple[float, float]]:
     """Mean loss (nats) and share ranked first of the asked tokens of each text; all texts are equally long."""
-    device, length = device_of(model), len(texts[0])
-    ids = torch.tensor(texts)
-    inputs = torch.cat((torch.full((len(texts), 1), PREFIX_ID), ids[:, :-1]), dim=1)
+    ids = torch.tensor(texts)  # (batch, length)
+    inputs = torch.cat((torch.full((len(texts), 1), PREFIX_ID), ids[:, :-1]), dim=1).to(device_of(model))
     losses, firsts = torch.zeros(len(texts)), torch.zeros(len(texts))
-    state = None
-    for start in range(0, length, window):
-        stop = min(start + window, length)
-        wanted = sorted({place for places in asked for place in places if start <= place < stop})
+
+    def places_in(part: slice) -> list[int]:
+        return sorted({place for places in asked for place in places if part.start <= place < part.stop})
+
+    def keep(part: slice) -> Tensor:
         # Logits only where something is asked: with a large vocabulary they would be most of the work.
-        kept = torch.tensor(wanted or [start]) - start
-        output = model(
-            inputs[:, start:stop].to(device),
-            past_key_values=state,
-            use_cache=True,
-            logits_to_keep=kept.to(device),
-        )
-        state = output.past_key_values
-        if not wanted:
+        return (torch.tensor(places_in(part) or [part.start]) - part.start).to(inputs.device)
+
+    for part, output in in_windows(model, inputs, window=window, keep=keep):
+        places = places_in(part)
+        if not places:
             continue
-        logits = output.logits.float().cpu()
-        target = ids[:, wanted]
-        found = -logits.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
-        own = torch.tensor([[place in places for place in wanted] for places in map(set, asked)])
-        losses += (found * own).sum(1)
+        logits = output.logits.float().cpu()  # (batch, places, vocabulary)
+        target = ids[:, places]
+        nll = -logits.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        own = torch.tensor([[place in of_row for place in places] for of_row in map(set, asked)])
+        losses += (nll * own).sum(1)
         firsts += ((logits.argmax(-1) == target) & own).sum(1)
     counts = torch.tensor([len(places) for places in asked])
     return list(zip((losses / counts).tolist(), (firsts / counts).tolist(), strict=True))

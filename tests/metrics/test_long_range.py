@@ -23,7 +23,8 @@ class Copier(nn.Module):
         self.vocabulary, self.remembers = vocabulary, remembers
         self.table = nn.Parameter(torch.randn(vocabulary, vocabulary, generator=torch.Generator().manual_seed(0)))
 
-    def forward(self, ids: Any, past_key_values: Any, use_cache: bool, logits_to_keep: Any) -> SimpleNamespace:
+    def forward(self, input_ids: Any, past_key_values: Any = None, *, logits_to_keep: Any, **_: Any) -> SimpleNamespace:
+        ids = input_ids
         read = ids if past_key_values is None else torch.cat((past_key_values, ids), dim=1)
         logits = self.table[ids].clone()
         if self.remembers:
