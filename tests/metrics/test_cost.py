@@ -21,11 +21,11 @@ from rwkvgate.metrics.cost import (
     cost_table,
     counted_flops,
     exponent,
+    gate_cost,
     peak_growth,
     scaling,
     wkv_flops,
 )
-from rwkvgate.metrics.gate_cost import gate_cost
 from rwkvgate.rwkv6 import mixing
 
 GATED = PRESETS
