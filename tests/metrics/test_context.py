@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from rwkvgate.experiment.corpora.documents import Document
-from rwkvgate.experiment.corpora.stories import generate_stories
 from rwkvgate.metrics.context import (
     CONTEXT_COLUMNS,
     distant_context,
@@ -17,6 +16,12 @@ from rwkvgate.metrics.context import (
     position_edges,
 )
 from rwkvgate.metrics.likelihood import score_texts, token_losses
+
+
+def document(sentences: list[str]) -> SimpleNamespace:
+    """A text of these sentences and the offsets of their ends."""
+    ends = [len(" ".join(sentences[: i + 1])) for i in range(len(sentences))]
+    return SimpleNamespace(text=" ".join(sentences), sentence_ends=tuple(ends))
 
 
 def test_long_texts_are_cut_exactly_and_short_ones_are_read_again() -> None:
@@ -28,8 +33,8 @@ def test_long_texts_are_cut_exactly_and_short_ones_are_read_again() -> None:
 
 
 def test_edges_double_up_to_eight_times_the_trained_length() -> None:
-    assert position_edges(256) == [0, 32, 64, 128, 256, 512, 1024, 2048]
-    assert position_edges(1)[:2] == [0, 1]
+    assert position_edges(256, 8) == [0, 32, 64, 128, 256, 512, 1024, 2048]
+    assert position_edges(1, 8)[:2] == [0, 1]
 
 
 def test_buckets_add_up(model: Any) -> None:
@@ -49,7 +54,7 @@ def test_a_forgotten_state_is_another_loss_and_the_first_window_is_not(model: An
 
 
 def test_the_tail_is_scored_after_three_contexts(model: Any, tokenizer: Any) -> None:
-    stories = generate_stories(6, 0)
+    stories = [document([f"The fox {i} saw dog number {j}." for j in range(5 + i)]) for i in range(6)]
     found = distant_context(model, tokenizer, stories, batch_size=4)
     assert list(found.columns) == list(CONTEXT_COLUMNS) and found["document"].tolist() == list(range(6))
     for row, story in zip(found.itertuples(), stories, strict=True):
@@ -60,8 +65,12 @@ def test_the_tail_is_scored_after_three_contexts(model: Any, tokenizer: Any) -> 
 
 
 def test_documents_without_an_order_to_shuffle_are_left_out(model: Any, tokenizer: Any) -> None:
-    short = [Document("One. Two. Three. Four.", "x", (4, 9, 16, 22)), Document("", "x"), Document("字" * 50, "x")]
+    short = [
+        document(["One.", "Two.", "Three.", "Four."]),
+        document([]),
+        SimpleNamespace(text="字" * 50, sentence_ends=()),
+    ]
     assert distant_context(model, tokenizer, short, batch_size=2).empty
-    told = Document("A one. B two. C. D. E.", "x", (6, 13, 16, 19, 22))
-    found = distant_context(model, tokenizer, [*short, told], batch_size=2)
+    enough = document(["A one.", "B two.", "C.", "D.", "E."])
+    found = distant_context(model, tokenizer, [*short, enough], batch_size=2)
     assert found["document"].tolist() == [3] and isinstance(found, pd.DataFrame)
