@@ -108,7 +108,7 @@ def document_overlap(
         ValueError: the two lists differ in length.
     """
     if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references; they must be as many")
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references; the counts must be equal")
     columns = [*BLEU_COLUMNS, *ROUGE_COLUMNS, "length_ratio", *REPETITION_COLUMNS]
     rows = [
         _overlap(prediction, reference, tokenize) for prediction, reference in zip(predictions, references, strict=True)

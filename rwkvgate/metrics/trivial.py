@@ -46,7 +46,7 @@ def trivial_overlap(prompts: Sequence[str], references: Sequence[str], training:
         ValueError: prompts and references differ in number.
     """
     if len(prompts) != len(references):
-        raise ValueError(f"{len(prompts)} prompts for {len(references)} references; they must be as many")
+        raise ValueError(f"{len(prompts)} prompts for {len(references)} references; the counts must be equal")
     word = commonest_word(training)
     others = [*references[1:], *references[:1]] if len(references) > 1 else [""] * len(references)
     written = {

@@ -11,7 +11,7 @@ import sacrebleu
 import torch
 from rouge_score import rouge_scorer
 
-from rwkvgate.metrics.evaluate_modules import Bleu, Diversity, Perplexity, Rouge
+from rwkvgate.metrics.evaluate_modules import METRICS, Bleu, Diversity, Perplexity, Rouge, metric
 from rwkvgate.metrics.likelihood import perplexity, score_texts
 
 # The example of sacreBLEU's README; its first stream of references stands alone where one is wanted.
@@ -73,12 +73,12 @@ def test_pairs_without_a_word_in_the_reference_are_left_out():
     assert found["bleu"] == Bleu().compute(predictions=SYSTEM, references=REFERENCES)["bleu"]
 
 
-@pytest.mark.parametrize("metric", [Bleu, Rouge, Diversity])
-def test_added_piece_by_piece(metric):
-    pieces = pickle.loads(pickle.dumps(metric()))
+@pytest.mark.parametrize("name", ["bleu", "rouge", "diversity"])
+def test_added_piece_by_piece(name):
+    pieces = pickle.loads(pickle.dumps(metric(name)))
     for prediction, reference in zip(SYSTEM, REFERENCES, strict=True):
         pieces.add(prediction=prediction, reference=reference)
-    assert pieces.compute() == metric().compute(predictions=SYSTEM, references=REFERENCES)
+    assert pieces.compute() == metric(name).compute(predictions=SYSTEM, references=REFERENCES)
 
 
 def test_rouge():
@@ -207,8 +207,8 @@ def test_a_forgotten_state_is_windows_read_alone(model, tokenizer):
 @pytest.mark.parametrize("carried", [True, False])
 def test_buckets_of_positions(model, tokenizer, carried):
     texts = ["abcdefghij", "", "klm"]
-    metric = Perplexity(model=model, tokenizer=tokenizer, carried=carried, window=3)
-    found = metric.compute(predictions=texts, buckets=[2, 6, 20])
+    scorer = Perplexity(model=model, tokenizer=tokenizer, carried=carried, window=3)
+    found = scorer.compute(predictions=texts, buckets=[2, 6, 20])
     buckets = found["buckets"]
     assert [(it["start"], it["stop"], it["tokens"]) for it in buckets] == [
         (0, 2, 4),
@@ -220,25 +220,30 @@ def test_buckets_of_positions(model, tokenizer, carried):
     assert buckets[0]["perplexity"] == pytest.approx(math.exp(buckets[0]["nll"] / 4))
     assert math.isnan(buckets[3]["perplexity"])
     # The first two tokens' losses are those of the texts cut after two.
-    cut = metric.compute(predictions=[text[:2] for text in texts])
+    cut = scorer.compute(predictions=[text[:2] for text in texts])
     assert buckets[0]["nll"] == pytest.approx(cut["nll"], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("edges", [[0, 5], [5, 5], [9, 2], [-1]])
-def test_edges_that_do_not_rise_are_refused(model, tokenizer, edges):
-    with pytest.raises(ValueError, match="its edges must rise"):
+def test_edges_that_do_not_ascend_are_refused(model, tokenizer, edges):
+    with pytest.raises(ValueError, match="its edges must ascend"):
         Perplexity(model=model, tokenizer=tokenizer, buckets=edges).compute(predictions=["a"])
 
 
-def test_combined(model, tokenizer):
-    both = evaluate.combine([Bleu(), Rouge(), Diversity(), Perplexity(model=model, tokenizer=tokenizer)])
-    found = both.compute(predictions=SYSTEM, references=REFERENCES)
+def test_combined_by_name(model, tokenizer):
+    options = {"perplexity": {"model": model, "tokenizer": tokenizer}}
+    together = evaluate.combine([metric(name, **options.get(name, {})) for name in METRICS])
+    found = together.compute(predictions=SYSTEM, references=REFERENCES)
     assert found["bleu_documents"] == found["diversity_documents"] == 3
     assert found["rougeLsum"] == Rouge().compute(predictions=SYSTEM, references=REFERENCES)["rougeLsum"]
     assert found["perplexity"] > 1 and found["bleu_length_ratio"] != found["diversity_length_ratio"]
 
 
-def test_options_that_do_not_exist_or_are_lacking():
+def test_unknown_names_and_options_and_missing_ones_are_refused():
+    with pytest.raises(KeyError, match="unknown metric 'blue'; choose from bleu, rouge, diversity, perplexity"):
+        metric("blue")
+    with pytest.raises(TypeError, match="unknown option 'tokenise' of Bleu"):
+        metric("bleu", tokenise="zh")
     with pytest.raises(TypeError, match="unknown option 'tokenise' of Bleu; it has tokenize"):
         Bleu(tokenise="zh")
     with pytest.raises(TypeError, match="unknown option 'stemmer' of Rouge; it has none"):
