@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from rwkvgate.metrics.measures import perplexity_of_sums
-from rwkvgate.metrics.statistics import holm, permutation_p, seed_p, smallest_effect
+from rwkvgate.metrics.statistics import holm, minimum_detectable_effect, permutation_p, seed_p
 
 
 @pytest.mark.parametrize("kind", ["mean", "perplexity"])
@@ -80,12 +80,12 @@ def test_holm_keeps_the_family_error() -> None:
     assert low <= wrong <= high
 
 
-def test_the_smallest_effect_is_found_with_the_power_it_says() -> None:
+def test_the_minimum_detectable_effect_is_found_with_the_power_it_says() -> None:
     # Over documents: (1.960 + 0.842) standard errors. Five seeds of deviation 1: (2.776 + 0.941) / sqrt(5).
-    assert smallest_effect(1.0) == pytest.approx(2.8016, abs=1e-3)
-    assert smallest_effect(1 / np.sqrt(5), 4) == pytest.approx((2.7764 + 0.9410) / np.sqrt(5), abs=1e-3)
+    assert minimum_detectable_effect(1.0) == pytest.approx(2.8016, abs=1e-3)
+    assert minimum_detectable_effect(1 / np.sqrt(5), 4) == pytest.approx((2.7764 + 0.9410) / np.sqrt(5), abs=1e-3)
     rng, repeats, n = np.random.default_rng(6), 600, 200
-    effect = smallest_effect(1 / np.sqrt(n))
+    effect = minimum_detectable_effect(1 / np.sqrt(n))
     found = sum(stats.ttest_1samp(rng.normal(effect, 1, n), 0).pvalue < 0.05 for _ in range(repeats))
     low, high = stats.binom.interval(0.999, repeats, 0.8)
     assert low <= found <= high
