@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rwkvgate.gate.config import PRESETS, SITES, GateConfig
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.metrics.inference import device_of, evaluating
-from rwkvgate.metrics.latency import PLACE, TIMES, Call, place_of, synchronizer, time_calls, times_of
+from rwkvgate.metrics.latency import BASE, PLACE, TIMES, Call, place_of, synchronizer, time_calls, times_of
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.rwkv6.prefill import prefill
@@ -198,7 +198,7 @@ def scaling(models: Mapping[str, nn.Module], lengths: Sequence[int], *, repeats:
 
 
 def latency_grid(
-    models: Mapping[str, nn.Module], batches: Sequence[int], lengths: Sequence[int], *, repeats: int, base: str = "base"
+    models: Mapping[str, nn.Module], batches: Sequence[int], lengths: Sequence[int], *, repeats: int
 ) -> pd.DataFrame:
     """Latency of prefill and decoding over batch sizes and lengths, models in turn.
 
@@ -206,7 +206,7 @@ def latency_grid(
 
     Returns:
         One row per model, `measure` ("prefill", "decode"), batch and length with `GRID_COLUMNS`: median seconds and
-        quartiles of the call, its ratio to `base` with a 95 % interval, and the MiB that it adds at its peak.
+        quartiles of the call, its ratio to the arm "base" with a 95 % interval, and the MiB that it adds at its peak.
     """
     rows = []
     with evaluating(*models.values()):
@@ -216,13 +216,13 @@ def latency_grid(
                 calls = {name: pair[index] for name, pair in both.items()}
                 seconds = time_calls(calls, repeats=repeats, warmup=1, synchronize=synchronizer(models))
                 for name, model in models.items():
-                    times, peak = times_of(seconds[name], seconds[base]), peak_growth(calls[name], device_of(model))
+                    times, peak = times_of(seconds[name], seconds[BASE]), peak_growth(calls[name], device_of(model))
                     rows.append((name, measure, batch, tokens, *times, peak, *place_of(model)))
     return pd.DataFrame(rows, columns=list(GRID_COLUMNS))
 
 
-def exponent(tokens: ArrayLike, values: ArrayLike, fitted_from: int = FITTED_FROM) -> Exponent:
-    """The slope of log value against log length from `fitted_from` tokens on, by least squares.
+def exponent(tokens: ArrayLike, values: ArrayLike) -> Exponent:
+    """The slope of log value against log length from `FITTED_FROM` tokens on, by least squares.
 
     All lengths are fitted where fewer than three reach that far.
 
@@ -231,15 +231,15 @@ def exponent(tokens: ArrayLike, values: ArrayLike, fitted_from: int = FITTED_FRO
         2.0
     """
     x, y = np.asarray(tokens, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    far = x >= fitted_from
+    far = x >= FITTED_FROM
     if len(np.unique(x[far])) < 3:
         far = np.ones_like(far)
     x, y = np.log(x[far]), np.log(y[far])
     if len(x) < 3 or np.ptp(x) == 0:
         return Exponent(np.nan, np.nan, np.nan, len(x))
-    found = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.975, len(x) - 2)) * float(found.stderr)
-    return Exponent(float(found.slope), float(found.slope) - half, float(found.slope) + half, len(x))
+    line = stats.linregress(x, y)
+    half = float(stats.t.ppf(0.975, len(x) - 2)) * float(line.stderr)
+    return Exponent(float(line.slope), float(line.slope) - half, float(line.slope) + half, len(x))
 
 
 def peak_growth(call: Call, device: torch.device) -> float:

@@ -27,6 +27,8 @@ Call = Callable[[], object]
 
 TIMES = ("seconds_median", "seconds_low", "seconds_high", "ratio", "ratio_low", "ratio_high")
 PLACE = ("dtype", "threads", "device")
+BASE = "base"
+"""The arm that the others' times are divided by."""
 LATENCY_COLUMNS = ("arm", "seed", "measure", "batch", "tokens", *TIMES, "repeats", "peak_mib", "peak_of", *PLACE)
 
 
@@ -107,41 +109,26 @@ def times_of(arm: Floats, base: Floats | None) -> tuple[float, ...]:
     return median, low, high, ratio.estimate, ratio.low, ratio.high
 
 
-def forward_time(
-    models: Mapping[str, nn.Module],
-    input_ids: Tensor,
-    *,
-    repeats: int,
-    warmup: int = 2,
-    base: str = "base",
-    seed: int = 0,
-) -> pd.DataFrame:
+def forward_time(models: Mapping[str, nn.Module], input_ids: Tensor, *, repeats: int, seed: int = 0) -> pd.DataFrame:
     """Seconds of one forward pass over `input_ids` (batch, tokens) for each arm, in evaluation mode.
 
     Args:
-        models: by arm; all on one device. Without the arm `base` ratios are nan.
+        models: by arm; all on one device. Without the arm "base" ratios are nan.
         seed: the training seed written beside each row.
 
     Returns:
         One row per arm with `LATENCY_COLUMNS`: `measure` is "forward"; `seconds_low` and `seconds_high` are
-        quartiles; `ratio` is to `base` with a 95 % interval; `peak_mib` is the highest memory in MiB of the
+        quartiles; `ratio` is to the arm "base" with a 95 % interval; `peak_mib` is the highest memory in MiB of the
         arm's own pass on CUDA (`peak_of` "cuda"), else of the whole process so far (`peak_of` "process").
     """
     calls: dict[str, Call] = {}
     for arm, model in models.items():
         calls[arm] = partial(model, input_ids.to(device_of(model)), use_cache=False)
-    return _measure(models, calls, ("forward", *input_ids.shape), repeats, warmup, base, seed)
+    return _measure(models, calls, ("forward", *input_ids.shape), repeats, warmup=2, seed=seed)
 
 
 def generation_time(
-    models: Mapping[str, nn.Module],
-    prompt_ids: Tensor,
-    *,
-    tokens: int = 50,
-    repeats: int,
-    warmup: int = 1,
-    base: str = "base",
-    seed: int = 0,
+    models: Mapping[str, nn.Module], prompt_ids: Tensor, *, tokens: int = 50, repeats: int, seed: int = 0
 ) -> pd.DataFrame:
     """Seconds to generate exactly `tokens` tokens greedily after `prompt_ids` (batch, time), prompt included.
 
@@ -162,7 +149,7 @@ def generation_time(
             num_beams=1,
             pad_token_id=0,
         )
-    return _measure(models, calls, ("generation", len(prompt_ids), tokens), repeats, warmup, base, seed)
+    return _measure(models, calls, ("generation", len(prompt_ids), tokens), repeats, warmup=1, seed=seed)
 
 
 def _measure(
@@ -171,7 +158,6 @@ def _measure(
     measured: tuple[str | int, ...],
     repeats: int,
     warmup: int,
-    base: str,
     seed: int,
 ) -> pd.DataFrame:
     """`measured` is the measure's name, the batch and the tokens."""
@@ -179,7 +165,7 @@ def _measure(
     with evaluating(*models.values()):
         seconds = time_calls(calls, repeats, warmup, synchronizer(models))
         for arm, model in models.items():
-            times, peak = times_of(seconds[arm], seconds.get(base)), peak_memory(calls[arm], device_of(model))
+            times, peak = times_of(seconds[arm], seconds.get(BASE)), peak_memory(calls[arm], device_of(model))
             rows.append((arm, seed, *measured, *times, repeats, *peak, *place_of(model)))
     return pd.DataFrame(rows, columns=list(LATENCY_COLUMNS))
 

@@ -61,11 +61,8 @@ class Probe:
     depth: float = float("nan")
 
 
-def word_ids(tokenizer: PreTrainedTokenizerBase, least: int = 2 * PAIRS + 1) -> list[int]:
+def word_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the vocabulary's plain lower-case words, or all ids but the special ones where such words are too few.
-
-    Args:
-        least: the number of words below which all ids are returned.
 
     Example:
         >>> from rwkvgate import Rwkv6Tokenizer
@@ -76,7 +73,7 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, least: int = 2 * PAIRS + 1) -> 
     special = set(tokenizer.all_special_ids) | {PREFIX_ID}
     every = [i for i in range(len(tokenizer)) if i not in special]
     words = [i for i in every if _PLAIN_WORD.fullmatch(tokenizer.decode([i]))]
-    return words if len(words) >= least else every
+    return words if len(words) > 2 * PAIRS else every
 
 
 def probes(

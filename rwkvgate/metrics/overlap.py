@@ -103,9 +103,7 @@ def bleu_signature(tokenize: str = BLEU_TOKENIZER) -> str:
     return str(scorer.get_signature())
 
 
-def document_overlap(
-    predictions: Sequence[str], references: Sequence[str], *, tokenize: str = BLEU_TOKENIZER
-) -> pd.DataFrame:
+def document_overlap(predictions: Sequence[str], references: Sequence[str]) -> pd.DataFrame:
     """The overlap of each prediction with its reference; both are detokenised text.
 
     Returns:
@@ -128,9 +126,7 @@ def document_overlap(
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references; the counts must be equal")
     columns = [*BLEU_COLUMNS, *ROUGE_COLUMNS, "length_ratio", "distinct1", "distinct2", "repetition4"]
-    rows = [
-        _overlap(prediction, reference, tokenize) for prediction, reference in zip(predictions, references, strict=True)
-    ]
+    rows = list(map(_overlap, predictions, references))
     frame = pd.DataFrame(rows, columns=columns, dtype="float64")
     frame.insert(0, "document", np.arange(len(rows), dtype=np.int64))
     return frame
@@ -168,12 +164,12 @@ def repetition(words: Sequence[str], n: int = 4) -> float:
     return 1 - distinct(words, n) if len(words) >= n else 0.0
 
 
-def _overlap(prediction: str, reference: str, tokenize: str) -> dict[str, float]:
+def _overlap(prediction: str, reference: str) -> dict[str, float]:
     expected = WORDS.tokenize(reference)
     if not expected:
         return {}
     produced = WORDS.tokenize(prediction)
-    bleu: Any = bleu_scorer(tokenize).corpus_score([prediction], [[reference]])
+    bleu: Any = bleu_scorer().corpus_score([prediction], [[reference]])
     row = dict(zip(BLEU_COLUMNS, [*bleu.counts, *bleu.totals, bleu.sys_len, bleu.ref_len], strict=True))
     for rouge, score in rouge_scorer().score(reference, prediction).items():
         row |= {f"{rouge}_precision": score.precision, f"{rouge}_recall": score.recall, rouge: score.fmeasure}

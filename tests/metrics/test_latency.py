@@ -63,7 +63,7 @@ def test_generation_makes_exactly_the_tokens_asked_for(model):
     with torch.no_grad():
         model.head.bias[0] = 1e4  # would end at once if it could
     model.shapes.clear()
-    frame = generation_time({"enhanced": model}, torch.ones(1, 3, dtype=torch.long), tokens=6, repeats=1, warmup=0)
+    frame = generation_time({"enhanced": model}, torch.ones(1, 3, dtype=torch.long), tokens=6, repeats=1)
     assert [width for _, width in model.shapes][:6] == [3, 1, 1, 1, 1, 1]
     assert np.isnan(frame.loc[0, "ratio"])
 
