@@ -135,10 +135,10 @@ def gate_shares(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: in
         >>> {arm: round(share, 2) for arm, share in gate_shares(config, PRESETS, 64).items() if "fixed" in arm}
         {'fixed-gate': 0.0}
     """
-    whole, heads, layers = _whole(config, tokens), config.num_attention_heads, config.num_hidden_layers
+    total, heads, layers = _total_flops(config, tokens), config.num_attention_heads, config.num_hidden_layers
     assert heads is not None  # the config fills it in
     return {
-        arm: layers * gate_cost(gate, config.hidden_size, heads, tokens).flops / whole for arm, gate in gates.items()
+        arm: layers * gate_cost(gate, config.hidden_size, heads, tokens).flops / total for arm, gate in gates.items()
     }
 
 
@@ -154,13 +154,13 @@ def cost_table(
     Args:
         counted: FLOPs per token of whole models by arm, as `counted_flops` gives them.
     """
-    whole, heads, layers = _whole(config, tokens), config.num_attention_heads, config.num_hidden_layers
+    total, heads, layers = _total_flops(config, tokens), config.num_attention_heads, config.num_hidden_layers
     assert heads is not None  # the config fills it in
-    rows = [("base", 0, whole / tokens / 1e6, "100 %", 0)]
+    rows = [("base", 0, total / tokens / 1e6, "100 %", 0)]
     for arm, gate in gates.items():
         cost = gate_cost(gate, config.hidden_size, heads, tokens)
         flops = layers * cost.flops
-        share = f"+{100 * (flops / whole):.2f} %"
+        share = f"+{100 * (flops / total):.2f} %"
         rows.append((arm, layers * cost.parameters, flops / tokens / 1e6, share, layers * cost.state))
     frame = pd.DataFrame(rows, columns=["Arm", "Gate parameters", "MFLOP a token", "Of the base", "State"])
     known = counted or {}
@@ -306,7 +306,7 @@ def _prefill_and_decode(model: Any, batch: int, tokens: int) -> tuple[Call, Call
     )
 
 
-def _whole(config: Rwkv6Config, tokens: int) -> int:
+def _total_flops(config: Rwkv6Config, tokens: int) -> int:
     return base_flops(config, tokens) + wkv_flops(config, tokens)
 
 

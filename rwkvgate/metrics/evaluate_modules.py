@@ -168,7 +168,7 @@ class Bleu(InMemory):
         scores: Any = scorer.corpus_score([predictions[row] for row in rows], streams)
         return {
             "bleu": scores.score / 100,
-            "precisions": [_ratio(part, whole) for part, whole in zip(scores.counts, scores.totals, strict=True)],
+            "precisions": [_ratio(part, total) for part, total in zip(scores.counts, scores.totals, strict=True)],
             "length_ratio": _ratio(scores.sys_len, scores.ref_len),
             **counts,
             "signature": str(scorer.get_signature()),
@@ -372,5 +372,5 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else 0.0
+def _ratio(part: float, total: float) -> float:
+    return float(part / total) if total else 0.0

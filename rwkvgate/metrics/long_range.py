@@ -195,11 +195,11 @@ def _passkey(
     other = needle
     while other == needle or len(other) != len(needle):
         other = encode(f" The pass key is {rng.integers(100, 1000)}.")
-    room = length - len(needle) - len(question) - len(answer)
-    if room < 0:
-        raise ValueError(f"length is {length}; a passkey needs {length - room} tokens of this tokenizer")
-    hay = _from_ring(ring, room, rng)
-    before, after = hay[: round(depth * room)], hay[round(depth * room) :]
+    hay_length = length - len(needle) - len(question) - len(answer)
+    if hay_length < 0:
+        raise ValueError(f"length is {length}; a passkey needs {length - hay_length} tokens of this tokenizer")
+    hay = _from_ring(ring, hay_length, rng)
+    before, after = hay[: round(depth * hay_length)], hay[round(depth * hay_length) :]
     planted, blank = ((*before, *stated, *after, *question, *answer) for stated in (needle, other))
     return Probe("passkey", planted, blank, tuple(range(length - len(answer), length)), depth)
 

@@ -72,8 +72,8 @@ def interval(values: ArrayLike, reduce: Reduce = mean, *, resamples: int = RESAM
         ValueError: a wrong number of dimensions.
 
     Example:
-        >>> found = interval([1.0, 2.0, 3.0, 4.0])
-        >>> found.estimate, found.low, found.high, found.n
+        >>> result = interval([1.0, 2.0, 3.0, 4.0])
+        >>> result.estimate, result.low, result.high, result.n
         (2.5, 1.5, 3.5, 4)
     """
     return _bootstrap([(_stacked(values), 1.0)], reduce, resamples, seed)
@@ -91,8 +91,8 @@ def paired_difference(
         ValueError: the two sides have different numbers of documents or a wrong number of dimensions.
 
     Example:
-        >>> found = paired_difference([5.0, 1.0, 9.0], [4.0, 0.0, 8.0])  # each document differs by 1
-        >>> round(found.low, 6), round(found.high, 6), found.separates
+        >>> result = paired_difference([5.0, 1.0, 9.0], [4.0, 0.0, 8.0])  # each document differs by 1
+        >>> round(result.low, 6), round(result.high, 6), result.separates
         (1.0, 1.0, True)
     """
     left, right = _paired(a, b)

@@ -39,10 +39,10 @@ def test_edges_double_up_to_eight_times_the_trained_length() -> None:
 
 def test_buckets_add_up(model: Any) -> None:
     texts = [[3, 4, 5] * 30, [7] * 90]
-    whole = token_losses(model, texts, batch_size=2)
-    found = losses_by_position(model, texts, [0, 10, 40, 90, 400], batch_size=1, window=16)
-    for number, losses in enumerate(whole):
-        own = found[found["text"] == number]
+    complete = token_losses(model, texts, batch_size=2)
+    frame = losses_by_position(model, texts, [0, 10, 40, 90, 400], batch_size=1, window=16)
+    for number, losses in enumerate(complete):
+        own = frame[frame["text"] == number]
         assert own["tokens"].tolist() == [10, 30, 50] and own["nll"].sum() == pytest.approx(losses.sum(), rel=1e-5)
         assert own["nll"].iloc[0] == pytest.approx(losses[:10].sum(), rel=1e-5)
 
@@ -55,12 +55,12 @@ def test_a_forgotten_state_is_another_loss_and_the_first_window_is_not(model: An
 
 def test_the_tail_is_scored_after_three_contexts(model: Any, tokenizer: Any) -> None:
     stories = [document([f"The fox {i} saw dog number {j}." for j in range(5 + i)]) for i in range(6)]
-    found = distant_context(model, tokenizer, stories, batch_size=4)
-    assert list(found.columns) == list(CONTEXT_COLUMNS) and found["document"].tolist() == list(range(6))
-    for row, story in zip(found.itertuples(), stories, strict=True):
+    frame = distant_context(model, tokenizer, stories, batch_size=4)
+    assert list(frame.columns) == list(CONTEXT_COLUMNS) and frame["document"].tolist() == list(range(6))
+    for row, story in zip(frame.itertuples(), stories, strict=True):
         cut = story.sentence_ends[-3]
-        whole, head = score_texts(model, tokenizer, [story.text, story.text[:cut]], batch_size=1)["nll"]
-        assert row.intact_nll == pytest.approx(whole - head, rel=1e-4)
+        complete, head = score_texts(model, tokenizer, [story.text, story.text[:cut]], batch_size=1)["nll"]
+        assert row.intact_nll == pytest.approx(complete - head, rel=1e-4)
         assert row.tail_tokens == len(story.text[cut:].encode())
 
 
@@ -72,5 +72,5 @@ def test_documents_without_an_order_to_shuffle_are_left_out(model: Any, tokenize
     ]
     assert distant_context(model, tokenizer, short, batch_size=2).empty
     enough = document(["A one.", "B two.", "C.", "D.", "E."])
-    found = distant_context(model, tokenizer, [*short, enough], batch_size=2)
-    assert found["document"].tolist() == [3] and isinstance(found, pd.DataFrame)
+    frame = distant_context(model, tokenizer, [*short, enough], batch_size=2)
+    assert frame["document"].tolist() == [3] and isinstance(frame, pd.DataFrame)

@@ -69,40 +69,40 @@ def test_a_fresh_process_loads_and_computes_without_a_network(tmp_path: Path) ->
     assert float(done.stdout.split()[-1]) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("kind", TEXTS)
-def test_every_metric_takes_what_models_give(metrics: dict[str, Any], kind: str) -> None:
-    said, wanted = TEXTS[kind]
-    found = {name: metrics[name].compute(predictions=[said], references=[wanted]) for name in PAIRED}
-    found["perplexity"] = metrics["perplexity"].compute(predictions=[said])
-    assert math.isnan(found["perplexity"]["perplexity"]) == (not said)
-    assert found["perplexity"]["bytes"] == len(said.encode())
-    wordless = not re.search(r"[^\W_]", wanted)
+@pytest.mark.parametrize("case", TEXTS)
+def test_every_metric_takes_what_models_give(metrics: dict[str, Any], case: str) -> None:
+    prediction, reference = TEXTS[case]
+    results = {name: metrics[name].compute(predictions=[prediction], references=[reference]) for name in PAIRED}
+    results["perplexity"] = metrics["perplexity"].compute(predictions=[prediction])
+    assert math.isnan(results["perplexity"]["perplexity"]) == (not prediction)
+    assert results["perplexity"]["bytes"] == len(prediction.encode())
+    wordless = not re.search(r"[^\W_]", reference)
     for name, score in (("bleu", "bleu"), ("rouge", "rouge1"), ("rouge", "rougeLsum"), ("diversity", "length_ratio")):
-        value = found[name][score]
+        value = results[name][score]
         assert math.isnan(value) if wordless else 0 <= value < math.inf, (name, score, value)
-        assert found[name]["empty_references"] == wordless
-    if not said.strip() and not wordless:
-        assert found["bleu"]["bleu"] == found["rouge"]["rougeL"] == found["diversity"]["length_ratio"] == 0
+        assert results[name]["empty_references"] == wordless
+    if not prediction.strip() and not wordless:
+        assert results["bleu"]["bleu"] == results["rouge"]["rougeL"] == results["diversity"]["length_ratio"] == 0
 
 
-def test_scripts_without_spaces_are_told_apart(metrics: dict[str, Any]) -> None:
+def test_scripts_without_spaces_are_distinguished(metrics: dict[str, Any]) -> None:
     same, other = ["从前有一只狐狸。"], ["猫在屋里睡觉。"]
     equal, different = (metrics["rouge"].compute(predictions=same, references=it)["rouge1"] for it in (same, other))
     assert equal == pytest.approx(1, abs=1e-5) and different < 0.999
     assert metric("bleu", tokenize="zh").compute(predictions=same, references=same)["bleu"] == pytest.approx(1)
 
 
-def test_one_word_again_and_again_is_all_repetition(metrics: dict[str, Any]) -> None:
-    found = metrics["diversity"].compute(predictions=["的" * 400], references=["的"])
-    assert found["repetition4"] == pytest.approx(1 - 1 / 397) and found["distinct1"] == pytest.approx(1 / 400)
-    assert found["length_ratio"] == 400
+def test_one_repeated_word_is_all_repetition(metrics: dict[str, Any]) -> None:
+    results = metrics["diversity"].compute(predictions=["的" * 400], references=["的"])
+    assert results["repetition4"] == pytest.approx(1 - 1 / 397) and results["distinct1"] == pytest.approx(1 / 400)
+    assert results["length_ratio"] == 400
 
 
 @pytest.mark.parametrize("name", PAIRED)
-@pytest.mark.parametrize(("said", "wanted"), [(2, 1), (0, 1), (1, 0), (3, 5)])
-def test_unequal_lists_are_refused_by_both_counts(metrics: dict[str, Any], name: str, said: int, wanted: int) -> None:
-    with pytest.raises(ValueError, match=f"{said} predictions for {wanted} references; the counts must be equal"):
-        metrics[name].compute(predictions=["a b c d"] * said, references=["a b c d"] * wanted)
+@pytest.mark.parametrize(("n", "m"), [(2, 1), (0, 1), (1, 0), (3, 5)])
+def test_unequal_lists_are_refused_by_both_counts(metrics: dict[str, Any], name: str, n: int, m: int) -> None:
+    with pytest.raises(ValueError, match=f"{n} predictions for {m} references; the counts must be equal"):
+        metrics[name].compute(predictions=["a b c d"] * n, references=["a b c d"] * m)
     # What was refused is not in the next score.
     assert metrics[name].compute(predictions=["a b c d"], references=["a b c d"])["documents"] == 1
 
@@ -121,18 +121,18 @@ def test_lists_of_anything_else_are_refused(metrics: dict[str, Any], name: str) 
 
 @pytest.mark.parametrize("name", [*PAIRED, "perplexity"])
 def test_no_documents_give_nan(metrics: dict[str, Any], name: str) -> None:
-    found = metrics[name].compute(predictions=[], **({"references": []} if name in PAIRED else {}))
+    results = metrics[name].compute(predictions=[], **({"references": []} if name in PAIRED else {}))
     score = {"rouge": "rougeLsum", "diversity": "distinct1"}.get(name, name)
-    assert math.isnan(found[score])
+    assert math.isnan(results[score])
 
 
 def test_all_together(metrics: dict[str, Any]) -> None:
     together = evaluate.combine(list(metrics.values()))
-    for said, wanted in TEXTS.values():
-        together.add(prediction=said, reference=wanted)
-    found = together.compute()
-    assert found["diversity_documents"] == len(TEXTS)
-    assert all(math.isfinite(found[name]) for name in ("bleu", "rougeLsum", "distinct2", "perplexity"))
+    for prediction, reference in TEXTS.values():
+        together.add(prediction=prediction, reference=reference)
+    results = together.compute()
+    assert results["diversity_documents"] == len(TEXTS)
+    assert all(math.isfinite(results[name]) for name in ("bleu", "rougeLsum", "distinct2", "perplexity"))
 
 
 def test_the_pages_code_runs() -> None:

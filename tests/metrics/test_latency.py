@@ -1,4 +1,4 @@
-"""What is timed, in which order, and what stands beside it; never how long it took."""
+"""The order in which calls are timed, and what is recorded beside the times; never how long they take."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_the_clock_starts_and_stops_synchronised():
 
 def test_ratio_of_medians_is_paired_and_deterministic():
     drift = np.linspace(1, 3, 40)  # a clock that slows down threefold
-    found = ratio_of_medians(1.1 * drift, drift)
-    assert found.estimate == pytest.approx(1.1) and found.low == pytest.approx(found.high)
+    ratio = ratio_of_medians(1.1 * drift, drift)
+    assert ratio.estimate == pytest.approx(1.1) and ratio.low == pytest.approx(ratio.high)
     noisy = drift * np.random.default_rng(0).normal(1, 0.1, 40)
     assert ratio_of_medians(noisy, drift) == ratio_of_medians(noisy, drift)
     assert np.isnan(ratio_of_medians(np.ones(1), np.ones(1)).low)
