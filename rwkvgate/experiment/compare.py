@@ -17,12 +17,12 @@ from rwkvgate.experiment.analysis.tables import number
 from rwkvgate.experiment.run import ENVIRONMENT, MANIFEST
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.measures import MEASURES
+from rwkvgate.metrics.statistics import RESAMPLES
 from rwkvgate.rwkv6.files import read_json
 
 COMPARED = ("settings", "commit", "versions", "packages", "hardware", "corpus", "checkpoint", "seeds")
 """Parts of the manifests; the packages are those of the environment that it does not name itself."""
 MISSING = "missing"
-RESAMPLES = 2000
 TABLES = ("documents", "latency")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rwkvgate.metrics.inference import at_least_one, evaluating
+from rwkvgate.rwkv6.prefill import in_windows
 
 WINDOW = 512
 """Tokens of a window: matrix products at nearly full speed, and the logits of a small vocabulary at few MiB."""
@@ -67,22 +68,16 @@ def read(
         raise ValueError(f"input_ids is {tuple(input_ids.shape)}; it must be (batch, time) with at least one token")
     time = input_ids.shape[1]
     found = torch.full(input_ids.shape, math.nan) if losses else None
-    carried: dict[str, Any] = {}
     before: Tensor | None = None
+
+    def refuse_if_stopped(tokens: int) -> None:
+        if stopped is not None and stopped():
+            raise Stopped(f"stopped after {tokens:,} of {time:,} tokens")
+
+    refuse_if_stopped(0)
     with evaluating(model):
-        for start in range(0, time, window):
-            if stopped is not None and stopped():
-                raise Stopped(f"stopped after {start:,} of {time:,} tokens")
-            part = slice(start, min(start + window, time))
-            mask = None if attention_mask is None else attention_mask[:, part]
-            output = model(
-                input_ids=input_ids[:, part],
-                attention_mask=mask,
-                use_cache=True,
-                logits_to_keep=0 if losses else 1,
-                **carried,
-            )
-            carried = _carried(output)
+        keep = 0 if losses else 1
+        for part, output in in_windows(model, input_ids, attention_mask, window=window, keep=lambda _: keep):
             if found is not None:
                 logits = output.logits
                 known = logits[:, :-1] if before is None else torch.cat((before[:, None], logits[:, :-1]), dim=1)
@@ -95,14 +90,10 @@ def read(
                 before = logits[:, -1]
             if progress is not None:
                 progress(part.stop, time)
+            if part.stop < time:
+                refuse_if_stopped(part.stop)
     if found is not None and attention_mask is not None:
         real = attention_mask[:, -time:].bool().cpu()
         after = torch.cat((torch.zeros_like(real[:, :1]), real[:, :-1]), dim=1)
         found[~(real & after)] = math.nan
     return found
-
-
-def _carried(output: Any) -> dict[str, Any]:
-    """What the next window is called with: transformers' RWKV-4 names its state otherwise than everybody else."""
-    state = getattr(output, "past_key_values", None)
-    return {"state": output.state} if state is None else {"past_key_values": state}

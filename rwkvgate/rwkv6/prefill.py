@@ -7,7 +7,8 @@ cache before the first token, and a fresh model has none.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -84,11 +85,56 @@ def read_ahead(
         return prompt, state
     mask = real_tokens(attention_mask, *prompt.shape[:2])
     ahead = prompt.shape[1] - window
-    name = "input_ids" if prompt.dim() == 2 else "inputs_embeds"
-    for start in range(0, ahead, window):
-        part = slice(start, min(start + window, ahead))
-        columns = None if mask is None else mask[:, part]
-        state = base(
-            **{name: prompt[:, part]}, attention_mask=columns, past_key_values=state, use_cache=True
-        ).past_key_values
+    mask = None if mask is None else mask[:, :ahead]
+    for _, output in in_windows(base, prompt[:, :ahead], mask, window=window, state=state):
+        state = output.past_key_values
     return prompt[:, ahead:], state
+
+
+def in_windows(
+    model: Any,
+    inputs: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    window: int,
+    state: Any = None,
+    carried: bool = True,
+    keep: Callable[[slice], int | Tensor] | None = None,
+) -> Iterator[tuple[slice, Any]]:
+    """Run a model over its input window by window, each window continuing from the state of the one before.
+
+    Args:
+        model: a recurrent model of transformers; RWKV-4, which names its state differently, is one.
+        inputs: token ids (batch, time), or embeddings (batch, time, channel).
+        attention_mask: (batch, time), 0 at padding.
+        window: tokens per forward pass, at most.
+        state: the state before the first token; None at the start of a document.
+        carried: False starts every window without a state, as a model of a fixed context would.
+        keep: the `logits_to_keep` of a window, from its columns; None does not pass that option.
+
+    Yields:
+        The columns of each window as a slice, and the model's output on them.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "head_size": 4}
+        >>> model, ids = Rwkv6ForCausalLM(Rwkv6Config(**sizes)).eval(), torch.ones(2, 5, dtype=torch.long)
+        >>> [(part.start, part.stop, tuple(out.logits.shape)) for part, out in in_windows(model, ids, window=3)]
+        [(0, 3, (2, 3, 9)), (3, 5, (2, 2, 9))]
+    """
+    name = "input_ids" if inputs.dim() == 2 else "inputs_embeds"
+    past = {} if state is None else {"past_key_values": state}
+    time = inputs.shape[1]
+    for start in range(0, time, window):
+        part = slice(start, min(start + window, time))
+        output = model(
+            **{name: inputs[:, part]},
+            attention_mask=None if attention_mask is None else attention_mask[:, part],
+            use_cache=carried,
+            **past,
+            **({} if keep is None else {"logits_to_keep": keep(part)}),
+        )
+        if carried:
+            after = getattr(output, "past_key_values", None)
+            past = {"state": output.state} if after is None else {"past_key_values": after}
+        yield part, output

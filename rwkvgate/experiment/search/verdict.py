@@ -10,7 +10,7 @@ from scipy import stats
 
 from rwkvgate.experiment.search.candidates import CONTROLS
 from rwkvgate.experiment.search.trials import Trial
-from rwkvgate.metrics.statistics import holm, paired_difference, seed_p, smallest_effect
+from rwkvgate.metrics.statistics import holm, minimum_detectable_effect, paired_difference, seed_p
 
 CONFIDENCE = 0.95
 
@@ -101,7 +101,7 @@ def _difference(losses: Sequence[float]) -> dict[str, float]:
         "low": float(bounds.low),
         "high": float(bounds.high),
         "p": seed_p(losses),
-        "smallest": smallest_effect(float(np.std(losses, ddof=1)) / np.sqrt(n), n - 1),
+        "smallest": minimum_detectable_effect(float(np.std(losses, ddof=1)) / np.sqrt(n), n - 1),
     }
 
 
