@@ -154,7 +154,7 @@ def use(page: Any, name: str) -> None:
     choose(page, "every layer")
     page.wait_for_function("document.querySelector('.rg .tokens span').title.endsWith(' 0.000')")
     page.get_by_role("button", name="Continue").click()
-    page.wait_for_selector("text=Continuation, every layer held at 0.00")
+    page.wait_for_selector("text=Continuation, every layer clamped to 0.00")
     page.locator("textarea").first.fill("")
     page.locator("textarea").first.blur()
     page.wait_for_selector("text=The text is empty")

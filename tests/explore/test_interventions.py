@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import RwkvConfig, RwkvForCausalLM
 
+from rwkvgate import GateConfig, patch
 from rwkvgate.explore.interventions import clamp_gate
+from rwkvgate.explore.summaries import summarize_gates
 from rwkvgate.explore.traces import record_gates
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.patch import gates_of
@@ -51,14 +54,14 @@ def test_only_the_chosen_channels_tokens_and_layers_change(arm: str, tiny_model:
     model, ids = tiny_model(arm, torch.float32), tokens(2, 9)
     free = record_gates(model, ids)
     with clamp_gate(model, 1, 0.25, channels=slice(4, 12, 2), tokens=[3, 7]):
-        held = record_gates(model, ids)
+        clamped = record_gates(model, ids)
     first = next(i for i, name in enumerate(free.gates) if name.layer == 1)
     wanted = free.values[first].clone()
     wanted[:, [3, 7], 4:12:2] = 0.25
     # The second gate of a layer may read what the first one changed, but only from the clamped token on.
-    torch.testing.assert_close(held.values[first][:, :4], wanted[:, :4], atol=0, rtol=0)
-    assert (held.values[first][:, [3, 7], 4:12:2] == 0.25).all()
-    torch.testing.assert_close(held.values[:, :, :3], free.values[:, :, :3], atol=0, rtol=0)
+    torch.testing.assert_close(clamped.values[first][:, :4], wanted[:, :4], atol=0, rtol=0)
+    assert (clamped.values[first][:, [3, 7], 4:12:2] == 0.25).all()
+    torch.testing.assert_close(clamped.values[:, :, :3], free.values[:, :, :3], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", [*GATED, *list(SPREAD)[::5]])
@@ -135,8 +138,8 @@ def test_a_second_user_of_the_kernel_sees_no_clamp(tiny_model: Any, tokens: Any)
         ({"layer": 0, "value": 0.5}, "layer is 0; the model has layers 1 to 3"),
         ({"layer": [1, 4], "value": 0.5}, "layer is 4; the model has layers 1 to 3"),
         ({"layer": True, "value": 0.5}, "layer is True"),
-        ({"value": 0.5, "channels": 32}, "channels holds 32; allowed are 0 to 31"),
-        ({"value": 0.5, "tokens": [-1]}, "tokens holds -1; allowed are at least 0"),
+        ({"value": 0.5, "channels": 32}, "channels includes 32; allowed are 0 to 31"),
+        ({"value": 0.5, "tokens": [-1]}, "tokens includes -1; allowed are at least 0"),
         ({"value": 0.5, "tokens": slice(-3, None)}, "its ends must be at least 0"),
         ({"value": 1.5}, "must be 0 to 1"),
         ({"value": float("nan")}, "must be 0 to 1"),
@@ -166,3 +169,21 @@ def test_numbers_of_numpy_and_torch_serve_as_well(tiny_model: Any, tokens: Any) 
             assert torch.equal(record_gates(model, ids).values, wanted)
     with pytest.raises(TypeError), clamp_gate(model, 1.5, 0.5):  # type: ignore[arg-type]
         pass
+
+
+@pytest.mark.parametrize("arm", ["enhanced", "conv-routing", "attention-gate", "hierarchical"])
+def test_rwkv4_is_recorded_in_windows_and_clamped(arm: str, scramble: Any, tokens: Any) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = RwkvConfig(vocab_size=37, hidden_size=16, num_hidden_layers=2, rescale_every=0)
+        model = patch(scramble(RwkvForCausalLM(config).eval()), GateConfig.preset(arm))
+    ids = tokens(1, 11)
+    before = model(ids).logits
+    with clamp_gate(model, 2, 0.5, channels=[0, 3], tokens=slice(4, None)):
+        trace, parts = record_gates(model, ids), summarize_gates(model, ids, window=4)
+        longer = record_gates(model, ids[:, :6], new_tokens=5, eos_token_id=None)
+    assert (trace.values[1, 0, 4:, [0, 3]] == 0.5).all() and (longer.values[1, 0, 4:, [0, 3]] == 0.5).all()
+    assert not (trace.values[1, 0, :4, [0, 3]] == 0.5).any() and longer.values.shape[2] == 10
+    torch.testing.assert_close(parts.mean, trace.summary().mean, atol=1e-3, rtol=0)
+    assert torch.equal(model(ids).logits, before)
+    assert all(gate.override is None and gate.observer is None for gate in gates_of(model))
