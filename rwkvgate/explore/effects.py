@@ -46,7 +46,6 @@ def clamp_effect(
     clamp: Clamp,
     *,
     new_tokens: int = 40,
-    prefix_id: int = PREFIX_ID,
     progress: Callable[[int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> ClampEffect:
@@ -68,7 +67,7 @@ def clamp_effect(
         True
     """
     sequence = encode(tokenizer, [text])[0]
-    ids = torch.tensor([[prefix_id, *sequence]], device=device_of(model))
+    ids = torch.tensor([[PREFIX_ID, *sequence]], device=device_of(model))
     losses, texts = [], []
     for each in (None, clamp):
         nats = None
@@ -77,9 +76,7 @@ def clamp_effect(
                 nats = read(model, ids, losses=True, progress=progress, stopped=stopped)
         losses.append(np.zeros(0, np.float32) if nats is None else nats[0, 1:].numpy())
         written = [""]
-        written += stream(
-            model, tokenizer, text, clamp=each, new_tokens=new_tokens, prefix_id=prefix_id, stopped=stopped
-        )
+        written += stream(model, tokenizer, text, clamp=each, new_tokens=new_tokens, stopped=stopped)
         texts.append(written[-1])
     return ClampEffect(clamp, token_texts(tokenizer, sequence), losses[0], losses[1], texts[0], texts[1])
 
@@ -93,7 +90,6 @@ def stream(
     new_tokens: int = 40,
     temperature: float = 0.0,
     seed: int = 0,
-    prefix_id: int = PREFIX_ID,
     stopped: Callable[[], bool] | None = None,
 ) -> Iterator[str]:
     """Generate a continuation and yield it after each token, until the end of text or `new_tokens`.
@@ -116,7 +112,7 @@ def stream(
         raise ValueError(f"the model is a {type(model).__name__}; continuations need a Rwkv6ForCausalLM")
     generator = torch.Generator().manual_seed(seed)
     ends = end_ids(model, tokenizer)
-    ids = torch.tensor([[prefix_id, *encode(tokenizer, [text])[0]]], device=device_of(model))
+    ids = torch.tensor([[PREFIX_ID, *encode(tokenizer, [text])[0]]], device=device_of(model))
     state, written = None, list[int]()
     for _ in range(new_tokens):
         if stopped is not None and stopped():

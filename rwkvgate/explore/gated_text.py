@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rwkvgate.explore.observing import gate_names, observing
-from rwkvgate.explore.reading import WINDOW, read
+from rwkvgate.explore.reading import read
 from rwkvgate.explore.summaries import TOKEN_MEASURES, GateSummary, Summarizer
 from rwkvgate.explore.tokens import token_texts
 from rwkvgate.metrics.inference import PREFIX_ID, device_of, encode
@@ -85,15 +85,13 @@ def read_text(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     *,
-    prefix_id: int = PREFIX_ID,
-    window: int = WINDOW,
     progress: Callable[[int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> GatedText:
     """Read a text after the prefix token, with the gates and losses of its tokens.
 
     Args:
-        window, progress, stopped: as in `reading.read`.
+        progress, stopped: as in `reading.read`.
 
     Raises:
         ValueError: the model has no gate.
@@ -108,7 +106,7 @@ def read_text(
         (['Once', ' upon', ' a', ' time'], (2, 4))
     """
     sequence = encode(tokenizer, [text])[0]
-    ids = torch.tensor([[prefix_id, *sequence]], device=device_of(model))
+    ids = torch.tensor([[PREFIX_ID, *sequence]], device=device_of(model))
     names = gate_names(model)
     summarizer = Summarizer(ids, None, names, skip=1)
     kept: list[list[Tensor]] = [[] for _ in names]
@@ -121,7 +119,7 @@ def read_text(
             kept[gate].append(values[0].to("cpu", torch.float16))
 
     with observing(model, keep):
-        losses = read(model, ids, window=window, losses=True, progress=progress, stopped=stopped)
+        losses = read(model, ids, losses=True, progress=progress, stopped=stopped)
     assert losses is not None
     values = torch.stack([torch.cat(parts)[1:] for parts in kept]) if keeping else None
     return GatedText(text, token_texts(tokenizer, sequence), summarizer.summary(losses[:, 1:]), values)

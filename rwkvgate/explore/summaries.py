@@ -21,6 +21,8 @@ from rwkvgate.explore.reading import WINDOW, read
 
 BINS = 50
 """Bins of the histogram over [0, 1]."""
+EDGE = 0.05
+"""Values within `EDGE` of 0 or 1 count as saturated."""
 LOW, HIGH = 0.05, 0.95
 """Quantiles over channels."""
 TOKEN_MEASURES = ("mean", "low", "high", "saturated")
@@ -35,7 +37,7 @@ class GateSummary:
 
     Attributes:
         mean, low, high, saturated: (gate, batch, time), over channels: mean, 5 and 95 % quantiles, share within
-            `edge` of 0 or 1.
+            `EDGE` of 0 or 1.
         channel_mean, channel_saturated: (gate, batch, channel), over real tokens.
         histogram: (gate, batch, `BINS`), counts over tokens and channels in equal bins of [0, 1]; values above 1, from
             a scaled gate, are in the last bin.
@@ -102,8 +104,7 @@ class Summarizer:
     Args:
         input_ids: (batch, time) of the whole text.
         mask: (batch, time), 0 at padding.
-        gates: their names; without them gates are numbered.
-        edge: values within `edge` of 0 or 1 count as saturated.
+        gates: layer and place of each.
         skip: tokens at the start, such as a prefix, that the model reads and the summary leaves out.
     """
 
@@ -111,12 +112,10 @@ class Summarizer:
         self,
         input_ids: Tensor,
         mask: Tensor | None,
-        gates: tuple[GateName, ...] = (),
-        *,
-        edge: float = 0.05,
+        gates: tuple[GateName, ...],
         skip: int = 0,
     ) -> None:
-        self.input_ids, self.edge, self.skip, self.names = input_ids[:, skip:].cpu(), edge, skip, gates
+        self.input_ids, self.skip, self.gates = input_ids[:, skip:].cpu(), skip, gates
         self.mask = None if mask is None else mask[:, skip:].bool().cpu()
         self.kept: list[list[Tensor]] = []
         self.sums: list[Tensor] = []
@@ -141,7 +140,7 @@ class Summarizer:
             self.read[gate] = start + min(-start, values.shape[1])
             values, start = values[:, -start:], self.read[gate]
         self.read[gate] = stop = start + values.shape[1]
-        near = (values < self.edge) | (values > 1 - self.edge)
+        near = (values < EDGE) | (values > 1 - EDGE)
         low, high = _quantiles(values)
         token = torch.stack((values.mean(-1), low, high, near.float().mean(-1)))
         real = torch.ones(values.shape[:2]) if self.mask is None else self.mask[:, start:stop]
@@ -175,7 +174,7 @@ class Summarizer:
             histogram=torch.stack([counted.cpu() for counted in self.histograms]),
             input_ids=self.input_ids,
             mask=self.mask,
-            gates=self.names or tuple(GateName(i + 1, "output") for i in range(len(self.kept))),
+            gates=self.gates,
             losses=losses,
         )
 
@@ -186,7 +185,6 @@ def summarize_gates(
     attention_mask: Tensor | None = None,
     *,
     window: int = WINDOW,
-    edge: float = 0.05,
     losses: bool = False,
     skip: int = 0,
 ) -> GateSummary:
@@ -196,7 +194,6 @@ def summarize_gates(
         input_ids: (batch, time).
         attention_mask: (batch, time), 0 at padding.
         window: tokens of a window.
-        edge: values within `edge` of 0 or 1 count as saturated.
         losses: whether to keep each token's negative log-likelihood, in nats.
         skip: tokens at the start, such as a prefix, that the model reads and the summary leaves out.
 
@@ -211,7 +208,7 @@ def summarize_gates(
         >>> summary.mean.shape, summary.channel_mean.shape  # (gate, batch, time), (gate, batch, channel)
         (torch.Size([2, 1, 40]), torch.Size([2, 1, 32]))
     """
-    summarizer = Summarizer(input_ids, attention_mask, gate_names(model), edge=edge, skip=skip)
+    summarizer = Summarizer(input_ids, attention_mask, gate_names(model), skip=skip)
     with observing(model, summarizer.add):
         nats = read(model, input_ids, attention_mask, window=window, losses=losses)
     return summarizer.summary(None if nats is None else nats[:, skip:])

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rwkvgate.explore.observing import GateName, gate_names, observing, require_gates
-from rwkvgate.explore.summaries import GateSummary, Summarizer
+from rwkvgate.explore.summaries import EDGE, GateSummary, Summarizer
 from rwkvgate.metrics.inference import evaluating
 
 
@@ -34,22 +34,22 @@ class GateTrace:
 
     values: Tensor
     input_ids: Tensor
-    mask: Tensor | None = None
-    gates: tuple[GateName, ...] = ()
+    mask: Tensor | None
+    gates: tuple[GateName, ...]
     sequences: Tensor | None = None
 
     def token_means(self, row: int = 0) -> Tensor:
         """Mean over channels for one row of the batch, (gate, time), float32."""
         return self.values[:, row].float().mean(-1)
 
-    def saturation(self, row: int = 0, edge: float = 0.05) -> Tensor:
-        """Share of channels within `edge` of 0 or 1 for one row of the batch, (gate, time)."""
+    def saturation(self, row: int = 0) -> Tensor:
+        """Share of channels within `EDGE` of 0 or 1 for one row of the batch, (gate, time)."""
         values = self.values[:, row].float()
-        return ((values < edge) | (values > 1 - edge)).float().mean(-1)
+        return ((values < EDGE) | (values > 1 - EDGE)).float().mean(-1)
 
-    def summary(self, edge: float = 0.05) -> GateSummary:
+    def summary(self) -> GateSummary:
         """The summary that `summarize_gates` makes of the same text."""
-        summarizer = Summarizer(self.input_ids, self.mask, self.gates, edge=edge)
+        summarizer = Summarizer(self.input_ids, self.mask, self.gates)
         for gate, values in enumerate(self.values):
             summarizer.add(gate, values)
         return summarizer.summary()

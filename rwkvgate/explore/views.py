@@ -23,6 +23,8 @@ MOST_TOKENS = 4096
 """Texts of more tokens are coloured in groups."""
 MOST_COLUMNS = 256
 """Texts of more tokens share columns in a drawing."""
+EXTREMES = 8
+"""Tokens or channels in a list of the highest or lowest."""
 NOTHING = "<p>The text is empty: there is no token to show.</p>"
 
 
@@ -120,7 +122,7 @@ def distribution_view(gated: GatedText) -> View:
     return View(f'<p class="note">Gate value across; height is the square root of the share.</p>{picture}')
 
 
-def extremes_view(gated: GatedText, layer: int | str = 1, measure: str | int = "mean", count: int = 8) -> View:
+def extremes_view(gated: GatedText, layer: int | str = 1, measure: str | int = "mean") -> View:
     """The tokens and the channels with the highest and the lowest gate of a layer."""
     gate = gated.gate(layer)
     values = gated.measure(measure)[gate]
@@ -130,10 +132,10 @@ def extremes_view(gated: GatedText, layer: int | str = 1, measure: str | int = "
     labels = token_labels([svg.short(token) for token in gated.tokens])
     names = [str(i) for i in range(len(channels))]
     parts = [
-        _table("Highest tokens", ("token", "position", "gate"), _extremes(values, labels, count, True)),
-        _table("Lowest tokens", ("token", "position", "gate"), _extremes(values, labels, count, False)),
-        _table("Highest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, count, True, "")),
-        _table("Lowest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, count, False, "")),
+        _table("Highest tokens", ("token", "position", "gate"), _extremes(values, labels, True)),
+        _table("Lowest tokens", ("token", "position", "gate"), _extremes(values, labels, False)),
+        _table("Highest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, True, "")),
+        _table("Lowest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, False, "")),
     ]
     return View(f'<div class="columns narrow">{"".join(f"<div>{part}</div>" for part in parts)}</div>')
 
@@ -232,11 +234,11 @@ def _joined(size: int, total: int) -> str:
 
 
 def _extremes(
-    values: NDArray[np.float32], names: Sequence[str], count: int, highest: bool, place: str = "{}"
+    values: NDArray[np.float32], names: Sequence[str], highest: bool, place: str = "{}"
 ) -> list[tuple[str, str, str]]:
     known = np.flatnonzero(np.isfinite(values))
     order = known[np.argsort(values[known], kind="stable")]
-    chosen = (order[::-1] if highest else order)[:count]
+    chosen = (order[::-1] if highest else order)[:EXTREMES]
     return [(names[i], place.format(i), f"{values[i]:.3f}") for i in chosen.tolist()]
 
 

@@ -10,7 +10,7 @@ import pytest
 from rwkvgate.explore import GateExplorer
 from rwkvgate.explore.gated_text import read_text
 from rwkvgate.explore.interventions import Clamp
-from rwkvgate.explore.session import EXAMPLES, VIEWS, Session
+from rwkvgate.explore.session import EXAMPLES, VIEWS
 from rwkvgate.explore.views import compare_view, text_view
 
 pytest.importorskip("ipywidgets", reason="ipywidgets, of the extra notebooks, is not installed")
@@ -140,7 +140,7 @@ def test_two_explorers_over_one_model_do_not_see_each_other(reader: Any) -> None
     assert free in settle(two).picture.value and free not in settle(one).picture.value
 
 
-def test_the_page_needs_no_widgets_and_is_written_whole(reader: Any, tmp_path: Any) -> None:
+def test_the_page_needs_no_widgets_and_is_written_atomically(reader: Any, tmp_path: Any) -> None:
     model, tokenizer = reader()
     explorer = GateExplorer(model, tokenizer, "Once upon a time")
     page = explorer.to_html(tmp_path / "page.html", title="A <title>")
@@ -153,24 +153,7 @@ def test_the_page_needs_no_widgets_and_is_written_whole(reader: Any, tmp_path: A
         GateExplorer(reader(None)[0], tokenizer, "x").to_html()
 
 
-def test_what_a_session_refuses_changes_nothing(reader: Any) -> None:
+def test_two_arms_of_one_name_are_refused(reader: Any) -> None:
     model, tokenizer = reader()
-    session = Session({"a": model}, tokenizer, "x")
-    start = session.choice
-    for change, message in (
-        ({"arm": "b"}, "arm is 'b'; allowed are 'a'"),
-        ({"view": "x"}, "view is 'x'"),
-        ({"layer": "9"}, "layer is '9'; allowed are 1, 2"),
-        ({"measure": "median"}, "measure is 'median'"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"length": 0}, "length is 0; allowed are 1 to 1000"),
-        ({"clamp": Clamp(1, 1.5)}, "must be 0 to 1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            session.change(**change)
-        assert session.choice == start and not session.can_undo
-    assert session.undo() == session.redo() == start
-    with pytest.raises(ValueError, match="at least one model"):
-        Session({}, tokenizer)
     with pytest.raises(ValueError, match="must differ"):
         GateExplorer(model, tokenizer, arms={"model": model})

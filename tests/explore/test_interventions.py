@@ -38,9 +38,9 @@ def test_a_clamped_gate_is_the_one_computed_by_hand(arm: str, tiny_model: Any, t
         # How far the gate moves things when it is wide open, by its own formula.
         moved = gated.moved if gated.values is None else gated.moved / _wide(gated.values, hidden)
         moved = moved * (1 if gate.gate_scale is None else gate.gate_scale)
-        wanted = hidden + 0.3 * moved
-        wanted = wanted if gate.norm is None else gate.norm(wanted)
-    torch.testing.assert_close(outputs[-1], wanted, atol=1e-12, rtol=1e-9)
+        expected = hidden + 0.3 * moved
+        expected = expected if gate.norm is None else gate.norm(expected)
+    torch.testing.assert_close(outputs[-1], expected, atol=1e-12, rtol=1e-9)
     assert torch.equal(model(ids).logits, before)
     assert all(gate.override is None for gate in gates_of(model))
 
@@ -56,10 +56,10 @@ def test_only_the_chosen_channels_tokens_and_layers_change(arm: str, tiny_model:
     with clamp_gate(model, 1, 0.25, channels=slice(4, 12, 2), tokens=[3, 7]):
         clamped = record_gates(model, ids)
     first = next(i for i, name in enumerate(free.gates) if name.layer == 1)
-    wanted = free.values[first].clone()
-    wanted[:, [3, 7], 4:12:2] = 0.25
+    expected = free.values[first].clone()
+    expected[:, [3, 7], 4:12:2] = 0.25
     # The second gate of a layer may read what the first one changed, but only from the clamped token on.
-    torch.testing.assert_close(clamped.values[first][:, :4], wanted[:, :4], atol=0, rtol=0)
+    torch.testing.assert_close(clamped.values[first][:, :4], expected[:, :4], atol=0, rtol=0)
     assert (clamped.values[first][:, [3, 7], 4:12:2] == 0.25).all()
     torch.testing.assert_close(clamped.values[:, :, :3], free.values[:, :, :3], atol=0, rtol=0)
 
@@ -71,27 +71,27 @@ def test_token_by_token_left_padded_and_in_generation(name: str, tiny_model: Any
     mask = torch.tensor([[0] * 3 + [1] * 8])
     clamp: dict[str, Any] = {"layer": [1, 3], "value": 0.6, "channels": [0, 5, 31], "tokens": slice(2, 6)}
     with torch.no_grad(), clamp_gate(model, **clamp):
-        whole = model(ids).logits
+        one_pass = model(ids).logits
         left = model(padded, attention_mask=mask).logits[:, 3:]
         state, steps = None, []
         for i in range(8):
             output = model(ids[:, i : i + 1], past_key_values=state, use_cache=True)
             state = output.past_key_values
             steps.append(output.logits)
-    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-9, rtol=1e-7)
-    torch.testing.assert_close(left, whole, atol=1e-9, rtol=1e-7)
-    assert (whole - model(ids).logits).abs().max() > 1e-9
+    torch.testing.assert_close(torch.cat(steps, 1), one_pass, atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(left, one_pass, atol=1e-9, rtol=1e-7)
+    assert (one_pass - model(ids).logits).abs().max() > 1e-9
 
 
 def test_generation_under_a_clamp_is_that_of_repeated_forward_passes(tiny_model: Any, tokens: Any) -> None:
     model, ids = tiny_model("enhanced"), tokens(1, 4)
     with clamp_gate(model, None, 0.0, tokens=slice(6, None)), torch.no_grad():
-        found = record_gates(model, ids, new_tokens=6, eos_token_id=None)
+        trace = record_gates(model, ids, new_tokens=6, eos_token_id=None)
         longer = ids
         for _ in range(6):
             longer = torch.cat((longer, model(longer).logits[:, -1:].argmax(-1)), 1)
-    assert found.sequences is not None and torch.equal(found.sequences, longer)
-    assert (found.values[:, :, 6:] == 0).all() and (found.values[:, :, :6] > 0.01).any()
+    assert trace.sequences is not None and torch.equal(trace.sequences, longer)
+    assert (trace.values[:, :, 6:] == 0).all() and (trace.values[:, :, :6] > 0.01).any()
 
 
 @pytest.mark.parametrize("arm", ["enhanced", "attention-gate", "fixed-gate"])
@@ -148,7 +148,7 @@ def test_a_second_user_of_the_kernel_sees_no_clamp(tiny_model: Any, tokens: Any)
         ({"value": 0.1, "scale": 2.0}, "exactly one"),
     ],
 )
-def test_what_is_out_of_range_is_refused(options: dict[str, Any], message: str, tiny_model: Any) -> None:
+def test_values_out_of_range_are_refused(options: dict[str, Any], message: str, tiny_model: Any) -> None:
     model = tiny_model("enhanced")
     with pytest.raises(ValueError, match=message), clamp_gate(model, **options):
         pass
@@ -163,10 +163,10 @@ def test_an_unpatched_model_is_refused(tiny_model: Any) -> None:
 def test_numbers_of_numpy_and_torch_serve_as_well(tiny_model: Any, tokens: Any) -> None:
     model, ids = tiny_model("enhanced"), tokens(1, 6)
     with clamp_gate(model, 2, 0.5, channels=[1, 4], tokens=3):
-        wanted = record_gates(model, ids).values
+        expected = record_gates(model, ids).values
     for number in (np.int64, torch.tensor):
         with clamp_gate(model, [number(2)], 0.5, channels=np.array([1, 4]), tokens=np.int32(3)):
-            assert torch.equal(record_gates(model, ids).values, wanted)
+            assert torch.equal(record_gates(model, ids).values, expected)
     with pytest.raises(TypeError), clamp_gate(model, 1.5, 0.5):  # type: ignore[arg-type]
         pass
 

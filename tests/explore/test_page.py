@@ -24,12 +24,12 @@ def test_the_page_is_one_file_that_allows_only_itself(text: str, reader: Any, tm
     page = Page(source)
     data, script = page.blocks["script"]
     assert len(page.blocks["style"]) == 1
-    policy = next(found["content"] or "" for name, found in page.elements if "http-equiv" in found)
+    policy = next(attributes["content"] or "" for name, attributes in page.elements if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
-    for block, kind in ((script, "script-src"), (page.blocks["style"][0], "style-src")):
+    for block, directive in ((script, "script-src"), (page.blocks["style"][0], "style-src")):
         digest = base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()
-        assert f"{kind} 'sha256-{digest}'" in policy
-    assert not any({"src", "href", "style"} & found.keys() for _, found in page.elements)
+        assert f"{directive} 'sha256-{digest}'" in policy
+    assert not any({"src", "href", "style"} & attributes.keys() for _, attributes in page.elements)
     assert "url(" not in page.blocks["style"][0] and "@import" not in page.blocks["style"][0]
     read = json.loads(data)
     values = gated.measure("mean")

@@ -16,21 +16,21 @@ def test_tokens_with_a_part_of_a_character_are_their_bytes(reader: Any) -> None:
     for tokenizer in (reader()[1], train_tokenizer(["plain English text"], 300)):
         for text in TEXTS.values():
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            found = b""
+            data = b""
             for token in token_texts(tokenizer, ids):
                 split = re.fullmatch(r"⟨([0-9a-f ]+)⟩", token)
-                found += bytes.fromhex(split[1]) if split else token.encode()
-            assert found.decode() == text
+                data += bytes.fromhex(split[1]) if split else token.encode()
+            assert data.decode() == text
 
 
-def test_what_a_token_looks_like() -> None:
+def test_readable_tokens() -> None:
     shown = {" ": "·", " a": " a", "\n": "⏎", "a\t": "a⇥", "\x07": "□", "\u0301": "◌\u0301", "\u200d": "□"}
     assert {token: readable(token) for token in shown} == shown
     assert readable("👩\u200d") == "👩\u200d" and readable("") == ""
     assert direction(["שלום", " hi"]) == "rtl" and direction(["hello", " ש"]) == "ltr" and direction(["1"]) == "ltr"
 
 
-def test_labels_show_what_cannot_be_seen() -> None:
+def test_labels_show_white_space() -> None:
     assert token_labels([" a", "\n", "\x07"]) == ["·a", "⏎", "□"]
 
 

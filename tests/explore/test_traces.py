@@ -26,10 +26,10 @@ def test_values_are_the_gates_and_nothing_is_changed(arm: str, tiny_model: Any, 
     model(ids)
     handle.remove()
     if gate.config.gating == "fixed":
-        wanted = torch.full_like(hidden[0], gate.config.value)
+        expected = torch.full_like(hidden[0], gate.config.value)
     else:
-        wanted = torch.sigmoid(hidden[0] @ gate.gate.linear.weight.T + gate.gate.linear.bias)
-    torch.testing.assert_close(trace.values[1].float(), wanted.detach(), atol=1e-3, rtol=0)
+        expected = torch.sigmoid(hidden[0] @ gate.gate.linear.weight.T + gate.gate.linear.bias)
+    torch.testing.assert_close(trace.values[1].float(), expected.detach(), atol=1e-3, rtol=0)
     assert all(gate.observer is None for gate in gates_of(model))
 
 
@@ -60,7 +60,7 @@ def test_generation_is_recorded_and_unchanged(arm: str, tiny_model: Any, tokens:
     assert torch.equal(model.generate(ids, attention_mask=mask, do_sample=False, **options), plain)
 
 
-def test_what_recording_refuses(tiny_model: Any, tokens: Any) -> None:
+def test_recording_refuses_beams_and_stray_options(tiny_model: Any, tokens: Any) -> None:
     model = tiny_model("enhanced")
     with pytest.raises(ValueError, match="num_beams is 2"):
         record_gates(model, tokens(1, 3), new_tokens=2, num_beams=2)

@@ -35,20 +35,22 @@ def test_every_view_of_hostile_text_is_text(text: str, reader: Any) -> None:
     for view in shown:
         page = Page(view)
         assert not {name for name, _ in page.elements} & {"script", "b", "iframe", "img"}
-        assert not any(name.startswith("on") or name == "style" for _, found in page.elements for name in found)
+        assert not any(
+            name.startswith("on") or name == "style" for _, attributes in page.elements for name in attributes
+        )
         assert not re.search(r"[\x00-\x09\x0b-\x1f\u202a-\u202e]", page.text)
         if not text:
             assert "The text is empty" in page.text
         assert view._repr_html_().startswith('<div class="rg"><style>')
     if text:
-        spans = [found for name, found in Page(shown[0]).elements if name == "span" and "title" in found]
+        spans = [attributes for name, attributes in Page(shown[0]).elements if name == "span" and "title" in attributes]
         assert len(spans) == len(gated.tokens)
-        wanted = gated.measure("saturated")[1]
-        numbers = [float((found["title"] or "").rsplit(" ", 1)[1]) for found in spans]
-        np.testing.assert_allclose(numbers, wanted, atol=6e-4)
+        expected = gated.measure("saturated")[1]
+        numbers = [float((attributes["title"] or "").rsplit(" ", 1)[1]) for attributes in spans]
+        np.testing.assert_allclose(numbers, expected, atol=6e-4)
 
 
-def test_long_texts_are_shown_in_groups_and_it_is_said(reader: Any) -> None:
+def test_long_texts_are_shown_in_groups(reader: Any) -> None:
     model, tokenizer = reader()
     gated = read_text(model, tokenizer, "one two three four five " * 1000)
     assert len(gated.tokens) > views.MOST_TOKENS
