@@ -98,7 +98,7 @@ bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 
 search: $(STAMP)  ## the search for a gate worth having: hours on two cores, resumable; PROFILE=smoke for a look
 	@$(BIN)/python -m rwkvgate.experiment.search --profile $(PROFILE)
 
-explore: $(STAMP)  ## the explorer of the newest run in a browser: type, look at the gate, hold it
+explore: $(STAMP)  ## the explorer of the newest run in a browser: type, look at the gate, clamp it
 	@$(BIN)/python -m rwkvgate.workflow.app
 
 test-colab: $(STAMP)  ## each notebook alone, as opened from its badge, with Colab's published versions

@@ -46,7 +46,7 @@ def test_committed_clean(name: str) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             assert not cell["outputs"] and cell["execution_count"] is None
-        assert set(cell["metadata"]) <= {"tags"}
+        assert set(cell["metadata"]) <= {"tags", "cellView", "jupyter"}
     assert "widgets" not in notebook["metadata"]
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     assert not re.search(r"/(home|root|tmp|Users|work)/", json.dumps(notebook))
