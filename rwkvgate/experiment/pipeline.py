@@ -42,7 +42,7 @@ from rwkvgate.experiment.settings import (
     require_hardware,
     resolve,
 )
-from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, pack_rows, ranks, train, train_best
+from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, pack_rows, ranks, train
 from rwkvgate.experiment.training.launching import launch
 from rwkvgate.experiment.training.sharding import whole
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
@@ -184,8 +184,6 @@ def _pretrain(run: Run, model: Rwkv6ForCausalLM, schedule: Schedule, texts: Text
         label="pretraining",
         seed=BASE_SEED,
         validation=held_out[: 2 * VALIDATION_DOCUMENTS],
-        log_every=max(1, schedule.steps // 30),
-        eval_every=max(1, schedule.steps // 6),
         checkpoints=_checkpoints(run),
     )
 
@@ -342,19 +340,15 @@ def _tune(run: Run, model: Rwkv6ForCausalLM, texts: Texts, arm: str, seed: int) 
     select_trainable(model, schedule.scope)
     separator = texts.tokenizer.bos_token_id
     held_out = texts.encode(texts.corpus.validation[:VALIDATION_DOCUMENTS])
-    options: dict[str, Any] = {
-        "label": f"fine-tuning {arm}, seed {seed}",
-        "seed": seed,
-        "validation": [close_row(document, schedule.length, separator) for document in held_out],
-        "log_every": schedule.log_every,
-        "eval_every": schedule.eval_every,
-        "checkpoints": _checkpoints(run, arm, seed),
-        "sharded": schedule.sharded,
-    }
-    rows = arm_rows(run, texts, seed)
-    if schedule.learning_rates:
-        return train_best(model, rows, schedule, schedule.learning_rates, **options)
-    return train(model, rows, schedule, **options)
+    return train(
+        model,
+        arm_rows(run, texts, seed),
+        schedule,
+        label=f"fine-tuning {arm}, seed {seed}",
+        seed=seed,
+        validation=[close_row(document, schedule.length, separator) for document in held_out],
+        checkpoints=_checkpoints(run, arm, seed),
+    )
 
 
 def load_arm(run: Run, arm: str, seed: int) -> Rwkv6ForCausalLM:

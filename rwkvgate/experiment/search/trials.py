@@ -19,7 +19,8 @@ from rwkvgate.experiment.progress import Progress
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.search.candidates import Candidate
 from rwkvgate.experiment.settings import LAUNCH, ModelSettings, Schedule
-from rwkvgate.experiment.training import build_optimizer, document_rows, pack_rows, train
+from rwkvgate.experiment.training import document_rows, pack_rows, train
+from rwkvgate.experiment.training.loop import build_optimizer
 from rwkvgate.gate.patch import patch, select_trainable
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.likelihood import score_texts
