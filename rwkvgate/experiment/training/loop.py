@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ def train(
     seed: int,
     validation: list[list[int]] | None = None,
     checkpoints: Path | None = None,
+    labels: list[list[int]] | None = None,
 ) -> TrainingLog:
     """Train the model's trainable parameters, in place, on the rows in their order.
 
@@ -111,6 +112,7 @@ def train(
         checkpoints: a folder for training checkpoints, of this training alone: with other frozen weights, or other
             constants of a gate, give another. An interrupted training resumes from the last intact one there, with any
             number of processes. None keeps none.
+        labels: for each row its scored tokens, with `IGNORED` in place of the others; None scores every token.
 
     Raises:
         FloatingPointError: training diverged: the loss became infinite or nan, or float16 gradients only overflow.
@@ -125,7 +127,8 @@ def train(
         # transformers renames it between 5.15 and 5.23.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     # Before the model is sharded, for it is counted on a block of its own.
-    job = _Job(model, rows, validation or [], seed, memory=_predicted_memory(model, rows, schedule, label))
+    memory = _predicted_memory(model, rows, schedule, label)
+    job = _Job(model, rows, labels or rows, validation or [], seed, memory)
     rates = schedule.learning_rates if isinstance(schedule, TrainingSettings) else ()
     if not rates:
         return _train_once(job, schedule, label, checkpoints)
@@ -159,9 +162,14 @@ class _Job:
 
     model: PreTrainedModel
     rows: Rows
+    labels: Rows
     validation: Rows
     seed: int
     memory: TrainingMemory
+
+    def examples(self) -> list[dict[str, Sequence[int]]]:
+        """The rows as the Trainer takes them."""
+        return [{"input_ids": row, "labels": scored} for row, scored in zip(self.rows, self.labels, strict=True)]
 
 
 def _train_once(job: _Job, schedule: Schedule, label: str, checkpoints: Path | None) -> TrainingLog:
@@ -235,7 +243,7 @@ def _trainer(job: _Job, schedule: Schedule, folder: str, callbacks: list[Trainer
         model=job.model,
         args=arguments,
         data_collator=collate_for_loss,
-        train_dataset=[{"input_ids": row} for row in job.rows],
+        train_dataset=job.examples(),
         eval_dataset=[{"input_ids": row} for row in job.validation] or None,
         optimizers=build_optimizer(job.model, schedule),
         callbacks=callbacks,
@@ -303,7 +311,7 @@ def _predicted_memory(model: PreTrainedModel, rows: Rows, schedule: Schedule, la
 def _predicted_seconds(job: _Job, schedule: Schedule, begun: int, label: str) -> float:
     """Seconds that the steps after `begun` take, printed; measured on this process's share of a batch."""
     share = share_of(schedule.batch_size, ranks.count())
-    step = step_seconds(job.model, collate_for_loss([{"input_ids": row} for row in job.rows[:share]]))
+    step = step_seconds(job.model, collate_for_loss(job.examples()[:share]))
     every = _intervals(schedule)[1]
     validations = schedule.steps // every - begun // every if job.validation else 0
     seconds = training_seconds(step, schedule.steps - begun, schedule.batch_size, len(job.validation), validations)
@@ -323,6 +331,7 @@ def _owner(job: _Job, schedule: Schedule) -> str:
             total.update(whole(parameter).cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest(
         {"start": total.hexdigest(), "rows": job.rows, "validation": job.validation or None, "seed": job.seed}
+        | ({} if job.labels is job.rows else {"labels": job.labels})
         | {"schedule": schedule.model_dump(mode="json", exclude=LAUNCH), "torch": torch.__version__}
     )
 

@@ -68,7 +68,8 @@ def close_row(document: Sequence[int], length: int, separator: int) -> list[int]
 def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
     """A batch of rows padded on the right to the longest: `input_ids` and `labels`, both (batch, time).
 
-    It needs no attention mask: padding is to the right of every token, and is not scored.
+    Every token is scored where a row has no `labels`. It needs no attention mask: padding is to the right of every
+    token, and is not scored.
     """
     longest = max(len(row["input_ids"]) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -76,7 +77,7 @@ def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
     for i, row in enumerate(rows):
         tokens = torch.tensor(row["input_ids"])
         ids[i, : len(tokens)] = tokens
-        labels[i, : len(tokens)] = tokens
+        labels[i, : len(tokens)] = torch.tensor(row.get("labels", row["input_ids"]))
     return {"input_ids": ids, "labels": labels}
 
 
