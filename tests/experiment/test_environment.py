@@ -57,9 +57,10 @@ def test_a_repository_of_somebody_else_is_not_taken_for_ours(tmp_path: Path, mon
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
     assert commit() == {"id": None, "dirty": None}
-    (tmp_path / module.HERE).parent.mkdir()
-    (tmp_path / module.HERE).write_text("")
+    (tmp_path / module.MARK).parent.mkdir(parents=True)
+    (tmp_path / module.MARK).write_text("")
     assert len(str(commit()["id"])) == 40 and commit()["dirty"] is False
+    assert (Path(module.__file__).parents[2] / module.MARK).samefile(module.__file__)
 
 
 def test_the_run_folder_has_it_beside_the_manifest(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Starting the processes that train an arm together, from a notebook or a script that is one process."""
+"""Starts the processes that train an arm together, from a notebook or a script."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import Settings, project_root
 from rwkvgate.gate.validation import SettingsError
 
-SAID = 15
-"""Last lines of a failed launch that its error repeats."""
+LAST_LINES = 15
+"""Lines of a failed launch that its error repeats."""
 
 
 def require_devices(settings: Settings) -> None:
@@ -25,29 +25,28 @@ def require_devices(settings: Settings) -> None:
     Raises:
         SettingsError: names both numbers.
     """
-    import torch  # here, for whoever imports this module to read settings only
+    import torch  # here, so that this module is quick to import
 
-    wanted = settings.training.processes
-    if wanted > 1 and torch.cuda.is_available() and torch.cuda.device_count() < wanted:
-        found = torch.cuda.device_count()
+    processes, gpus = settings.training.processes, torch.cuda.device_count()
+    if processes > 1 and torch.cuda.is_available() and gpus < processes:
         raise SettingsError(
-            f"training.processes is {wanted}, one a GPU, and this machine has {found} GPU{'s' * (found > 1)}; "
-            f"it must be at most {found}"
+            f"training.processes is {processes}, one for each GPU, and this machine has {gpus} "
+            f"GPU{'s' * (gpus > 1)}; it must be at most {gpus}"
         )
 
 
 def launch(run: Run, arm: str, seed: int) -> None:
-    """Train an arm and seed in `training.processes` processes; what they print is printed here as it comes.
+    """Train an arm and seed in `training.processes` processes, and print what they print.
 
     Raises:
         SettingsError: there are too few GPUs.
-        RuntimeError: a process failed or was killed, and so all were stopped. What was saved is kept.
+        RuntimeError: a process failed or was killed, and so all were stopped. Their checkpoints are kept.
     """
     require_devices(run.settings)
     _free_memory()
     command, environment = launch_command(run, arm, seed), os.environ | {"PYTHONPATH": _python_path()}
     print(f"{arm}, seed {seed}: {run.settings.training.processes} processes train together", flush=True)
-    last: deque[str] = deque(maxlen=SAID)
+    last: deque[str] = deque(maxlen=LAST_LINES)
     child = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -71,7 +70,7 @@ def launch(run: Run, arm: str, seed: int) -> None:
     if status:
         raise RuntimeError(
             f"the training of {arm}, seed {seed}, in {run.settings.training.processes} processes ended with status "
-            f"{status}; the same call goes on from its last checkpoint. Its last lines:\n{''.join(last)}"
+            f"{status}; the same call resumes from the last checkpoint. Last lines:\n{''.join(last)}"
         )
 
 
@@ -90,7 +89,7 @@ def launch_command(run: Run, arm: str, seed: int) -> list[str]:
 
 
 def config_path(sharded: bool) -> Path:
-    """accelerate's file for whole or for spread models: the checkout's, or the copy that a wheel carries."""
+    """accelerate's file for replicated or for sharded models: the checkout's, or the wheel's copy."""
     name = Path("params") / "accelerate" / ("fsdp.yaml" if sharded else "ddp.yaml")
     here = project_root() / name
     return here if here.is_file() else Path(__file__).resolve().parents[2] / name
@@ -103,7 +102,7 @@ def _python_path() -> str:
 
 
 def _free_memory() -> None:
-    """Give back what this process keeps of the first GPU without needing it."""
+    """Free the memory of the first GPU that this process does not need."""
     import torch
 
     gc.collect()
