@@ -7,32 +7,41 @@ import os
 import platform
 import re
 import subprocess
+import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from rwkvgate.experiment.settings import project_root
 
-PACKAGES = (
-    "rwkvgate", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "sacrebleu",
-    "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake", "peft",
-    "safetensors", "pyrwkv-tokenizer", "flash-linear-attention",
-)  # fmt: skip
-"""What numbers depend on first of all, for the manifest; `environment` has every package."""
 HERE = Path("rwkvgate") / "environment.py"
 """What a checkout of this project has."""
 
 
+def requirements(extra: str = "") -> list[Requirement]:
+    """The packages that this one depends on, with those of an extra where this one is installed."""
+    try:
+        lines = metadata.requires("rwkvgate") or []
+    except metadata.PackageNotFoundError:  # a checkout on the path, as on Colab
+        project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        lines = project["dependencies"]
+    found = map(Requirement, lines)
+    return [needed for needed in found if needed.marker is None or needed.marker.evaluate({"extra": extra})]
+
+
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on."""
+    """Versions of Python and of the libraries that numbers depend on; `environment` has every package."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
+    needed = [canonicalize_name(requirement.name) for requirement in requirements("notebooks")]
+    for name in ("rwkvgate", *needed, "flash-linear-attention"):
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
