@@ -12,8 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from rwkvgate.experiment.pipeline import open_run, training_log
+from rwkvgate.experiment import order
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.progress import clock
+from rwkvgate.experiment.steps.base import read_log
 
 GOALS = {"smoke": 2 * 60, "cpu": 25 * 60}
 PEAK_MIB = 4096
@@ -62,7 +64,7 @@ def main() -> None:
         spent = time.monotonic() - started
         if chain.returncode:
             sys.exit((Path(scratch) / "log").read_text()[-3000:])
-        log_of_base = training_log(open_run(profile=profile, run_dir=folder))
+        log_of_base = read_log(order.base(open_run(profile=profile, run_dir=folder)))
         training = [record["loss"] for record in log_of_base.history if "loss" in record][-1]
         validation = [record["validation_loss"] for record in log_of_base.history if "validation_loss" in record][-1]
     print(f"make reproduce, profile {profile}: {clock(spent)} (goal {clock(GOALS.get(profile, 0))})")

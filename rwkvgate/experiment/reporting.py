@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.analysis.architecture import architecture
 from rwkvgate.experiment.analysis.curves import spread_curves
 from rwkvgate.experiment.analysis.figures import figure2, figure3, save_figure, scaling_figure
@@ -23,12 +24,12 @@ from rwkvgate.experiment.analysis.study_tables import (
 )
 from rwkvgate.experiment.arms import find_arm
 from rwkvgate.experiment.claims import Records, ledger_table
-from rwkvgate.experiment.inputs import arms_and_seeds, gate_of
-from rwkvgate.experiment.pipeline import ensure_base, training_log
 from rwkvgate.experiment.results import Results, arms_of_run
 from rwkvgate.experiment.rules import VERSION
 from rwkvgate.experiment.run import Run, write_manifest
 from rwkvgate.experiment.settings import TrainingSettings
+from rwkvgate.experiment.steps import ensure_base
+from rwkvgate.experiment.steps.base import read_log
 from rwkvgate.experiment.studies.change_plots import changes_figure
 from rwkvgate.experiment.training import TrainingLog
 from rwkvgate.explore.plots import effects_by_layer
@@ -136,7 +137,7 @@ def draw(run: Run, results: Results) -> dict[str, Figure]:
 
 def figure1(run: Run) -> Figure:
     """The paper's Figure 1 from this run's configuration of its gate."""
-    gate, base = gate_of(find_arm("enhanced"), run.settings), ensure_base(run).config
+    gate, base = run.variant("enhanced").gate, ensure_base(run).config
     assert gate is not None, "the paper's arm has a gate"
     return architecture(gate, base.num_hidden_layers, base.hidden_size, title="enhanced")
 
@@ -144,7 +145,7 @@ def figure1(run: Run) -> Figure:
 def training_logs(run: Run, arms: list[str]) -> dict[str, list[TrainingLog]]:
     """The logs of every seed of the arms that are trained."""
     return {
-        arm: [training_log(run, arm, seed) for name, seed in arms_and_seeds(run.settings) if name == arm]
+        arm: [read_log(order.arm(variant)) for variant in run.variants() if variant.arm.name == arm]
         for arm in arms
         if find_arm(arm).trained
     }

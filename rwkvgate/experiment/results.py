@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.analysis.comparison import ablations, comparisons
 from rwkvgate.experiment.analysis.report import Sample
 from rwkvgate.experiment.analysis.tables import comparison_table, table1, table2, trivial_table
-from rwkvgate.experiment.arms import ARMS, find_arm
+from rwkvgate.experiment.arms import ARMS
 from rwkvgate.experiment.claims import Evidence, Records, ledger
-from rwkvgate.experiment.inputs import arms_and_seeds, evaluation_inputs, gate_of
-from rwkvgate.experiment.pipeline import best_device, ensure_base, ensure_texts
-from rwkvgate.experiment.probing import ensure_probes
-from rwkvgate.experiment.run import Run, is_finished
-from rwkvgate.experiment.scoring import HEADLINES, Evaluation, ensure_evaluation
+from rwkvgate.experiment.run import Run, Variant
+from rwkvgate.experiment.steps import ensure_base, ensure_evaluation, ensure_probes, ensure_texts
+from rwkvgate.experiment.steps.base import best_device
+from rwkvgate.experiment.steps.evaluation import HEADLINES, Evaluation
 from rwkvgate.experiment.studies.measure import Studies, ensure_studies, no_studies
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.metrics.context import POSITION_COLUMNS
@@ -27,6 +27,10 @@ from rwkvgate.metrics.trivial import trivial_overlap
 
 FURTHER_METRICS = ("entity_consistency", "loss_far", "perplexity_natural", "perplexity_code", "order_loss")
 """Measures beyond the paper's: whether entities stay who they are, longer texts, other domains, distant context."""
+
+
+SAMPLES = 6
+"""Prompts whose continuations by every arm are shown."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +58,20 @@ class Results:
     samples: list[Sample]
 
 
-def missing_evaluations(run: Run) -> list[tuple[str, int]]:
+def missing_evaluations(run: Run) -> list[Variant]:
     """Arms and seeds of the full run that are not measured yet."""
-    return [
-        (arm, seed)
-        for arm, seed in arms_and_seeds(run.settings)
-        if not is_finished(run.evaluation(arm, seed), evaluation_inputs(run.settings, arm, seed))
-    ]
+    return [variant for variant in run.variants() if not order.evaluation(variant).is_finished]
 
 
 def arms_of_run(run: Run) -> list[str]:
     """The arms of the full run, in the order of tables and figures."""
-    return list(dict.fromkeys(arm for arm, _ in arms_and_seeds(run.settings)))
+    return list(dict.fromkeys(variant.arm.name for variant in run.variants()))
 
 
 def gather(run: Run) -> Results:
     """Tables over every arm and seed of the full run; what is not measured yet is measured first."""
     found, failures = _evaluations(run)
-    probed = [ensure_probes(run, arm, seed) for arm, seed in found] if run.settings.evaluation.studies else []
+    probed = [ensure_probes(run.variant(arm, seed)) for arm, seed in found] if run.settings.evaluation.studies else []
     scores = [*(one.documents for one in found.values()), *(one.scores for one in probed)]
     documents = pd.concat(scores, ignore_index=True)
     documents = documents[~documents["arm"].isin(failures)]
@@ -116,11 +116,11 @@ def gather(run: Run) -> Results:
 def _evaluations(run: Run) -> tuple[dict[tuple[str, int], Evaluation], dict[str, str]]:
     """What was measured on each arm and seed, and why arms failed: one diverged seed is the arm's failure."""
     found, failures = {}, {}
-    for arm, seed in arms_and_seeds(run.settings):
+    for variant in run.variants():
         try:
-            found[arm, seed] = ensure_evaluation(run, arm, seed)
+            found[variant.arm.name, variant.seed] = ensure_evaluation(variant)
         except FloatingPointError as error:
-            failures[arm] = str(error)
+            failures[variant.arm.name] = str(error)
     return found, failures
 
 
@@ -133,7 +133,7 @@ def _samples(found: Mapping[tuple[str, int], Evaluation], arms: list[str]) -> li
             shared[0]["reference"],
             {arm: one["continuation"] for arm, one in zip(written, shared, strict=True)},
         )
-        for shared in zip(*(found[arm, 0].samples for arm in written), strict=False)
+        for shared in zip(*(found[arm, 0].samples[:SAMPLES] for arm in written), strict=False)
     ]
 
 
@@ -146,7 +146,7 @@ def _trivial(run: Run) -> pd.DataFrame:
 
 
 def _gates(run: Run, arms: list[str]) -> dict[str, GateConfig]:
-    return {arm: gate for arm in arms if (gate := gate_of(find_arm(arm), run.settings))}
+    return {arm: gate for arm in arms if (gate := run.variant(arm).gate)}
 
 
 def _cost(run: Run, documents: pd.DataFrame, arms: list[str]) -> pd.DataFrame:

@@ -1,35 +1,27 @@
-"""The run folder: where each thing lies, which steps are finished, and where the numbers came from.
-
-A step writes its folder under a temporary name, puts a record of its inputs' hash in it and renames it.
-A folder whose record carries the hash at hand is finished and is not made again; any other is.
-"""
+"""The run folder: where each thing lies, its arms and seeds, and the manifest that says where its numbers came from."""
 
 from __future__ import annotations
 
-import errno
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rwkvgate.experiment.arms import ARMS, Arm, find_arm
 from rwkvgate.experiment.environment import commit, environment, hardware, versions
-from rwkvgate.experiment.locks import hold, take
+from rwkvgate.experiment.inputs import arm_inputs, gate_of
+from rwkvgate.experiment.locks import take
 from rwkvgate.experiment.settings import Settings
+from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import digest, read_json, write_folder, write_json, write_text
+from rwkvgate.rwkv6.files import read_json, write_json, write_text
 
 RECORD = "step.json"
 MANIFEST = "manifest.json"
 ENVIRONMENT = "environment.txt"
 CHECKPOINT = "checkpoint.json"
 
-NO_ROOM = "No space left on device"
-"""A full disk in the words of the system."""
 LOCK = ".lock"
 """The file that a whole run holds."""
 
@@ -73,29 +65,62 @@ class Run:
         """The whole run on one page."""
         return self.folder / "report.html"
 
-    def arm(self, arm: str, seed: int) -> Path:
-        """One arm of one seed: weights, training log, metrics."""
-        return self.folder / "arms" / arm / f"seed{seed}"
+    def variant(self, arm: str, seed: int = 0) -> Variant:
+        """An arm with a seed, in this run.
 
-    def failure(self, arm: str, seed: int) -> Path:
-        """Why the arm's training with that seed failed, where it did; beside the folder, which is made whole or not."""
-        return self.folder / "arms" / arm / f"seed{seed}.failed.json"
+        Raises:
+            SettingsError: there is no such arm, or the seed is no number from 0.
+        """
+        if type(seed) is not int or seed < 0:
+            raise SettingsError(f"seed is {seed!r}; it must be a whole number, 0 or more")
+        return Variant(self, find_arm(arm), seed)
 
-    def checkpoints(self, arm: str | None = None, seed: int = 0) -> Path:
-        """Checkpoints of an arm's training, or of the base's, while it runs."""
-        return self.folder / "checkpoints" / ("base" if arm is None else f"{arm}.seed{seed}")
+    def variants(self) -> list[Variant]:
+        """Every arm and seed of the whole run, in the order of `ARMS`; an arm that is not trained has one seed.
 
-    def evaluation(self, arm: str, seed: int) -> Path:
-        """What was measured on that arm and seed."""
-        return self.arm(arm, seed) / "evaluation"
-
-    def probes(self, arm: str, seed: int) -> Path:
-        """What that arm and seed did on long texts, other domains and probes of memory."""
-        return self.arm(arm, seed) / "probes"
+        Raises:
+            SettingsError: one of the settings' arms is unknown.
+        """
+        evaluation = self.settings.evaluation
+        chosen = {find_arm(name).name for name in evaluation.arms}
+        arms = [arm for arm in ARMS.values() if arm.name in chosen]
+        return [Variant(self, arm, seed) for arm in arms for seed in range(evaluation.seeds if arm.trained else 1)]
 
     def command(self) -> str:
         """The command that makes the whole run, for messages."""
         return f"PROFILE={self.settings.profile} make reproduce"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An arm with a training seed, in a run."""
+
+    run: Run
+    arm: Arm
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.arm.name}, seed {self.seed}"
+
+    @property
+    def gate(self) -> GateConfig | None:
+        """The arm's gate under the run's settings; None for an arm without one."""
+        return gate_of(self.arm, self.run.settings)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What its weights depend on."""
+        return arm_inputs(self.run.settings, self.arm, self.seed)
+
+    @property
+    def folder(self) -> Path:
+        """Weights and training log, and in folders of their own what was measured."""
+        return self.run.folder / "arms" / self.arm.name / f"seed{self.seed}"
+
+    @property
+    def adapter(self) -> Path:
+        """The gate alone, as `save_gate` writes it; beside the folder, which is one step's."""
+        return self.folder.with_name(f"{self.folder.name}.gate")
 
 
 def open_folder(settings: Settings) -> Run:
@@ -162,75 +187,6 @@ def lock_folder(folder: Path) -> Any:
     return take(folder / LOCK, f"another run works in {folder}. Wait for it, stop it, or give another run_dir")
 
 
-def is_finished(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether the folder holds the finished step of these inputs."""
-    record = read_json(folder / RECORD)
-    return isinstance(record, dict) and record.get("inputs") == digest(inputs)
-
-
-def make_once(run: Run, folder: Path, inputs: Mapping[str, Any], make: Callable[[], object]) -> None:
-    """Call `make` where the step is not finished, with the step to this process alone.
-
-    Raises:
-        SettingsError: another process makes it.
-    """
-    if is_finished(folder, inputs):
-        return
-    with hold(run.folder, folder):
-        if not is_finished(folder, inputs):  # while we waited
-            make()
-
-
-@contextmanager
-def step(
-    folder: Path, name: str, inputs: Mapping[str, Any], started: float, obsolete: Path | None = None
-) -> Iterator[Path]:
-    """A temporary folder for a step's outputs; on success it gets a record and takes its place.
-
-    On an error, what stood there before stays.
-
-    Args:
-        started: `time.monotonic()` when the step's work began, for the record's wall time.
-        obsolete: a folder that is removed when the step is finished.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    try:
-        with write_folder(folder) as fresh:
-            yield fresh
-            record = {
-                "step": name,
-                "inputs": digest(inputs),
-                "seconds": round(time.monotonic() - started, 2),
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "commit": commit(),
-                "environment": digest(environment()),
-            }
-            write_json(fresh / RECORD, record)
-    except Exception as error:
-        if NO_ROOM not in str(error):
-            raise
-        # safetensors, parquet and json each say it in their own words, and not of which disk.
-        free = shutil.disk_usage(next(path for path in folder.parents if path.is_dir())).free / 2**20
-        raise OSError(
-            errno.ENOSPC,
-            f"{NO_ROOM}: {name} could not be written to {folder}, where {free:,.1f} MiB are free. Make room and run "
-            "again; what was finished is kept, and training goes on from its last checkpoint",
-        ) from error
-    remove(obsolete)
-    for call in after_step.values():
-        call(folder)
-
-
-def remove(obsolete: Path | None) -> None:
-    """Remove a folder that is not needed any more, and the one that it lies in if that is empty then."""
-    if obsolete is not None and obsolete.is_dir():
-        shutil.rmtree(obsolete, ignore_errors=True)
-        with suppress(OSError):
-            obsolete.parent.rmdir()
-
-
 def write_manifest(run: Run) -> dict[str, Any]:
     """Write and return the run's manifest: settings, versions, commit, hardware, texts, seeds, finished steps.
 
@@ -244,7 +200,7 @@ def write_manifest(run: Run) -> dict[str, Any]:
     steps = _steps(run.folder)
     seeds = {int(match[1]) for name in steps if (match := re.fullmatch(r"arms/[^/]+/seed(\d+)", name))}
     manifest: dict[str, Any] = {
-        "settings": run.settings.model_dump(mode="json", exclude={"run_dir", "arm", "seed"}),
+        "settings": run.settings.model_dump(mode="json", exclude={"run_dir"}),
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(),

@@ -20,6 +20,8 @@ from rwkvgate.gate.validation import Frozen, SettingsError, share_of, unknown, v
 PROFILES = ("smoke", "cpu", "t4", "gpu")
 GPU_PROFILES = ("t4", "gpu")
 SECTIONS = ("model", "corpus", "gate", "training", "evaluation")
+NOTEBOOK_KEYS = ("arm", "seed")
+"""Keys of a profile's file that are a notebook's, not the run's: papermill puts them into its cell."""
 PROFILE_VARIABLE = "RWKVGATE_PROFILE"
 LAUNCH = {"processes", "sharded"}
 """Settings that say where a training runs. They are left out of every hash of inputs: they change the rounding of sums,
@@ -189,8 +191,6 @@ class Settings(Frozen):
 
     profile: Literal["smoke", "cpu", "t4", "gpu"]
     run_dir: str
-    arm: str
-    seed: Annotated[int, Field(ge=0)]
     model: Annotated[
         Annotated[ModelSettings, Tag("sizes")] | Annotated[CheckpointSettings, Tag("checkpoint")],
         Discriminator(_model_kind),
@@ -301,8 +301,6 @@ def load_profile(profile: str) -> dict[str, Any]:
 def resolve(
     profile: str = "auto",
     run_dir: str = "",
-    arm: str = "enhanced",
-    seed: int = 0,
     model: Mapping[str, Any] | None = None,
     corpus: Mapping[str, Any] | None = None,
     gate: Mapping[str, Any] | None = None,
@@ -318,7 +316,7 @@ def resolve(
         SettingsError: an unknown profile or key, a wrong type or an impossible value.
     """
     name = resolve_profile(profile)
-    merged = load_profile(name)
+    merged = {key: value for key, value in load_profile(name).items() if key not in NOTEBOOK_KEYS}
     if isinstance(model, Mapping) and "checkpoint" in {*model, *_section(merged.get("model"), "'model'")}:
         sizes = [key for key in model if key in ModelSettings.model_fields]
         if sizes:
@@ -333,7 +331,7 @@ def resolve(
     for section, override in overrides.items():
         below = _section(merged.get(section), f"{section!r} in params/{name}.yaml")
         merged[section] = merge(below, _section(override, repr(section)))
-    merged |= {"profile": name, "run_dir": run_dir, "arm": arm, "seed": seed}
+    merged |= {"profile": name, "run_dir": run_dir}
     return validate(Settings, merged, where=f"params/{name}.yaml and its overrides")
 
 

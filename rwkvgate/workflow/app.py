@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils.logging import disable_progress_bar
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.inputs import arm_inputs
-from rwkvgate.experiment.pipeline import ensure_texts, load_arm
-from rwkvgate.experiment.run import MANIFEST, Run, is_finished
+from rwkvgate.experiment.run import MANIFEST, Run
 from rwkvgate.experiment.settings import Settings, project_root
+from rwkvgate.experiment.steps import ensure_texts
+from rwkvgate.experiment.steps.arm import load_arm
 from rwkvgate.explore.explorer import GateExplorer
 from rwkvgate.explore.session import EXAMPLES
 from rwkvgate.gate.validation import SettingsError, validate
@@ -61,7 +62,7 @@ def open_finished(folder: Path) -> Run:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("settings"), dict):
         raise SettingsError(f"{folder} holds no {MANIFEST} with settings: it is no run folder")
-    found = manifest["settings"] | {"run_dir": str(folder.resolve()), "arm": FIRST, "seed": 0}
+    found = manifest["settings"] | {"run_dir": str(folder.resolve())}
     return Run(validate(Settings, found, where=str(folder / MANIFEST)))
 
 
@@ -72,9 +73,9 @@ def gated_arms(run: Run) -> dict[str, Callable[[], Rwkv6ForCausalLM]]:
         for folder in sorted((run.folder / "arms" / arm).glob("seed*")):
             number = folder.name.removeprefix("seed")
             if ARMS[arm].gate and number.isdecimal():
-                seed = int(number)
-                if is_finished(folder, arm_inputs(run.settings, arm, seed)):
-                    found[f"{arm}, seed {seed}"] = partial(load_arm, run, arm, seed)
+                variant = run.variant(arm, int(number))
+                if order.arm(variant).is_finished:
+                    found[str(variant)] = partial(load_arm, variant)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rwkvgate.experiment.pipeline import open_run
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.run import Run
 from rwkvgate.workflow.drive import keep_in_drive, notebook_shell
 

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from rwkvgate.experiment import environment as module
 from rwkvgate.experiment.environment import commit, environment, packages
-from rwkvgate.experiment.pipeline import open_run
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.run import ENVIRONMENT
 
 

@@ -7,16 +7,17 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rwkvgate.experiment import locks
+from rwkvgate.experiment import locks, order
 from rwkvgate.experiment.locks import hold
-from rwkvgate.experiment.run import Run, is_finished, make_once, step
+from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import resolve
+from rwkvgate.experiment.steps import making
 from rwkvgate.gate.validation import SettingsError
 from tests.experiment.holder import holding
 
@@ -54,27 +55,25 @@ def test_the_kernel_of_a_killed_notebook_is_waited_for(other: subprocess.Popen[s
 
 
 def test_what_another_process_has_made_meanwhile_is_not_made_again(tmp_path: Path, monkeypatch: Any) -> None:
-    run, inputs, made = Run(resolve(profile="smoke", run_dir=str(tmp_path))), {"a": 1}, []
+    step, made = order.base(Run(resolve(profile="smoke", run_dir=str(tmp_path)))), []
 
-    def make(by: str) -> Callable[[], None]:
-        def work() -> None:
-            made.append(by)
-            with step(run.base, "base", inputs, 0.0):
-                pass
+    def make(step: order.Step) -> making.Write:
+        made.append(step.name)
+        return lambda folder: None
 
-        return work
-
+    monkeypatch.setattr(making, "MAKERS", {"corpus": make, "base": make})
     plain = locks.take
 
     def take(*arguments: Any) -> Any:
-        make("another")()  # while this process waits for the lock
+        if not step.is_finished:
+            making.Work(step).write(lambda folder: None)  # by another process, while this one waits for the lock
         return plain(*arguments)
 
     monkeypatch.setattr(locks, "take", take)
-    make_once(run, run.base, inputs, make("this"))
-    assert made == ["another"] and is_finished(run.base, inputs)
-    make_once(run, run.base, inputs, make("this"))
-    assert made == ["another"]
+    making.complete(step)
+    assert made == ["corpus"] and step.is_finished
+    making.complete(step)
+    assert made == ["corpus"]
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,9 @@ import pytest
 import torch
 from scipy import stats
 
-from rwkvgate.experiment.inputs import SCALING_MODES
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.metrics.cost import (
-    ONE_PASS,
     SCALING_COLUMNS,
-    WINDOWS,
     base_flops,
     cost_table,
     counted_flops,
@@ -117,7 +114,3 @@ def test_peak_growth_is_what_is_held_at_once() -> None:
     for _ in range(2):  # memory that the allocator has by now counts all the same
         assert peak_growth(call, torch.device("cpu")) == pytest.approx(128, abs=8)
     assert peak_growth(lambda: None, torch.device("cpu")) < 2
-
-
-def test_the_run_graph_knows_the_modes() -> None:
-    assert SCALING_MODES == (WINDOWS, ONE_PASS)  # which it cannot import, for torch would come with them

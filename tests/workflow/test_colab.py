@@ -188,7 +188,7 @@ def test_no_gpu_s_line(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("profile", ["t4", "gpu"])
 def test_a_gpu_s_profile_without_a_gpu_is_one_error_at_once(monkeypatch: Any, profile: str, tmp_path: Path) -> None:
-    from rwkvgate.experiment.pipeline import open_run
+    from rwkvgate.experiment.open_run import open_run
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match=f"profile '{profile}' needs a GPU.*profile 'cpu' fits"):

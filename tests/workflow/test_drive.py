@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from rwkvgate.experiment.pipeline import open_run
-from rwkvgate.experiment.run import Run, after_step, step
+from rwkvgate.experiment.open_run import open_run
+from rwkvgate.experiment.order import Step
+from rwkvgate.experiment.run import Run, after_step
+from rwkvgate.experiment.steps import making
 from rwkvgate.rwkv6.files import write_json, write_text
 from rwkvgate.workflow import drive
 from rwkvgate.workflow.drive import (
@@ -343,8 +345,8 @@ def chosen(place: Path, monkeypatch: Any) -> Path:
 
 def finish(run: Run, name: str) -> None:
     """A finished step of a run."""
-    with step(run.folder / name, name, {"name": name}, 0.0) as fresh:
-        write_text(fresh / "value.txt", name)
+    step = Step(run, name, run.folder / name, {"name": name})
+    making.Work(step).write(lambda folder: write_text(folder / "value.txt", name))
 
 
 def test_a_session_after_a_disconnect_has_its_steps(chosen: Path, tmp_path: Path, capsys: Any) -> None:

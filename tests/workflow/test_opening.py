@@ -63,6 +63,6 @@ def test_a_misspelt_parameter_of_papermill_s_is_refused(tmp_path: Path) -> None:
 def test_without_a_notebook_it_opens_a_run(tmp_path: Path) -> None:
     nothing: dict[str, Any] = {}
     run = open_notebook("smoke", str(tmp_path / "run"), "base", 1, nothing, nothing, nothing, nothing, nothing)
-    assert run.folder == tmp_path / "run" and (run.settings.arm, run.settings.seed) == ("base", 1)
+    assert run.folder == tmp_path / "run" and run.settings.profile == "smoke"
     with pytest.raises(SettingsError, match="did you mean"):
         open_notebook("smoke", "", "enhancd", 0, nothing, nothing, nothing, nothing, nothing)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from rwkvgate.experiment.pipeline import open_run
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.search.candidates import CANDIDATES, CONTROLS, Candidate
 from rwkvgate.experiment.search.page import page
 from rwkvgate.experiment.search.trials import RecallTask, Task, TextTask, Trial, ensure_trial, known_trials

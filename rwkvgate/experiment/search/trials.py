@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from rwkvgate.experiment.pipeline import Texts, ensure_base, ensure_texts, new_base
 from rwkvgate.experiment.progress import Progress
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.search.candidates import Candidate
 from rwkvgate.experiment.settings import LAUNCH, ModelSettings, Schedule
+from rwkvgate.experiment.steps import Texts, ensure_base, ensure_texts
+from rwkvgate.experiment.steps.base import new_base
 from rwkvgate.experiment.training import build_optimizer, document_rows, pack_rows, train
 from rwkvgate.gate.patch import patch, select_trainable
 from rwkvgate.gate.validation import SettingsError

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.analysis.coherence import entity_scores
 from rwkvgate.experiment.arms import ARMS
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.punctuation import weak_document
-from rwkvgate.experiment.inputs import arm_inputs, arms_and_seeds, gate_of, scaling_inputs
-from rwkvgate.experiment.pipeline import Texts, ensure_arm, ensure_base, ensure_texts, failure_of, new_arm
-from rwkvgate.experiment.probing import SHARE, natural_pieces
-from rwkvgate.experiment.run import Run, make_once, step
+from rwkvgate.experiment.inputs import gate_of
+from rwkvgate.experiment.order import Step
+from rwkvgate.experiment.run import Run, Variant
+from rwkvgate.experiment.steps import Texts, ensure_arm, ensure_base, ensure_texts
+from rwkvgate.experiment.steps.arm import build_arm
+from rwkvgate.experiment.steps.making import Write, complete, makes
+from rwkvgate.experiment.steps.probes import SHARE, natural_pieces
 from rwkvgate.experiment.studies.linguistics import EFFECT_COLUMNS, GROUPS, group_effects, label_tokens
 from rwkvgate.experiment.studies.perturbation import CHANGE_COLUMNS, Edit, edits, gate_changes
 from rwkvgate.explore.traces import record_gates
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.metrics.cost import GRID_COLUMNS, SCALING_COLUMNS, latency_grid, scaling
+from rwkvgate.metrics.cost import GRID_COLUMNS, ONE_PASS, SCALING_COLUMNS, WINDOWS, latency_grid, scaling
 from rwkvgate.metrics.generation import continue_prompts
 
 PERMUTATIONS = 400
@@ -91,10 +93,10 @@ def ensure_scaling(run: Run) -> pd.DataFrame:
         while lengths[-1] * FACTOR <= run.settings.evaluation.longest:
             lengths.append(lengths[-1] * FACTOR)
         print(f"timing texts of {lengths[0]:,} to {lengths[-1]:,} tokens", flush=True)
-        models = {"base": ensure_base(run), "enhanced": new_arm(run, "enhanced", 0).eval()}
+        models = {"base": ensure_base(run), "enhanced": build_arm(run.variant("enhanced")).eval()}
         return scaling(models, lengths, repeats=SCALING_REPEATS)
 
-    return _ensure(run, "scaling", scaling_inputs(run.settings), measure)
+    return _ensure(run, "scaling", _scaling_inputs(run), (), measure)
 
 
 def ensure_grid(run: Run) -> pd.DataFrame:
@@ -102,10 +104,10 @@ def ensure_grid(run: Run) -> pd.DataFrame:
 
     def measure() -> pd.DataFrame:
         print("timing batches of several sizes and lengths", flush=True)
-        models = {"base": ensure_base(run), "enhanced": new_arm(run, "enhanced", 0).eval()}
+        models = {"base": ensure_base(run), "enhanced": build_arm(run.variant("enhanced")).eval()}
         return latency_grid(models, GRID_BATCHES, GRID_LENGTHS, repeats=GRID_REPEATS)
 
-    return _ensure(run, "grid", scaling_inputs(run.settings), measure)
+    return _ensure(run, "grid", _scaling_inputs(run), (), measure)
 
 
 def ensure_effects(run: Run) -> pd.DataFrame:
@@ -124,9 +126,9 @@ def ensure_effects(run: Run) -> pd.DataFrame:
             "stories": texts.corpus.test[:count],
             "natural": [weak_document(piece, "natural", "") for piece in pieces],
         }
-        for arm, seed in read:
-            print(f"reading the gate at clause boundaries and mentions, {arm}, seed {seed}", flush=True)
-            model = ensure_arm(run, arm, seed)
+        for variant in read:
+            print(f"reading the gate at clause boundaries and mentions, {variant}", flush=True)
+            model = ensure_arm(variant)
             for kind, documents in sources.items():
                 labelled = label_tokens(model, texts.tokenizer, documents)
                 found = [
@@ -134,10 +136,10 @@ def ensure_effects(run: Run) -> pd.DataFrame:
                     for group, match in GROUPS.items()
                     if labelled.frame[group].any()
                 ]
-                frames.append(pd.concat(found).assign(arm=arm, seed=seed, text=kind))
+                frames.append(pd.concat(found).assign(arm=variant.arm.name, seed=variant.seed, text=kind))
         return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
 
-    return _ensure(run, "effects", _language_inputs(run, read), measure)
+    return _ensure(run, "effects", _language_inputs(run), read, measure)
 
 
 def ensure_changes(run: Run) -> pd.DataFrame:
@@ -147,13 +149,13 @@ def ensure_changes(run: Run) -> pd.DataFrame:
     def measure() -> pd.DataFrame:
         texts, frames = ensure_texts(run), [pd.DataFrame(columns=["arm", "seed", *CHANGE_COLUMNS])]
         edited = _edited(run, texts)
-        for arm, seed in read:
-            print(f"reading the gate around edits, {arm}, seed {seed}", flush=True)
-            found = gate_changes(ensure_arm(run, arm, seed), texts.tokenizer, edited)
-            frames.append(found.assign(arm=arm, seed=seed))
+        for variant in read:
+            print(f"reading the gate around edits, {variant}", flush=True)
+            found = gate_changes(ensure_arm(variant), texts.tokenizer, edited)
+            frames.append(found.assign(arm=variant.arm.name, seed=variant.seed))
         return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
 
-    return _ensure(run, "changes", _language_inputs(run, read), measure)
+    return _ensure(run, "changes", _language_inputs(run), read, measure)
 
 
 def ensure_rewritten(run: Run) -> pd.DataFrame:
@@ -162,19 +164,19 @@ def ensure_rewritten(run: Run) -> pd.DataFrame:
     Columns `REWRITTEN_COLUMNS`: `kind` of edit; `edit` is 'edited', 'neutral' or `UNEDITED`. A continuation is held
     against the prompt that it was given.
     """
-    read = [(arm, seed) for arm, seed in _of_run(run, REWRITTEN) if seed == 0]
+    read = [variant for variant in _of_run(run, REWRITTEN) if variant.seed == 0]
 
     def measure() -> pd.DataFrame:
         texts, frames = ensure_texts(run), [pd.DataFrame(columns=list(REWRITTEN_COLUMNS))]
         edited = _edited(run, texts)
-        for arm, seed in read:
-            print(f"continuing edited prompts, {arm}", flush=True)
-            model = ensure_arm(run, arm, seed)
-            frames.append(_continued(run, texts, model, edited).assign(arm=arm))
+        for variant in read:
+            print(f"continuing edited prompts, {variant}", flush=True)
+            model = ensure_arm(variant)
+            frames.append(_continued(run, texts, model, edited).assign(arm=variant.arm.name))
         return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
 
-    inputs = _language_inputs(run, read) | {"new_tokens": run.settings.evaluation.new_tokens}
-    return _ensure(run, "rewritten", inputs, measure)
+    inputs = _language_inputs(run) | {"new_tokens": run.settings.evaluation.new_tokens}
+    return _ensure(run, "rewritten", inputs, read, measure)
 
 
 def ensure_saturation(run: Run) -> pd.DataFrame:
@@ -190,48 +192,63 @@ def ensure_saturation(run: Run) -> pd.DataFrame:
     def measure() -> pd.DataFrame:
         texts, rows = ensure_texts(run), []
         documents = texts.corpus.test[: max(2, run.settings.evaluation.documents // SHARE)]
-        for arm, seed in read:
-            model = ensure_arm(run, arm, seed)
+        for variant in read:
+            model = ensure_arm(variant)
             traces = [record_gates(model, ids) for ids in _rows_of(texts, documents, model)]
             for layer in range(len(traces[0].values)):
                 shares = torch.cat([trace.saturation()[layer] for trace in traces])
                 means = torch.cat([trace.token_means()[layer] for trace in traces])
-                rows.append((arm, seed, layer + 1, float(shares.mean()), float(means.mean()), float(means.std())))
+                rows.append(
+                    (
+                        variant.arm.name,
+                        variant.seed,
+                        layer + 1,
+                        float(shares.mean()),
+                        float(means.mean()),
+                        float(means.std()),
+                    )
+                )
         return pd.DataFrame(rows, columns=list(SATURATION_COLUMNS))
 
-    return _ensure(run, "saturation", _language_inputs(run, read), measure)
+    return _ensure(run, "saturation", _language_inputs(run), read, measure)
 
 
-def _of_run(run: Run, arms: tuple[str, ...]) -> list[tuple[str, int]]:
+def _of_run(run: Run, arms: tuple[str, ...]) -> list[Variant]:
     """Those of the arms that the run has, with their seeds, where training did not diverge."""
-    wanted = [(arm, seed) for arm, seed in arms_and_seeds(run.settings) if arm in arms]
-    return [(arm, seed) for arm, seed in wanted if not failure_of(run, arm, seed)]
+    return [v for v in run.variants() if v.arm.name in arms and not order.arm(v).divergence]
 
 
-def _language_inputs(run: Run, read: list[tuple[str, int]]) -> dict[str, Any]:
-    documents = run.settings.evaluation.documents
-    return {"arms": [arm_inputs(run.settings, arm, seed) for arm, seed in read], "documents": documents}
+def _language_inputs(run: Run) -> dict[str, Any]:
+    return {"documents": run.settings.evaluation.documents}
 
 
-def _ensure(run: Run, name: str, inputs: dict[str, Any], measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+def _scaling_inputs(run: Run) -> dict[str, Any]:
+    """What time and memory against length depend on, besides the base."""
+    gate = run.variant("enhanced").gate
+    longest = run.settings.evaluation.longest
+    return {"gate": gate and gate.model_dump(mode="json"), "longest": longest, "modes": [WINDOWS, ONE_PASS]}
+
+
+def _ensure(
+    run: Run, name: str, inputs: dict[str, Any], read: Sequence[Variant], measure: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
     """The table of a study, measured where it is not there yet.
 
     Raises:
         SettingsError: its file is missing or damaged.
     """
-    folder: Path = run.folder / name
+    step = order.study(run, name, inputs, read)
 
-    def make() -> None:
-        started = time.monotonic()
+    @makes(name)
+    def _(step: Step) -> Write:
         frame = measure()
-        with step(folder, name, inputs, started) as fresh:
-            frame.to_parquet(fresh / f"{name}.parquet", index=False)
+        return lambda folder: frame.to_parquet(folder / f"{name}.parquet", index=False)
 
-    make_once(run, folder, inputs, make)
+    complete(step)
     try:
-        return pd.read_parquet(folder / f"{name}.parquet")
+        return pd.read_parquet(step.folder / f"{name}.parquet")
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{folder} cannot be read ({error}). Remove it and run {run.command()}") from None
+        raise SettingsError(f"{step.folder} cannot be read ({error}). Remove it and run {run.command()}") from None
 
 
 def _edited(run: Run, texts: Texts) -> list[tuple[Document, list[Edit]]]:

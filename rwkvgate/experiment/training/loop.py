@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.optim import AdamW
@@ -68,6 +69,12 @@ class TrainingLog:
         """The last validation loss, nats a token; infinite where none was taken."""
         losses = [record["validation_loss"] for record in self.history if "validation_loss" in record]
         return losses[-1] if losses else math.inf
+
+    def frame(self) -> pd.DataFrame:
+        """The losses as a tidy table: `step`, `text` ('training' or 'validation') and `loss`, nats per token."""
+        kinds = {"loss": "training", "validation_loss": "validation"}
+        rows = [(r["step"], text, r[key]) for r in self.history for key, text in kinds.items() if key in r]
+        return pd.DataFrame(rows, columns=["step", "text", "loss"])
 
     @property
     def tokens_per_second(self) -> float:

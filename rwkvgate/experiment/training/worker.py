@@ -21,11 +21,12 @@ from typing import Any
 import torch
 import yaml
 
-from rwkvgate.experiment.inputs import base_inputs
-from rwkvgate.experiment.pipeline import make_arm, open_run
+from rwkvgate.experiment import order
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.processes import end_with_parent
-from rwkvgate.experiment.run import Run, is_finished
+from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import SECTIONS, ModelSettings, resolve
+from rwkvgate.experiment.steps.making import complete
 from rwkvgate.experiment.training import ranks
 from rwkvgate.gate.validation import SettingsError, share_of
 
@@ -46,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     try:
         parameters = _parameters(given, spread)
-        settings = resolve(**parameters)
-        _check_base(Run(settings))
-        ranks.from_main(lambda: open_run(**parameters) and None)
-        make_arm(Run(settings), settings.arm, settings.seed)
+        run = Run(resolve(**parameters))
+        _check_base(run)
+        ranks.from_main(lambda: open_run(arm=given.arm, seed=given.seed, **parameters) and None)
+        complete(order.arm(run.variant(given.arm, given.seed)))
     except (SettingsError, FloatingPointError) as error:
         if ranks.is_main():
             print(error, file=sys.stderr, flush=True)
@@ -88,7 +89,7 @@ def _parameters(given: argparse.Namespace, spread: bool) -> dict[str, Any]:
     training = dict(sections.get("training") or {})
     spread = (spread or bool(training.get("sharded"))) and processes > 1
     sections["training"] = training | {"processes": processes, "sharded": spread}
-    return sections | {"profile": given.profile, "run_dir": given.run_dir, "arm": given.arm, "seed": given.seed}
+    return sections | {"profile": given.profile, "run_dir": given.run_dir}
 
 
 def _check_base(run: Run) -> None:
@@ -98,7 +99,7 @@ def _check_base(run: Run) -> None:
         SettingsError: names what is allowed.
     """
     model = run.settings.model
-    if isinstance(model, ModelSettings) and not is_finished(run.base, base_inputs(run.settings)):
+    if isinstance(model, ModelSettings) and not order.base(run).is_finished:
         share_of(model.pretraining.batch_size, ranks.count(), "model.pretraining.batch_size")
 
 

@@ -16,11 +16,13 @@ import pytest
 import torch
 import yaml
 
-from rwkvgate.experiment import locks
-from rwkvgate.experiment.inputs import arm_inputs
-from rwkvgate.experiment.pipeline import ensure_arm, ensure_base, make_arm, open_run, training_log
-from rwkvgate.experiment.run import Run, is_finished, lock_folder
+from rwkvgate.experiment import locks, order
+from rwkvgate.experiment.open_run import open_run
+from rwkvgate.experiment.run import Run, lock_folder
 from rwkvgate.experiment.settings import resolve
+from rwkvgate.experiment.steps import ensure_arm, ensure_base
+from rwkvgate.experiment.steps.base import read_log
+from rwkvgate.experiment.steps.making import complete
 from rwkvgate.experiment.training import launching
 from rwkvgate.experiment.training import worker as distributed
 from rwkvgate.experiment.training.launching import config_path, launch_command
@@ -42,7 +44,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("launched") / "alone"
     ensure_base(run_in(folder))
     shutil.copytree(folder, folder.with_name("together"))
-    ensure_arm(run_in(folder), "enhanced", 0)
+    ensure_arm(run_in(folder).variant("enhanced"))
     return folder
 
 
@@ -59,7 +61,7 @@ def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
     monkeypatch.setenv("RWKVGATE_SAVE_SECONDS", "0")
     together = run_in(alone.with_name("together"), processes=2)
     held = lock_folder(together.folder)  # as the run graph has it, whose job this may be
-    checkpoints = together.checkpoints("enhanced", 0)
+    checkpoints = order.arm(together.variant("enhanced")).checkpoints
     command = launch_command(together, "enhanced", 0)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
         while launcher.poll() is None and not list(checkpoints.rglob("sealed.json")):
@@ -67,16 +69,16 @@ def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
         if launcher.poll() is None:
             monkeypatch.setattr(locks, "PATIENCE", 0.2)
             with pytest.raises(SettingsError, match="another process makes arms/enhanced/seed0 in"):
-                make_arm(run_in(together.folder), "enhanced", 0)
+                complete(order.arm(run_in(together.folder).variant("enhanced")))
             os.kill(workers(launcher.pid)[1], signal.SIGKILL)
         printed, _ = launcher.communicate(timeout=200)
     assert launcher.returncode != 0 and "SIGKILL" in printed, printed[-3000:]
     assert held is not None
-    assert not is_finished(together.arm("enhanced", 0), arm_inputs(together.settings, "enhanced", 0))
+    assert not order.arm(together.variant("enhanced")).is_finished
 
     # Notebook 02's call takes it up, the model spread over the processes now.
     spread = run_in(together.folder, processes=2, sharded=True)
-    model = ensure_arm(spread, "enhanced", 0)
+    model = ensure_arm(spread.variant("enhanced"))
     printed = capfd.readouterr().out
     assert "2 processes train together" in printed and printed.count("goes on from step") == 1
     assert printed.count("fine-tuning enhanced, seed 0: 40 of 40") == 1  # the main process alone tells
@@ -84,8 +86,8 @@ def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
 
     # With one process the same settings find it done, and the losses are those of one.
     single = run_in(together.folder)
-    assert is_finished(single.arm("enhanced", 0), arm_inputs(single.settings, "enhanced", 0))
-    log, wanted = training_log(single, "enhanced", 0), training_log(run_in(alone), "enhanced", 0)
+    assert order.arm(single.variant("enhanced")).is_finished
+    log, wanted = (read_log(order.arm(run.variant("enhanced"))) for run in (single, run_in(alone)))
     assert (log.processes, log.sharded, log.tokens) == (2, True, wanted.tokens)
     assert len(log.history) == len(wanted.history)
     for mine, theirs in zip(log.history, wanted.history, strict=True):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.corpora.code import code_documents
 from rwkvgate.experiment.corpora.documents import Document
-from rwkvgate.experiment.inputs import probe_inputs
-from rwkvgate.experiment.pipeline import Texts, ensure_arm, ensure_texts
-from rwkvgate.experiment.run import Run, make_once, step
+from rwkvgate.experiment.order import Step
+from rwkvgate.experiment.run import Run, Variant
+from rwkvgate.experiment.steps.arm import ensure_arm
+from rwkvgate.experiment.steps.making import Write, complete, makes
+from rwkvgate.experiment.steps.texts import Texts, ensure_texts
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.context import distant_context, long_texts, losses_by_position, position_edges
 from rwkvgate.metrics.cost import counted_flops
@@ -54,33 +58,40 @@ class Probes:
     gains: pd.DataFrame
 
 
-def ensure_probes(run: Run, arm: str, seed: int) -> Probes:
+def ensure_probes(variant: Variant) -> Probes:
     """The probes of an arm and seed, made where that is not done yet.
 
     Raises:
         SettingsError: their files are missing or damaged.
+        FloatingPointError: the arm's training diverged.
     """
-    folder, inputs = run.probes(arm, seed), probe_inputs(run.settings, arm, seed)
-
-    def make() -> None:
-        model, texts = ensure_arm(run, arm, seed), ensure_texts(run)
-        started = time.monotonic()
-        print(f"reading long texts and other domains, {arm}, seed {seed}", flush=True)
-        positions = _positions(run, texts, model)
-        scores = [_far(positions, run.settings.training.length), *_domains(run, texts, model)]
-        scores += [_context(run, texts, model), _counted(model)]
-        print(f"long-range probes, {arm}, seed {seed}", flush=True)
-        gains = _gains(run, texts, model)
-        with step(folder, "probes", inputs, started) as fresh:
-            pd.concat([tidy(frame, arm=arm, seed=seed) for frame in scores]).to_parquet(fresh / SCORES, index=False)
-            positions.assign(arm=arm, seed=seed).to_parquet(fresh / POSITIONS, index=False)
-            gains.assign(arm=arm, seed=seed).to_parquet(fresh / GAINS, index=False)
-
-    make_once(run, folder, inputs, make)
+    step = order.probes(variant)
+    complete(step)
     try:
-        return Probes(*(pd.read_parquet(folder / name) for name in (SCORES, POSITIONS, GAINS)))
+        return Probes(*(pd.read_parquet(step.folder / name) for name in (SCORES, POSITIONS, GAINS)))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{folder} cannot be read ({error}). Remove it and run {run.command()}") from None
+        raise SettingsError(f"{step.folder} cannot be read ({error}). Remove it and run {step.run.command()}") from None
+
+
+@makes("probes")
+def _probe(step: Step) -> Write:
+    assert step.variant is not None
+    run, variant = step.run, step.variant
+    model, texts = ensure_arm(variant), ensure_texts(run)
+    who: dict[str, Any] = {"arm": variant.arm.name, "seed": variant.seed}
+    print(f"reading long texts and other domains, {variant}", flush=True)
+    positions = _positions(run, texts, model)
+    scores = [_far(positions, run.settings.training.length), *_domains(run, texts, model)]
+    scores += [_context(run, texts, model), _counted(model)]
+    print(f"long-range probes, {variant}", flush=True)
+    gains = _gains(run, texts, model)
+
+    def write(folder: Path) -> None:
+        pd.concat([tidy(frame, **who) for frame in scores]).to_parquet(folder / SCORES, index=False)
+        positions.assign(**who).to_parquet(folder / POSITIONS, index=False)
+        gains.assign(**who).to_parquet(folder / GAINS, index=False)
+
+    return write
 
 
 def natural_pieces(documents: list[Document], count: int) -> list[str]:

@@ -1,19 +1,23 @@
-"""Measuring one arm of a run: its scores on the test documents, its times, its samples."""
+"""What is measured on one arm and seed: its scores on the test documents, its times, its samples."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.analysis.coherence import entity_scores
 from rwkvgate.experiment.analysis.comparison import summary
-from rwkvgate.experiment.inputs import evaluation_inputs
-from rwkvgate.experiment.pipeline import Texts, ensure_arm, ensure_base, ensure_texts
+from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.progress import Progress
-from rwkvgate.experiment.run import Run, make_once, step, write_manifest
+from rwkvgate.experiment.run import Variant
+from rwkvgate.experiment.steps.arm import ensure_arm
+from rwkvgate.experiment.steps.base import ensure_base
+from rwkvgate.experiment.steps.making import Write, complete, makes
+from rwkvgate.experiment.steps.texts import Texts, ensure_texts
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.generation import continue_prompts
 from rwkvgate.metrics.latency import forward_time, generation_time
@@ -23,10 +27,7 @@ from rwkvgate.metrics.overlap import document_overlap
 from rwkvgate.rwkv6.files import read_json, write_json
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
-DOCUMENTS, LATENCY, SAMPLES = "documents.parquet", "latency.parquet", "samples.json"
-METRICS = "metrics.json"
-"""Of the arm and seed, beside its weights."""
-SAMPLE_COUNT = 6
+DOCUMENTS, LATENCY, SAMPLES, METRICS = "documents.parquet", "latency.parquet", "samples.json", "metrics.json"
 HEADLINES = ("perplexity", "bits_per_byte", "bleu", "rouge1", "rougeL")
 
 
@@ -35,7 +36,7 @@ class Evaluation:
     """What was measured on one arm and seed.
 
     `documents` is long (arm, seed, document, metric, value), `latency` has the columns of
-    `rwkvgate.metrics.latency`, `samples` holds `prompt`, `reference` and `continuation`.
+    `rwkvgate.metrics.latency`, `samples` holds `prompt`, `reference` and `continuation` of each document.
     """
 
     documents: pd.DataFrame
@@ -43,42 +44,20 @@ class Evaluation:
     samples: list[dict[str, str]]
 
 
-def ensure_evaluation(run: Run, arm: str, seed: int) -> Evaluation:
-    """The scores of an arm and seed on the test documents, measured where that is not done yet."""
-    folder, inputs = run.evaluation(arm, seed), evaluation_inputs(run.settings, arm, seed)
-
-    def make() -> None:
-        model = ensure_arm(run, arm, seed)
-        texts = ensure_texts(run)
-        started = time.monotonic()
-        documents, samples = _score(run, texts, model, arm, seed)
-        latency = _time(run, texts, model, arm, seed)
-        with step(folder, "evaluation", inputs, started) as fresh:
-            documents.to_parquet(fresh / DOCUMENTS, index=False)
-            latency.to_parquet(fresh / LATENCY, index=False)
-            write_json(fresh / SAMPLES, samples)
-            # Before the step is finished: killed in between, a later run would not make it.
-            write_json(run.arm(arm, seed) / METRICS, headline(documents))
-
-        write_manifest(run)
-
-    make_once(run, folder, inputs, make)
-    return load_evaluation(run, arm, seed)
-
-
-def load_evaluation(run: Run, arm: str, seed: int) -> Evaluation:
-    """The finished evaluation of an arm and seed.
+def ensure_evaluation(variant: Variant) -> Evaluation:
+    """The scores of an arm and seed on the test documents, measured where that is not done yet.
 
     Raises:
-        SettingsError: its files are missing or damaged.
+        SettingsError: their files are missing or damaged.
+        FloatingPointError: the arm's training diverged.
     """
-    folder = run.evaluation(arm, seed)
-    samples = read_json(folder / SAMPLES)
+    step = order.evaluation(variant)
+    complete(step)
     try:
-        documents, latency = pd.read_parquet(folder / DOCUMENTS), pd.read_parquet(folder / LATENCY)
+        documents, latency = (pd.read_parquet(step.folder / name) for name in (DOCUMENTS, LATENCY))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{folder} cannot be read ({error}). Remove it and run {run.command()}") from None
-    return Evaluation(documents, latency, samples or [])
+        raise SettingsError(f"{step.folder} cannot be read ({error}). Remove it and run {step.run.command()}") from None
+    return Evaluation(documents, latency, read_json(step.folder / SAMPLES) or [])
 
 
 def headline(documents: pd.DataFrame) -> dict[str, float]:
@@ -88,14 +67,28 @@ def headline(documents: pd.DataFrame) -> dict[str, float]:
     return {str(row["metric"]): float(row["value"]) for row in values.to_dict("records")}
 
 
-def _score(
-    run: Run, texts: Texts, model: Rwkv6ForCausalLM, arm: str, seed: int
-) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    settings = run.settings.evaluation
+@makes("evaluation")
+def _evaluate(step: Step) -> Write:
+    assert step.variant is not None
+    model, texts = ensure_arm(step.variant), ensure_texts(step.run)
+    documents, samples = _score(step.variant, texts, model)
+    latency = _time(step.variant, texts, model)
+
+    def write(folder: Path) -> None:
+        documents.to_parquet(folder / DOCUMENTS, index=False)
+        latency.to_parquet(folder / LATENCY, index=False)
+        write_json(folder / SAMPLES, samples)
+        write_json(folder / METRICS, headline(documents))
+
+    return write
+
+
+def _score(variant: Variant, texts: Texts, model: Rwkv6ForCausalLM) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    settings = variant.run.settings.evaluation
     documents = texts.corpus.test[: settings.documents]
     separator = texts.tokenizer.bos_token_id
     batch = settings.batch_size
-    progress = Progress(f"scoring {arm}, seed {seed}")
+    progress = Progress(f"scoring {variant}")
     likelihood = score_texts(
         model,
         texts.tokenizer,
@@ -104,22 +97,24 @@ def _score(
         prefix_id=separator,
         progress=progress,
     )
-    pairs = [texts.prompt(document, run.settings) for document in documents]
+    pairs = [texts.prompt(document, variant.run.settings) for document in documents]
     prompts, references = [p for p, _ in pairs], [r for _, r in pairs]
-    print(f"generating for {len(prompts)} prompts, {arm}, seed {seed}", flush=True)
+    print(f"generating for {len(prompts)} prompts, {variant}", flush=True)
     written = continue_prompts(model, texts.tokenizer, prompts, new_tokens=settings.new_tokens, batch_size=batch)
     overlap = document_overlap(written, references)
     entities = entity_scores([d.domain for d in documents], prompts, written)
-    long = pd.concat([tidy(frame, arm=arm, seed=seed) for frame in (likelihood, overlap, entities)])
+    long = pd.concat(
+        [tidy(frame, arm=variant.arm.name, seed=variant.seed) for frame in (likelihood, overlap, entities)]
+    )
     samples = [
         {"prompt": p, "reference": r, "continuation": w} for p, r, w in zip(prompts, references, written, strict=True)
     ]
-    return long.reset_index(drop=True), samples[:SAMPLE_COUNT]
+    return long.reset_index(drop=True), samples
 
 
-def _time(run: Run, texts: Texts, model: Rwkv6ForCausalLM, arm: str, seed: int) -> pd.DataFrame:
-    settings = run.settings.evaluation
-    models = {arm: model} if arm == "base" else {"base": ensure_base(run), arm: model}
+def _time(variant: Variant, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:
+    arm, seed, settings = variant.arm.name, variant.seed, variant.run.settings.evaluation
+    models = {arm: model} if arm == "base" else {"base": ensure_base(variant.run), arm: model}
     ids = _test_ids(texts, settings.latency_tokens)
     print(f"timing {arm} beside the base", flush=True)
     forward = forward_time(models, ids, repeats=settings.forward_repeats, seed=seed)

@@ -1,0 +1,141 @@
+"""The model of an arm and seed: the base with its gate, fine-tuned where the arm is.
+
+`build_arm`, `tuning_rows`, `validation_rows` and `arm_files` are the pieces that notebook 02 shows one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rwkvgate.experiment import order
+from rwkvgate.experiment.order import Step
+from rwkvgate.experiment.run import Run, Variant
+from rwkvgate.experiment.steps.base import LOG, ensure_base
+from rwkvgate.experiment.steps.making import Write, complete, is_finished, makes
+from rwkvgate.experiment.steps.texts import Texts, ensure_texts
+from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, ranks, train, train_best
+from rwkvgate.experiment.training.launching import launch
+from rwkvgate.experiment.training.sharding import whole
+from rwkvgate.gate.patch import gates_of, patch, select_trainable
+from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import write_json
+from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
+
+WEIGHTS = "weights.safetensors"
+VALIDATION_DOCUMENTS = 64
+"""Documents whose loss is watched during training; the whole split would slow it without telling more."""
+
+
+def ensure_arm(variant: Variant) -> Rwkv6ForCausalLM:
+    """The model of an arm and seed in evaluation mode, fine-tuned where the arm is and that is not done yet.
+
+    Raises:
+        FloatingPointError: its training diverged, now or when it was tried before.
+        RuntimeError: one of `training.processes` failed; training goes on from what they saved.
+    """
+    step, processes = order.arm(variant), variant.run.settings.training.processes
+    alone = ranks.count() == 1
+    if alone and processes > 1 and variant.arm.trained and not is_finished(step):
+        try:
+            launch(variant.run, variant.arm.name, variant.seed)
+        except RuntimeError:
+            is_finished(step)  # raises with the reason, where training diverged
+            raise
+    else:
+        complete(step)
+    return load_arm(variant)
+
+
+def build_arm(variant: Variant) -> Rwkv6ForCausalLM:
+    """The base with the arm's untrained gate, drawn from the seed: arms that share a gate share its start."""
+    model = ensure_base(variant.run)
+    torch.manual_seed(variant.seed)
+    if variant.arm.lora:
+        from rwkvgate.experiment.lora import add_lora  # PEFT takes seconds to import, and one arm needs it
+
+        return add_lora(model)
+    return model if variant.gate is None else patch(model, variant.gate)
+
+
+def tuning_rows(run: Run, texts: Texts, seed: int) -> list[list[int]]:
+    """The rows that every arm of this seed is tuned on, in their order."""
+    return document_rows(texts.encode(texts.corpus.train), run.settings.training, texts.tokenizer.bos_token_id, seed)
+
+
+def validation_rows(run: Run, texts: Texts) -> list[list[int]]:
+    """The rows whose loss is watched while an arm is tuned."""
+    documents = texts.encode(texts.corpus.validation[:VALIDATION_DOCUMENTS])
+    return [close_row(document, run.settings.training.length, texts.tokenizer.bos_token_id) for document in documents]
+
+
+def arm_files(model: Rwkv6ForCausalLM, log: TrainingLog) -> Write:
+    """How an arm is written: its gate and whatever was trained in one file, and the log of its training."""
+    # By name, for a model that is spread over processes has new parameters.
+    gate = {id(p) for one in gates_of(model) for p in one.parameters()}
+    kept = {name for name, p in model.named_parameters() if id(p) in gate or (p.requires_grad and log.steps)}
+    weights = {name: whole(p).cpu() for name, p in model.named_parameters() if name in kept}
+
+    def write(folder: Path) -> None:
+        save_file(weights, str(folder / WEIGHTS))
+        write_json(folder / LOG, asdict(log))
+
+    return write
+
+
+@makes("arm")
+def _make_arm(step: Step) -> Write:
+    assert step.variant is not None
+    variant, model = step.variant, build_arm(step.variant)
+    if not variant.arm.trained:
+        return arm_files(model, TrainingLog(history=[], steps=0, tokens=0, seconds=0.0))
+    texts, schedule = ensure_texts(step.run), step.run.settings.training
+    select_trainable(model, schedule.scope)
+    rows = tuning_rows(step.run, texts, variant.seed)
+    options: dict[str, Any] = {
+        "label": f"fine-tuning {variant}",
+        "seed": variant.seed,
+        "validation": validation_rows(step.run, texts),
+        "log_every": schedule.log_every,
+        "eval_every": schedule.eval_every,
+        "checkpoints": step.checkpoints,
+        "sharded": schedule.sharded,
+    }
+    if schedule.learning_rates:
+        return arm_files(model, train_best(model, rows, schedule, schedule.learning_rates, **options))
+    return arm_files(model, train(model, rows, schedule, **options))
+
+
+def load_arm(variant: Variant) -> Rwkv6ForCausalLM:
+    """The model of a finished arm and seed, in evaluation mode.
+
+    Raises:
+        SettingsError: its weights are missing, damaged, or another model's.
+    """
+    return load_weights(build_arm(variant), variant)
+
+
+def load_weights(model: Rwkv6ForCausalLM, variant: Variant) -> Rwkv6ForCausalLM:
+    """Put the weights of a finished arm and seed into a model built alike, in place; it is frozen, in evaluation mode.
+
+    Raises:
+        SettingsError: they are missing, damaged, or another model's.
+    """
+    path = variant.folder / WEIGHTS
+    try:
+        weights = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}). Remove {path.parent} and run again") from None
+    own = dict(model.named_parameters())
+    wrong = [name for name, x in weights.items() if name not in own or own[name].shape != x.shape]
+    if wrong:
+        raise SettingsError(f"{path} holds weights of another model: {', '.join(wrong[:3])}. Remove {path.parent}")
+    for name, x in weights.items():
+        own[name].data = own[name].data.to(x.dtype)  # what was trained in float32 stays so on a half-precision base
+    model.load_state_dict(weights, strict=False)
+    return model.requires_grad_(False).eval()

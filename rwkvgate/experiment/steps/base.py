@@ -1,0 +1,173 @@
+"""The base model of a run: pretrained on natural text, or a checkpoint that is given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
+
+from rwkvgate.experiment import order
+from rwkvgate.experiment.corpora.tokenizer import save_tokenizer
+from rwkvgate.experiment.order import Step
+from rwkvgate.experiment.run import CHECKPOINT, Run
+from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, Settings, place_or_name
+from rwkvgate.experiment.steps.making import Write, complete, makes
+from rwkvgate.experiment.steps.texts import ensure_texts
+from rwkvgate.experiment.training import TrainingLog, pack_rows, ranks, train
+from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.checkpoints import loaded_commit
+from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.files import read_json, write_json
+from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
+from rwkvgate.rwkv6.vocabulary import IDS
+
+BASE_SEED = 0
+"""One base serves every arm and seed, so its own seed is no parameter."""
+LOG = "training.json"
+VALIDATION_BLOCKS = 128
+"""Blocks of held-out text whose loss is watched during pretraining."""
+
+
+def best_device() -> torch.device:
+    """Where models of a run live: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def ensure_base(run: Run) -> Rwkv6ForCausalLM:
+    """The base model in evaluation mode, pretrained or fetched where that is not done yet.
+
+    Raises:
+        SettingsError: its files are missing or damaged, or the checkpoint cannot be loaded.
+    """
+    complete(order.base(run))
+    model = run.settings.model
+    if isinstance(model, CheckpointSettings):
+        return _load_checkpoint(run, model)
+    try:
+        loaded = Rwkv6ForCausalLM.from_pretrained(run.base, local_files_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise SettingsError(
+            f"the base in {run.base} cannot be read ({error}). Remove that folder and run {run.command()}"
+        ) from None
+    return loaded.to(_home(run.settings)).eval()
+
+
+def new_base(model: ModelSettings, tokenizer: PreTrainedTokenizerBase, seed: int = BASE_SEED) -> Rwkv6ForCausalLM:
+    """An untrained base of the settings' size, initialised from the seed."""
+    sizes = model.model_dump(exclude={"pretraining", "vocab_size"})
+    torch.manual_seed(seed)
+    return Rwkv6ForCausalLM(Rwkv6Config(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **sizes))
+
+
+def read_log(step: Step) -> TrainingLog:
+    """The log of a base's pretraining or an arm's fine-tuning; one without steps where nothing was trained.
+
+    Raises:
+        SettingsError: it is missing or damaged.
+    """
+    log = read_json(step.folder / LOG)
+    if log is None:
+        raise SettingsError(
+            f"{step.folder / LOG} is missing or damaged. Remove that folder and run {step.run.command()}"
+        )
+    return TrainingLog(**log)
+
+
+@makes("base")
+def _make_base(step: Step) -> Write:
+    model = step.run.settings.model
+    return _record_checkpoint(step, model) if isinstance(model, CheckpointSettings) else _pretrain(step, model)
+
+
+def _pretrain(step: Step, sizes: ModelSettings) -> Write:
+    texts, schedule = ensure_texts(step.run), sizes.pretraining
+    model, separator = new_base(sizes, texts.tokenizer), texts.tokenizer.bos_token_id
+    held_out = _blocks(texts.encode(texts.corpus.natural_validation), schedule.length, separator)
+    log = train(
+        model,
+        pack_rows(texts.encode(texts.corpus.natural_train), schedule, separator, BASE_SEED),
+        schedule,
+        label="pretraining",
+        seed=BASE_SEED,
+        validation=held_out[:VALIDATION_BLOCKS],
+        log_every=max(1, schedule.steps // 30),
+        eval_every=max(1, schedule.steps // 6),
+        checkpoints=step.checkpoints,
+    )
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        save_tokenizer(texts.tokenizer, folder)
+        write_json(folder / LOG, asdict(log))
+
+    return write
+
+
+def _blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> list[list[int]]:
+    stream = [token for document in documents for token in (separator, *document)]
+    return [stream[i : i + length] for i in range(0, len(stream) - length + 1, length)] or [stream]
+
+
+def _home(settings: Settings) -> torch.device:
+    """Where a model is loaded: one that will be spread over the GPUs, for which one is too small, in main memory."""
+    return torch.device("cpu") if settings.training.sharded and ranks.count() > 1 else best_device()
+
+
+def _record_checkpoint(step: Step, given: CheckpointSettings) -> Write:
+    """Read a checkpoint for the first time: its commit and its files' hashes are what later readings must match."""
+    files = ranks.from_main(lambda: _fingerprint(Path(place_or_name(given.checkpoint))))
+    model = _read_checkpoint(given, given.revision or None, step.run.settings)
+    record = {"checkpoint": given.checkpoint, "commit": loaded_commit(model), "files": files}
+    nothing = TrainingLog(history=[], steps=0, tokens=0, seconds=0.0)
+
+    def write(folder: Path) -> None:
+        write_json(folder / CHECKPOINT, record)
+        write_json(folder / LOG, asdict(nothing))
+
+    return write
+
+
+def _load_checkpoint(run: Run, given: CheckpointSettings) -> Rwkv6ForCausalLM:
+    record: dict[str, Any] = ranks.from_main(lambda: read_json(run.base / CHECKPOINT)) or {}
+    files = ranks.from_main(lambda: _fingerprint(Path(place_or_name(given.checkpoint))))
+    if record.get("files") != files:
+        raise SettingsError(
+            f"{given.checkpoint} is not what the run in {run.folder} began with: files have changed. "
+            f"Give another run_dir, or remove {run.folder}"
+        )
+    return _read_checkpoint(given, record.get("commit") or given.revision or None, run.settings).eval()
+
+
+def _read_checkpoint(given: CheckpointSettings, revision: str | None, settings: Settings) -> Rwkv6ForCausalLM:
+    try:
+        with ranks.main_first():
+            model = Rwkv6ForCausalLM.from_pretrained(
+                place_or_name(given.checkpoint), revision=revision, dtype=getattr(torch, given.dtype)
+            )
+        model = model.to(_home(settings))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SettingsError(f"model.checkpoint {given.checkpoint!r} cannot be loaded: {error}") from None
+    if model.config.vocab_size < IDS:
+        raise SettingsError(
+            f"model.checkpoint {given.checkpoint!r} has {model.config.vocab_size:,} entries; the World vocabulary, "
+            f"which texts are written in, has {IDS:,}"
+        )
+    return model
+
+
+def _fingerprint(folder: Path) -> dict[str, str] | None:
+    """SHA-256 of a local checkpoint's files; None for a name on the hub, whose commit identifies it."""
+    if not folder.is_dir():
+        return None
+    hashes = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".bin"):
+            with path.open("rb") as file:
+                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes

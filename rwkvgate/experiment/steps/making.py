@@ -1,0 +1,152 @@
+"""Making a step once: after what it requires, by one process at a time, atomically, with a record of its inputs.
+
+A step writes its folder under a temporary name, with a record of its inputs' hash, and renames it. A folder whose
+record has the hash at hand is finished and is not made again; any other is. Processes that were launched together make
+a step together: all of them compute, the main one decides what is finished, and it alone writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rwkvgate.experiment.environment import commit, environment
+from rwkvgate.experiment.locks import hold
+from rwkvgate.experiment.order import Step
+from rwkvgate.experiment.run import RECORD, after_step, write_manifest
+from rwkvgate.experiment.training import ranks
+from rwkvgate.rwkv6.files import digest, write_folder, write_json
+
+NO_ROOM = "No space left on device"
+"""A full disk in the words of the system."""
+
+Write = Callable[[Path], object]
+"""Writes a step's outputs into a folder."""
+MAKERS: dict[str, Callable[[Step], Write]] = {}
+"""For each step's name the function that computes its outputs and returns how they are written."""
+
+
+def makes(name: str) -> Callable[[Callable[[Step], Write]], Callable[[Step], Write]]:
+    """Register the function that makes the steps of a name."""
+
+    def register(maker: Callable[[Step], Write]) -> Callable[[Step], Write]:
+        MAKERS[name] = maker
+        return maker
+
+    return register
+
+
+def complete(step: Step) -> None:
+    """Make a step where it is not finished, after the steps that it requires.
+
+    Raises:
+        FloatingPointError: its training diverged, now or when it was tried before. That is recorded: the same inputs
+            would diverge again.
+        SettingsError: another process makes it.
+        OSError: the disk is full.
+    """
+    if ranks.from_main(lambda: is_finished(step)):
+        return
+    for required in step.requires:
+        complete(required)
+    with making(step) as work:
+        if work:
+            work.write(MAKERS[step.name](step))
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step that this process, or those launched together, are making."""
+
+    step: Step
+    started: float = field(default_factory=time.monotonic)
+
+    def write(self, outputs: Write) -> None:
+        """Write the step's folder atomically, with its record; on an error, what stood there before stays.
+
+        Args:
+            outputs: called with a temporary folder, by the main process alone.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        ranks.from_main(lambda: _write(self.step, outputs, self.started))
+
+
+@contextmanager
+def making(step: Step) -> Iterator[Work | None]:
+    """Keep a step to this process, or those launched together, while it is made; None where it is finished.
+
+    A training that diverges inside is recorded.
+
+    Raises:
+        FloatingPointError, SettingsError: as `complete`.
+    """
+    with ranks.on_main(lambda: hold(step.run.folder, step.folder)):
+        finished = ranks.from_main(lambda: is_finished(step))  # another process may have made it meanwhile
+        try:
+            yield None if finished else Work(step)
+        except FloatingPointError as error:
+            message = f"{step.variant or step.name}: {error}"
+            record = {"inputs": step.digest, "error": message}
+            ranks.from_main(lambda: write_json(step.failure, record))
+            raise FloatingPointError(message) from error
+
+
+def is_finished(step: Step) -> bool:
+    """Whether a step is finished; leftovers of earlier attempts are removed.
+
+    Raises:
+        FloatingPointError: the training of these inputs diverged when it was tried.
+    """
+    if reason := step.divergence:
+        raise FloatingPointError(f"{reason} (recorded in {step.failure}; remove it to try again)")
+    step.failure.unlink(missing_ok=True)  # of other inputs
+    if step.is_finished:
+        _remove(step.checkpoints)  # of a process that was killed between finishing the step and removing them
+        return True
+    return False
+
+
+def _write(step: Step, outputs: Write, started: float) -> None:
+    folder = step.folder
+    try:
+        with write_folder(folder) as fresh:
+            outputs(fresh)
+            record = {
+                "step": step.name,
+                "inputs": step.digest,
+                "seconds": round(time.monotonic() - started, 2),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "commit": commit(),
+                "environment": digest(environment()),
+            }
+            write_json(fresh / RECORD, record)
+    except Exception as error:
+        if NO_ROOM not in str(error):
+            raise
+        # safetensors, parquet and json report it each in other words, and none names the disk.
+        free = shutil.disk_usage(next(path for path in folder.parents if path.is_dir())).free / 2**20
+        raise OSError(
+            errno.ENOSPC,
+            f"{NO_ROOM}: {step.name} could not be written to {folder}, where {free:,.1f} MiB are free. Make room and "
+            "run again; what was finished is kept, and training goes on from its last checkpoint",
+        ) from error
+    _remove(step.checkpoints)
+    for call in after_step.values():
+        call(folder)
+    write_manifest(step.run)
+
+
+def _remove(checkpoints: Path) -> None:
+    """Remove a folder of checkpoints, and the one that it lies in if that is empty then."""
+    if checkpoints.is_dir():
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        with suppress(OSError):
+            checkpoints.parent.rmdir()

@@ -1,0 +1,76 @@
+"""The corpus of a run and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from rwkvgate.experiment import order
+from rwkvgate.experiment.corpora.build import Corpus, build_corpus, tokenizer_texts
+from rwkvgate.experiment.corpora.documents import Document
+from rwkvgate.experiment.corpora.prompts import split_prompt
+from rwkvgate.experiment.corpora.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from rwkvgate.experiment.order import Step
+from rwkvgate.experiment.run import Run
+from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, Settings
+from rwkvgate.experiment.steps.making import Write, complete, makes
+from rwkvgate.experiment.training import ranks
+from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
+
+TOKENIZER = "tokenizer"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The corpus of a run and its tokenizer."""
+
+    corpus: Corpus
+    tokenizer: PreTrainedTokenizerBase
+
+    def encode(self, documents: Sequence[Document]) -> list[list[int]]:
+        """Token ids of each document, without a prefix."""
+        return self.tokenizer([d.text for d in documents], add_special_tokens=False)["input_ids"] if documents else []
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of one text, without a prefix."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def prompt(self, document: Document, settings: Settings) -> tuple[str, str]:
+        """A document as its prompt and its reference."""
+        fewest, most = settings.corpus.prompt_tokens
+        end = split_prompt(document, self.encode_text, fewest, most)
+        return document.text[:end], document.text[end:]
+
+
+def ensure_texts(run: Run) -> Texts:
+    """The corpus and its tokenizer, made where that is not done yet."""
+    ranks.from_main(lambda: complete(order.corpus(run)))  # one process suffices
+    folder = run.corpus / TOKENIZER
+    world = isinstance(run.settings.model, CheckpointSettings)
+    return Texts(Corpus.load(run.corpus), Rwkv6Tokenizer.from_pretrained(folder) if world else load_tokenizer(folder))
+
+
+@makes("corpus")
+def _make_texts(step: Step) -> Write:
+    settings = step.run.settings
+    print("corpus: reading natural text and making the fine-tuning documents", flush=True)
+    corpus = build_corpus(settings.corpus)
+    tokenizer = _new_tokenizer(settings.model, corpus)
+    texts = Texts(corpus, tokenizer)
+    for document in corpus.test:
+        texts.prompt(document, settings)  # a document too short for its prompt is an error now, not later
+
+    def write(folder: Path) -> None:
+        corpus.save(folder)
+        save_tokenizer(tokenizer, folder / TOKENIZER)
+
+    return write
+
+
+def _new_tokenizer(model: ModelSettings | CheckpointSettings, corpus: Corpus) -> PreTrainedTokenizerBase:
+    if isinstance(model, CheckpointSettings):
+        return Rwkv6Tokenizer()
+    return train_tokenizer(tokenizer_texts(corpus), model.vocab_size)
