@@ -88,7 +88,7 @@ def papermill(*parameters, evaluation=None, trained=""):
     """
     fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", FOLDER]
     quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING"]
-    words = [sys.executable, "-m", "rwkvgate.workflow.notebook", "{input[0]:q}", '"$part"', "-k", "python3"]
+    words = [sys.executable, "-m", "rwkvgate.workflow.execute", "{input[0]:q}", '"$part"', "-k", "python3"]
     words += [*quiet, *fixed, *parameters]
     # Through cat, for papermill opens the file it is given anew, and would cut off a log that two jobs share.
     words += ["--stdout-file", ">(cat)"]

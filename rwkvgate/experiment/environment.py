@@ -7,30 +7,43 @@ import os
 import platform
 import re
 import subprocess
+import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from rwkvgate.experiment.settings import project_root
 
-PACKAGES = (
-    "rwkvgate", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "sacrebleu",
-    "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake", "peft",
-    "safetensors", "pyrwkv-tokenizer", "flash-linear-attention",
-)  # fmt: skip
-"""The libraries that numbers depend on most, for the manifest; `environment` lists every package."""
 NOT_INSTALLED = "not installed"
 MARK = Path("rwkvgate") / "experiment" / "environment.py"
 """A file that only a checkout of this project has."""
 
 
+def requirements(extra: str = "") -> list[Requirement]:
+    """The packages that this one depends on, with those of an extra where this one is installed."""
+    try:
+        lines = metadata.requires("rwkvgate") or []
+    except metadata.PackageNotFoundError:  # a checkout on the path, as on Colab
+        project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        lines = project["dependencies"]
+    found = map(Requirement, lines)
+    return [needed for needed in found if needed.marker is None or needed.marker.evaluate({"extra": extra})]
+
+
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on."""
-    installed = {name: _version(name) for name in PACKAGES}
-    present = {name: version for name, version in installed.items() if version != NOT_INSTALLED}
-    return {"python": platform.python_version()} | present
+    """Versions of Python and of the libraries that numbers depend on; `environment` has every package."""
+    found = {"python": platform.python_version()}
+    needed = [canonicalize_name(requirement.name) for requirement in requirements("notebooks")]
+    for name in ("rwkvgate", *needed, "flash-linear-attention"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def environment() -> str:

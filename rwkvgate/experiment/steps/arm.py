@@ -42,7 +42,7 @@ def ensure_arm(variant: Variant) -> Rwkv6ForCausalLM:
     alone = ranks.count() == 1
     if alone and processes > 1 and variant.arm.trained and not is_finished(step):
         try:
-            launch(variant.run, variant.arm.name, variant.seed)
+            launch(variant)
         except RuntimeError:
             is_finished(step)  # raises with the reason, where training diverged
             raise

@@ -11,7 +11,7 @@ from collections import deque
 from pathlib import Path
 
 from rwkvgate.experiment.processes import tied
-from rwkvgate.experiment.run import Run
+from rwkvgate.experiment.run import Variant
 from rwkvgate.experiment.settings import Settings, project_root
 from rwkvgate.gate.validation import SettingsError
 
@@ -35,17 +35,18 @@ def require_devices(settings: Settings) -> None:
         )
 
 
-def launch(run: Run, arm: str, seed: int) -> None:
+def launch(variant: Variant) -> None:
     """Train an arm and seed in `training.processes` processes, and print what they print.
 
     Raises:
         SettingsError: there are too few GPUs.
         RuntimeError: a process failed or was killed, and so all were stopped. Their checkpoints are kept.
     """
-    require_devices(run.settings)
+    settings = variant.run.settings
+    require_devices(settings)
     _free_memory()
-    command, environment = launch_command(run, arm, seed), os.environ | {"PYTHONPATH": _python_path()}
-    print(f"{arm}, seed {seed}: {run.settings.training.processes} processes train together", flush=True)
+    command, environment = launch_command(variant), os.environ | {"PYTHONPATH": _python_path()}
+    print(f"{variant}: {settings.training.processes} processes train together", flush=True)
     last: deque[str] = deque(maxlen=LAST_LINES)
     child = subprocess.Popen(
         command,
@@ -69,13 +70,14 @@ def launch(run: Run, arm: str, seed: int) -> None:
         raise
     if status:
         raise RuntimeError(
-            f"the training of {arm}, seed {seed}, in {run.settings.training.processes} processes ended with status "
+            f"the training of {variant}, in {settings.training.processes} processes ended with status "
             f"{status}; the same call resumes from the last checkpoint. Last lines:\n{''.join(last)}"
         )
 
 
-def launch_command(run: Run, arm: str, seed: int) -> list[str]:
+def launch_command(variant: Variant) -> list[str]:
     """The command line that trains an arm and seed of the run by `accelerate launch`."""
+    run = variant.run
     training = run.settings.training
     sections = run.settings.model_dump(mode="json", include={"model", "corpus", "gate", "training", "evaluation"})
     threads = max(1, (os.cpu_count() or 1) // training.processes)
@@ -84,7 +86,7 @@ def launch_command(run: Run, arm: str, seed: int) -> list[str]:
         *("--config_file", str(config_path(training.sharded))),
         *("--num_processes", str(training.processes), "--num_cpu_threads_per_process", str(threads)),
         *("-m", "rwkvgate.experiment.training.worker", "--profile", run.settings.profile, "--run-dir", str(run.folder)),
-        *("--arm", arm, "--seed", str(seed), "--settings", json.dumps(sections)),
+        *("--arm", variant.arm.name, "--seed", str(variant.seed), "--settings", json.dumps(sections)),
     ]
 
 

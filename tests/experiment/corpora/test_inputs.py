@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rwkvgate.experiment.pipeline import ensure_texts, open_run
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.inputs import corpus_inputs
-from rwkvgate.experiment.run import is_finished
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.settings import resolve
+from rwkvgate.experiment.steps import ensure_texts
 from rwkvgate.rwkv6.files import digest, read_json
 
 PRINT_HASH = """
@@ -56,11 +57,11 @@ def test_texts_are_made_again_when_a_local_file_changes(tmp_path: Path, kind: st
     run = open_run(profile="smoke", run_dir=str(tmp_path / "run"), corpus=corpus)
     first = ensure_texts(run).corpus
     inputs = corpus_inputs(run.settings)
-    assert is_finished(run.corpus, inputs) and None not in inputs["files"].values()
+    assert order.corpus(run).is_finished and None not in inputs["files"].values()
     manifest = read_json(run.folder / "manifest.json")
     assert manifest["corpus"]["hashes"] == first.hashes and "python" in manifest["corpus"]["versions"]
     write_texts(path, "books")
-    assert not is_finished(run.corpus, corpus_inputs(run.settings))
+    assert not order.corpus(run).is_finished
     second = ensure_texts(run).corpus
     assert second.hashes["train"] != first.hashes["train"]
     assert second.hashes["natural_train"] == first.hashes["natural_train"]
