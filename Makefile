@@ -23,7 +23,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-kills test-slurm test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-processors test-kills test-slurm test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,6 +60,9 @@ test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile sm
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(WORKERS) --dist loadfile \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg build/notebooks tests/notebooks
 
+test-processors: $(STAMP)  ## the numerical tests under the kernels of other processors, with one thread and two
+	@$(BIN)/python tests/processors.py
+
 test-kills: $(STAMP)  ## a run killed at 100 random moments ends as one left alone, bit for bit
 	@folder=$$(mktemp -d) && $(BIN)/python tests/experiment/resume/kills.py $$folder 100 1; code=$$?; rm -rf $$folder; exit $$code
 
@@ -95,7 +98,7 @@ bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 
 search: $(STAMP)  ## the search for a gate worth having: hours on two cores, resumable; PROFILE=smoke for a look
 	@$(BIN)/python -m rwkvgate.experiment.search --profile $(PROFILE)
 
-explore: $(STAMP)  ## the explorer of the newest run in a browser: type, look at the gate, hold it
+explore: $(STAMP)  ## the explorer of the newest run in a browser: type, look at the gate, clamp it
 	@$(BIN)/python -m rwkvgate.workflow.app
 
 test-colab: $(STAMP)  ## each notebook alone, as opened from its badge, with Colab's published versions

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rwkvgate.gate.patch import patch, unpatch
     from rwkvgate.gate.sharing import push_to_hub
     from rwkvgate.gate.storage import load_gate, save_gate
-    from rwkvgate.rwkv6.checkpoints import load_pth, loaded_commit
+    from rwkvgate.rwkv6.checkpoints import loaded_commit
     from rwkvgate.rwkv6.configuration import Rwkv6Config
-    from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM, Rwkv6Model
+    from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM, Rwkv6Model, load_pth
     from rwkvgate.rwkv6.state import Rwkv6State
     from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
 
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Rwkv6Config": "rwkvgate.rwkv6.configuration",
-    "load_pth": "rwkvgate.rwkv6.checkpoints",
+    "load_pth": "rwkvgate.rwkv6.modeling",
     "loaded_commit": "rwkvgate.rwkv6.checkpoints",
     "Rwkv6ForCausalLM": "rwkvgate.rwkv6.modeling",
     "Rwkv6Model": "rwkvgate.rwkv6.modeling",

@@ -97,7 +97,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(self.path.partition("?")[0])
         self.hub.asked.append(path)
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|commits)/(.+))?", path):
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(.+)", path):
+            commit, problem = self.hub.resolve(found[1], found[2], None)
+            files = self.hub.repositories[found[1]][commit] if commit else {}
+            tree = [
+                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for name, content in files.items()
+            ]
+            self._send(commit, json.dumps(tree).encode() if commit else problem)
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|commits)/(.+))?", path):
             commit, problem = self.hub.resolve(found[1], found[3] or "main", None)
             history = [
                 {"id": one, "authors": [], "date": "2024-05-01T00:00:00.000Z", "title": "", "message": ""}

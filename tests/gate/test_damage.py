@@ -65,7 +65,10 @@ DAMAGED = {
     "another gate": (record(gate=GateConfig.preset("fixed-gate").model_dump()), "not this gate's"),
     "base a list": (record(base=[1]), "base.probe is no table of numbers"),
     "probe of text": (record(base={"probe": {"embeddings.weight": "x"}}), "base.probe is no table of numbers"),
-    "no numbers": (weights(lambda x: x.update({FIRST: torch.full((32, 32), torch.nan)})), "holds what is no number"),
+    "no numbers": (
+        weights(lambda x: x.update({FIRST: torch.full((32, 32), torch.nan)})),
+        "values that are no numbers",
+    ),
     "extra tensor": (weights(lambda x: x.update(extra=torch.zeros(1))), "not this gate's: extra"),
     "missing tensor": (weights(lambda x: x.pop(FIRST)), f"not this gate's: {FIRST}"),
     "wrong shape": (weights(lambda x: x.update({FIRST: torch.zeros(32, 31)})), f"not this gate's: {FIRST}"),

@@ -7,9 +7,7 @@ import pandas as pd
 
 from rwkvgate.experiment.analysis.tables import NOTHING, number, signed
 from rwkvgate.metrics.measures import MEASURES
-from rwkvgate.metrics.statistics import Interval, interval
-
-RESAMPLES = 2000
+from rwkvgate.metrics.statistics import RESAMPLES, Interval, interval
 
 
 def gains_table(gains: pd.DataFrame) -> pd.DataFrame:

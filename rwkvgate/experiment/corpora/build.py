@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from rwkvgate.experiment.corpora.documents import Document, digest, read_documents, write_documents
 from rwkvgate.experiment.corpora.hub import hub_documents
 from rwkvgate.experiment.corpora.local import local_documents
-from rwkvgate.experiment.corpora.natural import natural_documents, without_paragraphs
+from rwkvgate.experiment.corpora.natural import natural_documents, text_versions, without_paragraphs
 from rwkvgate.experiment.corpora.splits import drop_near_duplicates, split_documents, split_sizes
 from rwkvgate.experiment.corpora.stories import generate_stories
 from rwkvgate.experiment.settings import CorpusSettings, place
@@ -26,13 +26,17 @@ NATURAL_VALIDATION = 33
 
 @dataclass(frozen=True)
 class Corpus:
-    """The texts of a run. The first three parts are for fine-tuning, the last two are natural text."""
+    """The texts of a run. The first three parts are for fine-tuning, the last two are natural text.
+
+    `versions` are those that the natural text was read from: Python's, and the packages'.
+    """
 
     train: list[Document]
     validation: list[Document]
     test: list[Document]
     natural_train: list[Document]
     natural_validation: list[Document]
+    versions: dict[str, str] = field(default_factory=dict)
 
     def part(self, name: str) -> list[Document]:
         """One of `PARTS` by its name."""
@@ -50,11 +54,11 @@ class Corpus:
         return {name: len(self.part(name)) for name in PARTS}
 
     def save(self, folder: str | Path) -> None:
-        """Write one JSONL file a part, and last the summary with their counts and hashes."""
+        """Write one JSONL file for each part, and last the summary: counts, hashes and versions."""
         target = Path(folder)
         for name in PARTS:
             write_documents(target / f"{name}.jsonl", self.part(name))
-        write_json(target / SUMMARY_FILE, {"counts": self.counts, "hashes": self.hashes})
+        write_json(target / SUMMARY_FILE, {"counts": self.counts, "hashes": self.hashes, "versions": self.versions})
 
     @classmethod
     def load(cls, folder: str | Path) -> Corpus:
@@ -65,10 +69,11 @@ class Corpus:
         """
         source = Path(folder)
         try:
-            hashes = json.loads((source / SUMMARY_FILE).read_text(encoding="utf-8"))["hashes"]
+            summary = json.loads((source / SUMMARY_FILE).read_text(encoding="utf-8"))
+            hashes, versions = summary["hashes"], summary.get("versions", {})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SettingsError(f"{source} holds no saved corpus: {error}") from None
-        corpus = cls(**{name: read_documents(source / f"{name}.jsonl") for name in PARTS})
+        corpus = cls(**{name: read_documents(source / f"{name}.jsonl") for name in PARTS}, versions=versions)
         for name in PARTS:
             if corpus.hashes[name] != hashes.get(name):
                 raise SettingsError(f"{source / name}.jsonl has changed since it was saved")
@@ -86,7 +91,8 @@ def build_corpus(settings: CorpusSettings) -> Corpus:
         parts = _with_hub(parts, settings)
     natural = natural_documents(settings.natural_characters, settings.seed)
     train, validation = split_natural(natural)
-    return Corpus(**parts, natural_train=train, natural_validation=validation)
+    versions = text_versions(settings.natural_characters)
+    return Corpus(**parts, natural_train=train, natural_validation=validation, versions=versions)
 
 
 def _stories(settings: CorpusSettings) -> dict[str, list[Document]]:

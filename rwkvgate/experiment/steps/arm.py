@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +18,7 @@ from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps.base import LOG, ensure_base
 from rwkvgate.experiment.steps.making import Write, complete, is_finished, makes
 from rwkvgate.experiment.steps.texts import Texts, ensure_texts
-from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, ranks, train, train_best
+from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, ranks, train
 from rwkvgate.experiment.training.launching import launch
 from rwkvgate.experiment.training.sharding import whole
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
@@ -43,7 +42,7 @@ def ensure_arm(variant: Variant) -> Rwkv6ForCausalLM:
     alone = ranks.count() == 1
     if alone and processes > 1 and variant.arm.trained and not is_finished(step):
         try:
-            launch(variant.run, variant.arm.name, variant.seed)
+            launch(variant)
         except RuntimeError:
             is_finished(step)  # raises with the reason, where training diverged
             raise
@@ -96,19 +95,16 @@ def _make_arm(step: Step) -> Write:
         return arm_files(model, TrainingLog(history=[], steps=0, tokens=0, seconds=0.0))
     texts, schedule = ensure_texts(step.run), step.run.settings.training
     select_trainable(model, schedule.scope)
-    rows = tuning_rows(step.run, texts, variant.seed)
-    options: dict[str, Any] = {
-        "label": f"fine-tuning {variant}",
-        "seed": variant.seed,
-        "validation": validation_rows(step.run, texts),
-        "log_every": schedule.log_every,
-        "eval_every": schedule.eval_every,
-        "checkpoints": step.checkpoints,
-        "sharded": schedule.sharded,
-    }
-    if schedule.learning_rates:
-        return arm_files(model, train_best(model, rows, schedule, schedule.learning_rates, **options))
-    return arm_files(model, train(model, rows, schedule, **options))
+    log = train(
+        model,
+        tuning_rows(step.run, texts, variant.seed),
+        schedule,
+        label=f"fine-tuning {variant}",
+        seed=variant.seed,
+        validation=validation_rows(step.run, texts),
+        checkpoints=step.checkpoints,
+    )
+    return arm_files(model, log)
 
 
 def load_arm(variant: Variant) -> Rwkv6ForCausalLM:

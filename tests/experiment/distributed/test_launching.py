@@ -62,7 +62,7 @@ def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
     together = run_in(alone.with_name("together"), processes=2)
     held = lock_folder(together.folder)  # as the run graph has it, whose job this may be
     checkpoints = order.arm(together.variant("enhanced")).checkpoints
-    command = launch_command(together, "enhanced", 0)
+    command = launch_command(together.variant("enhanced"))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
         while launcher.poll() is None and not list(checkpoints.rglob("sealed.json")):
             time.sleep(0.02)
@@ -80,7 +80,7 @@ def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
     spread = run_in(together.folder, processes=2, sharded=True)
     model = ensure_arm(spread.variant("enhanced"))
     printed = capfd.readouterr().out
-    assert "2 processes train together" in printed and printed.count("goes on from step") == 1
+    assert "2 processes train together" in printed and printed.count("resumes from step") == 1
     assert printed.count("fine-tuning enhanced, seed 0: 40 of 40") == 1  # the main process alone tells
     assert not checkpoints.exists() and model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -100,7 +100,7 @@ def test_no_process_outlives_a_killed_launcher(alone: Path, tmp_path: Path) -> N
     folder = Path(shutil.copytree(alone, tmp_path / "run"))
     shutil.rmtree(folder / "arms")
     run = run_in(folder, processes=2, steps=4000)
-    with subprocess.Popen(launch_command(run, "enhanced", 0), stdout=subprocess.PIPE, text=True) as launcher:
+    with subprocess.Popen(launch_command(run.variant("enhanced")), stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None and any(" of 4000" in line for line in launcher.stdout)
         family = [psutil.Process(pid) for pid in workers(launcher.pid)]
         launcher.kill()
@@ -110,8 +110,8 @@ def test_no_process_outlives_a_killed_launcher(alone: Path, tmp_path: Path) -> N
 def test_a_failed_launch_says_what_to_do(alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     command = [sys.executable, "-c", "print('the reason'); raise SystemExit(7)"]
     monkeypatch.setattr(launching, "launch_command", lambda *arguments: command)
-    with pytest.raises(RuntimeError, match=r"in 2 processes ended with status 7; the same call goes on.*\nthe reason"):
-        launching.launch(run_in(alone, processes=2), "enhanced", 0)
+    with pytest.raises(RuntimeError, match=r"in 2 processes ended with status 7; the same call resumes.*\nthe reason"):
+        launching.launch(run_in(alone, processes=2).variant("enhanced"))
     assert "the reason" in capsys.readouterr().out
 
 
@@ -122,8 +122,8 @@ def test_what_cannot_be_shared_is_refused_before_any_work(tmp_path: Path, monkey
         run_in(tmp_path, sharded=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SettingsError, match=r"training\.processes is 2, one a GPU, and this machine has 1 GPU; "):
-        launching.launch(Run(resolve(profile="smoke", run_dir=str(tmp_path), training={"processes": 2})), "enhanced", 0)
+    with pytest.raises(SettingsError, match=r"training\.processes is 2, one for each GPU, and this machine has 1 "):
+        launching.launch(Run(resolve("smoke", str(tmp_path), training={"processes": 2})).variant("enhanced"))
     assert not list(tmp_path.iterdir())
 
 
