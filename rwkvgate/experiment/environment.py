@@ -9,7 +9,6 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -37,13 +36,11 @@ def requirements(extra: str = "") -> list[Requirement]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on; `environment` has every package."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the libraries that numbers depend on; `environment` lists every package."""
     needed = [canonicalize_name(requirement.name) for requirement in requirements("notebooks")]
-    for name in ("rwkvgate", *needed, "flash-linear-attention"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    installed = {name: _version(name) for name in ("rwkvgate", *needed, "flash-linear-attention")}
+    present = {name: version for name, version in installed.items() if version != NOT_INSTALLED}
+    return {"python": platform.python_version()} | present
 
 
 def environment() -> str:

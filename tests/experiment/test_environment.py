@@ -72,3 +72,17 @@ def test_the_run_folder_has_it_beside_the_manifest(tmp_path: Path) -> None:
     assert any(line.startswith("# rwkvgate ") and "commit" in line for line in about)
     for secret in ("://", "/home", "/opt", "/usr", "/tmp", str(Path.home()), str(tmp_path)):
         assert secret not in text
+
+
+def test_the_requirements_are_those_of_pyproject_where_only_a_checkout_is_on_the_path(monkeypatch: Any) -> None:
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", absent)
+    names = [requirement.name for requirement in module.requirements()]
+    assert {"torch", "transformers", "filelock"} <= set(names) and "snakemake" not in names
+
+
+def test_the_manifest_has_the_versions_of_what_is_required() -> None:
+    versions = module.versions()
+    assert {"python", "rwkvgate", "torch", "rouge-score", "snakemake"} <= set(versions) and "pytest" not in versions
