@@ -1,7 +1,6 @@
-"""rwkvgate: the gated shift of the previous hidden state for RWKV-6, reproduced and checked.
+"""rwkvgate: the gated shift of the previous hidden state for RWKV-6, reproduced and tested.
 
-The names below are the package's public face; each is imported on first use, so that
-`import rwkvgate` costs nothing.
+The public names are below. Each is imported at its first use, so that `import rwkvgate` takes milliseconds.
 """
 
 from __future__ import annotations

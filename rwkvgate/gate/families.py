@@ -150,9 +150,9 @@ class HookedFamily(Family):
             raise ValueError(f"the state carries a gate of {carried.shape[1]} rows, but the model's has {gate.rows}")
         mask = real_tokens(self.mask(args, kwargs), *hidden.shape[:2])
         tokens = TokenShift(mask, seen).to(hidden.device)
-        enhanced, kept = gate(hidden, tokens, carried)
+        enhanced, carried = gate(hidden, tokens, carried)
         if cache is not None:
-            cache[KEY] = (kept, tokens.seen_after(hidden))
+            cache[KEY] = (carried, tokens.seen_after(hidden))
         return enhanced if alone else (enhanced, *output[1:])
 
     def detach(self, block: nn.Module) -> None:
@@ -221,7 +221,7 @@ class FlaFamily(HookedFamily):
 
     def recognises(self, model: nn.Module) -> bool:
         """By the names of its classes, without importing the library."""
-        return any(kind.__module__.startswith(self.MODULES) for kind in type(model).__mro__)
+        return any(base.__module__.startswith(self.MODULES) for base in type(model).__mro__)
 
     def blocks(self, model: Any) -> Sequence[nn.Module]:
         return list(model.base_model.layers)

@@ -74,19 +74,13 @@ def save_gate(
         TypeError: `about` cannot be written as JSON. Nothing is written.
 
     Example:
-        >>> import tempfile, torch
-        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, load_gate, patch, save_gate, unpatch
+        >>> import tempfile
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch, save_gate
         >>> sizes = {"vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 2}
-        >>> model = patch(Rwkv6ForCausalLM(Rwkv6Config(**sizes)).eval(), GateConfig.preset("enhanced"))
-        >>> ids = torch.tensor([[3, 1, 4]])
-        >>> gated = model(ids).logits
+        >>> model = patch(Rwkv6ForCausalLM(Rwkv6Config(**sizes)), GateConfig.preset("enhanced"))
         >>> with tempfile.TemporaryDirectory() as scratch:
-        ...     folder = save_gate(model, f"{scratch}/gate")
-        ...     print(sorted(path.name for path in folder.iterdir()))
-        ...     base = unpatch(model)
-        ...     torch.equal(load_gate(base, folder)(ids).logits, gated)
+        ...     sorted(path.name for path in save_gate(model, f"{scratch}/gate").iterdir())
         ['README.md', 'gate.json', 'gate.safetensors']
-        True
     """
     config, family = gate_config(model), family_of(model)
     if with_norms is None:
@@ -124,8 +118,7 @@ def load_gate(
 ) -> PreTrainedModel:
     """Patch an unpatched base with a saved gate, in place, and return it.
 
-    On any error the base is as it was. `unpatch` takes off everything that was loaded, norms too. The example of
-    `save_gate` shows both.
+    On any error the base is as it was. `unpatch` takes off everything that was loaded, norms too.
 
     Args:
         model: the base that the gate was trained on, unpatched.
@@ -138,6 +131,18 @@ def load_gate(
         SettingsError: it holds no gate, a damaged one, one of a later format, or one of another base.
         TypeError: the model is of no known family, or an option is unknown.
         ValueError: the model is patched already, or in a state that its family cannot gate.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, load_gate, patch, save_gate, unpatch
+        >>> sizes = {"vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 2}
+        >>> base = Rwkv6ForCausalLM(Rwkv6Config(**sizes)).eval()
+        >>> ids = torch.tensor([[3, 1, 4]])  # (batch, time)
+        >>> gated = patch(base, GateConfig.preset("enhanced"))(ids).logits
+        >>> with tempfile.TemporaryDirectory() as scratch:
+        ...     folder = save_gate(base, f"{scratch}/gate")
+        ...     torch.equal(load_gate(unpatch(base), folder)(ids).logits, gated)
+        True
     """
     family = family_of(model)  # refuses a foreign model before its config is read
     if unknown := set(options) - set(HUB_OPTIONS):

@@ -55,15 +55,15 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
                 yield from _keys(part, f"{prefix}{name}.")
 
 
-def unknown(kind: str, found: object, allowed: tuple[str, ...] | list[str], where: str = "") -> str:
+def unknown(kind: str, given: object, allowed: tuple[str, ...] | list[str], where: str = "") -> str:
     """The message that a name is not allowed, with the closest allowed one if any is close.
 
     Example:
         >>> unknown("gating", "sigmod", ["fixed", "sigmoid"])
         "unknown gating 'sigmod'; did you mean 'sigmoid'?"
     """
-    message = f"unknown {kind} {found!r}" + (f" in {where}" if where else "")
-    name = str(found)  # YAML's names may be numbers
+    message = f"unknown {kind} {given!r}" + (f" in {where}" if where else "")
+    name = str(given)  # YAML's names may be numbers
     close = difflib.get_close_matches(name, allowed, n=1)
     if close:
         return f"{message}; did you mean {close[0]!r}?"
@@ -72,9 +72,9 @@ def unknown(kind: str, found: object, allowed: tuple[str, ...] | list[str], wher
     return f"{message}; allowed: {', '.join(siblings or allowed)}"
 
 
-def unknown_name(kind: str, found: str, allowed: tuple[str, ...] | list[str]) -> SettingsError:
+def unknown_name(kind: str, given: str, allowed: tuple[str, ...] | list[str]) -> SettingsError:
     """The error with the message of `unknown`."""
-    return SettingsError(unknown(kind, found, allowed))
+    return SettingsError(unknown(kind, given, allowed))
 
 
 class Frozen(BaseModel):

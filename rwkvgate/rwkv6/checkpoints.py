@@ -96,7 +96,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         text = str(error).strip() or type(error).__name__
         if code := re.search(r"GLOBAL (\S+)", text):
@@ -104,26 +104,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path} is a pickle that calls {code[1]}, and was refused without running it; "
                 "tensors by name are all that is read"
             ) from None
-        # torch's own message is long, and advises to run what the file holds.
+        # torch's own message is long, and advises to run the code in the file.
         reason = re.search(r"WeightsUnpickler error:\s*(.+)", text) or re.match("(.+)", text)
         raise CheckpointError(
             f"{path} is damaged, or holds more than tensors by name: {reason and reason[1]}. Nothing of it was run"
         ) from None
-    values = found.values() if isinstance(found, dict) else [found]
+    values = content.values() if isinstance(content, dict) else [content]
     others = {type(value).__name__ for value in values if not isinstance(value, Tensor)}
-    if others or not isinstance(found, dict):
+    if others or not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {some(others)}; a dictionary of tensors by name is read")
-    return {str(name): tensor for name, tensor in found.items()}
+    return {str(name): tensor for name, tensor in content.items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}; it must be a JSON object")
-    return found
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}; it must be a JSON object")
+    return value
 
 
 def _read_config(folder: Folder) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def _merge(
     scores = r.new_zeros(*r.shape[:-1], r.shape[-2])  # (B, H, N chunks, L reading tokens, L read tokens)
     scores.diagonal(dim1=-2, dim2=-1).copy_(((r * k) @ u[:, None, :, None]).squeeze(-1))
     # Decay from a block's start to a token, and from a token to its block's end, both without the token's own;
-    # and decay over a whole block. A block of one token has nothing before or after it.
+    # and decay over a block. A block of one token has nothing before or after it.
     before, after, total = torch.ones_like(w), torch.ones_like(w), decay  # (B, H, N, L, C)
     block = 1
     while block < r.shape[-2]:
