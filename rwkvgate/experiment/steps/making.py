@@ -15,11 +15,14 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
+
 from rwkvgate.experiment.environment import commit, environment
 from rwkvgate.experiment.locks import hold
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import RECORD, after_step, write_manifest
 from rwkvgate.experiment.training import ranks
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest, write_folder, write_json
 
 NO_ROOM = "No space left on device"
@@ -106,6 +109,18 @@ def write(step: Step, outputs: Write, started: float) -> None:
         OSError: the disk is full.
     """
     ranks.from_main(lambda: _write(step, outputs, started))
+
+
+def read_frame(step: Step, name: str) -> pd.DataFrame:
+    """A table of a finished step, from the parquet file `name` in its folder.
+
+    Raises:
+        SettingsError: the file is missing or damaged.
+    """
+    try:
+        return pd.read_parquet(step.folder / name)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{step.folder} cannot be read ({error}). Remove it and run {step.run.command()}") from None
 
 
 def _write(step: Step, outputs: Write, started: float) -> None:
