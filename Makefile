@@ -53,9 +53,8 @@ test-fast: $(STAMP)  ## run the unit tests alone
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/notebooks
 
 test-notebooks: $(STAMP)  ## run the notebooks by nbval and by papermill, profile smoke
-	@$(BIN)/python tests/notebooks/expect.py
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(WORKERS) --dist loadfile \
-		--nbval-sanitize-with tests/notebooks/sanitize.cfg build/notebooks tests/notebooks
+		notebooks tests/notebooks
 
 test-processors: $(STAMP)  ## run the numerical tests with the kernels of other processors, on one thread and two
 	@$(BIN)/python tests/processors.py
