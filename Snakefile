@@ -2,19 +2,20 @@
 does; with a GPU add --resources gpu=1, or as many jobs share it as there are cores.
 
 A rule's output is the executed notebook; what the notebook makes lies beside it in the run folder, where each step
-knows its inputs by their hash. A rule runs again when its notebook or its part of the settings changes.
+knows its inputs by their hash. Which notebook comes before which follows from `rwkvgate.experiment.order`. A rule runs
+again when its notebook or its part of the settings changes.
 """
 
 import shlex
 import sys
 from pathlib import Path
 
-from rwkvgate.rwkv6.files import digest
+from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs, probe_inputs
-from rwkvgate.workflow.cluster import needs
-from rwkvgate.experiment.run import failures, lock_folder
+from rwkvgate.experiment.run import Run, failures, lock_folder
 from rwkvgate.experiment.settings import resolve
+from rwkvgate.rwkv6.files import digest
+from rwkvgate.workflow.cluster import needs
 
 
 def setting(name, default=""):
@@ -42,11 +43,22 @@ SEEDS = {"seeds": int(config["seeds"])} if "seeds" in config else {}
 STUDIES = switch("studies")
 CHANGED = arms() | SEEDS | STUDIES
 SETTINGS = resolve(profile=setting("profile", "auto"), run_dir=setting("run_dir"), evaluation=CHANGED)
-RUN = str(SETTINGS.folder)
+RUN = Run(SETTINGS)
+FOLDER = str(RUN.folder)
 HELD = []
-NOTEBOOKS = f"{RUN}/notebooks"
-TRAINED = [(arm, seed) for arm, seed in arms_and_seeds(SETTINGS) if ARMS[arm].trained]
-EVALUATED = arms_and_seeds(SETTINGS)
+NOTEBOOKS = f"{FOLDER}/notebooks"
+VARIANTS = RUN.variants()
+TRAINED = {(variant.arm.name, variant.seed) for variant in VARIANTS if variant.arm.trained}
+
+
+def variant(wildcards):
+    """The arm and seed of a job."""
+    return RUN.variant(wildcards.arm, int(wildcards.seed))
+
+
+def executed(*steps):
+    """The executed notebooks that make these steps."""
+    return [f"{NOTEBOOKS}/{name}.ipynb" for name in dict.fromkeys(step.notebook for step in steps)]
 
 
 CLUSTER_CORES = 2
@@ -74,16 +86,16 @@ def papermill(*parameters, evaluation=None, trained=""):
     An arm whose training diverged is a result: its notebooks are kept as they ended, and the tables say so. `trained`
     is the arm and seed that the notebook needs, as in their folder.
     """
-    fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", RUN]
+    fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", FOLDER]
     quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING"]
-    words = [sys.executable, "-m", "rwkvgate.workflow.notebook", "{input[0]:q}", '"$part"', "-k", "python3"]
+    words = [sys.executable, "-m", "rwkvgate.workflow.execute", "{input[0]:q}", '"$part"', "-k", "python3"]
     words += [*quiet, *fixed, *parameters]
     # Through cat, for papermill opens the file it is given anew, and would cut off a log that two jobs share.
     words += ["--stdout-file", ">(cat)"]
     words += ["-y", f"evaluation: {evaluation}"] if evaluation else []
     plain = ('"$part"', "{", ">(")
     line = " ".join(word if word.startswith(plain) else quote(word) for word in words)
-    failure = f"{quote(RUN)}/arms/{trained}.failed.json"
+    failure = f"{quote(FOLDER)}/arms/{trained}.failed.json"
     kept = f"|| {{{{ test -e {failure} && grep -q '\"ename\": \"FloatingPointError\"' \"$part\"; }}}}" if trained else ""
     return (
         'export OMP_NUM_THREADS={threads}; part={output:q}.failed.ipynb; mkdir -p "$(dirname "$part")"; '
@@ -102,7 +114,7 @@ ITS_FOLDER = "{wildcards.arm}/seed{wildcards.seed}"
 
 onstart:
     # In the head process alone: snakemake starts its jobs, here or on a cluster, without hooks.
-    HELD.append(lock_folder(SETTINGS.folder))
+    HELD.append(lock_folder(RUN.folder))
 
 
 onerror:
@@ -121,7 +133,7 @@ rule setup:
     output:
         f"{NOTEBOOKS}/01_setup.ipynb",
     params:
-        inputs=digest(base_inputs(SETTINGS)),
+        inputs=order.base(RUN).digest,
     threads: alone
     resources:
         **needs(SETTINGS.profile, "setup"),
@@ -132,33 +144,30 @@ rule setup:
 rule finetune:
     input:
         "notebooks/02_finetune.ipynb",
-        rules.setup.output,
+        lambda w: executed(*order.arm(variant(w)).requires),
     output:
         f"{NOTEBOOKS}/02_finetune.{{arm}}.seed{{seed}}.ipynb",
     params:
-        inputs=lambda w: digest(arm_inputs(SETTINGS, w.arm, int(w.seed))),
+        inputs=lambda w: order.arm(variant(w)).digest,
     resources:
         **needs(SETTINGS.profile, "finetune", SETTINGS.training.processes),
     shell:
         papermill(*OF_ARM, trained=ITS_FOLDER)
 
 
-def weights(wildcards):
-    tuned = (wildcards.arm, int(wildcards.seed)) in TRAINED
-    return f"{NOTEBOOKS}/02_finetune.{wildcards.arm}.seed{wildcards.seed}.ipynb" if tuned else rules.setup.output
-
-
-OF_EVALUATION = (evaluation_inputs, probe_inputs) if SETTINGS.evaluation.studies else (evaluation_inputs,)
+def measured(variant):
+    """The steps that notebook 03 makes."""
+    return [order.evaluation(variant)] + ([order.probes(variant)] if SETTINGS.evaluation.studies else [])
 
 
 rule evaluate:
     input:
         "notebooks/03_evaluate.ipynb",
-        weights,
+        lambda w: executed(*order.evaluation(variant(w)).requires),
     output:
         f"{NOTEBOOKS}/03_evaluate.{{arm}}.seed{{seed}}.ipynb",
     params:
-        inputs=lambda w: digest([inputs(SETTINGS, w.arm, int(w.seed)) for inputs in OF_EVALUATION]),
+        inputs=lambda w: digest([step.inputs for step in measured(variant(w))]),
     # It times the model, so nothing else may run beside it; smoke's times mean nothing.
     threads: 1 if SETTINGS.profile == "smoke" else alone
     resources:
@@ -170,7 +179,7 @@ rule evaluate:
 rule ablations:
     input:
         "notebooks/04_ablations.ipynb",
-        [f"{NOTEBOOKS}/03_evaluate.{arm}.seed{seed}.ipynb" for arm, seed in EVALUATED],
+        executed(*(step for variant in VARIANTS for step in measured(variant))),
     output:
         f"{NOTEBOOKS}/04_ablations.ipynb",
     params:
@@ -187,11 +196,11 @@ rule ablations:
 rule gate_visualization:
     input:
         "notebooks/05_gate_visualization.ipynb",
-        f"{NOTEBOOKS}/02_finetune.enhanced.seed0.ipynb",
+        executed(order.arm(RUN.variant("enhanced"))),
     output:
         f"{NOTEBOOKS}/05_gate_visualization.ipynb",
     params:
-        inputs=digest(arm_inputs(SETTINGS, "enhanced", 0)),
+        inputs=order.arm(RUN.variant("enhanced")).digest,
     resources:
         **needs(SETTINGS.profile, "gate_visualization"),
     shell:

@@ -54,9 +54,9 @@ def slider(explorer: GateExplorer) -> float:
     """The median time from a layer's choice to its picture, the trace cached."""
     panel, times = explorer.panel, []
     for i in range(REPEATS):
-        wanted = str(1 + (i + 1) % 4)
-        times.append(seconds(lambda wanted=wanted: setattr(panel.layer, "value", wanted)))
-        assert f"layer {wanted}," in panel.picture.value
+        expected = str(1 + (i + 1) % 4)
+        times.append(seconds(lambda expected=expected: setattr(panel.layer, "value", expected)))
+        assert f"layer {expected}," in panel.picture.value
     return sorted(times)[REPEATS // 2]
 
 

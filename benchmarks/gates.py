@@ -23,7 +23,7 @@ from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch, unpatch
 from rwkvgate.experiment.arms import ARMS
 from rwkvgate.gate.families import family_of
 from rwkvgate.gate.patch import gates_of
-from rwkvgate.metrics.gate_cost import gate_cost
+from rwkvgate.metrics.cost import gate_cost
 from rwkvgate.metrics.latency import device_name, ratio_of_medians, time_calls
 
 LAYER = {"vocab_size": 256, "hidden_size": 2048, "num_hidden_layers": 1, "head_size": 64, "intermediate_size": 7168}

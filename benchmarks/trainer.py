@@ -1,4 +1,4 @@
-"""Tokens a second of training through transformers' Trainer beside a plain PyTorch loop; what checkpoints cost.
+"""Tokens per second of training through transformers' Trainer and in a plain PyTorch loop; the cost of checkpoints.
 
 `make bench` runs it.
 """
@@ -18,12 +18,13 @@ from torch.nn.utils import clip_grad_norm_
 
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
 from rwkvgate.experiment.settings import Schedule, resolve
-from rwkvgate.experiment.training import build_optimizer, collate, train
+from rwkvgate.experiment.training import collate, train
 from rwkvgate.experiment.training.checkpointing import ResumableTrainer, Saver
+from rwkvgate.experiment.training.loop import build_optimizer
 
 STEPS, TURNS = 40, 3
 CHECKPOINTED = 200
-"""Steps of the training whose checkpoints are timed: long enough for some by the clock, beside the one at its end."""
+"""Steps of the training whose checkpoints are timed: enough for some by the clock, beside the last one."""
 
 
 def new_model() -> Rwkv6ForCausalLM:
@@ -33,7 +34,7 @@ def new_model() -> Rwkv6ForCausalLM:
 
 
 def plain(rows: list[list[int]], schedule: Schedule) -> float:
-    """Tokens a second of the shortest loop that does the same work."""
+    """Tokens per second of the shortest loop that does the same work."""
     model = new_model().train()
     optimizer, scheduler = build_optimizer(model, schedule)
     started, size = time.perf_counter(), schedule.batch_size
@@ -50,12 +51,12 @@ def plain(rows: list[list[int]], schedule: Schedule) -> float:
 def rows_of(schedule: Schedule) -> list[list[int]]:
     """Random tokens for every step."""
     shape = (schedule.steps * schedule.batch_size, schedule.length)
-    found: list[list[int]] = np.random.default_rng(0).integers(1, resolve("cpu").model.vocab_size, shape).tolist()
-    return found
+    rows: list[list[int]] = np.random.default_rng(0).integers(1, resolve("cpu").model.vocab_size, shape).tolist()
+    return rows
 
 
 def checkpointed(schedule: Schedule) -> tuple[int, float, float]:
-    """Checkpoints of a training, the seconds that writing and sealing them took, and those of the whole."""
+    """Number of checkpoints of a training, seconds spent in writing and sealing them, and seconds in total."""
     spent: list[float] = []
     write, seal = ResumableTrainer._save_checkpoint, Saver.on_save
 
@@ -84,12 +85,12 @@ def main() -> None:
         loop = plain(rows, schedule)
         log = train(new_model(), rows, schedule, label=f"Trainer, turn {turn + 1}", seed=0)
         ratios.append(log.tokens_per_second / loop)
-        print(f"turn {turn + 1}: loop {loop:,.0f}, Trainer {log.tokens_per_second:,.0f} tokens a second")
+        print(f"turn {turn + 1}: loop {loop:,.0f}, Trainer {log.tokens_per_second:,.0f} tokens per second")
     middle = statistics.median(ratios)
     print(f"Trainer reaches {100 * middle:.0f} % of the loop ({min(ratios):.2f} to {max(ratios):.2f}; goal 90 %)")
-    count, seconds, whole = checkpointed(schedule.model_copy(update={"steps": CHECKPOINTED}))
-    share = f"{100 * seconds / whole:.2f} % (goal 3 %)"
-    print(f"{count} checkpoints took {seconds:.2f} s of a training of {whole:.1f} s, {share}")
+    count, seconds, total = checkpointed(schedule.model_copy(update={"steps": CHECKPOINTED}))
+    share = f"{100 * seconds / total:.2f} % (goal 3 %)"
+    print(f"{count} checkpoints took {seconds:.2f} s of a training of {total:.1f} s, {share}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import pandas as pd
 from rwkvgate.experiment.analysis.comparison import ablations, comparisons, summary
 from rwkvgate.experiment.claims import Evidence, ledger
 from rwkvgate.experiment.results import FURTHER_METRICS
-from rwkvgate.experiment.scoring import HEADLINES
 from rwkvgate.experiment.settings import project_root, resolve
+from rwkvgate.experiment.steps.evaluation import HEADLINES
 from rwkvgate.metrics.latency import LATENCY_COLUMNS
 from rwkvgate.metrics.measures import MEASURES
 from rwkvgate.metrics.statistics import RESAMPLES

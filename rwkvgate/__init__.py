@@ -1,7 +1,6 @@
-"""rwkvgate: the gated shift of the previous hidden state for RWKV-6, reproduced and checked.
+"""rwkvgate: the gated shift of the previous hidden state for RWKV-6, reproduced and tested.
 
-The names below are the package's public face; each is imported on first use, so that
-`import rwkvgate` costs nothing.
+The public names are below. Each is imported at its first use, so that `import rwkvgate` takes milliseconds.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ if TYPE_CHECKING:
     from rwkvgate.gate.patch import patch, unpatch
     from rwkvgate.gate.sharing import push_to_hub
     from rwkvgate.gate.storage import load_gate, save_gate
-    from rwkvgate.rwkv6.checkpoints import load_pth, loaded_commit
+    from rwkvgate.rwkv6.checkpoints import loaded_commit
     from rwkvgate.rwkv6.configuration import Rwkv6Config
-    from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM, Rwkv6Model
+    from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM, Rwkv6Model, load_pth
     from rwkvgate.rwkv6.state import Rwkv6State
     from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
 
@@ -25,7 +24,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Rwkv6Config": "rwkvgate.rwkv6.configuration",
-    "load_pth": "rwkvgate.rwkv6.checkpoints",
+    "load_pth": "rwkvgate.rwkv6.modeling",
     "loaded_commit": "rwkvgate.rwkv6.checkpoints",
     "Rwkv6ForCausalLM": "rwkvgate.rwkv6.modeling",
     "Rwkv6Model": "rwkvgate.rwkv6.modeling",

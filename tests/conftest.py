@@ -1,7 +1,7 @@
-"""What several rooms' tests share: tiny networks with every weight drawn at random.
+"""Fixtures for the tests of several packages: tiny networks with every weight drawn at random.
 
-BlinkDL's initialisation starts every block as the identity, which would hide almost any mistake; so
-tests of behaviour draw all parameters anew. torch is imported inside, to keep text-only tests quick.
+BlinkDL's initialisation starts every block as the identity, which would hide almost any mistake, so tests of behaviour
+draw all parameters anew. The fixtures import torch inside, to keep tests of texts fast.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import pytest
 
 from tests.hub_server import Client, Hub, serve_hub
 
-# A shell's background job, `make test &`, is started deaf to Ctrl-C, and so would be all that the tests start.
+# A shell starts a background job, `make test &`, so that it ignores Ctrl-C, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+ROUNDING = 1e-12
+"""Largest difference in float64, relative to the largest magnitude, between different operations that compute the same
+numbers: a product with more rows, a text in parts, a padded row. The very same operation repeated gives the same bits.
+"""
 SIZES = {
     "vocab_size": 37,
     "hidden_size": 32,
@@ -92,21 +96,21 @@ def tokens() -> Callable[..., Any]:
 
 @pytest.fixture
 def relative_error() -> Callable[[Any, Any], float]:
-    """`relative_error(found, wanted)`: the largest difference over the largest wanted magnitude."""
+    """`relative_error(actual, expected)`: the largest difference, relative to the largest expected magnitude."""
 
-    def measure(found: Any, wanted: Any) -> float:
-        found, wanted = found.detach().double(), wanted.detach().double()
-        assert found.shape == wanted.shape
-        if not wanted.numel():
+    def measure(actual: Any, expected: Any) -> float:
+        actual, expected = actual.detach().double(), expected.detach().double()
+        assert actual.shape == expected.shape
+        if not expected.numel():
             return 0.0
-        return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+        return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
     return measure
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
-    """A hub on a port of this machine."""
+    """A local server that speaks the hub's protocol."""
     with serve_hub() as served:
         yield served
 

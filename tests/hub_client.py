@@ -1,8 +1,8 @@
-"""A process that loads checkpoints by name on request, and puts gates on the hub.
+"""A process that loads checkpoints by name on request, and uploads gates to the hub.
 
-The hub's library reads its address and its cache's place once, at import, so a test that sets them needs a
-fresh process; that one answers many tests, because importing takes seconds. Requests and answers are lines of
-JSON on standard input and output.
+huggingface_hub reads the addresses of hub and cache once, at import, so a test that sets them needs a process of its
+own; it serves many tests, because the import takes seconds. Requests and answers are lines of JSON on standard input
+and output.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import sys
 import time
 from typing import Any
 
-# The hub's library waits between attempts, up to half a minute in all.
+# huggingface_hub waits between attempts, up to half a minute in all.
 time.sleep = lambda seconds: None
 
 
 def load(request: dict[str, Any]) -> dict[str, Any]:
-    """Load a model, write its weights to `save`, and say what came of it."""
+    """Load a model, write its weights to `save`, and answer with its properties."""
     import torch
     import transformers
     from safetensors.torch import save_file
@@ -47,7 +47,7 @@ def load(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def verify(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the command against results given in the request."""
+    """Run the command with the expected results in the request."""
     from rwkvgate.rwkv6.verify import Golden, main
 
     golden = request["golden"] | {"logits": {int(key): value for key, value in request["golden"]["logits"].items()}}
@@ -69,7 +69,7 @@ def base() -> Any:
 
 
 def push(request: dict[str, Any]) -> dict[str, Any]:
-    """Gate the tiny network and put the gate on the hub; the answer has its logits."""
+    """Gate the tiny network and upload the gate to the hub; the answer has its logits."""
     import torch
 
     import rwkvgate
@@ -95,7 +95,7 @@ def pull(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Answer until the input ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    sys.stdout = sys.stderr  # what libraries print is no answer
+    sys.stdout = sys.stderr  # the output of libraries is no answer
     for line in sys.stdin:
         request = json.loads(line)
         try:

@@ -1,7 +1,4 @@
-"""A hub on this machine that speaks the protocol of the real one, and processes that use it.
-
-Tests of what is loaded from the hub, and of what is put there, share it.
-"""
+"""A local server that speaks the hub's protocol, and processes that use it, for tests of downloads and uploads."""
 
 from __future__ import annotations
 
@@ -44,14 +41,14 @@ CONFIG = {
     "use_cache": True,
     "vocab_size": 37,
 }
-"""The keys of the hub's configurations, with what they lack and misstate."""
+"""The keys of the hub's configurations, with the values that they lack or misstate."""
 REMOTE_CODE = b"raise SystemExit('remote code was run')\n"
 COMMITS = ("1" * 40, "2" * 40)
 
 
 @dataclass
 class Hub:
-    """What the server holds: files by commit, the commits of each repository, and what was asked."""
+    """The server's content: the commits of each repository with their files; and the requests so far."""
 
     address: str = ""
     repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
@@ -69,7 +66,7 @@ class Hub:
         return name
 
     def resolve(self, name: str, revision: str, file: str | None) -> tuple[str, str | bytes]:
-        """The commit and the file's bytes, or an empty commit and the hub's word for what is wrong."""
+        """The commit and the file's bytes, or an empty commit and the hub's name of the error."""
         commits = self.repositories.get(name)
         if commits is None:
             return "", "RepoNotFound"
@@ -84,12 +81,12 @@ class Hub:
 
 
 def large(path: str) -> bool:
-    """Whether the hub wants a file apart from the commit."""
+    """Whether the hub stores a file apart from the commit."""
     return path.endswith(".safetensors")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The hub's addresses: files of a revision, what a repository is, its history, and how to add to it."""
+    """The hub's addresses: a repository's files, properties, history and uploads."""
 
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -97,7 +94,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(self.path.partition("?")[0])
         self.hub.asked.append(path)
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|commits)/(.+))?", path):
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(.+)", path):
+            commit, problem = self.hub.resolve(found[1], found[2], None)
+            files = self.hub.repositories[found[1]][commit] if commit else {}
+            tree = [
+                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for name, content in files.items()
+            ]
+            self._send(commit, json.dumps(tree).encode() if commit else problem)
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|commits)/(.+))?", path):
             commit, problem = self.hub.resolve(found[1], found[3] or "main", None)
             history = [
                 {"id": one, "authors": [], "date": "2024-05-01T00:00:00.000Z", "title": "", "message": ""}
@@ -113,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def do_POST(self) -> None:
-        """Make a repository, say how each file is to come, take large ones aside, and commit."""
+        """Create a repository, choose how each file is uploaded, accept large ones, and commit."""
         path, body = self.path.partition("?")[0], self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.hub.asked.append(path)
         if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
@@ -144,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._answer(404, {"error": "not here"})
 
     def do_PUT(self) -> None:
-        """Take a large file."""
+        """Accept a large file."""
         content = self.rfile.read(int(self.headers["Content-Length"]))
         self.hub.large[hashlib.sha256(content).hexdigest()] = content
         self._answer(200, {})
@@ -192,12 +197,12 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = broken
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @contextmanager
 def serve_hub() -> Iterator[Hub]:
-    """A hub on a port of this machine."""
+    """The server, on a free port."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Handler,), {"hub": hub}))
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
@@ -239,7 +244,7 @@ class Client:
         return dict(json.loads(self.process.stdout.readline()))
 
     def load(self, name: str, kind: str = "Rwkv6ForCausalLM", **options: Any) -> dict[str, Any]:
-        """Load by name; the answer has the weights beside what the process says."""
+        """Load by name; the answer of the process, and the weights."""
         from safetensors.torch import load_file  # here, for it imports torch, which most tests do without
 
         save = self.home / "loaded.safetensors"
@@ -247,7 +252,7 @@ class Client:
         return answer | ({} if "error" in answer else {"weights": load_file(save)})
 
     def refusal(self, name: str, **options: Any) -> str:
-        """The message of the one kind of error that a load may end in."""
+        """The message of the error in which a load ends, which must be a `CheckpointError`."""
         answer = self.load(name, **options)
         assert answer.get("error") in ("CheckpointError", "HubUnreachableError") and answer["os_error"], answer
         assert "Traceback" not in answer["message"] and len(answer["message"]) < 900

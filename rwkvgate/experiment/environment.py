@@ -1,4 +1,4 @@
-"""Where a run's numbers come from besides its settings: packages, commit and hardware."""
+"""What a run's numbers depend on besides its settings: packages, commit and hardware."""
 
 from __future__ import annotations
 
@@ -7,74 +7,81 @@ import os
 import platform
 import re
 import subprocess
+import tomllib
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from rwkvgate.experiment.settings import project_root
 
-PACKAGES = (
-    "rwkvgate", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "sacrebleu",
-    "rouge-score", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill", "snakemake", "peft",
-    "safetensors", "pyrwkv-tokenizer", "flash-linear-attention",
-)  # fmt: skip
-"""What numbers depend on first of all, for the manifest; `environment` has every package."""
-HERE = Path("rwkvgate") / "environment.py"
-"""What a checkout of this project has."""
+NOT_INSTALLED = "not installed"
+MARK = Path("rwkvgate") / "experiment" / "environment.py"
+"""A file that only a checkout of this project has."""
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """The packages that this one depends on, with those of an extra where this one is installed."""
+    try:
+        lines = metadata.requires("rwkvgate") or []
+    except metadata.PackageNotFoundError:  # a checkout on the path, as on Colab
+        project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        lines = project["dependencies"]
+    found = map(Requirement, lines)
+    return [needed for needed in found if needed.marker is None or needed.marker.evaluate({"extra": extra})]
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    """Versions of Python and of the libraries that numbers depend on; `environment` lists every package."""
+    needed = [canonicalize_name(requirement.name) for requirement in requirements("notebooks")]
+    installed = {name: _version(name) for name in ("rwkvgate", *needed, "flash-linear-attention")}
+    present = {name: version for name, version in installed.items() if version != NOT_INSTALLED}
+    return {"python": platform.python_version()} | present
 
 
 def environment() -> str:
     """Every installed package with its exact version, below comments on Python, platform, device and commit.
 
-    `pip install --requirement` takes it: what an index does not have (this package, one that came from a folder or an
-    address, a build's label such as +cpu) is in comments, without the folder or address.
+    `pip install --requirement` accepts it. What no index has (this package, one from a folder or an address, a build
+    label such as +cpu) is a comment, without the folder or address.
     """
-    found, here = commit(), hardware()
-    state = {None: "", False: ", clean", True: ", with changes"}[found["dirty"]]
+    checkout, machine = commit(), hardware()
+    state = {None: "", False: ", clean", True: ", with changes"}[checkout["dirty"]]
     libc = " ".join(platform.libc_ver()).strip()
-    about = [
+    header = [
         f"Python {platform.python_version()} ({platform.python_implementation()})",
         f"{platform.system()} {platform.machine()}{', ' + libc if libc else ''}",
-        f"{here['processor']}, {here['cores']} cores, {here['memory_mib']} MiB",
-        f"GPU: {here['gpu'] or 'none'}",
-        f"rwkvgate {_version('rwkvgate')}, commit {found['id'] or 'unknown'}{state}",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_mib']} MiB",
+        f"GPU: {machine['gpu'] or 'none'}",
+        f"rwkvgate {_version('rwkvgate')}, commit {checkout['id'] or 'unknown'}{state}",
     ]
-    return "".join(f"# {line}\n" for line in about) + "".join(f"{line}\n" for line in packages())
+    return "".join(f"# {line}\n" for line in header) + "".join(f"{line}\n" for line in packages())
 
 
 @cache
 def packages() -> list[str]:
-    """Lines `name==version`, in alphabetical order, this package apart; a comment where no index has that."""
+    """Lines `name==version` in alphabetical order, without this package; a comment where no index has that version."""
     lines = {}
-    for found in metadata.distributions():
-        given = found.metadata["Name"]
+    for package in metadata.distributions():
+        given = package.metadata["Name"]
         name = re.sub(r"[-_.]+", "-", given).lower() if given else ""
-        # Of two by one name, the first on the path is the one that is imported.
-        if name and found.version and name != "rwkvgate" and name not in lines:
-            public, _, build = found.version.partition("+")
-            origin = _origin(found)
+        # Of two with one name, the first on the path is the one that is imported.
+        if name and package.version and name != "rwkvgate" and name not in lines:
+            public, _, build = package.version.partition("+")
+            origin = _origin(package)
             notes = ", ".join(note for note in (f"build {build}" if build else "", origin) if note)
             lines[name] = ("# " if origin else "") + f"{name}=={public}" + (f"  # {notes}" if notes else "")
     return [lines[name] for name in sorted(lines)]
 
 
-def _origin(found: metadata.Distribution) -> str:
-    """Whence a package came that did not come from an index, without the path or address."""
+def _origin(package: metadata.Distribution) -> str:
+    """What a package was installed from if not from an index, without the path or address."""
     try:
-        record = json.loads(found.read_text("direct_url.json") or "{}")
+        record = json.loads(package.read_text("direct_url.json") or "{}")
     except ValueError:
         return ""
     if "vcs_info" in record:
@@ -85,23 +92,23 @@ def _origin(found: metadata.Distribution) -> str:
 
 
 def _version(name: str) -> str:
-    """A package's version; "not installed" where it runs from a folder that pip does not know."""
+    """A package's version, or `NOT_INSTALLED`, also where it runs from a folder that pip does not know."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
 
 
 def commit() -> dict[str, Any]:
     """The checkout's commit, and whether files differ from it; both None outside a checkout of this project."""
-    nothing = {"id": None, "dirty": None}
+    unknown = {"id": None, "dirty": None}
     try:
-        if not (Path(_git("rev-parse", "--show-toplevel")) / HERE).is_file():
-            return nothing  # an installed package, used inside a repository of somebody else
+        if not (Path(_git("rev-parse", "--show-toplevel")) / MARK).is_file():
+            return unknown  # an installed package, used inside another repository
         head = _git("rev-parse", "HEAD")
         return {"id": head, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
-        return nothing
+        return unknown
 
 
 def _git(*arguments: str) -> str:
@@ -111,7 +118,7 @@ def _git(*arguments: str) -> str:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, memory in MiB, the GPU where there is one, and the form of the WKV operator on it."""
-    import torch  # here, so that the run graph can import this module cheaply
+    import torch  # here, so that the Snakefile imports this module quickly
 
     from rwkvgate.rwkv6.kernels import describe_backend
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import platform
+from pathlib import Path
 from typing import Any
 
 from rwkvgate.experiment.arms import Arm
-from rwkvgate.experiment.settings import LAUNCH, Settings
+from rwkvgate.experiment.corpora.local import content_hash
+from rwkvgate.experiment.corpora.natural import text_versions
+from rwkvgate.experiment.settings import LAUNCH, Settings, place, place_or_name
 from rwkvgate.gate.config import GateConfig
 
 
@@ -24,12 +26,18 @@ def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
 
 
 def corpus_inputs(settings: Settings) -> dict[str, Any]:
-    """What texts and tokenizer depend on: natural text is that of the running Python."""
-    return {
-        "corpus": settings.corpus.model_dump(mode="json"),
+    """What texts and tokenizer depend on: settings, versions of what natural text is read from, content of files."""
+    corpus = settings.corpus
+    versions = text_versions(corpus.natural_characters)
+    places = {} if corpus.source == "stories" else {corpus.source: place(corpus.source)}
+    places |= {one.name: Path(place_or_name(one.name)) for one in corpus.hub if place(one.name).is_dir()}
+    inputs: dict[str, Any] = {
+        "corpus": corpus.model_dump(mode="json"),
         "vocabulary": settings.model.vocabulary,
-        "python": platform.python_version(),
+        "python": versions.pop("python"),
     }
+    inputs |= {"packages": versions} if versions else {}
+    return inputs | ({"files": {name: content_hash(path) for name, path in places.items()}} if places else {})
 
 
 def base_inputs(settings: Settings) -> dict[str, Any]:

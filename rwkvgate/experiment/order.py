@@ -28,7 +28,7 @@ NOTEBOOKS = {
 """The notebook that makes each kind of step; studies are made by `ABLATIONS`."""
 ABLATIONS = "04_ablations"
 
-SCORES, PROBED = 3, 1
+SCORES, PROBED = 4, 1
 """Raised when an evaluation, or the probes, measure something new, so that finished ones are made again."""
 
 

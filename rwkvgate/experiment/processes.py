@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that one ended."""
+"""Child processes that end with their parent, even if it is killed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ PARENT_DEATH = 1
 
 
 def tied() -> Callable[[], None] | None:
-    """What subprocess.Popen takes as `preexec_fn` for a child that ends with this process; None where none can."""
+    """A `preexec_fn` for subprocess.Popen that makes the child end with this process; None outside Linux."""
     return partial(end_with_parent, os.getpid()) if sys.platform == "linux" else None
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Have this process ended when its parent is, which if it is killed cannot do so itself. Linux alone can.
+    """Let Linux end this process when its parent ends, however that happens; nothing on other systems.
 
-    Otherwise it would work on beside the next run.
+    Otherwise it would continue beside the next run.
 
     Args:
-        parent: the parent's process id where it is known: if it has ended before this call, this process ends now.
+        parent: the parent's process id, if known: if the parent has ended before this call, this process ends now.
     """
     if sys.platform != "linux":
         return

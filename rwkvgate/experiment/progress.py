@@ -1,4 +1,4 @@
-"""Progress in plain lines: how far, how long still. Lines survive papermill, logs and pipes; bars do not."""
+"""Progress in plain lines, with the time left. Lines survive papermill, logs and pipes; bars do not."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Progress:
     """Prints `label: 40 of 250, loss 3.2, 1:05 left`, at most every `every` seconds, and at the end.
 
     Args:
-        label: what is being done.
-        every: seconds between two lines at least.
+        label: names the work.
+        every: least seconds between two lines.
     """
 
     def __init__(self, label: str, every: float = 10.0) -> None:
@@ -25,7 +25,7 @@ class Progress:
         self.started = self.printed = time.monotonic()
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Say that `done` of `total` is finished."""
+        """Print that `done` of `total` is finished."""
         now = time.monotonic()
         if done < total and now - self.printed < self.every:
             return

@@ -29,6 +29,10 @@ FURTHER_METRICS = ("entity_consistency", "loss_far", "perplexity_natural", "perp
 """Measures beyond the paper's: whether entities stay who they are, longer texts, other domains, distant context."""
 
 
+SAMPLES = 6
+"""Prompts whose continuations by every arm are shown."""
+
+
 @dataclass(frozen=True)
 class Results:
     """All arms and seeds of a run in tidy tables, and the paper's tables made of them.
@@ -129,7 +133,7 @@ def _samples(found: Mapping[tuple[str, int], Evaluation], arms: list[str]) -> li
             shared[0]["reference"],
             {arm: one["continuation"] for arm, one in zip(written, shared, strict=True)},
         )
-        for shared in zip(*(found[arm, 0].samples for arm in written), strict=False)
+        for shared in zip(*(found[arm, 0].samples[:SAMPLES] for arm in written), strict=False)
     ]
 
 

@@ -20,6 +20,8 @@ from rwkvgate.gate.validation import Frozen, SettingsError, share_of, unknown, v
 PROFILES = ("smoke", "cpu", "t4", "gpu")
 GPU_PROFILES = ("t4", "gpu")
 SECTIONS = ("model", "corpus", "gate", "training", "evaluation")
+NOTEBOOK_KEYS = ("arm", "seed")
+"""Keys of a profile's file that are a notebook's, not the run's: papermill puts them into its cell."""
 PROFILE_VARIABLE = "RWKVGATE_PROFILE"
 LAUNCH = {"processes", "sharded"}
 """Settings that say where a training runs. They are left out of every hash of inputs: they change the rounding of sums,
@@ -314,7 +316,7 @@ def resolve(
         SettingsError: an unknown profile or key, a wrong type or an impossible value.
     """
     name = resolve_profile(profile)
-    merged = load_profile(name)
+    merged = {key: value for key, value in load_profile(name).items() if key not in NOTEBOOK_KEYS}
     if isinstance(model, Mapping) and "checkpoint" in {*model, *_section(merged.get("model"), "'model'")}:
         sizes = [key for key in model if key in ModelSettings.model_fields]
         if sizes:

@@ -1,4 +1,4 @@
-"""Looking at the gate: traces of its values, pictures of them, and what happens when it is held.
+"""Explore the gate: record its values, clamp them, and view both in a notebook or in one page.
 
 The names below are imported on first use.
 """

@@ -1,4 +1,4 @@
-"""What a clamp does: to the loss of every token, and to the continuation."""
+"""The effect of a clamp on the loss of each token and on the continuation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from rwkvgate.explore.interventions import clamp_gate
-from rwkvgate.explore.reading import model_lock, read
+from rwkvgate.explore.interventions import Clamp, applied
+from rwkvgate.explore.reading import read
 from rwkvgate.explore.tokens import token_texts
 from rwkvgate.metrics.generation import end_ids
 from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating
@@ -23,27 +23,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Held:
-    """A clamp as a user sets it: a layer from 1, None for all, and the value that its gate is held at."""
-
-    layer: int | None
-    value: float
-
-    def __str__(self) -> str:
-        where = "every layer" if self.layer is None else f"layer {self.layer}"
-        return f"{where} held at {self.value:.2f}"
-
-
-@dataclass(frozen=True)
 class ClampEffect:
-    """A text read and continued twice, with its gates as they are and with a clamp.
+    """Losses and continuations of a text, without a clamp and with it.
 
     Attributes:
         free, clamped: negative log-likelihood of each token, nats, (time,).
         free_text, clamped_text: the continuations.
     """
 
-    held: Held
+    clamp: Clamp
     tokens: list[str]
     free: NDArray[np.float32]
     clamped: NDArray[np.float32]
@@ -55,39 +43,42 @@ def clamp_effect(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     text: str,
-    held: Held,
+    clamp: Clamp,
     *,
     new_tokens: int = 40,
-    prefix_id: int = PREFIX_ID,
     progress: Callable[[int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> ClampEffect:
-    """Read the text after the prefix token and continue it greedily, twice.
+    """Measure what a clamp changes: read the text after the prefix token and continue it greedily, twice.
+
+    Args:
+        progress, stopped: as in `reading.read`.
 
     Raises:
-        ValueError: the model carries no gate, the layer or the value is out of range, or `new_tokens` is below 1.
-        Stopped: `stopped`, asked before each window, said so.
+        ValueError: the model has no gate, the clamp is out of range, or `new_tokens` is below 1.
+        Stopped: `stopped` returned true.
+
+    Example:
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
+        >>> config = Rwkv6Config(hidden_size=32, num_hidden_layers=2, head_size=16)
+        >>> model = patch(Rwkv6ForCausalLM(config), GateConfig.preset("enhanced"))
+        >>> effect = clamp_effect(model, Rwkv6Tokenizer(), "Once upon a time", Clamp(layer=1, value=0.0), new_tokens=2)
+        >>> (effect.clamped - effect.free).shape == (len(effect.tokens),)
+        True
     """
     sequence = encode(tokenizer, [text])[0]
-    ids = torch.tensor([[prefix_id, *sequence]], device=device_of(model))
+    ids = torch.tensor([[PREFIX_ID, *sequence]], device=device_of(model))
     losses, texts = [], []
-    for clamp in (None, held):
-        found = None
+    for each in (None, clamp):
+        nats = None
         if sequence:
-            with clamped(model, clamp):
-                found = read(model, ids, losses=True, progress=progress, stopped=stopped)
-        losses.append(np.zeros(0, np.float32) if found is None else found[0, 1:].numpy())
-        texts.append("")
-        for written in stream(
-            model, tokenizer, text, held=clamp, new_tokens=new_tokens, prefix_id=prefix_id, stopped=stopped
-        ):
-            texts[-1] = written
-    return ClampEffect(held, token_texts(tokenizer, sequence), losses[0], losses[1], texts[0], texts[1])
-
-
-def clamped(model: PreTrainedModel, held: Held | None) -> Any:
-    """`clamp_gate` for what a user has set; without anything set, the model's lock alone."""
-    return model_lock(model) if held is None else clamp_gate(model, held.layer, held.value)
+            with applied(model, each):
+                nats = read(model, ids, losses=True, progress=progress, stopped=stopped)
+        losses.append(np.zeros(0, np.float32) if nats is None else nats[0, 1:].numpy())
+        written = [""]
+        written += stream(model, tokenizer, text, clamp=each, new_tokens=new_tokens, stopped=stopped)
+        texts.append(written[-1])
+    return ClampEffect(clamp, token_texts(tokenizer, sequence), losses[0], losses[1], texts[0], texts[1])
 
 
 def stream(
@@ -95,25 +86,24 @@ def stream(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     *,
-    held: Held | None = None,
+    clamp: Clamp | None = None,
     new_tokens: int = 40,
     temperature: float = 0.0,
     seed: int = 0,
-    prefix_id: int = PREFIX_ID,
     stopped: Callable[[], bool] | None = None,
 ) -> Iterator[str]:
-    """The continuation as it grows, one token longer at each step, until the end of text or `new_tokens`.
+    """Generate a continuation and yield it after each token, until the end of text or `new_tokens`.
 
-    The clamp is on and the model locked inside a step only: between steps others may use the model. A character
-    that is not complete yet shows as U+FFFD.
+    The clamp and the model's lock apply inside a step only: between steps others may use the model. An incomplete
+    character shows as U+FFFD.
 
     Args:
-        temperature: 0 is greedy; otherwise logits are divided by it and a token is drawn.
-        stopped: asked before each step; the continuation then ends there.
+        temperature: 0 is greedy; otherwise a token is sampled from the logits divided by it.
+        stopped: called before each step; true ends the continuation.
 
     Raises:
-        ValueError: the temperature is below 0 or not finite, `new_tokens` below 1, or the model is none of this
-            package's.
+        ValueError: the temperature is negative or not finite, `new_tokens` is below 1, or the model is not a
+            `Rwkv6ForCausalLM`.
     """
     at_least_one(new_tokens=new_tokens)
     if not (temperature >= 0 and np.isfinite(temperature)):
@@ -122,14 +112,14 @@ def stream(
         raise ValueError(f"the model is a {type(model).__name__}; continuations need a Rwkv6ForCausalLM")
     generator = torch.Generator().manual_seed(seed)
     ends = end_ids(model, tokenizer)
-    following = torch.tensor([[prefix_id, *encode(tokenizer, [text])[0]]], device=device_of(model))
+    ids = torch.tensor([[PREFIX_ID, *encode(tokenizer, [text])[0]]], device=device_of(model))
     state, written = None, list[int]()
     for _ in range(new_tokens):
         if stopped is not None and stopped():
             return
-        with clamped(model, held), evaluating(model):
-            logits, state = prefill(model, following, past_key_values=state)
-            scores = logits[0].float().cpu()
+        with applied(model, clamp), evaluating(model):
+            logits, state = prefill(model, ids, past_key_values=state)
+            scores = logits[0].float().cpu()  # (vocabulary,)
         if temperature == 0:
             chosen = int(scores.argmax())
         else:
@@ -137,5 +127,5 @@ def stream(
         if chosen in ends:
             return
         written.append(chosen)
-        following = following.new_tensor([[chosen]])
+        ids = ids.new_tensor([[chosen]])
         yield str(tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -1,4 +1,4 @@
-"""The explorer: a text, a model, and every view of its gate, as widgets or as one page without a kernel."""
+"""The explorer: every view of a model's gates over a text, as widgets or as one page without a kernel."""
 
 from __future__ import annotations
 
@@ -20,19 +20,28 @@ if TYPE_CHECKING:
 
 
 class GateExplorer:
-    """Type a text, see every layer's gate over its tokens, hold a layer's gate, and watch loss and continuation.
+    """Interactive view of a model's gates: type a text, look at every layer, clamp a gate, compare losses and
+    continuations.
 
-    In a notebook the last line of a cell shows it. Several explorers may share a model and a kernel.
+    A notebook displays it at the end of a cell. Several explorers may share a model and a kernel.
 
     Args:
-        model: a patched model; an unpatched one is answered, in the widget, with the arms that have gates.
+        model: a patched model; for an unpatched one the widget lists the arms that have gates.
         tokenizer: of the model.
-        text: the text to begin with.
-        arms: further arms by name, as models or as functions that load one when it is first chosen.
-        name: what `model` is called among the arms.
+        text: at the start.
+        arms: further models by name, or functions that load one at its first use.
+        name: of `model` among the arms.
 
     Raises:
-        ValueError: an arm of `arms` has the name of the model.
+        ValueError: `arms` has an entry called `name`.
+
+    Example:
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
+        >>> config = Rwkv6Config(hidden_size=32, num_hidden_layers=2, head_size=16)
+        >>> model = patch(Rwkv6ForCausalLM(config), GateConfig.preset("enhanced"))
+        >>> page = GateExplorer(model, Rwkv6Tokenizer(), "Once upon a time").to_html(title="Two gates")
+        >>> "<title>Two gates</title>" in page
+        True
     """
 
     def __init__(
@@ -50,7 +59,7 @@ class GateExplorer:
 
     @cached_property
     def panel(self) -> Panel:
-        """The widgets, made when they are first asked for.
+        """The widgets, made at their first use.
 
         Raises:
             ImportError: ipywidgets is not installed.
@@ -65,20 +74,20 @@ class GateExplorer:
         return self.panel.root
 
     def to_html(self, path: str | Path | None = None, *, title: str = "The gate") -> str:
-        """One self-contained page of what is chosen: every view, a layer slider, values on hover, no network.
+        """The chosen reading as one self-contained page: every view, a layer slider, values on hover, no network.
 
         Args:
-            path: where it is written, whole or not at all; None for nowhere.
+            path: file that the page is written to, atomically; None writes none.
             title: of the page.
 
         Raises:
-            ValueError: the model carries no gate.
+            ValueError: the model has no gate.
         """
         session, choice = self.session, self.session.choice
         require_gates(session.model(choice.arm))
-        reading, other = session.reading(choice.arm, choice.text, choice.held), None
+        reading, other = session.reading(choice.arm, choice.text, choice.clamp), None
         left, right = session.sides()
-        if left != right and left[2] == choice.held:  # a clamp alone has its own section
+        if left != right and left[2] == choice.clamp:  # a clamp alone has its own section
             other = (*session.names(), session.reading(*right))
         page = static_page(reading, title=title, effect=session.effect(), other=other)
         if path is not None:

@@ -1,4 +1,4 @@
-"""Who looks at the gates of a model: their names, and a recording that leaves no trace of itself."""
+"""Names of a model's gates, and observers that receive their values."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from rwkvgate.gate.patch import gates_of
 
 
 class GateName(NamedTuple):
-    """Where a gate sits: its layer, from 1, and "output", or "time" or "channel" before that mixer."""
+    """A gate's layer, from 1, and its place: "output" of the block, or before its "time" or "channel" mixing."""
 
     layer: int
     place: str
 
     @property
     def label(self) -> str:
-        """The layer's number, and the place where it is not the usual one."""
+        """The layer's number, followed by the place unless that is "output"."""
         return str(self.layer) if self.place == "output" else f"{self.layer} {self.place}"
 
 
 def require_gates(model: PreTrainedModel) -> list[GatedShift]:
-    """The model's gates, first to last.
+    """The model's gates, in the order of the layers.
 
     Raises:
-        ValueError: the model carries none; the message lists the arms that have one.
+        ValueError: the model has none; the message lists the presets that have one.
     """
     gates = gates_of(model)
     if not gates:
@@ -41,7 +41,7 @@ def require_gates(model: PreTrainedModel) -> list[GatedShift]:
 
 
 def gate_names(model: PreTrainedModel) -> tuple[GateName, ...]:
-    """Layer and place of every gate, in the order of a trace."""
+    """Layer and place of every gate, in the order of the layers."""
     family = family_of(model)
     return tuple(
         GateName(number, "output" if place == OUTPUT else place.removeprefix(f"{OUTPUT}_"))
@@ -52,11 +52,11 @@ def gate_names(model: PreTrainedModel) -> tuple[GateName, ...]:
 
 @contextmanager
 def observing(model: PreTrainedModel, keep: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """Inside the block, `keep` is called with each gate's number from 0 and its values, (batch, time, channel), in
-    every pass. The passes are unchanged, and the recording is taken off again whatever happens.
+    """Context manager in which every forward pass calls `keep` with each gate's number, from 0, and its values
+    (batch, time, channel). The outputs of the passes do not change.
 
     Raises:
-        ValueError: the model carries no gate.
+        ValueError: the model has no gate.
     """
     gates = require_gates(model)
     with model_lock(model):

@@ -1,4 +1,4 @@
-"""One self-contained page of a gated text, which works without a kernel and without a network.
+"""One self-contained page of a gated text that works without a kernel and without a network.
 
 Its content security policy allows its own script and style, by their hashes, and nothing else.
 """
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from rwkvgate.explore import svg
 from rwkvgate.explore.effects import ClampEffect
 from rwkvgate.explore.gated_text import GatedText
-from rwkvgate.explore.html import (
+from rwkvgate.explore.palette import STEPS, value_range
+from rwkvgate.explore.summaries import TOKEN_MEASURES
+from rwkvgate.explore.tokens import aggregate
+from rwkvgate.explore.views import (
     MOST_TOKENS,
     NOTHING,
     clamp_view,
@@ -33,12 +36,9 @@ from rwkvgate.explore.html import (
     style,
     text_view,
 )
-from rwkvgate.explore.palette import STEPS, value_range
-from rwkvgate.explore.summaries import MEASURES
-from rwkvgate.explore.tokens import aggregate
 
 UNIT = 10000
-"""Values are written as whole numbers of 1 / `UNIT`."""
+"""Values are stored as integer multiples of 1 / `UNIT`."""
 
 
 def static_page(
@@ -48,13 +48,12 @@ def static_page(
     effect: ClampEffect | None = None,
     other: tuple[str, str, GatedText] | None = None,
 ) -> str:
-    """The page: text, layers, distribution, extremes and surprisal, with a layer slider and a choice of measure.
-
-    Without script it shows the first layer.
+    """The page as HTML: text, layers, distribution, extremes and surprisal, with a layer slider and a choice of
+    measure. Without script it shows the first layer.
 
     Args:
-        effect: what a clamp does, for a section of its own.
-        other: a second text or arm to stand beside the first: what the two are called, and the second.
+        effect: a clamp's effect, for a section of its own.
+        other: labels of the first and a second text or arm, and the second, for a section that compares them.
     """
     sections = [("About", f"<p>{len(gated.tokens):,} tokens, {len(gated.labels)} gates.</p>", "")]
     if not gated.tokens:
@@ -90,7 +89,7 @@ def static_page(
 
 
 def safe_json(value: Any) -> str:
-    """JSON that may stand inside a script element: no character in it can end the element or a line of script."""
+    """JSON for a script element: no character of it can end the element or a line of script."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
@@ -98,7 +97,7 @@ def safe_json(value: Any) -> str:
 
 
 def _controls(gated: GatedText) -> str:
-    options = "".join(f"<option>{escape(measure_name(name))}</option>" for name in MEASURES)
+    options = "".join(f"<option>{escape(measure_name(name))}</option>" for name in TOKEN_MEASURES)
     return (
         '<div class="controls" id="controls" hidden>'
         f'<label>Layer <input id="layer" type="range" min="1" max="{len(gated.labels)}" value="1" step="1"></label>'
@@ -123,10 +122,10 @@ def _surprisal(gated: GatedText) -> str:
 
 
 def _data(gated: GatedText) -> dict[str, Any]:
-    """What the script reads; values in 1 / `UNIT`, null for nan."""
+    """The data of the page's script; values in 1 / `UNIT`, null for nan."""
     texts, surprisal, size = aggregate(gated.tokens, gated.losses, MOST_TOKENS)
     measures = []
-    for name in MEASURES:
+    for name in TOKEN_MEASURES:
         values = gated.measure(name)
         low, high = value_range(values)
         measures.append(

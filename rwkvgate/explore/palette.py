@@ -1,6 +1,6 @@
-"""Colours of the views: even to the eye and safe for the colour-blind, as classes of a style sheet.
+"""Perceptually uniform, colour-blind-safe colours of the views, as classes of a style sheet.
 
-Classes keep style attributes out of the page, which its content security policy would refuse.
+Classes, because the page's content security policy forbids style attributes.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from numpy.typing import NDArray
 
 STEPS = 64
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"
-"""Maps of matplotlib, for values and for differences around 0."""
+"""Colour maps of matplotlib, for values and for differences around 0."""
 PREFIX = {SEQUENTIAL: "g", DIVERGING: "d"}
-"""First letter of a map's classes, `g0` to `g63`; `gn` and `dn` are for no value."""
+"""First letter of a map's classes, `g0` to `g63`; `gn` and `dn` mean no value."""
 
 
 def steps(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.int64]:
-    """The step of each value between `low` and `high`, 0 to `STEPS` - 1; -1 for nan. Values beyond are at the ends."""
+    """The step of each value from `low` to `high`, 0 to `STEPS` - 1, clipped; -1 for nan."""
     width = high - low if high > low else 1.0
     shares = np.nan_to_num((np.asarray(values, dtype=np.float64) - low) / width)
-    found = np.clip((shares * STEPS).astype(np.int64), 0, STEPS - 1)
-    return np.where(np.isnan(values), -1, found)
+    return np.where(np.isnan(values), -1, np.clip((shares * STEPS).astype(np.int64), 0, STEPS - 1))
 
 
 def class_names(values: NDArray[np.float32], low: float, high: float, palette: str = SEQUENTIAL) -> list[str]:
-    """The class of each value."""
+    """The style class of each value."""
     letter = PREFIX[palette]
     return [f"{letter}n" if step < 0 else f"{letter}{step}" for step in steps(values, low, high).tolist()]
 
 
 def value_range(values: NDArray[np.float32], palette: str = SEQUENTIAL) -> tuple[float, float]:
-    """Ends of a scale that holds all values: theirs, or symmetric around 0 for differences; (0, 1) without any."""
+    """Ends of a colour scale: the values' own, or symmetric around 0 for differences; (0, 1) without values."""
     known = values[np.isfinite(values)]
     if not known.size:
         return 0.0, 1.0
@@ -53,7 +52,7 @@ def hex_colours(palette: str) -> list[str]:
 
 @cache
 def style_sheet() -> str:
-    """Rules of every class: background and ink of text, fill of a drawing."""
+    """The style sheet of every class: background and ink of text, fill of a drawing."""
     rules = [".rg .gn,.rg .dn{background:#fff;color:#000;fill:#ddd;outline:1px dotted #999}"]
     for palette, letter in PREFIX.items():
         for step, colour in enumerate(hex_colours(palette)):
@@ -62,7 +61,7 @@ def style_sheet() -> str:
 
 
 def _ink(colour: str) -> str:
-    """Black or white, whichever stands out more from the colour (WCAG's relative luminance)."""
+    """Black or white, whichever contrasts more with the colour by WCAG's relative luminance."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

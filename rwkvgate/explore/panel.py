@@ -1,4 +1,4 @@
-"""The explorer's widgets: controls of a session's choice, and what it shows. Core ipywidgets, versions 7.7 and 8."""
+"""The explorer's widgets: the controls and views of a session, in core ipywidgets, versions 7.7 and 8."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from rwkvgate.explore.effects import Held, stream
-from rwkvgate.explore.html import continuation, measure_name, style
+from rwkvgate.explore.effects import stream
+from rwkvgate.explore.interventions import Clamp
 from rwkvgate.explore.reading import Stopped
 from rwkvgate.explore.session import EXAMPLES, LONGEST, VIEWS, Session
-from rwkvgate.explore.summaries import MEASURES
+from rwkvgate.explore.summaries import TOKEN_MEASURES
+from rwkvgate.explore.views import continuation, measure_name, style
 from rwkvgate.explore.worker import Worker
 
 CHANNEL = "channel"
-"""The entry of the measures' list that asks for a single channel."""
+"""The entry for a single channel in the list of measures."""
 
 
 def _named(names: dict[str, str]) -> list[tuple[str, str]]:
@@ -24,11 +25,11 @@ def _named(names: dict[str, str]) -> list[tuple[str, str]]:
 
 
 class Panel:
-    """Widgets over a session. Pictures that need reading are made in a thread, others at once.
+    """Widgets over a session. A view that needs a reading is made in a thread.
 
     Attributes:
         root: the widget to display.
-        picture, continued, message: what is shown: the view, the continuation, and errors or notes in words.
+        picture, continued, message: the view, the continuation, and errors or notes.
     """
 
     def __init__(self, session: Session) -> None:
@@ -42,19 +43,19 @@ class Panel:
         )
         self.arm = widgets.Dropdown(options=session.arms, value=choice.arm, description="Arm")
         self.layer = widgets.SelectionSlider(options=["1"], description="Layer")
-        measures = {name: measure_name(name) for name in MEASURES} | {CHANNEL: "one channel"}
+        measures = {name: measure_name(name) for name in TOKEN_MEASURES} | {CHANNEL: "one channel"}
         self.measure = widgets.Dropdown(options=_named(measures), description="Shown")
         self.channel = widgets.BoundedIntText(min=0, max=2**20, description="Channel", continuous_update=False)
         self.view = widgets.Dropdown(options=_named(VIEWS), description="View")
         self.clamp = widgets.Dropdown(options=[("none", "none"), ("this layer", "one"), ("every layer", "all")])
         self.clamp.description = "Clamp"
         self.level = widgets.FloatSlider(
-            min=0, max=1, step=0.05, value=0, description="held at", continuous_update=False
+            min=0, max=1, step=0.05, value=0, description="to value", continuous_update=False
         )
         self.other_arm = widgets.Dropdown(options=[("the same", ""), *((a, a) for a in session.arms)])
         self.other_arm.description = "Beside: arm"
         self.other_text = widgets.Text(description="and text", placeholder="the same", layout=wide)
-        # Reading waits until the user is done; a layer that is read already is shown while the slider moves.
+        # A reading waits until the user has finished; a change of layer needs none and follows the slider.
         for control in (self.text, self.level, self.other_text):
             control.continuous_update = False
         self.temperature = widgets.FloatSlider(min=0, max=2, step=0.1, value=0, description="Temperature")
@@ -62,8 +63,8 @@ class Panel:
         self.length = widgets.IntSlider(min=1, max=LONGEST, value=choice.length, description="Length")
         self.run = widgets.Button(description="Continue", button_style="primary", tooltip="write a continuation")
         self.stop = widgets.Button(description="Stop", tooltip="stop reading and writing")
-        self.undo = widgets.Button(description="Undo", tooltip="take the last change back")
-        self.redo = widgets.Button(description="Redo", tooltip="make it again")
+        self.undo = widgets.Button(description="Undo", tooltip="undo the last change")
+        self.redo = widgets.Button(description="Redo", tooltip="make the change again")
         self.progress = widgets.IntProgress(min=0, max=1, description="", layout=widgets.Layout(visibility="hidden"))
         self.message, self.picture, self.continued = (widgets.HTML(layout=wide) for _ in range(3))
         self.root = self._arrange()
@@ -72,7 +73,7 @@ class Panel:
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what the session's choice asks for; at once where everything is read, else in a thread."""
+        """Show the session's view: at once if its readings are cached, otherwise from a thread."""
         self._reader.stop()
         if self.session.is_read():
             self._show(lambda: False)
@@ -81,7 +82,7 @@ class Panel:
             self._reader.start(self._show)
 
     def wait(self, seconds: float = 60.0) -> bool:
-        """Wait for pictures and continuation; whether all is done."""
+        """Wait for the view and the continuation; returns whether both are done."""
         return self._reader.wait(seconds) and self._writer.wait(seconds)
 
     def _arrange(self) -> Any:
@@ -103,12 +104,12 @@ class Panel:
 
         on(self.text, lambda value: {"text": value})
         on(self.arm, lambda value: {"arm": value})
-        on(self.layer, lambda value: {"layer": value, "held": self._held(value)})
-        on(self.measure, lambda value: {"what": self.channel.value if value == CHANNEL else value})
-        on(self.channel, lambda value: {"what": value} if self.measure.value == CHANNEL else {})
+        on(self.layer, lambda value: {"layer": value, "clamp": self._clamp(value)})
+        on(self.measure, lambda value: {"measure": self.channel.value if value == CHANNEL else value})
+        on(self.channel, lambda value: {"measure": value} if self.measure.value == CHANNEL else {})
         on(self.view, lambda value: {"view": value})
-        on(self.clamp, lambda _: {"held": self._held(self.layer.value)})
-        on(self.level, lambda _: {"held": self._held(self.layer.value)})
+        on(self.clamp, lambda _: {"clamp": self._clamp(self.layer.value)})
+        on(self.level, lambda _: {"clamp": self._clamp(self.layer.value)})
         on(self.other_arm, lambda value: {"other_arm": value})
         on(self.other_text, lambda value: {"other_text": value})
         on(self.temperature, lambda value: {"temperature": round(value, 3)})
@@ -119,13 +120,13 @@ class Panel:
         self.undo.on_click(lambda _: self._step(self.session.undo))
         self.redo.on_click(lambda _: self._step(self.session.redo))
 
-    def _held(self, layer: str) -> Held | None:
+    def _clamp(self, layer: str) -> Clamp | None:
         if self.clamp.value == "none":
             return None
-        return Held(int(layer.split()[0]) if self.clamp.value == "one" else None, round(self.level.value, 3))
+        return Clamp(int(layer.split()[0]) if self.clamp.value == "one" else None, round(self.level.value, 3))
 
     def _changed(self, changes: dict[str, Any]) -> None:
-        """A control was moved by the user."""
+        """Handle a change that the user made."""
         if self._filling or not changes:
             return
         try:
@@ -149,7 +150,7 @@ class Panel:
         self.refresh()
 
     def _fill(self) -> None:
-        """Put the session's choice into the controls."""
+        """Set the controls to the session's choice."""
         choice, self._filling = self.session.choice, True
         try:
             self.text.value, self.arm.value, self.view.value = choice.text, choice.arm, choice.view
@@ -157,15 +158,15 @@ class Panel:
             if tuple(self.layer.options) != tuple(labels):
                 self.layer.options = labels
             self.layer.value = choice.layer if choice.layer in labels else labels[0]
-            single = not isinstance(choice.what, str)
-            self.measure.value = CHANNEL if single else choice.what
+            single = not isinstance(choice.measure, str)
+            self.measure.value = CHANNEL if single else choice.measure
             if single:
-                self.channel.value = choice.what
+                self.channel.value = choice.measure
             self.channel.disabled = not single
-            self.clamp.value = "none" if choice.held is None else "all" if choice.held.layer is None else "one"
-            if choice.held is not None:
-                self.level.value = choice.held.value
-            self.level.disabled = choice.held is None
+            self.clamp.value = "none" if choice.clamp is None else "all" if choice.clamp.layer is None else "one"
+            if choice.clamp is not None:
+                self.level.value = choice.clamp.value
+            self.level.disabled = choice.clamp is None
             self.other_arm.value, self.other_text.value = choice.other_arm, choice.other_text
             self._beside.layout.display = "" if choice.view == "compare" else "none"
             self.temperature.value, self.length.value = choice.temperature, choice.length
@@ -176,7 +177,7 @@ class Panel:
     def _labels(self) -> list[str]:
         try:
             return self.session.labels(self.session.choice.arm) or ["1"]
-        except Exception as error:  # an arm that cannot be loaded is an error in words, not a broken widget
+        except Exception as error:  # an arm that cannot be loaded must not break the widget
             self._say(_words(error), error=True)
             return ["1"]
 
@@ -185,7 +186,7 @@ class Panel:
             view = self.session.view(self._advance, stopped)
         except Stopped:
             return
-        except Exception as error:  # whatever happens is said in the widget: a thread has nobody else to tell
+        except Exception as error:  # a thread has no caller that could show the error
             self.picture.value = ""
             self._say(_words(error), error=True)
             return
@@ -200,18 +201,18 @@ class Panel:
         self.progress.layout.visibility = "visible"
 
     def write(self) -> None:
-        """Write a continuation of the text; it grows as it is written."""
+        """Generate a continuation of the text and show it as it grows."""
         choice = self.session.choice
 
         def job(stopped: Callable[[], bool]) -> None:
-            head = "Continuation" + (f", {choice.held}" if choice.held else "")
+            head = "Continuation" + (f", {choice.clamp}" if choice.clamp else "")
             try:
                 self._continued(head, "")
                 for text in stream(
                     self.session.model(choice.arm),
                     self.session.tokenizer,
                     choice.text,
-                    held=choice.held,
+                    clamp=choice.clamp,
                     new_tokens=choice.length,
                     temperature=choice.temperature,
                     stopped=stopped,
@@ -223,7 +224,7 @@ class Panel:
         self._writer.start(job)
 
     def halt(self) -> None:
-        """Stop reading and writing; what is written stays."""
+        """Stop reading and generating; the continuation so far stays."""
         busy = self._reader.running or self._writer.running
         self._reader.stop()
         self._writer.stop()
@@ -240,5 +241,5 @@ class Panel:
 
 
 def _words(error: Exception) -> str:
-    """An error as a sentence; its type is named where the message was not written for a reader."""
+    """The message of an error, with its type unless it is a ValueError."""
     return str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"

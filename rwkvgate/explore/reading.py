@@ -1,6 +1,7 @@
-"""Reading a text in windows with the state carried on, so that memory does not grow with its length.
+"""Windowed reading: a forward pass over a text of any length, in windows that carry the state.
 
-What is recorded on the way, gates or losses, is the caller's. A reading can be watched and stopped between windows.
+Memory does not grow with the text. Gates are recorded by observers (see `observing`); a reading can be stopped between
+two windows.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rwkvgate.metrics.inference import at_least_one, evaluating
+from rwkvgate.rwkv6.prefill import in_windows
 
 WINDOW = 512
-"""Tokens of a window: matrix products at nearly full speed, and the logits of a small vocabulary at few MiB."""
+"""Tokens of a window: matrix products run at nearly full speed, and the logits of a small vocabulary take few MiB."""
 
 _LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # type: ignore[type-arg]
 _GUARD = RLock()
 
 
 class Stopped(Exception):
-    """The reading was asked to stop."""
+    """A reading ended early because its caller asked for it."""
 
 
 def model_lock(model: nn.Module) -> Any:
-    """The re-entrant lock of a model: whoever records or clamps its gates holds it, so that two users of one kernel
-    never see each other's clamp."""
+    """The re-entrant lock of a model. Recordings and clamps take it, so that two users of one kernel never see each
+    other's clamp."""
     with _GUARD:
         return _LOCKS.setdefault(model, RLock())
 
@@ -46,63 +48,60 @@ def read(
     progress: Callable[[int, int], None] | None = None,
     stopped: Callable[[], bool] | None = None,
 ) -> Tensor | None:
-    """Read tokens (batch, time) from the start of a document, window after window.
+    """Run the model over tokens (batch, time) from the start of a document, window by window.
 
     Args:
         attention_mask: (batch, time), 0 at padding.
-        losses: also compute each token's negative log-likelihood given the tokens before it.
+        losses: whether to compute each token's negative log-likelihood given the tokens before it.
         progress: called with (tokens read, tokens in all) after each window.
-        stopped: asked before each window.
+        stopped: called before each window; true ends the reading.
 
     Returns:
         The losses in nats, (batch, time) float32 on the CPU, nan at padding and at a row's first real token; None
-        where they were not asked for.
+        without `losses`.
 
     Raises:
         ValueError: there is no token, or `window` is below 1.
-        Stopped: `stopped` said so.
+        Stopped: `stopped` returned true.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=64, hidden_size=32, num_hidden_layers=1, head_size=16))
+        >>> nats = read(model, torch.tensor([[5, 7, 11, 13]]), window=2, losses=True)
+        >>> nats.shape, nats.isnan().tolist()
+        (torch.Size([1, 4]), [[True, False, False, False]])
     """
     at_least_one(window=window)
     if input_ids.dim() != 2 or not input_ids.numel():
         raise ValueError(f"input_ids is {tuple(input_ids.shape)}; it must be (batch, time) with at least one token")
     time = input_ids.shape[1]
-    found = torch.full(input_ids.shape, math.nan) if losses else None
-    carried: dict[str, Any] = {}
-    before: Tensor | None = None
+    nats = torch.full(input_ids.shape, math.nan) if losses else None
+    last: Tensor | None = None  # the logits at the end of the window before, (batch, vocabulary)
+
+    def end_if_stopped(tokens: int) -> None:
+        if stopped is not None and stopped():
+            raise Stopped(f"stopped after {tokens:,} of {time:,} tokens")
+
+    end_if_stopped(0)
     with evaluating(model):
-        for start in range(0, time, window):
-            if stopped is not None and stopped():
-                raise Stopped(f"stopped after {start:,} of {time:,} tokens")
-            part = slice(start, min(start + window, time))
-            mask = None if attention_mask is None else attention_mask[:, part]
-            output = model(
-                input_ids=input_ids[:, part],
-                attention_mask=mask,
-                use_cache=True,
-                logits_to_keep=0 if losses else 1,
-                **carried,
-            )
-            carried = _carried(output)
-            if found is not None:
-                logits = output.logits
-                known = logits[:, :-1] if before is None else torch.cat((before[:, None], logits[:, :-1]), dim=1)
+        keep = 0 if losses else 1
+        for part, output in in_windows(model, input_ids, attention_mask, window=window, keep=lambda _: keep):
+            if nats is not None:
+                logits = output.logits  # (batch, window, vocabulary)
+                known = logits[:, :-1] if last is None else torch.cat((last[:, None], logits[:, :-1]), dim=1)
                 first = part.stop - known.shape[1]
                 targets = input_ids[:, first : part.stop]
                 if known.shape[1]:
-                    found[:, first : part.stop] = cross_entropy(
+                    nats[:, first : part.stop] = cross_entropy(
                         known.float().transpose(1, 2), targets, reduction="none"
                     ).cpu()
-                before = logits[:, -1]
+                last = logits[:, -1]
             if progress is not None:
                 progress(part.stop, time)
-    if found is not None and attention_mask is not None:
+            if part.stop < time:
+                end_if_stopped(part.stop)
+    if nats is not None and attention_mask is not None:
         real = attention_mask[:, -time:].bool().cpu()
         after = torch.cat((torch.zeros_like(real[:, :1]), real[:, :-1]), dim=1)
-        found[~(real & after)] = math.nan
-    return found
-
-
-def _carried(output: Any) -> dict[str, Any]:
-    """What the next window is called with: transformers' RWKV-4 names its state otherwise than everybody else."""
-    state = getattr(output, "past_key_values", None)
-    return {"state": output.state} if state is None else {"past_key_values": state}
+        nats[~(real & after)] = math.nan
+    return nats

@@ -1,4 +1,4 @@
-"""What a user of the explorer has chosen, what that shows, and the way back: everything but the widgets."""
+"""The explorer without its widgets: a user's choices, their history, and the readings and views that they need."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from rwkvgate.explore.effects import ClampEffect, Held, clamp_effect, clamped
+from rwkvgate.explore.effects import ClampEffect, clamp_effect
 from rwkvgate.explore.gated_text import GatedText, read_text
-from rwkvgate.explore.html import (
+from rwkvgate.explore.interventions import Clamp, applied
+from rwkvgate.explore.observing import gate_names, require_gates
+from rwkvgate.explore.summaries import TOKEN_MEASURES
+from rwkvgate.explore.views import (
     View,
     clamp_view,
     compare_view,
@@ -23,8 +26,6 @@ from rwkvgate.explore.html import (
     surprisal_view,
     text_view,
 )
-from rwkvgate.explore.observing import gate_names, require_gates
-from rwkvgate.explore.summaries import MEASURES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ EXAMPLES = {
     "two people": "Mira kept a silver key, and her brother wanted it. When she slept, he looked for it in her coat.",
     "other scripts": "Hello, мир, שלום, 世界, 😀!",
 }
-"""Texts to begin with."""
+"""Example texts by name."""
 VIEWS = {
     "text": "the text, coloured",
     "layers": "layers and tokens",
@@ -45,26 +46,26 @@ VIEWS = {
     "clamp": "the effect of the clamp",
     "compare": "side by side",
 }
-"""Views by name, and what they are called."""
+"""Labels of the views by name."""
 LONGEST = 1000
-"""Tokens of a continuation, at most."""
+"""Maximum tokens of a continuation."""
 CACHED = 6
-"""Readings and effects that are kept."""
+"""Readings and effects in the cache."""
 
 Progress = Callable[[int, int], None]
 Stop = Callable[[], bool]
 Models = Mapping[str, PreTrainedModel | Callable[[], PreTrainedModel]]
-"""Arms by name: models, or functions that load one when it is first asked for."""
+"""Arms by name: models, or functions that load one at its first use."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Everything that a user can set.
+    """The settings of the explorer's controls.
 
     Attributes:
-        what: one of `MEASURES`, or a channel.
-        held: the clamp; None for none. A view under a clamp shows what the model does under it.
-        other_arm, other_text: what the chosen arm and text are compared with; "" for the same.
+        measure: one of `TOKEN_MEASURES`, or a channel.
+        clamp: applies to every view; None for none.
+        other_arm, other_text: the other side of a comparison; "" is the same arm or text.
         temperature: of the continuation; 0 is greedy.
         length: tokens of the continuation.
     """
@@ -72,9 +73,9 @@ class Choice:
     text: str
     arm: str
     layer: str = "1"
-    what: str | int = "mean"
+    measure: str | int = "mean"
     view: str = "text"
-    held: Held | None = None
+    clamp: Clamp | None = None
     other_arm: str = ""
     other_text: str = ""
     temperature: float = 0.0
@@ -82,15 +83,15 @@ class Choice:
 
 
 class Session:
-    """One user's choices over some arms, each change undoable, with the readings that they need.
+    """One user's choices over several arms, with undo and a cache of readings.
 
     Args:
-        arms: models by name; the first is chosen.
-        tokenizer: what all of them read.
-        text: the text to begin with.
+        arms: models by name, the first chosen at the start.
+        tokenizer: of all arms.
+        text: at the start.
 
     Raises:
-        ValueError: there is no arm.
+        ValueError: `arms` is empty.
     """
 
     def __init__(self, arms: Models, tokenizer: PreTrainedTokenizerBase, text: str = "") -> None:
@@ -111,21 +112,19 @@ class Session:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is a change to take back."""
+        """Whether there is a change to undo."""
         return bool(self._before)
 
     @property
     def can_redo(self) -> bool:
-        """Whether there is a change that was taken back."""
+        """Whether there is a change to redo."""
         return bool(self._after)
 
     def change(self, **changes: Any) -> Choice:
-        """Set fields of the choice; one step of undo. What is refused changes nothing.
-
-        A layer that another arm lacks becomes its first.
+        """Set fields of the choice, as one step of undo. A layer that a new arm lacks becomes its first.
 
         Raises:
-            ValueError: a value that is not allowed; the message says what is.
+            ValueError: a value is not allowed; nothing changes.
         """
         choice = replace(self.choice, **changes)
         if choice == self.choice:
@@ -142,40 +141,40 @@ class Session:
         return choice
 
     def undo(self) -> Choice:
-        """The choice before the last change; the same where there is none."""
+        """Return to the choice before the last change, if there is one."""
         if self._before:
             self._after.append(self.choice)
             self.choice = self._before.pop()
         return self.choice
 
     def redo(self) -> Choice:
-        """The change that was taken back last, made again."""
+        """Make the last undone change again, if there is one."""
         if self._after:
             self._before.append(self.choice)
             self.choice = self._after.pop()
         return self.choice
 
     def model(self, arm: str) -> PreTrainedModel:
-        """The model of an arm, loaded where that is not done yet."""
-        found = self._arms[arm]
-        if not isinstance(found, PreTrainedModel):
-            self._arms[arm] = found = found()
-        return found
+        """The model of an arm, loaded at its first use."""
+        model = self._arms[arm]
+        if not isinstance(model, PreTrainedModel):
+            self._arms[arm] = model = model()
+        return model
 
     def labels(self, arm: str) -> list[str]:
-        """What the gates of an arm are called; none for an arm without gates."""
+        """The labels of an arm's gates."""
         return [name.label for name in gate_names(self.model(arm))]
 
     def is_read(self) -> bool:
-        """Whether `view` needs nothing but what was read before."""
+        """Whether `view` finds all its readings in the cache."""
         return all(key in self._cache for key in self._keys())
 
     def view(self, progress: Progress | None = None, stopped: Stop | None = None) -> View:
-        """What the choice shows.
+        """The view of the choice.
 
         Raises:
-            ValueError: the arm has no gate; the message says which arms have one. Or a channel is out of range.
-            Stopped: `stopped`, asked between windows of the text, said so.
+            ValueError: the arm has no gate, or the channel is out of range.
+            Stopped: `stopped` returned true.
         """
         choice = self.choice
         require_gates(self.model(choice.arm))
@@ -183,102 +182,104 @@ class Session:
             return clamp_view(self.effect(progress, stopped))
         if choice.view == "compare":
             left, right = (self.reading(*side, progress, stopped) for side in self.sides())
-            return compare_view(left, right, choice.layer, choice.what, self.names())
-        first = self.reading(choice.arm, choice.text, choice.held, progress, stopped)
+            return compare_view(left, right, choice.layer, choice.measure, self.names())
+        first = self.reading(choice.arm, choice.text, choice.clamp, progress, stopped)
         if choice.view in ("text", "extremes", "surprisal"):
             shown = {"text": text_view, "extremes": extremes_view, "surprisal": surprisal_view}[choice.view]
-            return shown(first, choice.layer, choice.what)
-        return layers_view(first, choice.what) if choice.view == "layers" else distribution_view(first)
+            return shown(first, choice.layer, choice.measure)
+        return layers_view(first, choice.measure) if choice.view == "layers" else distribution_view(first)
 
-    def sides(self) -> tuple[tuple[str, str, Held | None], tuple[str, str, Held | None]]:
-        """Arm, text and clamp of the two sides of a comparison. The clamp is on both sides, but where nothing else
-        differs: there the first has none."""
+    def sides(self) -> tuple[tuple[str, str, Clamp | None], tuple[str, str, Clamp | None]]:
+        """Arm, text and clamp of the two sides of a comparison. Both have the clamp; if nothing else differs, the
+        second alone."""
         choice = self.choice
         arm, text = choice.other_arm or choice.arm, choice.other_text or choice.text
         same = (arm, text) == (choice.arm, choice.text)
-        return (choice.arm, choice.text, None if same else choice.held), (arm, text, choice.held)
+        return (choice.arm, choice.text, None if same else choice.clamp), (arm, text, choice.clamp)
 
     def names(self) -> tuple[str, str]:
-        """What the two sides of a comparison are called."""
-        (arm, text, _), (other_arm, other_text, held) = self.sides()
+        """Labels of the two sides of a comparison."""
+        (arm, text, _), (other_arm, other_text, clamp) = self.sides()
         if arm == other_arm:
             if text != other_text:
                 return "this text", "the other text"
-            return arm, f"{arm}, {held}" if held else arm
+            return arm, f"{arm}, {clamp}" if clamp else arm
         return (arm, other_arm) if text == other_text else (f"{arm}, this text", f"{other_arm}, the other text")
 
     def reading(
         self,
         arm: str,
         text: str,
-        held: Held | None = None,
+        clamp: Clamp | None = None,
         progress: Progress | None = None,
         stopped: Stop | None = None,
     ) -> GatedText:
-        """A text as an arm reads it, under a clamp or none."""
+        """An arm's reading of a text, with a clamp or without."""
 
         def read() -> GatedText:
             model = self.model(arm)
-            with clamped(model, held):
+            with applied(model, clamp):
                 return read_text(model, self.tokenizer, text, progress=progress, stopped=stopped)
 
-        found = self._cached((arm, text, held), read)
-        assert isinstance(found, GatedText)
-        return found
+        gated = self._cached((arm, text, clamp), read)
+        assert isinstance(gated, GatedText)
+        return gated
 
     def effect(self, progress: Progress | None = None, stopped: Stop | None = None) -> ClampEffect:
-        """What the chosen clamp does; without one, the chosen layer held at 0."""
-        choice, held = self.choice, self._held()
+        """The effect of the chosen clamp; without one, of the chosen layer clamped to 0."""
+        choice, clamp = self.choice, self._clamp()
 
         def measured() -> ClampEffect:
             return clamp_effect(
                 self.model(choice.arm),
                 self.tokenizer,
                 choice.text,
-                held,
+                clamp,
                 new_tokens=choice.length,
                 progress=progress,
                 stopped=stopped,
             )
 
-        found = self._cached((choice.arm, choice.text, held, choice.length), measured)
-        assert isinstance(found, ClampEffect)
-        return found
+        effect = self._cached((choice.arm, choice.text, clamp, choice.length), measured)
+        assert isinstance(effect, ClampEffect)
+        return effect
 
-    def _held(self) -> Held:
-        return self.choice.held or Held(int(self.choice.layer.split()[0]), 0.0)
+    def _clamp(self) -> Clamp:
+        return self.choice.clamp or Clamp(int(self.choice.layer.split()[0]), 0.0)
 
     def _keys(self) -> list[Any]:
         choice = self.choice
         if choice.view == "clamp":
-            return [(choice.arm, choice.text, self._held(), choice.length)]
-        return list(self.sides()) if choice.view == "compare" else [(choice.arm, choice.text, choice.held)]
+            return [(choice.arm, choice.text, self._clamp(), choice.length)]
+        return list(self.sides()) if choice.view == "compare" else [(choice.arm, choice.text, choice.clamp)]
 
     def _cached(self, key: Any, make: Callable[[], GatedText | ClampEffect]) -> GatedText | ClampEffect:
-        found = self._cache.get(key) or make()
-        with self._lock:  # a picture that is no longer wanted may still be in the making
-            self._cache[key] = found
+        entry = self._cache.get(key) or make()
+        with self._lock:  # another thread may still be making a view that the user has left
+            self._cache[key] = entry
             self._cache.move_to_end(key)
             while len(self._cache) > CACHED:
                 self._cache.popitem(last=False)
-        return found
+        return entry
 
     def _check(self, choice: Choice) -> None:
-        for name, found, allowed in (
+        for name, value, allowed in (
             ("arm", choice.arm, self.arms),
             ("other_arm", choice.other_arm, ["", *self.arms]),
             ("view", choice.view, list(VIEWS)),
         ):
-            if found not in allowed:
-                raise ValueError(f"{name} is {found!r}; allowed are {', '.join(map(repr, allowed))}")
-        if isinstance(choice.what, str) and choice.what not in MEASURES:
-            raise ValueError(f"the measure is {choice.what!r}; allowed are {', '.join(MEASURES)}, or a channel")
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+        if isinstance(choice.measure, str) and choice.measure not in TOKEN_MEASURES:
+            raise ValueError(
+                f"the measure is {choice.measure!r}; allowed are {', '.join(TOKEN_MEASURES)}, or a channel"
+            )
         channels = self.model(choice.arm).config.hidden_size
-        if not isinstance(choice.what, str) and not 0 <= choice.what < channels:
-            raise ValueError(f"channel is {choice.what}; allowed are 0 to {channels - 1}")
+        if not isinstance(choice.measure, str) and not 0 <= choice.measure < channels:
+            raise ValueError(f"channel is {choice.measure}; allowed are 0 to {channels - 1}")
         if not (choice.temperature >= 0 and np.isfinite(choice.temperature)):
             raise ValueError(f"temperature is {choice.temperature}; it must be a finite number of at least 0")
         if not 1 <= choice.length <= LONGEST:
             raise ValueError(f"length is {choice.length}; allowed are 1 to {LONGEST} tokens")
-        if choice.held is not None and not 0 <= choice.held.value <= 1:
-            raise ValueError(f"the clamp is at {choice.held.value}; a gate's value must be 0 to 1")
+        if choice.clamp is not None:
+            choice.clamp.check(self.model(choice.arm))

@@ -1,13 +1,12 @@
-"""What is kept of a gate over a long text: a few numbers a token, a few a channel, and how all values are spread.
+"""Summaries of a gate over a text of any length: statistics per token, per channel, and a histogram.
 
-All of it adds up window by window, so that layer x token x channel is never held.
+They accumulate window by window, so that no array of layer x token x channel exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,32 +18,33 @@ from transformers import PreTrainedModel
 
 from rwkvgate.explore.observing import GateName, gate_names, observing
 from rwkvgate.explore.reading import WINDOW, read
-from rwkvgate.rwkv6.files import write_file
 
 BINS = 50
-"""Bins of the distribution of values over [0, 1]."""
+"""Bins of the histogram over [0, 1]."""
+EDGE = 0.05
+"""Values within `EDGE` of 0 or 1 count as saturated."""
 LOW, HIGH = 0.05, 0.95
 """Quantiles over channels."""
-MEASURES = ("mean", "low", "high", "saturated")
-"""What is kept of every token: mean over channels, the two quantiles, and the share of saturated channels."""
+TOKEN_MEASURES = ("mean", "low", "high", "saturated")
+"""Statistics of each token over channels: mean, two quantiles, and the share of saturated channels."""
 SLICE = 4096
-"""Tokens whose channels are sorted at once."""
+"""Tokens whose channels are sorted in one call."""
 
 
 @dataclass(frozen=True)
 class GateSummary:
-    """Gate values over a text, summed up over channels and over tokens. Float32; padding is nan.
+    """Statistics of gate values over channels and over tokens. Float32; nan at padding.
 
     Attributes:
         mean, low, high, saturated: (gate, batch, time), over channels: mean, 5 and 95 % quantiles, share within
-            `edge` of 0 or 1.
+            `EDGE` of 0 or 1.
         channel_mean, channel_saturated: (gate, batch, channel), over real tokens.
-        histogram: (gate, batch, `BINS`), values in each of the equal parts of [0, 1], counted over tokens and
-            channels; scaled values beyond an end are in the last part there.
+        histogram: (gate, batch, `BINS`), counts over tokens and channels in equal bins of [0, 1]; values above 1, from
+            a scaled gate, are in the last bin.
         input_ids: (batch, time).
-        mask: (batch, time), false at padding; None where every token is real.
+        mask: (batch, time), false at padding; None without padding.
         gates: each gate's layer and place.
-        losses: (batch, time), nats, where they were asked for; nan at a first token.
+        losses: (batch, time), nats, nan at a row's first token; None unless they were requested.
     """
 
     mean: Tensor
@@ -59,34 +59,28 @@ class GateSummary:
     gates: tuple[GateName, ...]
     losses: Tensor | None = None
 
-    def token_means(self, row: int = 0) -> Tensor:
-        """The mean gate over channels of one sequence, (gate, time)."""
-        return self.mean[:, row]
-
-    def saturation(self, row: int = 0) -> Tensor:
-        """The share of saturated channels, (gate, time)."""
-        return self.saturated[:, row]
-
     def measure(self, name: str, row: int = 0) -> NDArray[np.float32]:
-        """One of `MEASURES` of one sequence, (gate, time).
+        """One of `TOKEN_MEASURES` for one row of the batch, (gate, time).
 
         Raises:
-            ValueError: another name.
+            ValueError: the name is not one of them.
         """
-        if name not in MEASURES:
-            raise ValueError(f"the measure is {name!r}; allowed are {', '.join(MEASURES)}")
-        found: NDArray[np.float32] = getattr(self, name)[:, row].numpy()
-        return found
+        if name not in TOKEN_MEASURES:
+            raise ValueError(f"the measure is {name!r}; allowed are {', '.join(TOKEN_MEASURES)}")
+        values: NDArray[np.float32] = getattr(self, name)[:, row].numpy()
+        return values
 
     def to_frame(self, tokens: Sequence[str], row: int = 0) -> pd.DataFrame:
-        """One row a gate and real token: `layer` (from 1), `place`, `position` (real tokens before it), `token`,
-        `MEASURES`, and `loss` (nats) where losses were asked for.
+        """Tidy frame of one row of the batch, a line per gate and real token.
+
+        Columns: `layer` (from 1), `place`, `position` (real tokens before it), `token`, `TOKEN_MEASURES`, and `loss`
+        (nats) if losses were requested.
 
         Args:
             tokens: the text of each token, padding included, (time,).
 
         Raises:
-            ValueError: there are more or fewer texts than tokens.
+            ValueError: the number of texts is not the number of tokens.
         """
         count, time = self.mean.shape[0], self.mean.shape[2]
         if len(tokens) != time:
@@ -98,57 +92,30 @@ class GateSummary:
             "position": np.tile(np.arange(real.sum()), count),
             "token": [token for token, kept in zip(tokens, real, strict=True) if kept] * count,
         }
-        columns |= {name: self.measure(name, row)[:, real].ravel() for name in MEASURES}
+        columns |= {name: self.measure(name, row)[:, real].ravel() for name in TOKEN_MEASURES}
         if self.losses is not None:
             columns["loss"] = np.tile(self.losses[row].numpy()[real], count)
         return pd.DataFrame(columns)
 
-    def to_array(self) -> dict[str, Any]:
-        """What is kept of every token, (measure, gate, batch, token), as `xarray.DataArray.from_dict` reads it."""
-        data = np.stack([getattr(self, name).numpy() for name in MEASURES])
-        coords = {
-            "measure": list(MEASURES),
-            "gate": [name.label for name in self.gates],
-            "batch": list(range(data.shape[2])),
-            "token": list(range(data.shape[3])),
-        }
-        return {
-            "name": "gate",
-            "dims": tuple(coords),
-            "coords": {name: {"dims": (name,), "data": labels, "attrs": {}} for name, labels in coords.items()},
-            "data": data,
-            "attrs": {"input_ids": self.input_ids.tolist()},
-        }
-
-    def to_parquet(self, path: str | Path, tokens: Sequence[str], row: int = 0) -> Path:
-        """Write `to_frame` as a parquet file, whole or not at all; returns its path."""
-        frame = self.to_frame(tokens, row)
-        with write_file(path) as fresh:
-            frame.to_parquet(fresh, index=False)
-        return Path(path)
-
 
 class Summarizer:
-    """Adds up a gate's values as they come, gate by gate and window by window.
+    """Accumulates a `GateSummary` from gate values that arrive gate by gate and window by window.
 
     Args:
         input_ids: (batch, time) of the whole text.
         mask: (batch, time), 0 at padding.
-        gates: their names; numbers where there are none.
-        edge: values within `edge` of 0 or 1 count as saturated.
-        skip: tokens at the start that are read but left out, such as a prefix.
+        gates: layer and place of each.
+        skip: tokens at the start, such as a prefix, that the model reads and the summary leaves out.
     """
 
     def __init__(
         self,
         input_ids: Tensor,
         mask: Tensor | None,
-        gates: tuple[GateName, ...] = (),
-        *,
-        edge: float = 0.05,
+        gates: tuple[GateName, ...],
         skip: int = 0,
     ) -> None:
-        self.input_ids, self.edge, self.skip, self.names = input_ids[:, skip:].cpu(), edge, skip, gates
+        self.input_ids, self.skip, self.gates = input_ids[:, skip:].cpu(), skip, gates
         self.mask = None if mask is None else mask[:, skip:].bool().cpu()
         self.kept: list[list[Tensor]] = []
         self.sums: list[Tensor] = []
@@ -156,7 +123,7 @@ class Summarizer:
         self.read: list[int] = []
 
     def add(self, gate: int, values: Tensor) -> None:
-        """The next values of a gate, (batch, time, channel); gates are numbered from 0, in the order of the passes."""
+        """Add a window of a gate's values, (batch, window, channel); gates count from 0 and come in order."""
         for part in values.split(SLICE, dim=1):
             self._add(gate, part)
 
@@ -173,7 +140,7 @@ class Summarizer:
             self.read[gate] = start + min(-start, values.shape[1])
             values, start = values[:, -start:], self.read[gate]
         self.read[gate] = stop = start + values.shape[1]
-        near = (values < self.edge) | (values > 1 - self.edge)
+        near = (values < EDGE) | (values > 1 - EDGE)
         low, high = _quantiles(values)
         token = torch.stack((values.mean(-1), low, high, near.float().mean(-1)))
         real = torch.ones(values.shape[:2]) if self.mask is None else self.mask[:, start:stop]
@@ -185,10 +152,10 @@ class Summarizer:
             self.histograms[gate][row] += inside.histc(BINS, 0, 1)
 
     def summary(self, losses: Tensor | None = None) -> GateSummary:
-        """What was added up.
+        """The summary of all windows.
 
         Raises:
-            ValueError: a gate was given more or fewer tokens than `input_ids` has.
+            ValueError: a gate's windows have more or fewer tokens than `input_ids`.
         """
         time = self.input_ids.shape[1]
         if set(self.read) != {time}:
@@ -207,7 +174,7 @@ class Summarizer:
             histogram=torch.stack([counted.cpu() for counted in self.histograms]),
             input_ids=self.input_ids,
             mask=self.mask,
-            gates=self.names or tuple(GateName(i + 1, "output") for i in range(len(self.kept))),
+            gates=self.gates,
             losses=losses,
         )
 
@@ -218,40 +185,42 @@ def summarize_gates(
     attention_mask: Tensor | None = None,
     *,
     window: int = WINDOW,
-    edge: float = 0.05,
     losses: bool = False,
     skip: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-    stopped: Callable[[], bool] | None = None,
 ) -> GateSummary:
-    """The gates over a text of any length, read in windows with the state carried between them.
+    """Summarize every gate over a text of any length, read in windows that carry the state.
 
     Args:
         input_ids: (batch, time).
         attention_mask: (batch, time), 0 at padding.
-        edge: values within `edge` of 0 or 1 count as saturated.
-        losses: keep each token's negative log-likelihood too.
-        skip: tokens at the start that are read but left out of the summary, such as a prefix.
-        progress: called with (tokens read, tokens in all) after each window.
-        stopped: asked before each window.
+        window: tokens of a window.
+        losses: whether to keep each token's negative log-likelihood, in nats.
+        skip: tokens at the start, such as a prefix, that the model reads and the summary leaves out.
 
     Raises:
-        ValueError: the model carries no gate, there is no token, or `window` is below 1.
-        Stopped: `stopped` said so.
+        ValueError: the model has no gate, there is no token, or `window` is below 1.
+
+    Example:
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+        >>> config = Rwkv6Config(vocab_size=64, hidden_size=32, num_hidden_layers=2, head_size=16)
+        >>> model = patch(Rwkv6ForCausalLM(config), GateConfig.preset("enhanced"))
+        >>> summary = summarize_gates(model, torch.arange(1, 41)[None], window=16)
+        >>> summary.mean.shape, summary.channel_mean.shape  # (gate, batch, time), (gate, batch, channel)
+        (torch.Size([2, 1, 40]), torch.Size([2, 1, 32]))
     """
-    summarizer = Summarizer(input_ids, attention_mask, gate_names(model), edge=edge, skip=skip)
+    summarizer = Summarizer(input_ids, attention_mask, gate_names(model), skip=skip)
     with observing(model, summarizer.add):
-        found = read(model, input_ids, attention_mask, window=window, losses=losses, progress=progress, stopped=stopped)
-    return summarizer.summary(None if found is None else found[:, skip:])
+        nats = read(model, input_ids, attention_mask, window=window, losses=losses)
+    return summarizer.summary(None if nats is None else nats[:, skip:])
 
 
 def _quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The quantiles over the last dimension, with linear interpolation; torch.quantile refuses large inputs."""
+    """Quantiles over channels with linear interpolation; torch.quantile refuses large inputs."""
     ordered = values.sort(-1).values
-    found = []
+    quantiles = []
     for share in (LOW, HIGH):
         place = share * (values.shape[-1] - 1)
         under = int(place)
         over = min(under + 1, values.shape[-1] - 1)
-        found.append(ordered[..., under].lerp(ordered[..., over], place - under))
-    return found[0], found[1]
+        quantiles.append(ordered[..., under].lerp(ordered[..., over], place - under))
+    return quantiles[0], quantiles[1]

@@ -1,4 +1,4 @@
-"""Drawings of the views as SVG: small, sharp, with the number on hover, and no library in the page."""
+"""Drawings of the views as SVG, with numbers on hover and without a library in the page."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LEFT, RIGHT = 104, 90
 def heatmap(
     values: NDArray[np.float32], rows: Sequence[str], columns: Sequence[str], low: float, high: float, label: str
 ) -> str:
-    """Rows by columns (row, column), a rectangle each; `label` is what the values are called.
+    """Heatmap of values (row, column).
 
     Args:
-        rows: what each row is called, such as "2" for a layer.
-        columns: what stands at each column, such as a token.
+        rows, columns: labels, such as "2" for a layer and the text of a token.
+        label: name of the values.
     """
     count = max(values.shape[1], 1)
     cell = (WIDTH - LEFT - RIGHT) / count
@@ -32,10 +32,10 @@ def heatmap(
     names = [token_labels([short(column)])[0] for column in columns]
     for row, (name, line) in enumerate(zip(rows, values, strict=True)):
         parts.append(f'<g data-row="{row}">{_text(LEFT - 6, row * ROW + 15, f"layer {name}", "end")}')
-        for column, (kind, value) in enumerate(zip(class_names(line, low, high), line.tolist(), strict=True)):
+        for column, (colour, value) in enumerate(zip(class_names(line, low, high), line.tolist(), strict=True)):
             hover = f"layer {name}, {column}: {names[column]}, {label} {value:.3f}"
             parts.append(
-                f'<rect class="{kind}" x="{LEFT + column * cell:.2f}" y="{row * ROW}" width="{cell:.2f}" '
+                f'<rect class="{colour}" x="{LEFT + column * cell:.2f}" y="{row * ROW}" width="{cell:.2f}" '
                 f'height="{ROW - 2}"><title>{escape(hover)}</title></rect>'
             )
         parts.append("</g>")
@@ -46,7 +46,7 @@ def heatmap(
 
 
 def distribution(histogram: NDArray[np.float32], rows: Sequence[str], saturated: Sequence[float]) -> str:
-    """How values in [0, 1] are spread, (row, bin) counts, one curve a row, and each row's saturated share."""
+    """Histograms of values in [0, 1], one curve per row of counts (row, bin), with each row's saturated share."""
     bins, high = histogram.shape[1], 40
     parts = []
     # Square roots: a spike of saturated values would flatten everything else.
@@ -72,7 +72,7 @@ def distribution(histogram: NDArray[np.float32], rows: Sequence[str], saturated:
 def scatter(
     x: NDArray[np.float32], y: NDArray[np.float32], names: Sequence[str], x_label: str, y_label: str, y_range: float
 ) -> str:
-    """Points where both are known, x from 0 to its largest, y from 0 to `y_range`; the name and both on hover."""
+    """Scatter plot of the finite pairs, x from 0 to its maximum and y from 0 to `y_range`, with names on hover."""
     height, bottom = 300, 34
     width = WIDTH - LEFT - RIGHT
     top = float(np.nanmax(x, initial=0.0)) or 1.0
@@ -92,12 +92,12 @@ def scatter(
 
 
 def scatter_level(value: float, y_range: float) -> float:
-    """The height at which `scatter` draws a value."""
+    """The y coordinate of a value in `scatter`."""
     return 266 - 256 * value / y_range
 
 
 def colour_bar(low: float, high: float, label: str, palette: str = SEQUENTIAL) -> str:
-    """The legend: every step of the palette between the numbers at its ends."""
+    """Legend of a colour scale: every step of the palette between the numbers at its ends."""
     ends = np.linspace(low, high, 32, dtype=np.float32)
     bar = "".join(f'<i class="{name}"></i>' for name in class_names(ends, low, high, palette))
     return (

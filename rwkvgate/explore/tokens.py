@@ -1,4 +1,4 @@
-"""Tokens as a reader can see them: white space, halves of a character, any script, and no control over the page."""
+"""Tokens as legible text: visible white space, parts of characters as bytes, no control characters."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ if TYPE_CHECKING:
 
 VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥"}
 JOINERS = "\u200c\u200d\ufe0e\ufe0f"
-"""Characters that cannot be seen but shape their neighbours, in Persian or in emoji; kept beside others."""
+"""Invisible characters that shape their neighbours, in Persian or in emoji; kept inside longer tokens."""
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text of each token; a token that holds a part of a character is written as its bytes, ⟨e7 8c⟩."""
+    """The text of each token; a part of a character is shown as its bytes, ⟨e7 8c⟩."""
     return [_text(tokenizer, int(index)) for index in ids]
 
 
 def token_labels(tokens: Sequence[str]) -> list[str]:
-    """Tokens as one can read them: visible spaces and line ends, no control characters."""
+    """Tokens with visible spaces and line ends, without control characters.
+
+    >>> token_labels([" a", "\\n"])
+    ['·a', '⏎']
+    """
     return ["".join(VISIBLE.get(c, c if c.isprintable() else "□") for c in token) for token in tokens]
 
 
 def readable(token: str) -> str:
-    """A token inside running text: spaces between letters stay, for their colour shows them."""
+    """A token for running text, where its background makes the spaces between letters visible."""
     if not token.strip(" "):
         return "·" * len(token)
     shown = "".join(" " if c == " " else _letter(c, token) for c in token)
@@ -38,17 +42,20 @@ def readable(token: str) -> str:
 
 
 def direction(tokens: Sequence[str]) -> str:
-    """The direction that most letters of a text have, "ltr" or "rtl"."""
-    kinds = [unicodedata.bidirectional(c) for token in tokens for c in token]
-    right = sum(kind in ("R", "AL") for kind in kinds)
-    return "rtl" if right > sum(kind == "L" for kind in kinds) else "ltr"
+    """The direction of most letters of a text, "ltr" or "rtl"."""
+    classes = [unicodedata.bidirectional(c) for token in tokens for c in token]
+    right = sum(each in ("R", "AL") for each in classes)
+    return "rtl" if right > classes.count("L") else "ltr"
 
 
 def aggregate(
     tokens: Sequence[str], values: NDArray[np.float32], most: int
 ) -> tuple[list[str], NDArray[np.float32], int]:
-    """Tokens and values (..., time) in at most `most` equal groups, the last maybe shorter: joined texts, means that
-    pass over nan, and how many tokens a group has; 1 where nothing had to be joined."""
+    """Join tokens and values (..., time) into at most `most` groups of equal size, the last one possibly shorter.
+
+    Returns:
+        The groups' texts, their means without nan, and the tokens per group: 1 if nothing is joined.
+    """
     size = -(-len(tokens) // most) if tokens else 1
     if size == 1:
         return list(tokens), values, 1
@@ -80,10 +87,9 @@ def _text(tokenizer: Any, index: int) -> str:
 
 
 def _bytes(tokenizer: Any, index: int) -> bytes | None:
-    """The bytes of a token of the World vocabulary or of a byte-level BPE; None where they cannot be told."""
+    """The bytes of a token of the World vocabulary or of a byte-level BPE; None for any other tokenizer."""
     if hasattr(tokenizer, "decode_bytes"):
-        found: bytes = tokenizer.decode_bytes([index])
-        return found
+        return bytes(tokenizer.decode_bytes([index]))
     token, table = tokenizer.convert_ids_to_tokens(index), _byte_table()
     if token is None or any(c not in table for c in token):
         return None
@@ -92,7 +98,7 @@ def _bytes(tokenizer: Any, index: int) -> bytes | None:
 
 @cache
 def _byte_table() -> dict[str, int]:
-    """The character that byte-level BPE writes for each byte: itself where it can be printed, else from U+0100 up."""
+    """The byte of each character of a byte-level BPE: a printable byte is itself, the others count from U+0100."""
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printed]
     return {chr(byte): byte for byte in printed} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

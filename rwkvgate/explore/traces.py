@@ -1,10 +1,9 @@
-"""Gate values of a patched model over a text."""
+"""Traces: the values of every gate of a patched model over a text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,55 +13,59 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rwkvgate.explore.observing import GateName, gate_names, observing, require_gates
-from rwkvgate.explore.summaries import GateSummary, Summarizer
+from rwkvgate.explore.summaries import EDGE, GateSummary, Summarizer
 from rwkvgate.metrics.inference import evaluating
-from rwkvgate.rwkv6.files import write_file
 
 
 @dataclass(frozen=True)
 class GateTrace:
-    """Gate values in [0, 1], (gate, batch, time, channel), float16, and the tokens they belong to.
+    """Gate values over a batch of texts, and the tokens that they belong to.
 
-    There is a gate in every layer, first to last, and two where the gate sits before both mixers.
+    Gates stand in the order of the layers; a layer has two where they sit before its time and channel mixing.
 
     Attributes:
-        mask: (batch, time), false at padding; None where every token is real.
+        values: (gate, batch, time, channel), float16, in [0, 1] unless a clamp scales them.
+        input_ids: (batch, time).
+        mask: (batch, time), false at padding; None without padding.
         gates: each gate's layer, from 1, and its place in the layer.
-        sequences: what generation returned, (batch, time + 1 or less): its last token was never read.
+        sequences: generated ids, (batch, time + 1 or less), whose last token the model has not read; None for a forward
+            pass.
     """
 
     values: Tensor
     input_ids: Tensor
-    mask: Tensor | None = None
-    gates: tuple[GateName, ...] = ()
+    mask: Tensor | None
+    gates: tuple[GateName, ...]
     sequences: Tensor | None = None
 
     def token_means(self, row: int = 0) -> Tensor:
-        """The mean gate over channels of one sequence, (layer, time), float32."""
+        """Mean over channels for one row of the batch, (gate, time), float32."""
         return self.values[:, row].float().mean(-1)
 
-    def saturation(self, row: int = 0, edge: float = 0.05) -> Tensor:
-        """The share of channels within `edge` of 0 or 1, (layer, time)."""
+    def saturation(self, row: int = 0) -> Tensor:
+        """Share of channels within `EDGE` of 0 or 1 for one row of the batch, (gate, time)."""
         values = self.values[:, row].float()
-        return ((values < edge) | (values > 1 - edge)).float().mean(-1)
+        return ((values < EDGE) | (values > 1 - EDGE)).float().mean(-1)
 
-    def summary(self, edge: float = 0.05) -> GateSummary:
-        """What `summarize_gates` would have kept of it."""
-        summarizer = Summarizer(self.input_ids, self.mask, self.gates, edge=edge)
+    def summary(self) -> GateSummary:
+        """The summary that `summarize_gates` makes of the same text."""
+        summarizer = Summarizer(self.input_ids, self.mask, self.gates)
         for gate, values in enumerate(self.values):
             summarizer.add(gate, values)
         return summarizer.summary()
 
     def to_frame(self, tokens: Sequence[str], row: int = 0, *, each_channel: bool = False) -> pd.DataFrame:
-        """One row a layer and real token: `layer` (from 1), `place`, `position`, `token`, `mean`, `low` and `high`
-        (5 and 95 % quantiles over channels), `saturated` (share of channels).
+        """Tidy frame of one row of the batch, a line per gate and real token.
+
+        Columns: `layer` (from 1), `place`, `position`, `token`, and over channels `mean`, `low` and `high` (5 and 95 %
+        quantiles) and `saturated` (the share within 0.05 of 0 or 1).
 
         Args:
             tokens: the text of each token, padding included, (time,).
-            each_channel: one row a channel too, with `channel` and `value` in place of the summaries.
+            each_channel: a line per channel too, with `channel` and `value` in place of the four summaries.
 
         Raises:
-            ValueError: there are more or fewer texts than tokens.
+            ValueError: the number of texts is not the number of tokens.
         """
         frame = self.summary().to_frame(tokens, row)
         if not each_channel:
@@ -73,30 +76,6 @@ class GateTrace:
         wide = frame[["layer", "place", "position", "token"]].loc[frame.index.repeat(channels)].reset_index(drop=True)
         return wide.assign(channel=np.tile(np.arange(channels), len(frame)), value=values.float().flatten().numpy())
 
-    def to_array(self) -> dict[str, Any]:
-        """Values, `dims`, `coords` and `attrs`, as `xarray.DataArray.from_dict` reads them."""
-        gates, batch, time, channels = self.values.shape
-        coords = {
-            "gate": [name.label for name in self.gates] or [str(i + 1) for i in range(gates)],
-            "batch": list(range(batch)),
-            "token": list(range(time)),
-            "channel": list(range(channels)),
-        }
-        return {
-            "name": "gate",
-            "dims": tuple(coords),
-            "coords": {name: {"dims": (name,), "data": data, "attrs": {}} for name, data in coords.items()},
-            "data": self.values.numpy(),
-            "attrs": {"input_ids": self.input_ids.tolist()},
-        }
-
-    def to_parquet(self, path: str | Path, tokens: Sequence[str], row: int = 0, *, each_channel: bool = False) -> Path:
-        """Write `to_frame` as a parquet file, whole or not at all; returns its path."""
-        frame = self.to_frame(tokens, row, each_channel=each_channel)
-        with write_file(path) as fresh:
-            frame.to_parquet(fresh, index=False)
-        return Path(path)
-
 
 def record_gates(
     model: PreTrainedModel,
@@ -106,16 +85,28 @@ def record_gates(
     new_tokens: int = 0,
     **options: Any,
 ) -> GateTrace:
-    """The gate of every layer over `input_ids` (batch, time), from one forward pass, or while generating from them.
+    """Record every gate in one forward pass, or while generating; the model's output does not change.
 
     Args:
+        input_ids: (batch, time).
         attention_mask: (batch, time), 0 at padding.
-        new_tokens: generate up to that many tokens; the trace then covers all but the last of them, which is never
-            read, and `sequences` has them all.
+        new_tokens: tokens to generate at most. The trace covers all but the last, which the model never reads;
+            `sequences` has them all.
         **options: of `generate`; greedy by default.
 
     Raises:
-        ValueError: the model carries no gate, there is no token, or beams are asked for, whose rows change places.
+        ValueError: the model has no gate, there is no token, `num_beams` is not 1 (beams change rows), or options of
+            generation come without `new_tokens`.
+
+    Example:
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+        >>> config = Rwkv6Config(vocab_size=64, hidden_size=32, num_hidden_layers=2, head_size=16)
+        >>> model = patch(Rwkv6ForCausalLM(config), GateConfig.preset("enhanced"))
+        >>> trace = record_gates(model, torch.tensor([[5, 7, 11]]))
+        >>> trace.values.shape  # gate, batch, time, channel
+        torch.Size([2, 1, 3, 32])
+        >>> list(trace.to_frame(["Once", " upon", " a"]).columns)
+        ['layer', 'place', 'position', 'token', 'mean', 'low', 'high', 'saturated']
     """
     if options.get("num_beams", 1) != 1:
         raise ValueError(f"num_beams is {options['num_beams']}; gates are recorded for one beam")
@@ -141,6 +132,6 @@ def record_gates(
 
 
 def _extended(mask: Tensor, ids: Tensor) -> Tensor:
-    """The prompt's mask over prompt and continuation, once for each sequence of a prompt."""
+    """The mask of prompt and continuation, repeated for each sequence that a prompt returns."""
     mask = mask.bool().cpu().repeat_interleave(ids.shape[0] // mask.shape[0], dim=0)
     return torch.cat((mask, torch.ones(ids.shape[0], ids.shape[1] - mask.shape[1], dtype=torch.bool)), dim=1)

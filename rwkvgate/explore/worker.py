@@ -1,4 +1,4 @@
-"""Work beside the notebook's own thread: one job at a time, stopped by the next one."""
+"""Background work of the widgets: one job at a time in a thread."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from threading import Event, Thread
 
 
 class Worker:
-    """Runs jobs in a thread. A new job tells the one before to stop."""
+    """Runs jobs in a thread; a new job asks the one before to stop."""
 
     def __init__(self) -> None:
         self._stop = Event()
         self._thread: Thread | None = None
 
     def start(self, job: Callable[[Callable[[], bool]], None]) -> None:
-        """Run `job(stopped)` in a thread; `stopped()` becomes true when the job should end."""
+        """Run `job(stopped)` in a thread; `stopped()` turns true when the job should end."""
         self.stop()
         self._stop = stop = Event()
         self._thread = Thread(target=job, args=(stop.is_set,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell the job to end; it does so at its next look."""
+        """Ask the job to end; it does so when it next calls `stopped`."""
         self._stop.set()
 
     @property
     def running(self) -> bool:
-        """Whether a job goes on."""
+        """Whether a job is running."""
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the job; whether it is over."""
+        """Wait for the job; returns whether it has ended."""
         if self._thread is not None:
             self._thread.join(seconds)
         return not self.running

@@ -1,1 +1,1 @@
-"""The paper's contribution: a gated shift of the previous hidden state on every block's output."""
+"""The paper's contribution, a gated shift of the previous hidden state, as a patch on a model."""

@@ -1,4 +1,4 @@
-"""What a gate is: `GateConfig`, every choice a field, checked in one place."""
+"""`GateConfig`: which gate, as a checked dataclass with a field for each choice, and the named presets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SITES: dict[str, tuple[str, ...]] = {
     "channel-mixing": ("gated_shift_channel",),
     "mixers": ("gated_shift_time", "gated_shift_channel"),
 }
-"""Each site's places in a block, in the order in which the block comes to them."""
+"""The attributes of a block that hold a site's gates, in the order in which the block applies them."""
 
 BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "offset": ("shift", ("offset",)),
@@ -26,34 +26,41 @@ BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "value": ("gating", ("fixed",)),
     "segment": ("gating", ("hierarchical",)),
 }
-"""A field, and the choices that need it and alone may have it."""
+"""A field, and the choices that require it; with any other choice it must be left out."""
 
 SIZES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rank": (("learned",), ("low-rank", "attention")),
     "heads": ((), ("per-head", "attention")),
 }
-"""A field that is filled in from the model where it is left out, and the shifts and gatings that may have it."""
+"""A field that defaults to a size of the model, and the shifts and gatings that may set it."""
 
 
 class GateConfig(Frozen):
-    """The gated shift of a hidden state h, arXiv 2502.15485, and the gates the paper did not try.
+    """The choices that make a gated shift of a hidden state h: arXiv 2502.15485, and gates that the paper did not try.
 
-    h_t becomes norm(h_t + s * g_t * shifted_t): `shift` says what shifted_t is, `gating` what g_t is, `norm`
-    what comes last. `layer_scale`, the s, is not in the paper: a learned vector (LayerScale, arXiv 2103.17239)
-    that starts at this value; at 0, without a norm, the patched network is the base until it has learned.
-    docs/gates.md has every choice's equation, cost and source. The defaults are the paper's version 1.
+    h_t becomes norm(h_t + s * g_t * shifted_t): `shift` chooses shifted_t, `gating` chooses g_t, and `norm` comes last.
+    `layer_scale`, the s, is not in the paper: a learned vector (LayerScale, arXiv 2103.17239) that starts at this
+    value; at 0, without a norm, the patched network is the base until it has learned. docs/gates.md has every choice's
+    equation, cost and source. The defaults are the paper's version 1.
 
-    Raises:
-        SettingsError: (from `GateConfig.build`) an unknown key, an impossible value, or choices that do not fit.
+    Example:
+        >>> GateConfig.preset("enhanced") == GateConfig()
+        True
+        >>> GateConfig(gating="fixed", value=0.5).value
+        0.5
+        >>> GateConfig.build({"gating": "fixd"})
+        Traceback (most recent call last):
+        rwkvgate.gate.validation.SettingsError: gating is 'fixd' (str) in GateConfig: Input should be 'sigmoid', \
+'fixed', 'low-rank', 'per-head', 'attention', 'hierarchical' or 'routing'
     """
 
     shift: Literal["previous", "offset", "learned", "convolution", "window"] = Field(
-        default="previous", description="which past hidden states are let in"
+        default="previous", description="which past hidden states enter"
     )
     offset: Annotated[int, Field(ge=1, le=256)] | None = Field(
-        default=None, description="tokens back, at a fixed offset"
+        default=None, description="how many tokens back, at a fixed offset"
     )
-    taps: Annotated[int, Field(ge=1, le=64)] | None = Field(default=None, description="past states that are looked at")
+    taps: Annotated[int, Field(ge=1, le=64)] | None = Field(default=None, description="past states that the gate reads")
     position: bool | None = Field(default=None, description="whether the taps know the position in the document")
     first_tap: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         default=None, description="start of the newest tap of a convolution; the others start at 0"
@@ -79,12 +86,12 @@ class GateConfig(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> GateConfig:
         for field, (choice, needed) in BELONGS.items():
-            found, given = getattr(self, choice), getattr(self, field) is not None
-            if found in needed and not given:
-                raise ValueError(f"{field} is missing; {choice} {found!r} needs it")
-            if given and found not in needed:
-                has = f"{field} is {getattr(self, field)}, and {choice} is {found!r}"
-                raise ValueError(f"{has}; {field} goes with {_one_of(choice, needed)}")
+            chosen, value = getattr(self, choice), getattr(self, field)
+            if chosen in needed and value is None:
+                raise ValueError(f"{field} is missing; {choice} {chosen!r} needs it")
+            if chosen not in needed and value is not None:
+                conflict = f"{field} is {value}, and {choice} is {chosen!r}"
+                raise ValueError(f"{conflict}; {field} goes with {_one_of(choice, needed)}")
         for field, (shifts, gatings) in SIZES.items():
             if getattr(self, field) is not None and self.shift not in shifts and self.gating not in gatings:
                 uses = [_one_of(c, n) for c, n in (("shift", shifts), ("gating", gatings)) if n]
@@ -97,22 +104,43 @@ class GateConfig(Frozen):
 
     @classmethod
     def build(cls, fields: Mapping[str, Any], where: str = "GateConfig") -> GateConfig:
-        """The config with these fields, or an error that names the field, what was found and what is allowed."""
+        """The config with these fields.
+
+        Args:
+            where: what an error calls their source.
+
+        Raises:
+            SettingsError: an unknown key, an impossible value, or choices that do not fit; the message names the
+                field, its value and the values allowed.
+        """
         return validate(cls, fields, where)
 
     @classmethod
     def preset(cls, arm: str, **changes: Any) -> GateConfig:
-        """The gate of an arm, with fields changed where named.
+        """The gate of an arm: one of the configurations that the experiment compares, by its name in `PRESETS`.
+
+        Args:
+            arm: such as "enhanced", the paper's gate, or "conv-routing", its version 2.
+            **changes: fields with other values.
 
         Raises:
             SettingsError: an unknown arm, one without a gate, or an impossible change.
+
+        Example:
+            >>> GateConfig.preset("no-layer-norm").norm
+            'none'
+            >>> GateConfig.preset("enhanced", shift="offset", offset=2).offset
+            2
+            >>> GateConfig.preset("enhnced")
+            Traceback (most recent call last):
+            rwkvgate.gate.validation.SettingsError: unknown gated arm 'enhnced'; did you mean 'enhanced'?
         """
         if arm not in PRESETS:
             raise unknown_name("gated arm", arm, list(PRESETS))
         return cls.build(PRESETS[arm].model_dump() | changes, where=f"the gate of arm {arm!r}")
 
     def sized(self, channels: int, heads: int = 1) -> GateConfig:
-        """This config with what it leaves to the model filled in.
+        """This config with the sizes filled in that it leaves to the model.
 
         Args:
             channels: width of the hidden state.
@@ -136,14 +164,14 @@ class GateConfig(Frozen):
 
     @property
     def window(self) -> int:
-        """Past hidden states that the shift looks at, K: what it carries is (K, channel) for each sequence."""
+        """Past hidden states that the shift reads, K; the state carries as many, (K, channel), for each sequence."""
         return self.taps or self.offset or 1
 
     @property
     def starts_as_base(self) -> bool:
-        """Whether a freshly patched network gives what the base gives, bit for bit."""
-        nothing = self.layer_scale == 0 or self.value == 0 or self.first_tap == 0
-        return self.norm == "none" and nothing and (self.gating != "routing" or self.layer_scale == 0)
+        """Whether a freshly patched network gives the base's results, bit for bit."""
+        adds_nothing = self.layer_scale == 0 or self.value == 0 or self.first_tap == 0
+        return self.norm == "none" and adds_nothing and (self.gating != "routing" or self.layer_scale == 0)
 
 
 def _one_of(choice: str, values: tuple[str, ...]) -> str:
@@ -180,5 +208,5 @@ PRESETS: dict[str, GateConfig] = {
 }
 """The gates of the paper's versions, of its ablations and of the extensions, by the name of their arm.
 
-`rwkvgate.experiment.arms` says what each is compared for; docs/gates.md gives the equations.
+docs/gates.md has the equations.
 """

@@ -1,9 +1,9 @@
-"""How the blocks of a model family are reached, and where a gate's state lives in it.
+"""Model families that can be gated: where the blocks of each are, and where a gate keeps its state.
 
-`patch` asks one small object for each family. RWKV-6 of this package knows gates itself: its blocks have places
-for them, and its state carries what they keep. Other families' blocks know nothing of gates: a forward hook on
-each block puts the gated output in place of the block's own, and the gate's state travels in the family's cache,
-so that generation, and whatever else hands the cache on, works. docs/families.md writes one for an outside model.
+`patch` asks one small object for each family. RWKV-6 of this package has attributes for gates in its blocks, and rows
+for them in its state. The blocks of other families know nothing of gates: a forward hook on each block replaces its
+output by the gated one, and the gate's state travels in the family's cache, so that generation works. docs/families.md
+writes a family for another model.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from collections.abc import MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.rwkv6.modeling import Rwkv6PreTrainedModel
+from rwkvgate.rwkv6.precision import wide_dtype
 from rwkvgate.rwkv6.token_shift import TokenShift, real_tokens
 
 OUTPUT = "gated_shift"
-"""The place of a gate on a block's output, and its name among the block's modules."""
+"""The attribute of a block that holds a gate on its output."""
 KEY = "gated_shift"
-"""The entry of a family's cache under which a gate keeps its state."""
+"""The key of a gate's state in a family's cache."""
 
 
 class Family(ABC):
     """A model family whose blocks can carry gates.
 
     Attributes:
-        name: what errors and saved adapters call it.
-        places: places in a block where a gate can sit, in the order in which the block comes to them.
+        name: its name in errors and saved gates.
+        places: the attributes of a block that can hold a gate, in the order in which the block applies them.
     """
 
     name: str
@@ -54,10 +54,10 @@ class Family(ABC):
         """Take every gate off, leaving the block as it was."""
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model in a state in which a gate would compute something else than it should.
+        """Refuse a model whose settings would make a gate compute something wrong.
 
         Raises:
-            ValueError: it is in such a state; the message says how to leave it.
+            ValueError: it has such settings; the message says how to change them.
         """
         return None
 
@@ -74,12 +74,11 @@ class Family(ABC):
         return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
 
     def placed(self, block: nn.Module) -> dict[str, GatedShift]:
-        """The block's gates by place, in the order in which it comes to them."""
-        found = {place: getattr(block, place, None) for place in self.places}
-        return {place: gate for place, gate in found.items() if isinstance(gate, GatedShift)}
+        """The block's gates by attribute, in the order in which the block applies them."""
+        return {place: gate for place in self.places if isinstance(gate := getattr(block, place, None), GatedShift)}
 
     def gates(self, block: nn.Module) -> list[GatedShift]:
-        """The block's gates, in the order in which it comes to them."""
+        """The block's gates, in the order in which the block applies them."""
         return list(self.placed(block).values())
 
 
@@ -90,41 +89,36 @@ class NativeFamily(Family):
     places = ("gated_shift_time", "gated_shift_channel", OUTPUT)
 
     def recognises(self, model: nn.Module) -> bool:
-        """Whether it is a Rwkv6Model or Rwkv6ForCausalLM."""
         return isinstance(model, Rwkv6PreTrainedModel)
 
     def blocks(self, model: Any) -> Sequence[nn.Module]:
-        """The model's blocks, first to last."""
         return list(model.base_model.blocks)
 
     def heads(self, model: Any) -> int:
-        """Heads of time mixing."""
         return int(model.config.num_attention_heads)
 
     def attach(self, block: nn.Module, place: str, gate: GatedShift) -> None:
-        """Fill the block's own place for it."""
         setattr(block, place, gate)
 
     def detach(self, block: nn.Module) -> None:
-        """Empty the block's places."""
         for place in self.places:
             setattr(block, place, None)
 
 
 class HookedFamily(Family):
-    """A family whose blocks know nothing of gates: a forward hook replaces the hidden states that a block returns,
-    alone or as element 0 of a tuple.
+    """A family whose blocks know nothing of gates.
 
-    A subclass says where the blocks are and, in `cache`, where a block's state may be kept.
+    A forward hook replaces the hidden states that a block returns, alone or as element 0 of a tuple. A subclass says
+    where the blocks are and, in `cache`, where a block's state may be kept.
     """
 
     @abstractmethod
     def cache(
         self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> MutableMapping[str, Any] | None:
-        """Where this block's state is kept between calls, found from one call of it; None in a call without cache.
+        """The mapping that keeps this block's state between calls, given one call of the block; None without a cache.
 
-        Whatever is kept there must be handed on with the rest of the family's state.
+        Its entries must travel with the rest of the family's state.
         """
 
     def mask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -132,10 +126,9 @@ class HookedFamily(Family):
         return None
 
     def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Called before the block; raises where the gate's state has been lost or cannot be followed."""
+        """Called before the block; raises where the gate's state was lost."""
 
     def attach(self, block: nn.Module, place: str, gate: GatedShift) -> None:
-        """Register the gate as a module of the block, and the hooks that call it."""
         block.add_module(place, gate)
         handles = (
             block.register_forward_pre_hook(self._enter, with_kwargs=True),
@@ -143,8 +136,7 @@ class HookedFamily(Family):
         )
         object.__setattr__(block, "_gated_shift_handles", handles)
 
-    # The hooks take block and gate from the module that they are called with, so that a copied or unpickled model
-    # has its own.
+    # The hooks take block and gate from the module that calls them, so that a copied or unpickled model uses its own.
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.before(block, args, kwargs)
 
@@ -158,13 +150,12 @@ class HookedFamily(Family):
             raise ValueError(f"the state carries a gate of {carried.shape[1]} rows, but the model's has {gate.rows}")
         mask = real_tokens(self.mask(args, kwargs), *hidden.shape[:2])
         tokens = TokenShift(mask, seen).to(hidden.device)
-        enhanced, kept = gate(hidden, tokens, carried)
+        enhanced, carried = gate(hidden, tokens, carried)
         if cache is not None:
-            cache[KEY] = (kept, tokens.seen_after(hidden))
+            cache[KEY] = (carried, tokens.seen_after(hidden))
         return enhanced if alone else (enhanced, *output[1:])
 
     def detach(self, block: nn.Module) -> None:
-        """Remove hooks and gate."""
         for handle in block.__dict__.pop("_gated_shift_handles"):
             handle.remove()
         delattr(block, OUTPUT)
@@ -173,25 +164,22 @@ class HookedFamily(Family):
 class Rwkv4Family(HookedFamily):
     """RWKV-4 of transformers.
 
-    Its state is a list of five tensors that every call updates in place; the gate's part hangs on the first of
-    them. It pays no attention to padding, and its generation is right for one sequence at a time only.
+    Its state is a list of five tensors that every call updates in place; an attribute of the first one holds a
+    dictionary with the gates' states by layer. The model ignores padding, and generates one sequence at a time only.
     """
 
     name = "rwkv4"
     ATTRIBUTE = "_gated_shift_states"
 
     def recognises(self, model: nn.Module) -> bool:
-        """Whether it is transformers' RwkvModel or RwkvForCausalLM."""
         from transformers.models.rwkv.modeling_rwkv import RwkvPreTrainedModel
 
         return isinstance(model, RwkvPreTrainedModel)
 
     def blocks(self, model: Any) -> Sequence[nn.Module]:
-        """The model's blocks, first to last."""
         return list(model.base_model.blocks)
 
     def check(self, model: Any) -> None:
-        """Refuse a model that halves its hidden states every few layers, which a gate would see."""
         every = model.config.rescale_every
         if every:
             raise ValueError(
@@ -200,7 +188,7 @@ class Rwkv4Family(HookedFamily):
             )
 
     def before(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse a state that has seen tokens but lost what the gates kept, as a copied one has."""
+        """Refuse a state that has seen tokens but lost the gates' part, as a copy has."""
         state = kwargs.get("state", args[1] if len(args) > 1 else None)
         if state is None or hasattr(state[0], self.ATTRIBUTE):
             return
@@ -214,7 +202,6 @@ class Rwkv4Family(HookedFamily):
     def cache(
         self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> MutableMapping[str, Any] | None:
-        """A dictionary on the state's first tensor, one entry a layer."""
         state = output[1]
         if state is None:
             return None
@@ -225,32 +212,29 @@ class Rwkv4Family(HookedFamily):
 class FlaFamily(HookedFamily):
     """RWKV-6 and RWKV-7 of flash-linear-attention, which run on a GPU only.
 
-    Its cache keeps a dictionary for each layer; the gate's state is one more entry, and is reordered for beams,
-    repeated, moved and reset with the others.
+    Its cache keeps a dictionary for each layer; the gate's state is one more entry, which the library reorders for
+    beams, repeats, moves and resets with the others.
     """
 
     name = "fla"
     MODULES = ("fla.models.rwkv6.", "fla.models.rwkv7.")
 
     def recognises(self, model: nn.Module) -> bool:
-        """Whether it is a model of that library's rwkv6 or rwkv7, or a subclass; without importing the library."""
-        return any(kind.__module__.startswith(self.MODULES) for kind in type(model).__mro__)
+        """By the names of its classes, without importing the library."""
+        return any(base.__module__.startswith(self.MODULES) for base in type(model).__mro__)
 
     def blocks(self, model: Any) -> Sequence[nn.Module]:
-        """The model's blocks, first to last."""
         return list(model.base_model.layers)
 
     def heads(self, model: Any) -> int:
-        """Heads of time mixing."""
         return int(model.config.num_heads or 1)
 
     def mask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """The block's attention mask."""
-        found: Tensor | None = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        return found
+        mask: Tensor | None = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        return mask
 
     def is_norm(self, module: nn.Module) -> bool:
-        """Its fused norms are classes of its own."""
+        """The library's fused norms are classes of its own."""
         return super().is_norm(module) or type(module).__name__ in ("LayerNorm", "GroupNorm", "RMSNorm")
 
     def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -267,15 +251,14 @@ class FlaFamily(HookedFamily):
     def cache(
         self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> MutableMapping[str, Any] | None:
-        """The layer's dictionary in the cache. Its layers read and write a cache that they are given, whatever
-        `use_cache` says, and so does the gate."""
+        # The library's layers read and write a cache whatever `use_cache` says, and so does the gate.
         return self._layer(block, args, kwargs)
 
     def _layer(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MutableMapping[str, Any] | None:
-        found = kwargs.get("past_key_values", args[2] if len(args) > 2 else None)
-        if found is None:
+        cache = kwargs.get("past_key_values", args[2] if len(args) > 2 else None)
+        if cache is None:
             return None
-        layers = found.states if hasattr(found, "states") else [layer.state for layer in found.layers]
+        layers = cache.states if hasattr(cache, "states") else [layer.state for layer in cache.layers]
         state: MutableMapping[str, Any] | None = layers[block.layer_idx] if block.layer_idx < len(layers) else None
         return state
 
@@ -301,7 +284,7 @@ def family_of(model: nn.Module) -> Family:
 
 
 def home(block: nn.Module) -> dict[str, Any]:
-    """Device of a block's parameters, and the type a gate on it has: float32 at least.
+    """Device of a block's parameters, and the type of a gate on it: float32 at least.
 
     Raises:
         ValueError: the block's weights are not in memory.
@@ -309,4 +292,4 @@ def home(block: nn.Module) -> dict[str, Any]:
     parameter = next(block.parameters())
     if parameter.is_meta:
         raise ValueError("a block's weights are not in memory (device meta); load them before the gate is put on")
-    return {"device": parameter.device, "dtype": torch.promote_types(parameter.dtype, torch.float32)}
+    return {"device": parameter.device, "dtype": wide_dtype(parameter.dtype)}

@@ -1,7 +1,7 @@
 """Gating functions: how much of the shifted state each token lets in.
 
-Each is a module from a `Past` and the shifted state to a `Gated`; the layer then adds factor * moved to the
-hidden state. docs/gates.md has their equations. Sigmoids are taken in place: fresh memory would cost as much as the
+Each is a module from a `Past` and the shifted state to a `Gated`; the layer then adds factor * moved to the hidden
+state. docs/gates.md has their equations. Sigmoids are computed in place: fresh memory would cost as much as the
 arithmetic.
 """
 
@@ -19,11 +19,11 @@ from rwkvgate.gate.past import Past, gather_rows
 from rwkvgate.gate.shifts import weighted
 
 CLOSED = -2.0
-"""Start of a routing gate's bias: an eighth of the shifted state, seven of the current one."""
+"""Initial bias of a routing gate: an eighth of the shifted state, seven eighths of the current one."""
 
 
 class Gated(NamedTuple):
-    """What a gate adds to the hidden state, factor * moved, and the gate's values as a reader would see them.
+    """What a gate adds to the hidden state, factor * moved, and the gate's values for a reader.
 
     `factor` is a number, (batch, time, channel), or (batch, time, head, 1); None is 1. `moved` is (batch, time,
     channel). `values`, in [0, 1], is shaped like a factor; None where it is the factor.
@@ -34,84 +34,84 @@ class Gated(NamedTuple):
     values: Tensor | None = None
 
 
-class Fixed(nn.Module):
-    """The same value everywhere: the paper's ablation."""
+class Gating(nn.Module):
+    """Base of the gating functions.
+
+    Attributes:
+        extra: rows that the function keeps in the state, beside the past hidden states.
+    """
 
     extra = 0
 
-    def __init__(self, value: float) -> None:
+
+class Fixed(Gating):
+    """The same value everywhere: the paper's ablation."""
+
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.value = value
+        self.value = config.value
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """value * shifted."""
         return Gated(self.value, shifted)
 
 
-class Sigmoid(nn.Module):
+class Sigmoid(Gating):
     """g_t = sigmoid(W h_t + b), one fully connected layer on the current state: the paper's gate."""
 
-    extra = 0
-
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
         self.linear = nn.Linear(channels, channels)
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
-        """g * shifted."""
+        """g * shifted, g (batch, time, channel)."""
         return Gated(self.linear(past.now).sigmoid_(), shifted)
 
 
-class LowRank(nn.Module):
+class LowRank(Gating):
     """g_t = sigmoid(W2 W1 h_t + b), through `rank` channels."""
 
-    extra = 0
-
-    def __init__(self, channels: int, rank: int) -> None:
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.down = nn.Linear(channels, rank, bias=False)
-        self.up = nn.Linear(rank, channels)
+        self.down = nn.Linear(channels, config.rank, bias=False)
+        self.up = nn.Linear(config.rank, channels)
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
-        """g * shifted."""
+        """g * shifted, g (batch, time, channel)."""
         return Gated(self.up(self.down(past.now)).sigmoid_(), shifted)
 
 
-class PerHead(nn.Module):
+class PerHead(Gating):
     """g_t = sigmoid(W h_t + b) with one value for each group of channels."""
 
-    extra = 0
-
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels, heads)
+        self.linear = nn.Linear(channels, config.heads)
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted, g (batch, time, head, 1)."""
         return Gated(self.linear(past.now).sigmoid_().unsqueeze(-1), shifted)
 
 
-class Routing(nn.Module):
+class Routing(Gating):
     """r_t = sigmoid(W h_t + V shifted_t + b), and h_t moves that share of the way to the shifted state.
 
     A convex mix, (1 - r) h + r shifted, in place of a sum. It starts nearly closed: half of every layer's output
     replaced by its neighbour's would undo a trained base.
     """
 
-    extra = 0
-
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
         self.current = nn.Linear(channels, channels)
         self.shifted = nn.Linear(channels, channels, bias=False)
         nn.init.constant_(self.current.bias, CLOSED)
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
-        """r * (shifted - h)."""
+        """r * (shifted - h), r (batch, time, channel)."""
         return Gated(self.current(past.now).add_(self.shifted(shifted)).sigmoid_(), shifted - past.now)
 
 
-class Attention(nn.Module):
+class Attention(Gating):
     """The last K states, each let in by a normalised score of its key against the current state's query.
 
     For each head, a_tj = exp(q_t . k_{t-j} / sqrt(d)) / (1 + sum over i of exp(q_t . k_{t-i} / sqrt(d))), and
@@ -119,44 +119,38 @@ class Attention(nn.Module):
     gate's value is the sum of a_tj, the share of the past.
     """
 
-    extra = 0
-
-    def __init__(self, channels: int, heads: int, rank: int) -> None:
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(channels, rank)
-        self.key = nn.Linear(channels, rank, bias=False)
+        self.heads = config.heads or 1
+        self.query = nn.Linear(channels, config.rank)
+        self.key = nn.Linear(channels, config.rank, bias=False)
 
-    def weights(self, past: Past) -> Tensor:
-        """a, (batch, time, head, K), the newest state first."""
-        query = self.query(past.now).unflatten(-1, (self.heads, -1))
-        keys = self.key(past.extended).unflatten(-1, (self.heads, -1))
+    def forward(self, past: Past, shifted: None) -> Gated:
+        """The sum of the scored states, (batch, time, channel)."""
+        query = self.query(past.now).unflatten(-1, (self.heads, -1))  # (B, T, H, d)
+        keys = self.key(past.extended).unflatten(-1, (self.heads, -1))  # (B, K + T, H, d)
         time, window = past.now.shape[1], past.window
         taps = [keys[:, window - back : window - back + time] for back in range(1, window + 1)]
         scores = torch.stack([(query * key).sum(-1) for key in taps], dim=-1) / math.sqrt(query.shape[-1])
-        return F.pad(scores, (1, 0)).softmax(-1)[..., 1:]
-
-    def forward(self, past: Past, shifted: Tensor | None) -> Gated:
-        """The scored states, (batch, time, channel)."""
-        weights = self.weights(past)
+        weights = F.pad(scores, (1, 0)).softmax(-1)[..., 1:]  # a, (B, T, H, K), the newest state first
         size = past.now.shape[-1] // self.heads
-        wide = (w.unsqueeze(-1).expand(*w.shape, size).flatten(-2) for w in weights.unbind(-1))
+        wide = (w.unsqueeze(-1).expand(*w.shape, size).flatten(-2) for w in weights.unbind(-1))  # each (B, T, C)
         return Gated(None, weighted(past, wide), weights.sum(-1).unsqueeze(-1))
 
 
-class Hierarchical(nn.Module):
+class Hierarchical(Gating):
     """A token's gate under a slower one over segments: g_t = sigmoid(W h_t + b) * sigmoid(U m_t + c).
 
-    m_t is the mean hidden state of the last whole segment of S tokens before the token's own, 0 in a document's
-    first segment; so the slow gate changes once a segment. Kept in the state: the sum of the segment begun, and
-    the mean of the one before.
+    m_t is the mean hidden state of the last complete segment of S tokens before the token's own, 0 in a document's
+    first segment; so the slow gate changes once a segment. The state keeps the sum of the current segment so far, and
+    the mean of the segment before.
     """
 
     extra = 2
 
-    def __init__(self, channels: int, segment: int) -> None:
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.segment = segment
+        self.segment = config.segment or 1
         self.token = nn.Linear(channels, channels)
         self.slow = nn.Linear(channels, channels)
 
@@ -165,13 +159,13 @@ class Hierarchical(nn.Module):
         which of these segments each token is in, (batch, time). Replaces the past's extra rows."""
         now, size = past.now, self.segment
         batch, time, _ = now.shape
-        inside = past.positions()[:, :1] % size  # tokens of the first segment that were there before
+        inside = past.positions()[:, :1] % size  # tokens of the first segment that earlier passes read, (B or 1, 1)
         count = time // size + 2
         # Token j of segment i stands at column i * size + j - inside of this pass.
         columns = torch.arange(count * size, device=now.device)[None] - inside
         real = ((columns >= 0) & (columns < past.ends())).expand(batch, -1)
         tokens = gather_rows(now, columns.clamp(0, time - 1).expand(batch, -1)).masked_fill(~real.unsqueeze(-1), 0)
-        sums = tokens.unflatten(1, (count, size)).sum(2)
+        sums = tokens.unflatten(1, (count, size)).sum(2)  # (B, segments, C)
         begun, before = past.extra.unbind(1)
         sums = torch.cat((sums[:, :1] + begun.unsqueeze(1), sums[:, 1:]), dim=1)
         means = torch.cat((before.unsqueeze(1), sums[:, :-1] / size), dim=1)
@@ -180,7 +174,7 @@ class Hierarchical(nn.Module):
         return means, ((torch.arange(time, device=now.device)[None] + inside) // size).expand(batch, -1)
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
-        """g * shifted."""
+        """g * shifted, g (batch, time, channel)."""
         means, segments = self.summaries(past)
         if segments.shape[1] < means.shape[1]:  # fewer tokens than segments: one at a time, in generation
             slow = torch.sigmoid(self.slow(gather_rows(means, segments)))
@@ -189,25 +183,13 @@ class Hierarchical(nn.Module):
         return Gated(self.token(past.now).sigmoid_() * slow, shifted)
 
 
-def build_gating(config: GateConfig, channels: int) -> nn.Module:
-    """The gating function of a sized config."""
-    match config.gating:
-        case "fixed":
-            assert config.value is not None
-            return Fixed(config.value)
-        case "low-rank":
-            assert config.rank is not None
-            return LowRank(channels, config.rank)
-        case "per-head":
-            assert config.heads is not None
-            return PerHead(channels, config.heads)
-        case "attention":
-            assert config.heads is not None and config.rank is not None
-            return Attention(channels, config.heads, config.rank)
-        case "hierarchical":
-            assert config.segment is not None
-            return Hierarchical(channels, config.segment)
-        case "routing":
-            return Routing(channels)
-        case _:
-            return Sigmoid(channels)
+GATINGS: dict[str, type[Gating]] = {
+    "sigmoid": Sigmoid,
+    "fixed": Fixed,
+    "low-rank": LowRank,
+    "per-head": PerHead,
+    "attention": Attention,
+    "hierarchical": Hierarchical,
+    "routing": Routing,
+}
+"""The module of each value of `GateConfig.gating`, made from the model's width and a config with every size."""

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from rwkvgate.gate.config import GateConfig
-from rwkvgate.gate.gating import Gated, build_gating
+from rwkvgate.gate.gating import GATINGS, Gated
 from rwkvgate.gate.past import Past
-from rwkvgate.gate.shifts import build_shift
+from rwkvgate.gate.shifts import SHIFTS
+from rwkvgate.rwkv6.precision import wide_dtype, without_autocast
 from rwkvgate.rwkv6.token_shift import TokenShift
-from rwkvgate.rwkv6.wkv import without_autocast
 
 
 class GatedShift(nn.Module):
-    """norm(h_t + s * g_t * shifted_t): arXiv 2502.15485 (version 1), section 3.2, where s is 1, and its kin.
+    """norm(h_t + s * g_t * shifted_t): arXiv 2502.15485 (version 1), section 3.2, where s is 1, and its variants.
 
-    Computed in float32 at least, where its parameters are too, and returned in the type of h.
+    Its parameters and its arithmetic are float32 at least; the result is in the type of h.
 
     Args:
         config: which shift, gating function and normalisation.
@@ -27,18 +27,31 @@ class GatedShift(nn.Module):
 
     Attributes:
         rows: rows that it carries in the state, each of `channels` numbers.
-        override: puts other values in place of the gate's own, in every pass; None leaves them alone.
-        observer: called with the gate's values, (batch, time, channel), in every pass; None for nobody.
+        override: replaces the gate's own values in every pass; None leaves them alone.
+        observer: is called with the gate's values, (batch, time, channel), in every pass.
 
     Raises:
         SettingsError: the width cannot be divided as the config asks.
+
+    Example:
+        >>> import torch
+        >>> from rwkvgate import GateConfig
+        >>> from rwkvgate.rwkv6.token_shift import TokenShift
+        >>> gate = GatedShift(GateConfig(norm="none"), channels=8)
+        >>> hidden = torch.randn(2, 5, 8)  # (batch, time, channel)
+        >>> enhanced, carried = gate(hidden, TokenShift(None), None)
+        >>> g = torch.sigmoid(gate.gate.linear(hidden))
+        >>> torch.allclose(enhanced[:, 1:], hidden[:, 1:] + g[:, 1:] * hidden[:, :-1])
+        True
+        >>> torch.equal(carried[:, 0], hidden[:, -1])  # the last state, for the next call
+        True
     """
 
     def __init__(self, config: GateConfig, channels: int, heads: int = 1) -> None:
         super().__init__()
         self.config = config = config.sized(channels, heads)
-        self.gate_shift = build_shift(config, channels)
-        self.gate = build_gating(config, channels)
+        self.gate_shift = SHIFTS[config.shift](channels, config)
+        self.gate = GATINGS[config.gating](channels, config)
         self.norm = nn.LayerNorm(channels, eps=config.norm_epsilon) if config.norm == "layer" else None
         scale = None if config.layer_scale is None else torch.full((channels,), config.layer_scale)
         self.gate_scale = None if scale is None else nn.Parameter(scale)
@@ -46,52 +59,58 @@ class GatedShift(nn.Module):
         self.override: Callable[[Gated, Past], Gated] | None = None
         self.observer: Callable[[Tensor], None] | None = None
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedShift:
-        """Moves and casts of the model, but never below float32."""
-
-        def kept(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            low = moved.is_floating_point() and torch.promote_types(moved.dtype, torch.float32) != moved.dtype
-            return tensor.to(moved.device) if low else moved
-
-        super()._apply(kept, recurse)
-        return self
-
     def forward(self, hidden: Tensor, tokens: TokenShift, carried: Tensor | None) -> tuple[Tensor, Tensor]:
-        """hidden (batch, time, channel) to the enhanced hidden and what to carry, (batch, rows, channel).
+        """Enhance the hidden states h, and return what the next call needs of them.
 
         Args:
+            hidden: (B, T, C): batch, time, channel.
             tokens: which positions are real, and how many real tokens came before.
-            carried: what the pass before returned; None at the start of a document.
+            carried: (B, rows, C), what the call before returned; None at the start of a document.
         """
         with without_autocast(hidden.device):
-            past = Past(hidden, tokens, self.config.window, self.gate.extra, carried)
-            shifted = None if self.gate_shift is None else self.gate_shift(past)
-            gated = self.gate(past, shifted)
-            if self.override is not None:
-                gated = self.override(gated, past)
-            if self.observer is not None:
-                self.observer(past.restore(wide_values(gated, past.now), past.now))
-            reuse = self.observer is None and not torch.is_grad_enabled()
-            enhanced = _added(past.now, gated, self.gate_scale, reuse)
+            past = Past(hidden, tokens, self.config.window, self.gate.extra, carried)  # h_t and those before it
+            shifted = self.gate_shift(past)  # (B, T, C); in the paper h_{t-1}
+            gated = self.gate(past, shifted)  # g_t, in the paper sigmoid(W h_t + b), (B, T, C), beside shifted_t
+            gated = self._watched(gated, past)  # unchanged, but where a reader records or clamps the gate
+            enhanced = self._added(past.now, gated)  # h_t + s * g_t * shifted_t, (B, T, C)
             if self.norm is not None:
                 enhanced = self.norm(enhanced)
-            return past.restore(enhanced, hidden), past.carry()
+            return past.restore(enhanced, hidden), past.carry()  # (B, T, C), (B, rows, C)
 
+    def _watched(self, gated: Gated, past: Past) -> Gated:
+        """Let `override` change the gate's values, and `observer` see them."""
+        if self.override is not None:
+            gated = self.override(gated, past)
+        if self.observer is not None:
+            self.observer(past.restore(wide_values(gated, past.now), past.now))
+        return gated
 
-def _added(hidden: Tensor, gated: Gated, scale: Tensor | None, reuse: bool) -> Tensor:
-    """hidden + scale * factor * moved; in the factor's memory, where nobody else needs it and it has the size."""
-    factor, moved = gated.factor, gated.moved
-    if scale is not None:
-        moved = moved * scale
-    if factor is None:
-        return hidden + moved
-    if not isinstance(factor, Tensor):
-        return torch.add(hidden, moved, alpha=factor)
-    if factor.dim() == moved.dim():
-        return torch.addcmul(hidden, factor, moved, out=factor if reuse else None)
-    heads = (factor.shape[-2], -1)
-    return torch.addcmul(hidden.unflatten(-1, heads), factor, moved.unflatten(-1, heads)).flatten(-2)
+    def _added(self, hidden: Tensor, gated: Gated) -> Tensor:
+        """hidden + s * factor * moved, all (batch, time, channel)."""
+        factor, moved, _ = gated
+        if self.gate_scale is not None:
+            moved = moved * self.gate_scale
+        if factor is None:
+            return hidden + moved
+        if not isinstance(factor, Tensor):
+            return torch.add(hidden, moved, alpha=factor)
+        if factor.dim() == moved.dim():
+            # The sum takes the factor's memory where nobody else needs it.
+            reuse = self.observer is None and not torch.is_grad_enabled()
+            return torch.addcmul(hidden, factor, moved, out=factor if reuse else None)
+        heads = (factor.shape[-2], -1)  # factor is (B, T, H, 1)
+        return torch.addcmul(hidden.unflatten(-1, heads), factor, moved.unflatten(-1, heads)).flatten(-2)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedShift:
+        """Follow the model's moves and casts, but never below float32."""
+
+        def at_least_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            narrow = moved.is_floating_point() and wide_dtype(moved.dtype) != moved.dtype
+            return tensor.to(moved.device) if narrow else moved
+
+        super()._apply(at_least_float32, recurse)
+        return self
 
 
 def wide_values(gated: Gated, like: Tensor) -> Tensor:

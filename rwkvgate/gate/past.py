@@ -1,29 +1,30 @@
-"""The hidden states that a gate looks at: those of this pass, and the last few before it."""
+"""The hidden states that a gate reads: those of this pass, and the last few before it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from rwkvgate.rwkv6.mixing import widened
+from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.token_shift import TokenShift
 
 
 class Past:
-    """Hidden states of real tokens, each row's first, behind the `window` ones that came before this pass.
+    """The hidden states of a pass, padding moved to the end of each row, and the K states before the pass.
 
     Before a document's first token every hidden state is 0.
 
     Args:
         hidden: (batch, time, channel).
-        tokens: which of them are real, and how many came before.
-        window: states to look back, K.
-        extra: further rows of state that a gating function keeps.
-        carried: what an earlier pass left, (batch, window + extra, channel), oldest state first; None at the start.
+        tokens: which positions are real, and how many real tokens came before.
+        window: how many states back a gate reads, K.
+        extra: rows that a gating function keeps in the state, beside those.
+        carried: `carry()` of the pass before, (batch, window + extra, channel), oldest state first; None at the start.
 
     Attributes:
-        now: the hidden states in float32 at least, packed, (batch, time, channel).
-        extra: the further rows, (batch, extra, channel). A gating function that has some replaces them.
+        now: the hidden states of the pass, float32 at least, (batch, time, channel).
+        extended: the states before the pass and then `now`, (batch, window + time, channel).
+        extra: the gating function's rows, (batch, extra, channel), which it replaces.
     """
 
     def __init__(self, hidden: Tensor, tokens: TokenShift, window: int, extra: int, carried: Tensor | None) -> None:
@@ -46,21 +47,21 @@ class Past:
         return steps if self.tokens.seen is None else steps + self.tokens.seen[:, None]
 
     def ends(self) -> Tensor | int:
-        """Real tokens of each row in this pass, (batch, 1), or one number where every token is real."""
+        """Number of real tokens of each row in this pass, (batch, 1); one number where every token is real."""
         return self.now.shape[1] if self.tokens.lengths is None else self.tokens.lengths[:, None]
 
     def carry(self) -> Tensor:
-        """What to hand to the next pass, (batch, window + extra, channel)."""
+        """The state for the next pass, (batch, window + extra, channel)."""
         ends = self.ends()
         if isinstance(ends, int):
-            # A copy, for a view would keep all hidden states in memory as long as the state.
+            # A copy: a view would keep all hidden states in memory as long as the state.
             last = self.extended[:, ends:].clone()
         else:
             last = gather_rows(self.extended, ends + torch.arange(self.window, device=ends.device))
         return torch.cat((last, self.extra), dim=1) if self.extra.shape[1] else last
 
     def restore(self, packed: Tensor, like: Tensor) -> Tensor:
-        """A packed result in the places and the type of the hidden states it was computed from."""
+        """A result of `now`, with the positions and the type of the hidden states `like`."""
         return self.tokens.unpack(packed).to(like.dtype)
 
 

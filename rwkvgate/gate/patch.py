@@ -1,21 +1,21 @@
-"""Putting a gate on a model, taking it off, and saying what training may change."""
+"""Putting a gate on a model and taking it off, and choosing which parameters training may change."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-import torch
 from transformers import PreTrainedModel
 
 from rwkvgate.gate.config import SITES, GateConfig
 from rwkvgate.gate.families import family_of, home
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.precision import wide_dtype
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 NORMS = "_norms_with_gate"
-"""The attribute under which `load_gate` leaves the base's own norms where it put trained ones in their place."""
+"""The attribute in which `load_gate` keeps the base's own norms where the gate came with trained ones."""
 
 
 def blocks_of(model: PreTrainedModel) -> list[Any]:
@@ -39,19 +39,35 @@ def is_patched(model: PreTrainedModel) -> bool:
 
 
 def patch(model: Model, config: GateConfig) -> Model:
-    """Put a gate on every block, where the config says, in place, and return the model.
+    """Put a gate on every block, at the config's site, in place, and return the model.
 
-    New weights are torch's default for a linear layer, drawn from the global random state (the paper
-    names no initialisation). They live on each block's device, in float32, or float64 where the base
-    has it. The base's own parameters are not touched.
+    The base's own parameters are not touched. The gate's are torch's default for a linear layer, drawn from the global
+    random state (the paper names no initialisation). They live on each block's device, in float32, or in float64 where
+    the base is.
 
     Args:
         model: an RWKV-6 of this package, or of another family in `rwkvgate.gate.families`.
+        config: which gate: `GateConfig.preset("enhanced")` is the paper's.
 
     Raises:
         TypeError: a model of no known family, or not a GateConfig.
         ValueError: the model is patched already, or in a state that its family cannot gate. Nothing is changed.
         SettingsError: the config does not fit the model's width, or its family's blocks. Nothing is changed.
+
+    Example:
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch, unpatch
+        >>> sizes = {"vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 2}
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(**sizes))
+        >>> before = model.num_parameters()
+        >>> _ = patch(model, GateConfig.preset("enhanced"))
+        >>> model.num_parameters() - before  # per layer a 64 x 64 matrix, its bias and a LayerNorm
+        8576
+        >>> model.rwkv.blocks[0].gated_shift.gate
+        Sigmoid(
+          (linear): Linear(in_features=64, out_features=64, bias=True)
+        )
+        >>> unpatch(model).num_parameters() == before
+        True
     """
     if not isinstance(config, GateConfig):
         raise TypeError(f"the config is a {type(config).__name__}; it must be a GateConfig")
@@ -65,20 +81,32 @@ def patch(model: Model, config: GateConfig) -> Model:
     family.check(model)
     blocks = list(family.blocks(model))
     channels, heads = family.channels(model), family.heads(model)
+    # All are made before the first is attached, so that an error changes nothing.
     gates = [[GatedShift(config, channels, heads).to(**home(block)) for _ in places] for block in blocks]
-    for block, several in zip(blocks, gates, strict=True):
-        for place, gate in zip(places, several, strict=True):
+    for block, of_block in zip(blocks, gates, strict=True):
+        for place, gate in zip(places, of_block, strict=True):
             family.attach(block, place, gate.train(block.training))
     return model
 
 
 def unpatch(model: Model) -> Model:
-    """Take the gates off, in place, and return the model: the base exactly as it was.
+    """Take the gates off, in place, and return the model: the base as it was, bit for bit.
 
-    Norms that came with a loaded gate go with it. What training changed of the base stays changed.
+    Norms that came with a loaded gate go with it. What training changed in the base stays changed.
 
     Raises:
         ValueError: the model is not patched.
+
+    Example:
+        >>> import torch
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch, unpatch
+        >>> sizes = {"vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 2}
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(**sizes)).eval()
+        >>> ids = torch.tensor([[3, 1, 4]])  # (batch, time)
+        >>> before = model(ids).logits
+        >>> gated = patch(model, GateConfig.preset("enhanced"))(ids).logits
+        >>> torch.equal(gated, before), torch.equal(unpatch(model)(ids).logits, before)
+        (False, True)
     """
     if not is_patched(model):
         raise ValueError("the model is not patched")
@@ -92,7 +120,7 @@ def unpatch(model: Model) -> Model:
 
 
 def gate_config(model: PreTrainedModel) -> GateConfig:
-    """The config of a patched model's gates, sizes filled in.
+    """The config of a patched model's gates, with every size filled in.
 
     Raises:
         ValueError: the model is not patched.
@@ -103,35 +131,30 @@ def gate_config(model: PreTrainedModel) -> GateConfig:
     return gates[0].config
 
 
-def merge(model: PreTrainedModel) -> None:
-    """Refuse: a gate cannot be folded into the base's weights.
-
-    Raises:
-        TypeError: always. An adapter such as LoRA adds a product of matrices to a weight, and the sum is a weight
-            again. A gate multiplies a past hidden state by a nonlinear function of the present one, and no weight
-            of the base reads two tokens at once.
-    """
-    raise TypeError(
-        "a gate cannot be merged into the base: it multiplies a past hidden state by a nonlinear function of the "
-        "present one, and no weight of the base does that. Keep it as an adapter: save_gate(model, folder)"
-    )
-
-
 def select_trainable(model: PreTrainedModel, scope: Literal["all", "gate-and-norms"]) -> list[str]:
-    """Let training change what `scope` names and freeze the rest; the names that may change.
+    """Let training change the parameters in `scope`, freeze the others, and return the names of the former.
 
-    "all" is every parameter. "gate-and-norms" is the gates or adapters and every LayerNorm and GroupNorm,
-    so that an arm without a gate is left with its norms: the control of the frozen-base experiment.
+    "all" is every parameter. "gate-and-norms" is the gates or LoRA adapters, and every LayerNorm and GroupNorm: a
+    model without a gate still trains its norms, as the control of the frozen-base experiment.
 
-    What may change becomes float32 at least: a gradient scaler refuses float16 parameters, and a step of
-    1e-4 would vanish in them.
+    Trainable parameters become float32 at least: a gradient scaler refuses float16 parameters, and a step of 1e-4
+    would vanish in them.
+
+    Example:
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+        >>> sizes = {"vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 1}
+        >>> model = patch(Rwkv6ForCausalLM(Rwkv6Config(**sizes)), GateConfig.preset("no-layer-norm"))
+        >>> [name for name in select_trainable(model, "gate-and-norms") if "gate" in name]
+        ['rwkv.blocks.0.gated_shift.gate.linear.weight', 'rwkv.blocks.0.gated_shift.gate.linear.bias']
+        >>> model.rwkv.embeddings.weight.requires_grad
+        False
     """
     family = family_of(model)
-    chosen = [module for module in model.modules() if isinstance(module, GatedShift) or family.is_norm(module)]
-    kept = {id(p) for module in chosen for p in module.parameters()}
-    kept |= {id(p) for name, p in model.named_parameters() if ".lora_" in name}
+    modules = [module for module in model.modules() if isinstance(module, GatedShift) or family.is_norm(module)]
+    chosen = {id(p) for module in modules for p in module.parameters()}
+    chosen |= {id(p) for name, p in model.named_parameters() if ".lora_" in name}
     for parameter in model.parameters():
-        parameter.requires_grad_(scope == "all" or id(parameter) in kept)
+        parameter.requires_grad_(scope == "all" or id(parameter) in chosen)
         if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+            parameter.data = parameter.data.to(wide_dtype(parameter.dtype))
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""Putting a gate on the hub. `load_gate` takes it from there by name."""
+"""Uploading a gate to the hub. `load_gate` downloads it by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedModel
 
@@ -27,20 +27,20 @@ def push_to_hub(
     token: str | None = None,
     message: str = "Upload gate",
 ) -> str:
-    """Put the gate of a patched model on the hub, all in one commit, and return the commit's address.
+    """Upload the gate of a patched model to the hub, in one commit, and return the commit's address.
 
-    The repository is made where there is none. What is uploaded is what `save_gate` writes.
+    The repository is created where it does not exist. The files are those that `save_gate` writes.
 
     Args:
         repository: "owner/name", or "name" for the account of the token.
-        about: what to say of corpus, training and results.
+        about: corpus, training and results, for the model card.
         with_norms: also the base's norms, for a gate that was trained with them.
-        private: whether a repository made here is private; default: the account's own choice.
-        token: of an account that may write there; default: the one that the hub's library is logged in with.
+        private: whether a repository created here is private; default: the account's own choice.
+        token: of an account that may write there; default: the one that huggingface_hub is logged in with.
 
     Raises:
         ValueError: the model is not patched. The hub is not asked.
-        SettingsError: the repository's name is not one.
+        SettingsError: the repository's name is not valid.
         CheckpointError: the hub refused; nothing was committed. An `OSError`.
         HubUnreachableError: the hub gave no answer. A `CheckpointError`.
     """
@@ -49,15 +49,15 @@ def push_to_hub(
         api = HfApi(token=token)
         try:
             name = api.create_repo(repository, private=private, exist_ok=True).repo_id
-            parts = [CommitOperationAdd(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
-            return str(api.create_commit(name, parts, commit_message=message).commit_url)
+            return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message).commit_url)
         except HFValidationError as error:
             raise SettingsError(f'the repository is {repository!r}; it must be "owner/name": {error}') from None
-        except Exception as error:  # which HTTP library raises here depends on the version of the hub's
+        except Exception as error:  # which HTTP library raises here depends on the version of huggingface_hub
             if re.search("Connect|Proxy|Timeout", type(error).__name__):
                 raise HubUnreachableError(f"the hub at {constants.ENDPOINT} cannot be reached: {error}") from None
             status = getattr(getattr(error, "response", None), "status_code", None)
             hint = "; give a token of an account that may write there" if status in (401, 403) else ""
             raise CheckpointError(
-                f"putting the gate in {repository} failed{hint}: {type(error).__name__}: {error}. Nothing was committed"
+                f"uploading the gate to {repository} failed{hint}: {type(error).__name__}: {error}. "
+                "Nothing was committed"
             ) from error

@@ -1,6 +1,6 @@
 """Shift operators: which past hidden states a gate lets in, as one shifted state for every token.
 
-Each is a module from a `Past` to shifted (batch, time, channel). docs/gates.md has their equations.
+Each is a module from a `Past` to shifted_t, (batch, time, channel). docs/gates.md has their equations.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FIRST_SHARE = 0.9
 class Offset(nn.Module):
     """h_{t-k}, at a fixed offset k; the paper's shift is k = 1."""
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.offset = offset
+        self.offset = config.offset or 1
 
     def forward(self, past: Past) -> Tensor:
         """The state `offset` tokens back, (batch, time, channel)."""
@@ -40,28 +40,25 @@ class LearnedShift(nn.Module):
     paper's fixed shift.
     """
 
-    def __init__(self, channels: int, taps: int, hidden: int) -> None:
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.inner = nn.Linear(channels, hidden)
-        self.outer = nn.Linear(hidden, taps)
+        taps = config.taps or 1
+        self.inner = nn.Linear(channels, config.rank)
+        self.outer = nn.Linear(config.rank, taps)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
         if taps > 1:
             with torch.no_grad():
                 self.outer.bias[0] = math.log(FIRST_SHARE / (1 - FIRST_SHARE) * (taps - 1))
 
-    def shares(self, past: Past) -> Tensor:
-        """p, (batch, time, K), the newest state first; sums to 1."""
-        logits: Tensor = self.outer(torch.tanh(self.inner(past.tap(1))))
-        return logits.softmax(-1)
-
     def forward(self, past: Past) -> Tensor:
         """The mixture of the last K states, (batch, time, channel)."""
-        return weighted(past, self.shares(past).unsqueeze(-2).unbind(-1))
+        logits = self.outer(torch.tanh(self.inner(past.tap(1))))  # (B, T, K), the newest state first
+        return weighted(past, logits.softmax(-1).unsqueeze(-2).unbind(-1))
 
 
 class Convolution(nn.Module):
-    """A causal depthwise convolution over the past states: K taps of a weight for each channel.
+    """A causal depthwise convolution over the past states: K taps with a weight for each channel.
 
     shifted_t = sum over j = 1..K of (w_j + A_j^T f(n_t)) * h_{t-j}. Where `position` is off, A is absent. n_t is
     the token's position in its document, and the features f_i = n / (n + s_i), which are sigmoids of
@@ -69,25 +66,42 @@ class Convolution(nn.Module):
     longest trained text still grow there, and extrapolate. A starts at 0: a plain convolution.
     """
 
-    def __init__(self, channels: int, taps: int, position: bool, first_tap: float) -> None:
+    def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
+        taps, features = config.taps or 1, len(POSITION_SCALES)
         self.weight = nn.Parameter(torch.zeros(taps, channels))
         with torch.no_grad():
-            self.weight[0] = first_tap
-        features = len(POSITION_SCALES)
-        self.position_weight = nn.Parameter(torch.zeros(taps, features, channels)) if position else None
-
-    def features(self, past: Past) -> Tensor:
-        """f for every token, (batch or 1, time, feature), from 0 to below 1."""
-        positions = past.positions().to(past.now.dtype).unsqueeze(-1)
-        return positions / (positions + positions.new_tensor(POSITION_SCALES))
+            self.weight[0] = config.first_tap
+        self.position_weight = nn.Parameter(torch.zeros(taps, features, channels)) if config.position else None
 
     def forward(self, past: Past) -> Tensor:
         """The weighted past states, (batch, time, channel)."""
         if self.position_weight is None:
             return weighted(past, self.weight)
-        features = self.features(past)
+        positions = past.positions().to(past.now.dtype).unsqueeze(-1)  # (B or 1, T, 1)
+        features = positions / (positions + positions.new_tensor(POSITION_SCALES))  # (B or 1, T, features)
         return weighted(past, (w + features @ a for w, a in zip(self.weight, self.position_weight, strict=True)))
+
+
+class Window(nn.Module):
+    """No shifted state: the attention gating reads the last K states itself."""
+
+    def __init__(self, channels: int, config: GateConfig) -> None:
+        super().__init__()
+
+    def forward(self, past: Past) -> None:
+        """None."""
+        return None
+
+
+SHIFTS: dict[str, type[nn.Module]] = {
+    "previous": Offset,
+    "offset": Offset,
+    "learned": LearnedShift,
+    "convolution": Convolution,
+    "window": Window,
+}
+"""The module of each value of `GateConfig.shift`, made from the model's width and a config with every size."""
 
 
 def weighted(past: Past, weights: Iterable[Tensor]) -> Tensor:
@@ -98,16 +112,3 @@ def weighted(past: Past, weights: Iterable[Tensor]) -> Tensor:
         total = weight * tap if total is None else torch.addcmul(total, tap, weight)
     assert total is not None
     return total
-
-
-def build_shift(config: GateConfig, channels: int) -> nn.Module | None:
-    """The shift operator of a sized config; None where the gating reads the window itself."""
-    if config.shift == "window":
-        return None
-    if config.shift == "learned":
-        assert config.taps and config.rank
-        return LearnedShift(channels, config.taps, config.rank)
-    if config.shift == "convolution":
-        assert config.taps and config.position is not None and config.first_tap is not None
-        return Convolution(channels, config.taps, config.position, config.first_tap)
-    return Offset(config.offset or 1)

@@ -1,4 +1,4 @@
-"""Validated configuration: immutable models, and errors that name the key, what was found and what is allowed."""
+"""Validated configuration: immutable models, and errors that name the key, its value and the values allowed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class SettingsError(ValueError):
-    """Bad settings: the message names the key, what was found and what is allowed."""
+    """Invalid settings: the message names the key, its value and the values allowed."""
 
 
 def share_of(batch: int, processes: int, key: str = "training.batch_size") -> int:
     """Rows of a batch that each process takes.
 
     Raises:
-        SettingsError: they do not come out even.
+        SettingsError: the number of processes does not divide the batch.
     """
     if batch % processes:
         allowed = [n for n in range(1, batch + 1) if batch % n == 0]
@@ -31,35 +31,39 @@ def share_of(batch: int, processes: int, key: str = "training.batch_size") -> in
 
 
 def explain(model: type[BaseModel], problem: Any, where: str) -> str:
-    """One of pydantic's errors in words a user can act on."""
+    """One of pydantic's errors in words that a user can act on."""
     path = [str(part) for part in problem["loc"]]
     if path[:2] in (["model", "sizes"], ["model", "checkpoint"]) and len(path) > 1:
-        del path[1]  # which of the two kinds of model it is, no key
+        del path[1]  # pydantic's name for one of the two forms of a model, which is no key
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
         return unknown("key", key, sorted(_keys(model)), where)
     if problem["type"] == "missing":
         return f"missing key {key!r} in {where}"
-    found = problem["input"]
-    said = problem["msg"].removeprefix("Value error, ")
-    if not path or isinstance(found, Mapping):
-        return f"{key + ': ' if key else ''}{said} (in {where})"
-    return f"{key} is {found!r} ({type(found).__name__}) in {where}: {said}"
+    value, message = problem["input"], problem["msg"].removeprefix("Value error, ")
+    if not path or isinstance(value, Mapping):
+        return f"{key + ': ' if key else ''}{message} (in {where})"
+    return f"{key} is {value!r} ({type(value).__name__}) in {where}: {message}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
         parts = get_args(field.annotation)
-        for kind in (field.annotation, *parts, *(get_args(part)[0] for part in parts if get_args(part))):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from _keys(kind, f"{prefix}{name}.")
+        for part in (field.annotation, *parts, *(get_args(part)[0] for part in parts if get_args(part))):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _keys(part, f"{prefix}{name}.")
 
 
-def unknown(kind: str, found: object, allowed: tuple[str, ...] | list[str], where: str = "") -> str:
-    """That a name is none of those allowed, with the nearest one where one is near."""
-    message = f"unknown {kind} {found!r}" + (f" in {where}" if where else "")
-    name = str(found)  # YAML's names may be numbers
+def unknown(kind: str, given: object, allowed: tuple[str, ...] | list[str], where: str = "") -> str:
+    """The message that a name is not allowed, with the closest allowed one if any is close.
+
+    Example:
+        >>> unknown("gating", "sigmod", ["fixed", "sigmoid"])
+        "unknown gating 'sigmod'; did you mean 'sigmoid'?"
+    """
+    message = f"unknown {kind} {given!r}" + (f" in {where}" if where else "")
+    name = str(given)  # YAML's names may be numbers
     close = difflib.get_close_matches(name, allowed, n=1)
     if close:
         return f"{message}; did you mean {close[0]!r}?"
@@ -68,9 +72,9 @@ def unknown(kind: str, found: object, allowed: tuple[str, ...] | list[str], wher
     return f"{message}; allowed: {', '.join(siblings or allowed)}"
 
 
-def unknown_name(kind: str, found: str, allowed: tuple[str, ...] | list[str]) -> SettingsError:
-    """The error for a name that is none of those allowed, with the nearest one suggested."""
-    return SettingsError(unknown(kind, found, allowed))
+def unknown_name(kind: str, given: str, allowed: tuple[str, ...] | list[str]) -> SettingsError:
+    """The error with the message of `unknown`."""
+    return SettingsError(unknown(kind, given, allowed))
 
 
 class Frozen(BaseModel):
@@ -80,7 +84,10 @@ class Frozen(BaseModel):
 
 
 def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
-    """`model` built from `data`, with pydantic's errors put in words a user can act on.
+    """A `model` with these values, strictly typed.
+
+    Args:
+        where: what an error calls the source of the data.
 
     Raises:
         SettingsError: one line for each key that is unknown, missing or wrong.
@@ -93,7 +100,7 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
 
 
 def _tuples(data: Any) -> Any:
-    # YAML and papermill know lists only; strict pydantic wants tuples for fixed-length fields.
+    # YAML and papermill have lists only; strict pydantic requires tuples for fixed-length fields.
     if isinstance(data, Mapping):
         return {key: _tuples(value) for key, value in data.items()}
     return tuple(data) if isinstance(data, list) else data

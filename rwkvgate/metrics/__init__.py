@@ -1,1 +1,1 @@
-"""Likelihood, generated text, overlap, time, memory and statistics, and the `evaluate` modules around them."""
+"""Metrics of language models: likelihood, overlap, latency, cost, probes of memory, statistics, `evaluate` modules."""

@@ -1,4 +1,7 @@
-"""What a model costs: its matrix products in closed form and as counted, and time and memory against length."""
+"""What a model and its gates cost: parameters, FLOPs and state; and time and memory against the text's length.
+
+`python -m rwkvgate.metrics.cost` prints the table of docs/gates.md: every preset on the paper's model.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,34 +23,27 @@ from scipy import stats
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rwkvgate.gate.config import GateConfig
-from rwkvgate.metrics.gate_cost import gate_cost
+from rwkvgate.gate.config import PRESETS, SITES, GateConfig
+from rwkvgate.gate.layer import GatedShift
 from rwkvgate.metrics.inference import device_of, evaluating
-from rwkvgate.metrics.latency import (
-    PLACE,
-    TIMES,
-    Call,
-    device_name,
-    dtype_of,
-    quartiles,
-    ratio_of_medians,
-    time_calls,
-)
+from rwkvgate.metrics.latency import BASE, PLACE, TIMES, Call, place_of, synchronizer, time_calls, times_of
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.rwkv6.prefill import prefill
+from rwkvgate.rwkv6.token_shift import TokenShift
 
 SCALING_COLUMNS = ("arm", "mode", "tokens", "repeat", "seconds", "peak_mib", "threads", "device")
 GRID_COLUMNS = ("arm", "measure", "batch", "tokens", *TIMES, "peak_mib", *PLACE)
 WINDOWS, ONE_PASS = "windows", "one pass"
-"""Reading a text with the state carried from window to window, as generation and scoring do, and all at once."""
+"""How a text is read: window by window with the state carried, as generation and scoring do, or all at once."""
 LONGEST_PASS = 16384
-"""Tokens of the longest single pass that is timed: its activations, not its arithmetic, would be timed beyond."""
+"""Tokens of the longest single pass that is timed; beyond, the time would be that of allocating its activations."""
 FITTED_FROM = 4096
 """Tokens from which the exponent is fitted: below, the fixed cost of a call bends the curve."""
 
 
 class Exponent(NamedTuple):
-    """The power of the length that time grows with, and its 95 % interval; nan below three points."""
+    """The power of the length that a cost grows with, and its 95 % interval; nan below three points."""
 
     estimate: float
     low: float
@@ -54,31 +51,76 @@ class Exponent(NamedTuple):
     points: int
 
 
-def base_flops(config: Rwkv6Config, tokens: int) -> int:
-    """FLOPs of the weights' matrix products in one forward pass over a sequence, two for each multiply-add.
+class GateCost(NamedTuple):
+    """What the gates of one block cost.
 
-    Embedding, norms and elementwise work are not counted, nor is the WKV operator, whose products depend on how it
-    is computed: by its definition it takes 2 C N multiply-adds a token and layer, with heads of N channels.
+    `flops` are those of matrix products, two per multiply-add, for one sequence from its start. Elementwise work, a
+    few operations per channel and tap, is not counted. `state` is the numbers carried per sequence.
     """
-    hidden, width, inner = config.hidden_size, config.attention_hidden_size, config.intermediate_size
-    # The config fills these in.
-    assert config.time_mix_rank is not None and config.time_decay_rank is not None
-    assert width is not None and inner is not None
-    attention = 5 * hidden * width
-    mixing = 2 * 5 * hidden * config.time_mix_rank + (hidden + width) * config.time_decay_rank
-    feed_forward = 2 * hidden * inner + hidden * hidden
-    layers = config.num_hidden_layers * (attention + mixing + feed_forward)
-    return 2 * tokens * (layers + hidden * config.vocab_size)
+
+    parameters: int
+    flops: int
+    state: int
+
+
+def gate_cost(config: GateConfig, channels: int, heads: int = 1, tokens: int = 1) -> GateCost:
+    """Parameters, FLOPs and state of a block's gates, counted on a gate without storage (the meta device).
+
+    Args:
+        config: which gate.
+        channels: width of the hidden state, C.
+        heads: the model's heads.
+        tokens: length of the sequence whose `flops` are counted.
+
+    Raises:
+        SettingsError: the width cannot be divided as the config asks.
+
+    Example:
+        >>> gate_cost(GateConfig(), channels=8, tokens=10)  # W is 8 x 8; its bias and the norm's two vectors have 8
+        GateCost(parameters=88, flops=1280, state=8)
+    """
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        gate = GatedShift(config, channels, heads)
+        gate(torch.empty(1, tokens, channels), TokenShift(None), None)
+    places = len(SITES[config.site])
+    parameters = sum(parameter.numel() for parameter in gate.parameters())
+    return GateCost(places * parameters, places * counter.get_total_flops(), places * gate.rows * channels)
+
+
+def base_flops(config: Rwkv6Config, tokens: int) -> int:
+    """FLOPs of the weights' matrix products in one forward pass over a sequence, two per multiply-add.
+
+    Embedding, norms and elementwise work are not counted, nor is the WKV operator: see `wkv_flops`.
+
+    Example:
+        >>> sizes = {"hidden_size": 64, "num_hidden_layers": 2, "head_size": 8}
+        >>> config = Rwkv6Config(vocab_size=100, **sizes)
+        >>> base_flops(config, 10) == 10 * base_flops(config, 1)
+        True
+    """
+    with torch.device("meta"):
+        model = Rwkv6ForCausalLM(config)
+    matrices = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    matrices += [weight for name, weight in model.named_parameters() if name.endswith(("_w1", "_w2"))]
+    return 2 * tokens * sum(matrix.numel() for matrix in matrices)
 
 
 def wkv_flops(config: Rwkv6Config, tokens: int) -> int:
-    """FLOPs of the WKV operator by its definition: k^T v and r S, one matrix of N x N a head and token each."""
+    """FLOPs of the WKV operator by its definition: k^T v and r S, an N x N matrix each per head and token."""
+    # torch's counter would give those of the form that runs (chunked, recurrent, a kernel), which differ.
     assert config.attention_hidden_size is not None
     return 2 * tokens * config.num_hidden_layers * 2 * config.attention_hidden_size * config.head_size
 
 
 def counted_flops(model: nn.Module, tokens: int) -> int:
-    """FLOPs of all matrix products in one forward pass over a sequence, counted by torch."""
+    """FLOPs of all matrix products in one forward pass over a sequence, counted by torch.
+
+    Example:
+        >>> sizes = {"hidden_size": 64, "num_hidden_layers": 2, "head_size": 8}
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=100, **sizes))
+        >>> counted_flops(model, 10) >= base_flops(model.config, 10)
+        True
+    """
     ids = torch.ones(1, tokens, dtype=torch.long, device=device_of(model))
     with evaluating(model), FlopCounterMode(display=False) as counter:
         model(ids, use_cache=False)
@@ -86,12 +128,17 @@ def counted_flops(model: nn.Module, tokens: int) -> int:
 
 
 def gate_shares(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int) -> dict[str, float]:
-    """The gates' FLOPs over those of the base, its WKV by definition included: 0.01 is one more per cent."""
-    whole, heads = base_flops(config, tokens) + wkv_flops(config, tokens), config.num_attention_heads
-    assert heads is not None
-    layers = config.num_hidden_layers
+    """FLOPs of the gates over those of the base, its WKV by definition included: 0.01 is one per cent more.
+
+    Example:
+        >>> config = Rwkv6Config(vocab_size=100, hidden_size=64, num_hidden_layers=2, head_size=8)
+        >>> {arm: round(share, 2) for arm, share in gate_shares(config, PRESETS, 64).items() if "fixed" in arm}
+        {'fixed-gate': 0.0}
+    """
+    total, heads, layers = _total_flops(config, tokens), config.num_attention_heads, config.num_hidden_layers
+    assert heads is not None  # the config fills it in
     return {
-        arm: layers * gate_cost(gate, config.hidden_size, heads, tokens).flops / whole for arm, gate in gates.items()
+        arm: layers * gate_cost(gate, config.hidden_size, heads, tokens).flops / total for arm, gate in gates.items()
     }
 
 
@@ -100,21 +147,20 @@ def cost_table(
 ) -> pd.DataFrame:
     """Parameters, FLOPs and state of the gates on a model of this shape, beside the base's.
 
-    Columns Arm, `Gate parameters`, `MFLOP a token` (weights' products, in closed form), `Of the base` (share of the
-    base's, its WKV by definition included), `State` (numbers that the gates carry for a sequence) and `Counted` (MFLOP
-    a token by torch's counter: all of the base's, and what the gates add to it; the base's WKV as it is computed).
+    Columns: `Arm`; `Gate parameters`; `MFLOP a token` (matrix products per token, WKV by definition); `Of the base`
+    (share of the base's); `State` (numbers that the gates carry per sequence); `Counted` (MFLOP per token by torch's
+    counter: all of the base's, and what the gates add to it; WKV as it is computed).
 
     Args:
-        counted: FLOPs a token of whole models by arm, as `counted_flops` gives them.
+        counted: FLOPs per token of whole models by arm, as `counted_flops` gives them.
     """
-    whole = base_flops(config, tokens) + wkv_flops(config, tokens)
-    rows = [("base", 0, whole / tokens / 1e6, "100 %", 0)]
-    layers, heads, shares = config.num_hidden_layers, config.num_attention_heads, gate_shares(config, gates, tokens)
-    assert heads is not None
+    total, heads, layers = _total_flops(config, tokens), config.num_attention_heads, config.num_hidden_layers
+    assert heads is not None  # the config fills it in
+    rows = [("base", 0, total / tokens / 1e6, "100 %", 0)]
     for arm, gate in gates.items():
         cost = gate_cost(gate, config.hidden_size, heads, tokens)
         flops = layers * cost.flops
-        share = f"+{100 * shares[arm]:.2f} %"
+        share = f"+{100 * (flops / total):.2f} %"
         rows.append((arm, layers * cost.parameters, flops / tokens / 1e6, share, layers * cost.state))
     frame = pd.DataFrame(rows, columns=["Arm", "Gate parameters", "MFLOP a token", "Of the base", "State"])
     known = counted or {}
@@ -122,11 +168,21 @@ def cost_table(
     return frame.assign(Counted=[(known.get(arm, np.nan) - below[arm]) / 1e6 for arm in frame["Arm"]])
 
 
+def preset_table(channels: int, heads: int, layers: int, tokens: int) -> str:
+    """Every preset's cost on a model of this shape, as a Markdown table."""
+    lines = ["| arm | parameters | multiply-adds per token | state, numbers per sequence |", "|---|---|---|---|"]
+    for name, gate in PRESETS.items():
+        cost = gate_cost(gate, channels, heads, tokens)
+        adds = layers * cost.flops / 2 / tokens
+        lines.append(f"| `{name}` | {layers * cost.parameters:,} | {adds:,.0f} | {layers * cost.state:,} |")
+    return "\n".join(lines)
+
+
 def scaling(models: Mapping[str, nn.Module], lengths: Sequence[int], *, repeats: int) -> pd.DataFrame:
-    """Time and memory of reading a text against its length, models in turn; the logits of the last token alone.
+    """Time and memory of reading a text against its length, models in turn; only the last token's logits are computed.
 
     Returns:
-        One row a model, mode (`WINDOWS`, and `ONE_PASS` up to `LONGEST_PASS` tokens), length and repeat with
+        One row per model, mode (`WINDOWS`, and `ONE_PASS` up to `LONGEST_PASS` tokens), length and repeat with
         `SCALING_COLUMNS`; `peak_mib` is what the call added at its peak.
     """
     rows = []
@@ -134,64 +190,66 @@ def scaling(models: Mapping[str, nn.Module], lengths: Sequence[int], *, repeats:
         modes = [(mode, n) for mode in (WINDOWS, ONE_PASS) for n in lengths if mode == WINDOWS or n <= LONGEST_PASS]
         for mode, tokens in modes:
             calls = {name: _reading_of(model, mode, tokens) for name, model in models.items()}
-            seconds = time_calls(calls, repeats=repeats, warmup=1, synchronize=_synchronize(models))
+            seconds = time_calls(calls, repeats=repeats, warmup=1, synchronize=synchronizer(models))
             for name, model in models.items():
-                device = device_of(model)
-                peak = peak_growth(calls[name], device)
-                where = (torch.get_num_threads(), device_name(device))
-                rows += [(name, mode, tokens, i, float(s), peak, *where) for i, s in enumerate(seconds[name])]
+                peak, place = peak_growth(calls[name], device_of(model)), place_of(model)[1:]
+                rows += [(name, mode, tokens, i, float(s), peak, *place) for i, s in enumerate(seconds[name])]
     return pd.DataFrame(rows, columns=list(SCALING_COLUMNS))
 
 
 def latency_grid(
-    models: Mapping[str, nn.Module], batches: Sequence[int], lengths: Sequence[int], *, repeats: int, base: str = "base"
+    models: Mapping[str, nn.Module], batches: Sequence[int], lengths: Sequence[int], *, repeats: int
 ) -> pd.DataFrame:
-    """Prefill and decoding over batch sizes and lengths, models in turn.
+    """Latency of prefill and decoding over batch sizes and lengths, models in turn.
 
     Prefill reads (batch, tokens) in one pass and keeps the last logits; decoding is one token more, after them.
 
     Returns:
-        One row a model, `measure` ("prefill", "decode"), batch and length with `GRID_COLUMNS`: median seconds and
-        quartiles of the call, its ratio to `base` with a 95 % interval, and the MiB that it adds at its peak.
+        One row per model, `measure` ("prefill", "decode"), batch and length with `GRID_COLUMNS`: median seconds and
+        quartiles of the call, its ratio to the arm "base" with a 95 % interval, and the MiB that it adds at its peak.
     """
     rows = []
     with evaluating(*models.values()):
-        for batch in batches:
-            for tokens in lengths:
-                both = {name: _prefill_and_decode(model, batch, tokens) for name, model in models.items()}
-                for index, measure in enumerate(("prefill", "decode")):
-                    calls = {name: pair[index] for name, pair in both.items()}
-                    seconds = time_calls(calls, repeats=repeats, warmup=1, synchronize=_synchronize(models))
-                    for name, model in models.items():
-                        ratio = ratio_of_medians(seconds[name], seconds[base])
-                        peak = peak_growth(calls[name], device_of(model))
-                        where = (dtype_of(model), torch.get_num_threads(), device_name(device_of(model)))
-                        found = (*quartiles(seconds[name]), ratio.estimate, ratio.low, ratio.high, peak)
-                        rows.append((name, measure, batch, tokens, *found, *where))
+        for batch, tokens in product(batches, lengths):
+            both = {name: _prefill_and_decode(model, batch, tokens) for name, model in models.items()}
+            for index, measure in enumerate(("prefill", "decode")):
+                calls = {name: pair[index] for name, pair in both.items()}
+                seconds = time_calls(calls, repeats=repeats, warmup=1, synchronize=synchronizer(models))
+                for name, model in models.items():
+                    times, peak = times_of(seconds[name], seconds[BASE]), peak_growth(calls[name], device_of(model))
+                    rows.append((name, measure, batch, tokens, *times, peak, *place_of(model)))
     return pd.DataFrame(rows, columns=list(GRID_COLUMNS))
 
 
-def exponent(tokens: ArrayLike, values: ArrayLike, fitted_from: int = FITTED_FROM) -> Exponent:
-    """The slope of log value against log length from `fitted_from` tokens on, by least squares.
+def exponent(tokens: ArrayLike, values: ArrayLike) -> Exponent:
+    """The slope of log value against log length from `FITTED_FROM` tokens on, by least squares.
 
     All lengths are fitted where fewer than three reach that far.
+
+    Example:
+        >>> round(exponent([4096, 8192, 16384], [1.0, 4.0, 16.1]).estimate, 2)
+        2.0
     """
     x, y = np.asarray(tokens, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    far = x >= fitted_from
+    far = x >= FITTED_FROM
     if len(np.unique(x[far])) < 3:
         far = np.ones_like(far)
     x, y = np.log(x[far]), np.log(y[far])
     if len(x) < 3 or np.ptp(x) == 0:
         return Exponent(np.nan, np.nan, np.nan, len(x))
-    found = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.975, len(x) - 2)) * float(found.stderr)
-    return Exponent(float(found.slope), float(found.slope) - half, float(found.slope) + half, len(x))
+    line = stats.linregress(x, y)
+    half = float(stats.t.ppf(0.975, len(x) - 2)) * float(line.stderr)
+    return Exponent(float(line.slope), float(line.slope) - half, float(line.slope) + half, len(x))
 
 
 def peak_growth(call: Call, device: torch.device) -> float:
-    """MiB that a call adds at its peak to what is held before it; nan where the platform does not tell.
+    """MiB that a call adds at its peak to the memory in use before it; nan where the platform does not say.
 
-    Of the allocator on a GPU; of this process on a CPU, sampled every millisecond (Linux).
+    The memory is the allocator's on a GPU, and on a CPU this process's, sampled every millisecond (Linux).
+
+    Example:
+        >>> peak_growth(lambda: None, torch.device("cpu")) < 50 or sys.platform != "linux"
+        True
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -201,11 +259,11 @@ def peak_growth(call: Call, device: torch.device) -> float:
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     gc.collect()
-    # What the allocator holds back for later would hide what the call takes.
+    # Freed memory that the allocator keeps for later would hide what the call takes.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
-    peak = held = _resident()
+    peak = before = _resident()
     stop = threading.Event()
 
     def watch() -> None:
@@ -220,11 +278,11 @@ def peak_growth(call: Call, device: torch.device) -> float:
     finally:
         stop.set()
         watcher.join()
-    return max(peak, _resident()) - held
+    return max(peak, _resident()) - before
 
 
 def _resident() -> float:
-    """MiB that this process holds (Linux), or nan."""
+    """Resident MiB of this process (Linux), or nan."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError):
@@ -248,6 +306,9 @@ def _prefill_and_decode(model: Any, batch: int, tokens: int) -> tuple[Call, Call
     )
 
 
-def _synchronize(models: Mapping[str, nn.Module]) -> Call | None:
-    on_gpu = any(device_of(model).type == "cuda" for model in models.values())
-    return torch.cuda.synchronize if on_gpu else None
+def _total_flops(config: Rwkv6Config, tokens: int) -> int:
+    return base_flops(config, tokens) + wkv_flops(config, tokens)
+
+
+if __name__ == "__main__":
+    print(preset_table(channels=2048, heads=32, layers=24, tokens=1024))

@@ -1,4 +1,4 @@
-"""What every measurement of a model shares: evaluation mode, its device, and token ids without specials."""
+"""Helpers of every measurement of a model: evaluation mode, its device, and token ids without special tokens."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PREFIX_ID = 0
-"""The token id before every text, in training and in evaluation: RWKV's end of text, also its start."""
+"""The token id before every text, in training and in evaluation: RWKV's end of text, which is also its start."""
 
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put models in evaluation mode under `torch.inference_mode`, and give every submodule its own mode back.
+    """Put models in evaluation mode under `torch.inference_mode`, and restore each submodule's own mode afterwards.
 
-    Each submodule is remembered apart, because fine-tuning may hold part of a network in evaluation mode.
+    Modes are restored one by one, because fine-tuning may keep part of a network in evaluation mode.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     print(model.training)
+        False
+        >>> model.training
+        True
     """
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
@@ -34,13 +42,24 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter; the CPU for a model without parameters."""
+    """The device of the model's first parameter; the CPU for a model without parameters.
+
+    Example:
+        >>> device_of(nn.Linear(1, 1))
+        device(type='cpu')
+    """
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens; an empty text has none."""
+    """Token ids of each text, without special tokens; an empty text has none.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Tokenizer
+        >>> [len(ids) for ids in encode(Rwkv6Tokenizer(), ["a fox", ""])]
+        [2, 0]
+    """
     return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
 
@@ -48,7 +67,12 @@ def at_least_one(**values: int) -> None:
     """Refuse counts below 1.
 
     Raises:
-        ValueError: names the count and what it was.
+        ValueError: names the count and its value.
+
+    Example:
+        >>> at_least_one(window=0)
+        Traceback (most recent call last):
+        ValueError: window is 0; it must be at least 1
     """
     for name, value in values.items():
         if value < 1:

@@ -1,80 +1,54 @@
-"""Time: forward pass and generation of several models, interleaved, with an interval on the ratio.
+"""Latency of a forward pass and of generation: several models timed in turn, with an interval on each ratio.
 
-A processor's clock drifts with heat and neighbours, so models timed one after another differ without
-differing. Here every repeat times all of them, each repeat starting with the next one, and the ratio to the
-base is taken within repeats. `torch.utils.benchmark.Timer` is not used because it repeats one statement alone
-and calls it at least twice more for each sample.
+A processor's clock drifts with heat and neighbours, so models timed one after another differ without differing. Here
+every repeat times all of them, each repeat starts with the next model, and the ratio to the base is taken within
+repeats. `torch.utils.benchmark.Timer` is not used because it repeats one statement alone and calls it at least twice
+more per sample.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
 from rwkvgate.metrics.inference import at_least_one, device_of, evaluating
-from rwkvgate.metrics.statistics import Interval
+from rwkvgate.metrics.statistics import RESAMPLES, Floats, Interval
 
 Call = Callable[[], object]
 
 TIMES = ("seconds_median", "seconds_low", "seconds_high", "ratio", "ratio_low", "ratio_high")
 PLACE = ("dtype", "threads", "device")
+BASE = "base"
+"""The arm that the others' times are divided by."""
 LATENCY_COLUMNS = ("arm", "seed", "measure", "batch", "tokens", *TIMES, "repeats", "peak_mib", "peak_of", *PLACE)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of two calls timed in turn: medians, quartiles, and the ratio arm / base with its interval."""
-
-    base_median: float
-    base_low: float
-    base_high: float
-    arm_median: float
-    arm_low: float
-    arm_high: float
-    ratio: Interval
-    repeats: int
-
-
-def time_pair(
-    base_call: Call,
-    arm_call: Call,
-    repeats: int,
-    warmup: int = 2,
-    synchronize: Call | None = None,
-    *,
-    seed: int = 0,
-) -> Timing:
-    """Time two calls in turn: `warmup` untimed rounds, then `repeats` rounds of base and arm.
-
-    Args:
-        synchronize: called before the clock starts and before it stops, where calls return early (CUDA).
-        seed: of the bootstrap of the ratio.
-
-    Raises:
-        ValueError: `repeats` is below 1 or `warmup` below 0.
-    """
-    seconds = time_calls({"base": base_call, "arm": arm_call}, repeats, warmup, synchronize)
-    base, arm = seconds["base"], seconds["arm"]
-    return Timing(*quartiles(base), *quartiles(arm), ratio_of_medians(arm, base, seed=seed), repeats)
 
 
 def time_calls(
     calls: Mapping[str, Call], repeats: int, warmup: int = 2, synchronize: Call | None = None
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[str, Floats]:
     """Seconds of each call in each repeat, (repeats,); the order rotates by one with each repeat.
+
+    Args:
+        warmup: untimed rounds before the first repeat.
+        synchronize: called before the clock starts and before it stops, where calls return early (CUDA).
 
     Raises:
         ValueError: `repeats` is below 1 or `warmup` below 0.
+
+    Example:
+        >>> order = []
+        >>> seconds = time_calls({name: partial(order.append, name) for name in "ab"}, repeats=2, warmup=0)
+        >>> order, seconds["a"].shape
+        (['a', 'b', 'b', 'a'], (2,))
     """
     at_least_one(repeats=repeats, warmup=warmup + 1)
     wait: Call = synchronize or (lambda: None)
@@ -92,79 +66,73 @@ def time_calls(
     return seconds
 
 
-def quartiles(seconds: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Median, lower and upper quartile."""
-    low, middle, high = np.percentile(seconds, [25, 50, 75])
-    return float(middle), float(low), float(high)
-
-
-def ratio_of_medians(
-    arm: NDArray[np.float64], base: NDArray[np.float64], *, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """median(arm) / median(base) with its bootstrap interval over repeats, which pair the two.
+def ratio_of_medians(arm: Floats, base: Floats) -> Interval:
+    """median(arm) / median(base) with its 95 % bootstrap interval over repeats, which pair the two.
 
     Bounds are nan with one repeat; `n` is the number of repeats.
+
+    Example:
+        >>> clock = np.linspace(1, 3, 40)  # slows down threefold
+        >>> round(ratio_of_medians(1.1 * clock, clock).low, 3)
+        1.1
     """
     estimate = float(np.median(arm) / np.median(base))
     if len(arm) < 2:
         return Interval(estimate, np.nan, np.nan, len(arm))
 
-    def statistic(x: NDArray[np.float64], y: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-        ratio: NDArray[np.float64] = np.median(x, axis=axis) / np.median(y, axis=axis)
+    def statistic(x: Floats, y: Floats, axis: int = -1) -> Floats:
+        ratio: Floats = np.median(x, axis=axis) / np.median(y, axis=axis)
         return ratio
 
     result: Any = stats.bootstrap(
         (arm, base),
         statistic,
-        n_resamples=resamples,
+        n_resamples=RESAMPLES,
         paired=True,
         vectorized=True,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     )
     bounds = result.confidence_interval
     return Interval(estimate, float(bounds.low), float(bounds.high), len(arm))
 
 
-def forward_time(
-    models: Mapping[str, nn.Module],
-    input_ids: Tensor,
-    *,
-    repeats: int,
-    warmup: int = 2,
-    base: str = "base",
-    seed: int = 0,
-) -> pd.DataFrame:
+def times_of(arm: Floats, base: Floats | None) -> tuple[float, ...]:
+    """The values of `TIMES`: median, lower and upper quartile of the arm's seconds, and its ratio to the base's.
+
+    Example:
+        >>> times_of(np.array([3.0, 1.0, 2.0]), None)
+        (2.0, 1.5, 2.5, nan, nan, nan)
+    """
+    low, median, high = map(float, np.percentile(arm, [25, 50, 75]))
+    ratio = Interval(np.nan, np.nan, np.nan, 0) if base is None else ratio_of_medians(arm, base)
+    return median, low, high, ratio.estimate, ratio.low, ratio.high
+
+
+def forward_time(models: Mapping[str, nn.Module], input_ids: Tensor, *, repeats: int, seed: int = 0) -> pd.DataFrame:
     """Seconds of one forward pass over `input_ids` (batch, tokens) for each arm, in evaluation mode.
 
     Args:
-        models: by arm; all on one device. Without the arm `base` ratios are nan.
+        models: by arm; all on one device. Without the arm "base" ratios are nan.
         seed: the training seed written beside each row.
 
     Returns:
-        One row an arm with `LATENCY_COLUMNS`: `measure` is "forward"; `seconds_low` and `seconds_high` are
-        quartiles; `ratio` is to `base` with a 95 % interval; `peak_mib` is the highest memory in MiB of the
+        One row per arm with `LATENCY_COLUMNS`: `measure` is "forward"; `seconds_low` and `seconds_high` are
+        quartiles; `ratio` is to the arm "base" with a 95 % interval; `peak_mib` is the highest memory in MiB of the
         arm's own pass on CUDA (`peak_of` "cuda"), else of the whole process so far (`peak_of` "process").
     """
     calls: dict[str, Call] = {}
     for arm, model in models.items():
         calls[arm] = partial(model, input_ids.to(device_of(model)), use_cache=False)
-    return _measure(models, calls, "forward", input_ids, input_ids.shape[1], repeats, warmup, base, seed)
+    return _measure(models, calls, ("forward", *input_ids.shape), repeats, warmup=2, seed=seed)
 
 
 def generation_time(
-    models: Mapping[str, nn.Module],
-    prompt_ids: Tensor,
-    *,
-    tokens: int = 50,
-    repeats: int,
-    warmup: int = 1,
-    base: str = "base",
-    seed: int = 0,
+    models: Mapping[str, nn.Module], prompt_ids: Tensor, *, tokens: int = 50, repeats: int, seed: int = 0
 ) -> pd.DataFrame:
     """Seconds to generate exactly `tokens` tokens greedily after `prompt_ids` (batch, time), prompt included.
 
-    The end-of-text token is held back until then, so that all arms do the same work. Arguments and columns as
+    The end-of-text token is suppressed until then, so that all arms do the same work. Arguments and columns as
     in `forward_time`; `measure` is "generation" and `tokens` counts the new ones.
     """
     at_least_one(tokens=tokens)
@@ -181,57 +149,42 @@ def generation_time(
             num_beams=1,
             pad_token_id=0,
         )
-    return _measure(models, calls, "generation", prompt_ids, tokens, repeats, warmup, base, seed)
+    return _measure(models, calls, ("generation", len(prompt_ids), tokens), repeats, warmup=1, seed=seed)
 
 
 def _measure(
     models: Mapping[str, nn.Module],
     calls: Mapping[str, Call],
-    measure: str,
-    ids: Tensor,
-    tokens: int,
+    measured: tuple[str | int, ...],
     repeats: int,
     warmup: int,
-    base: str,
     seed: int,
 ) -> pd.DataFrame:
-    on_cuda = any(device_of(model).type == "cuda" for model in models.values())
+    """`measured` is the measure's name, the batch and the tokens."""
     rows = []
     with evaluating(*models.values()):
-        seconds = time_calls(calls, repeats, warmup, torch.cuda.synchronize if on_cuda else None)
+        seconds = time_calls(calls, repeats, warmup, synchronizer(models))
         for arm, model in models.items():
-            median, low, high = quartiles(seconds[arm])
-            ratio = ratio_of_medians(seconds[arm], seconds[base]) if base in seconds else None
-            peak_mib, peak_of = peak_memory(calls[arm], device_of(model))
-            rows.append(
-                {
-                    "arm": arm,
-                    "seed": seed,
-                    "measure": measure,
-                    "batch": ids.shape[0],
-                    "tokens": tokens,
-                    "seconds_median": median,
-                    "seconds_low": low,
-                    "seconds_high": high,
-                    "ratio": ratio.estimate if ratio else np.nan,
-                    "ratio_low": ratio.low if ratio else np.nan,
-                    "ratio_high": ratio.high if ratio else np.nan,
-                    "repeats": repeats,
-                    "peak_mib": peak_mib,
-                    "peak_of": peak_of,
-                    "dtype": dtype_of(model),
-                    "threads": torch.get_num_threads(),
-                    "device": device_name(device_of(model)),
-                }
-            )
+            times, peak = times_of(seconds[arm], seconds.get(BASE)), peak_memory(calls[arm], device_of(model))
+            rows.append((arm, seed, *measured, *times, repeats, *peak, *place_of(model)))
     return pd.DataFrame(rows, columns=list(LATENCY_COLUMNS))
 
 
-def peak_memory(call: Call, device: torch.device) -> tuple[float, str]:
-    """Peak memory in MiB, and of what: "cuda", the call alone beside what lies on the device; else "process".
+def synchronizer(models: Mapping[str, nn.Module]) -> Call | None:
+    """What waits for the models' device: CUDA's synchronisation, or None on a CPU."""
+    on_cuda = any(device_of(model).type == "cuda" for model in models.values())
+    return torch.cuda.synchronize if on_cuda else None
 
-    A process' high-water mark cannot be reset, so on a CPU it covers everything up to now, without calling.
-    nan where the platform does not tell.
+
+def peak_memory(call: Call, device: torch.device) -> tuple[float, str]:
+    """Peak memory in MiB, and whose: "cuda", the call's own beside what lies on the device; else "process".
+
+    A process's high-water mark cannot be reset, so on a CPU it covers everything up to now, and nothing is called.
+    nan where the platform does not say.
+
+    Example:
+        >>> peak_memory(lambda: None, torch.device("cpu"))[1]
+        'process'
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -240,20 +193,25 @@ def peak_memory(call: Call, device: torch.device) -> tuple[float, str]:
         return torch.cuda.max_memory_allocated(device) / 2**20, "cuda"
     try:
         import resource
-        import sys
     except ImportError:  # Windows has no such module
         return float("nan"), "process"
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, "process"
 
 
-def dtype_of(model: nn.Module) -> str:
-    """The type most of the model's parameters have, such as "float32"."""
+def place_of(model: nn.Module) -> tuple[str, int, str]:
+    """The values of `PLACE`: the type of most parameters ("float32"), torch's threads, and the device's name.
+
+    Example:
+        >>> place_of(nn.Linear(2, 2).bfloat16())[::2]
+        ('bfloat16', 'cpu')
+    """
     counts: dict[str, int] = {}
     for parameter in model.parameters():
         name = str(parameter.dtype).removeprefix("torch.")
         counts[name] = counts.get(name, 0) + parameter.numel()
-    return max(counts, key=counts.__getitem__) if counts else "none"
+    dtype = max(counts, key=counts.__getitem__) if counts else "none"
+    return dtype, torch.get_num_threads(), device_name(device_of(model))
 
 
 def device_name(device: torch.device) -> str:

@@ -1,8 +1,8 @@
-"""How well a model predicts text: negative log-likelihood by document, perplexity, bits per byte.
+"""How well a model predicts text: negative log-likelihood per document, perplexity, bits per byte.
 
-A recurrent model needs no sliding window: each document is read once, window after window, with the state
-carried on, so that every token is predicted from everything before it. The prefix token stands before the
-first token, which is therefore scored too. Memory is bounded by batch x window whatever a document's length.
+A recurrent model needs no sliding window: each document is read once, window after window, with the state carried on,
+so that every token is predicted from everything before it. The prefix token stands before the first token, which is
+therefore scored too. Batch x window bounds the memory, however long a document is.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating
+from rwkvgate.metrics.statistics import Floats
+from rwkvgate.rwkv6.prefill import in_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,21 +37,30 @@ def score_texts(
 ) -> pd.DataFrame:
     """Negative log-likelihood of each text under a causal language model, with the state carried throughout.
 
-    The log-softmax is float32 whatever the model's type; sums over tokens are float64. Neither `batch_size`
-    nor `window` changes the result beyond rounding.
+    The log-softmax is float32 whatever the model's type; sums over tokens are float64. Neither `batch_size` nor
+    `window` changes the result beyond rounding.
 
     Args:
         batch_size: documents at once, at most.
-        window: tokens in one forward pass, at most; the logits held are (batch_size, window, vocabulary).
+        window: tokens in one forward pass, at most; logits in memory are (batch_size, window, vocabulary).
         prefix_id: the token id that stands before the first token and is not itself scored.
         progress: called with (documents done, documents in all) after each batch.
 
     Returns:
-        One row a text, in the order given: `document` (its index), `nll` (nats, summed over tokens), `tokens`
+        One row per text, in the order given: `document` (its index), `nll` (nats, summed over tokens), `tokens`
         (scored tokens) and `bytes` (UTF-8 bytes of the text). An empty text has 0 in all three.
 
     Raises:
         ValueError: `batch_size` or `window` is below 1.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "head_size": 4}
+        >>> tokenizer = Rwkv6Tokenizer()
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=len(tokenizer), **sizes))
+        >>> frame = score_texts(model, tokenizer, ["a fox", ""], batch_size=2)
+        >>> frame["tokens"].tolist(), frame["bytes"].tolist(), perplexity(frame) > 1
+        ([2, 0], [5, 0], True)
     """
     sequences = encode(tokenizer, texts)
     losses = token_losses(
@@ -58,7 +68,7 @@ def score_texts(
     )
     frame = {
         "document": range(len(texts)),
-        "nll": [float(found.sum()) for found in losses],
+        "nll": [float(nll.sum()) for nll in losses],
         "tokens": [len(sequence) for sequence in sequences],
         "bytes": [len(text.encode("utf-8")) for text in texts],
     }
@@ -74,8 +84,8 @@ def token_losses(
     prefix_id: int = PREFIX_ID,
     carried: bool = True,
     progress: Callable[[int, int], None] | None = None,
-) -> list[NDArray[np.float64]]:
-    """Negative log-likelihood of every token of every sequence, in nats; the rest as in `score_texts`.
+) -> list[Floats]:
+    """Negative log-likelihood of every token of every sequence, in nats; options as in `score_texts`.
 
     Args:
         sequences: token ids, without the prefix.
@@ -83,10 +93,17 @@ def token_losses(
             token is then predicted from the one before it alone.
 
     Returns:
-        One array a sequence, in the order given, of its length.
+        One array (tokens,) per sequence, in the order given.
 
     Raises:
         ValueError: `batch_size` or `window` is below 1.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "head_size": 4}
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(**sizes))
+        >>> [nll.shape for nll in token_losses(model, [[1, 2, 3], []], batch_size=2)]
+        [(3,), (0,)]
     """
     at_least_one(batch_size=batch_size, window=window)
     lengths = [len(sequence) for sequence in sequences]
@@ -95,8 +112,8 @@ def token_losses(
     with evaluating(model):
         for rows in plan_batches(lengths, batch_size, window):
             scored = _score_batch(model, [sequences[row] for row in rows], window, prefix_id, carried)
-            for row, found in zip(rows, scored, strict=True):
-                losses[row] = found
+            for row, nll in zip(rows, scored, strict=True):
+                losses[row] = nll
             done += len(rows)
             if progress is not None:
                 progress(done, len(sequences))
@@ -107,6 +124,10 @@ def perplexity(frame: pd.DataFrame) -> float:
     """exp(sum of nll / sum of tokens) of a frame from `score_texts`: over tokens, not over documents.
 
     nan where no token was scored, inf where the exponential is beyond a float64.
+
+    Example:
+        >>> round(perplexity(pd.DataFrame({"nll": [math.log(8), math.log(2)], "tokens": [1, 1]})), 6)
+        4.0
     """
     tokens = int(frame["tokens"].sum())
     if not tokens:
@@ -118,7 +139,12 @@ def perplexity(frame: pd.DataFrame) -> float:
 
 
 def bits_per_byte(frame: pd.DataFrame) -> float:
-    """Sum of nll in bits over UTF-8 bytes, comparable between tokenizers; nan where there are no bytes."""
+    """Sum of nll in bits over UTF-8 bytes, comparable between tokenizers; nan where there are no bytes.
+
+    Example:
+        >>> round(bits_per_byte(pd.DataFrame({"nll": [math.log(8)], "bytes": [4]})), 6)
+        0.75
+    """
     size = int(frame["bytes"].sum())
     return float(frame["nll"].sum()) / (math.log(2) * size) if size else math.nan
 
@@ -128,6 +154,10 @@ def plan_batches(lengths: Sequence[int], batch_size: int, window: int) -> list[l
 
     A document shorter than half of its batch's longest, and by more than a window, starts a new batch:
     otherwise one long document would drag a whole batch of padding through all its windows.
+
+    Example:
+        >>> plan_batches([5, 0, 2000, 4], batch_size=2, window=16)
+        [[2], [0, 3]]
     """
     order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: (-lengths[row], row))
     batches: list[list[int]] = []
@@ -142,38 +172,29 @@ def plan_batches(lengths: Sequence[int], batch_size: int, window: int) -> list[l
 
 def _score_batch(
     model: nn.Module, sequences: Sequence[Sequence[int]], window: int, prefix_id: int, carried: bool
-) -> list[NDArray[np.float64]]:
+) -> list[Floats]:
     device = device_of(model)
     losses = [np.zeros(len(sequence)) for sequence in sequences]
-    state = None
-    for start in range(0, max(map(len, sequences)), window):
-        ids, targets, mask = _window(sequences, start, window, prefix_id)
-        output = model(ids.to(device), attention_mask=mask.to(device), past_key_values=state, use_cache=carried)
-        state = output.past_key_values if carried else None
-        for row, tokens in enumerate(mask.sum(dim=1).tolist()):
+    ids, targets, mask = _padded(sequences, prefix_id)
+    for part, output in in_windows(model, ids.to(device), mask.to(device), window=window, carried=carried):
+        for row, tokens in enumerate(mask[:, part].sum(dim=1).tolist()):
             if not tokens:
                 continue
             # Row by row: the float32 copy of half-precision logits is one document's, not the batch's.
-            logits = output.logits[row, :tokens].float()
-            found = cross_entropy(logits, targets[row, :tokens].to(device), reduction="none")
-            losses[row][start : start + tokens] = found.cpu().double().numpy()
+            logits = output.logits[row, :tokens].float()  # (tokens, vocabulary)
+            columns = slice(part.start, part.start + tokens)
+            nll = cross_entropy(logits, targets[row, columns].to(device), reduction="none")
+            losses[row][columns] = nll.cpu().double().numpy()
     return losses
 
 
-def _window(
-    sequences: Sequence[Sequence[int]], start: int, window: int, prefix_id: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, targets and mask, (batch, at most `window`), right-padded; inputs run one token behind."""
-    parts = [sequence[start : start + window] for sequence in sequences]
-    width = max(map(len, parts))
-    ids = torch.full((len(parts), width), prefix_id)
-    targets = torch.zeros_like(ids)
-    mask = torch.zeros_like(ids)
-    for row, (sequence, part) in enumerate(zip(sequences, parts, strict=True)):
-        if not part:
-            continue
-        before = sequence[start - 1] if start else prefix_id
-        ids[row, : len(part)] = torch.tensor([before, *part[:-1]])
-        targets[row, : len(part)] = torch.tensor(part)
-        mask[row, : len(part)] = 1
+def _padded(sequences: Sequence[Sequence[int]], prefix_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, targets and mask, (batch, longest), padded on the right; inputs run one token behind targets."""
+    targets = torch.full((len(sequences), max(map(len, sequences))), prefix_id)
+    mask = torch.zeros_like(targets)
+    for row, sequence in enumerate(sequences):
+        targets[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    ids = torch.full_like(targets, prefix_id)
+    ids[:, 1:] = targets[:, :-1]
     return ids, targets, mask

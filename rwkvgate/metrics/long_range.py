@@ -1,16 +1,17 @@
-"""Long-range probes: what having seen something earlier is worth to a model, at any distance.
+"""Long-range probes: how much a model profits from something it read earlier, at any distance.
 
-Every probe is a pair of texts that end in the same questions and answers. In one the answer was planted before; in the
-other something else stood there, of the same kind and length. The gain is how much likelier the planted answer is, in
-nats a token: a model that remembers nothing gains 0, whatever it thinks of the question. Four probes:
+Every probe is a pair of texts that end in the same questions and answers. One of them, `planted`, states the answer
+earlier; the other, `blank`, has something else of the same sort and length in its place. The gain is the difference of
+the answer's losses, blank minus planted, in nats per token: a model that remembers nothing gains 0, however likely it
+finds the answer. Four probes:
 
-    copying      a string of random words, and the same again (cf. arXiv 2402.01032)
-    forgetting   natural text, and the same again: the forgetting curve (arXiv 2410.04727), whose measure, accuracy in
-                 the copy minus accuracy after an unrelated text, stands beside the gain
-    recall       key-value pairs, and each key once more (MQAR, arXiv 2312.04927)
-    passkey      a number said once, at some depth of a text, and asked for at its end (arXiv 2305.16300)
+    copying      a string of random words, then the same string again (cf. arXiv 2402.01032)
+    forgetting   natural text, then the same text again: the forgetting curve (arXiv 2410.04727), whose measure,
+                 accuracy in the copy minus accuracy after an unrelated text, stands beside the gain
+    recall       key-value pairs, then each key once more (MQAR, arXiv 2312.04927)
+    passkey      a number stated once, at some depth of a text, and asked for at its end (arXiv 2305.16300)
 
-Nothing is trained for them. All is drawn from one seed, so every model reads the same.
+No model is trained for them. One seed draws all of them, so every model reads the same texts.
 """
 
 from __future__ import annotations
@@ -23,33 +24,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, evaluating
 from rwkvgate.metrics.recall import FIRST, NOISE, associative_recall
 from rwkvgate.rwkv6.loss import IGNORED
+from rwkvgate.rwkv6.prefill import in_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE_COLUMNS = ("probe", "length", "depth", "item", "gain", "accuracy", "blank_accuracy")
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where a passkey lies: 0 at the beginning of the text, 1 right before the question."""
+"""Depths of a passkey: 0 at the beginning of the text, 1 right before the question."""
 PAIRS = 8
 """Key-value pairs of a recall text."""
 SHORTEST = 4 * PAIRS
-"""Tokens of the shortest text: a recall text of as many pairs has no room below, nor has a passkey far below."""
+"""Tokens of the shortest text: the recall pairs need as many, and a passkey not many fewer."""
 _PLAIN_WORD = re.compile(r" ?[a-z]{2,}")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One question: two texts of the same length, and where in them the answers stand.
+    """A pair of texts of the same length, and the positions of the answers in them.
 
     Attributes:
-        planted, blank: token ids; the answers are the same, what came before them is not.
-        asked: positions of the answers' tokens, ascending, none the first.
-        depth: of a passkey; nan for the other probes.
+        planted, blank: token ids; the answers are the same, the text before them is not.
+        asked: positions of the answers' tokens, ascending, never 0.
+        depth: that of a passkey; nan for the other probes.
     """
 
     name: str
@@ -59,25 +61,40 @@ class Probe:
     depth: float = float("nan")
 
 
-def word_ids(tokenizer: PreTrainedTokenizerBase, wanted: int = 2 * PAIRS + 1) -> list[int]:
-    """Ids of the vocabulary that are plain lower-case words; all ordinary ids where those are fewer than wanted."""
+def word_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the vocabulary's plain lower-case words, or all ids but the special ones where such words are too few.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Tokenizer
+        >>> tokenizer = Rwkv6Tokenizer()
+        >>> [tokenizer.decode([i]) for i in word_ids(tokenizer)[:3]]
+        ['aa', 'ab', 'ac']
+    """
     special = set(tokenizer.all_special_ids) | {PREFIX_ID}
     every = [i for i in range(len(tokenizer)) if i not in special]
     words = [i for i in every if _PLAIN_WORD.fullmatch(tokenizer.decode([i]))]
-    return words if len(words) >= wanted else every
+    return words if len(words) > 2 * PAIRS else every
 
 
 def probes(
     tokenizer: PreTrainedTokenizerBase, text: Sequence[int], lengths: Sequence[int], count: int, seed: int = 0
 ) -> Iterator[Probe]:
-    """`count` probes of every kind and length, and a quarter as many passkeys at every depth; the same for a seed.
+    """`count` probes of each of the four names and each length, but a quarter as many passkeys at every depth.
+
+    The same seed gives the same probes.
 
     Args:
-        text: token ids of natural text, for forgetting curves and for what surrounds a passkey; read in a ring.
-        lengths: tokens of the texts.
+        text: token ids of natural text, for forgetting curves and around a passkey; read in a ring.
+        lengths: tokens per text.
 
     Raises:
         ValueError: a length or the count is too small, or there is no text.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Tokenizer
+        >>> drawn = list(probes(Rwkv6Tokenizer(), range(300, 400), lengths=[64], count=1))
+        >>> [probe.name for probe in drawn[:4]], len(drawn[0].planted), len(drawn)
+        (['copying', 'forgetting', 'recall', 'passkey'], 63, 8)
     """
     at_least_one(count=count)
     if min(lengths, default=0) < SHORTEST:
@@ -101,15 +118,22 @@ def probes(
 
 
 def probe_gains(model: nn.Module, asked: Sequence[Probe], *, batch_size: int, window: int = 1024) -> pd.DataFrame:
-    """What each probe's planted answer gains.
+    """The gain of each probe, and how often its answer is ranked first.
 
     Returns:
-        One row a probe, in the order given, with `PROBE_COLUMNS`: `length` in tokens, `item` its number among those of
-        its kind, length and depth; `gain` in nats a token; `accuracy` and `blank_accuracy` the shares of the answers'
-        tokens ranked first, with the answer planted and without.
+        One row per probe, in the order given, with `PROBE_COLUMNS`: `length` in tokens, `item` its number among those
+        of its name, length and depth; `gain` in nats per token; `accuracy` and `blank_accuracy` the shares of the
+        answers' tokens ranked first, with the answer planted and without.
 
     Raises:
         ValueError: `batch_size` or `window` is below 1.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "head_size": 4}
+        >>> probe = Probe("copying", planted=(1, 2, 3, 1, 2, 3), blank=(4, 5, 6, 1, 2, 3), asked=(4, 5))
+        >>> probe_gains(Rwkv6ForCausalLM(Rwkv6Config(**sizes)), [probe], batch_size=1)["length"].tolist()
+        [6]
     """
     at_least_one(batch_size=batch_size, window=window)
     rows: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(asked)
@@ -135,7 +159,7 @@ def probe_gains(model: nn.Module, asked: Sequence[Probe], *, batch_size: int, wi
 
 
 def _twice(name: str, planted: list[int], blank: list[int], between: list[int]) -> Probe:
-    # The copy's first token cannot be told from a text that goes on otherwise, so it is not asked for.
+    # The copy's first token is not asked for: nothing before it shows that a copy begins.
     start = len(planted) + len(between) + 1
     asked = tuple(range(start, start + len(planted) - 1))
     return Probe(name, (*planted, *between, *planted), (*blank, *between, *planted), asked)
@@ -148,11 +172,11 @@ def _from_ring(ring: np.ndarray, size: int, rng: np.random.Generator) -> list[in
 
 def _recalls(words: np.ndarray, length: int, count: int, rng: np.random.Generator) -> Iterator[Probe]:
     """MQAR in words of the vocabulary; in the blank text the same values belong to other keys."""
-    symbols = (len(words) - 1) // 2  # the last name is left for the noise
+    symbols = (len(words) - 1) // 2  # the last word stands for the noise
     ids, labels = associative_recall(count, length, PAIRS, symbols, int(rng.integers(2**31)), distinct=True)
     for row, label in zip(ids.numpy(), labels.numpy(), strict=True):
-        names = rng.permutation(words)
-        planted = np.where(row == NOISE, names[-1], names[np.maximum(row - FIRST, 0)])
+        shuffled = rng.permutation(words)
+        planted = np.where(row == NOISE, shuffled[-1], shuffled[np.maximum(row - FIRST, 0)])
         blank = planted.copy()
         values = slice(1, 2 * PAIRS, 2)
         blank[values] = np.roll(planted[values], int(rng.integers(1, PAIRS)))
@@ -171,43 +195,39 @@ def _passkey(
     other = needle
     while other == needle or len(other) != len(needle):
         other = encode(f" The pass key is {rng.integers(100, 1000)}.")
-    room = length - len(needle) - len(question) - len(answer)
-    if room < 0:
-        raise ValueError(f"length is {length}; a passkey needs {length - room} tokens of this tokenizer")
-    hay = _from_ring(ring, room, rng)
-    before, after = hay[: round(depth * room)], hay[round(depth * room) :]
-    planted, blank = ((*before, *said, *after, *question, *answer) for said in (needle, other))
+    hay_length = length - len(needle) - len(question) - len(answer)
+    if hay_length < 0:
+        raise ValueError(f"length is {length}; a passkey needs {length - hay_length} tokens of this tokenizer")
+    hay = _from_ring(ring, hay_length, rng)
+    before, after = hay[: round(depth * hay_length)], hay[round(depth * hay_length) :]
+    planted, blank = ((*before, *stated, *after, *question, *answer) for stated in (needle, other))
     return Probe("passkey", planted, blank, tuple(range(length - len(answer), length)), depth)
 
 
 def _answers(
     model: nn.Module, texts: Sequence[tuple[int, ...]], asked: Sequence[tuple[int, ...]], window: int
 ) -> list[tuple[float, float]]:
-    """Mean loss (nats) and share ranked first of the asked tokens of each text; all texts are equally long."""
-    device, length = device_of(model), len(texts[0])
-    ids = torch.tensor(texts)
-    inputs = torch.cat((torch.full((len(texts), 1), PREFIX_ID), ids[:, :-1]), dim=1)
+    """Mean loss (nats per token) and share ranked first of the asked tokens of each text; all are equally long."""
+    ids = torch.tensor(texts)  # (batch, length)
+    inputs = torch.cat((torch.full((len(texts), 1), PREFIX_ID), ids[:, :-1]), dim=1).to(device_of(model))
     losses, firsts = torch.zeros(len(texts)), torch.zeros(len(texts))
-    state = None
-    for start in range(0, length, window):
-        stop = min(start + window, length)
-        wanted = sorted({place for places in asked for place in places if start <= place < stop})
+
+    def places_in(part: slice) -> list[int]:
+        return sorted({place for places in asked for place in places if part.start <= place < part.stop})
+
+    def keep(part: slice) -> Tensor:
         # Logits only where something is asked: with a large vocabulary they would be most of the work.
-        kept = torch.tensor(wanted or [start]) - start
-        output = model(
-            inputs[:, start:stop].to(device),
-            past_key_values=state,
-            use_cache=True,
-            logits_to_keep=kept.to(device),
-        )
-        state = output.past_key_values
-        if not wanted:
+        return (torch.tensor(places_in(part) or [part.start]) - part.start).to(inputs.device)
+
+    for part, output in in_windows(model, inputs, window=window, keep=keep):
+        places = places_in(part)
+        if not places:
             continue
-        logits = output.logits.float().cpu()
-        target = ids[:, wanted]
-        found = -logits.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
-        own = torch.tensor([[place in places for place in wanted] for places in map(set, asked)])
-        losses += (found * own).sum(1)
+        logits = output.logits.float().cpu()  # (batch, places, vocabulary)
+        target = ids[:, places]
+        nll = -logits.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        own = torch.tensor([[place in of_row for place in places] for of_row in map(set, asked)])
+        losses += (nll * own).sum(1)
         firsts += ((logits.argmax(-1) == target) & own).sum(1)
     counts = torch.tensor([len(places) for places in asked])
     return list(zip((losses / counts).tolist(), (firsts / counts).tolist(), strict=True))

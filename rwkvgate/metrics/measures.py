@@ -1,8 +1,8 @@
-"""The measures of the tables: which per-document columns each is made of, and how their sums become it.
+"""Corpus measures: the per-document columns each is computed from, and how their sums become the measure.
 
-Results are kept per document in a long table (arm, seed, document, metric, value); what is reported is a
-function of sums over documents. BLEU and perplexity are ratios of such sums, not means of documents' scores,
-so their columns are sufficient statistics and a resample of documents is scored exactly.
+Results are one long table per document (arm, seed, document, metric, value); what is reported is a function of sums
+over documents. BLEU and perplexity are ratios of such sums, not means of documents' scores, so their columns are
+sufficient statistics and a resample of documents is scored exactly.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def ratio_of_sums(sums: Floats, n: int) -> Floats:
 
 
 def added_loss_of_sums(sums: Floats, n: int) -> Floats:
-    """(first - second) / third from sums (..., (nll, nll, tokens)), in nats a token; nan without tokens."""
+    """(first - second) / third from sums (..., (nll, nll, tokens)), in nats per token; nan without tokens."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return (sums[..., 0] - sums[..., 1]) / sums[..., 2]
 
@@ -52,16 +52,20 @@ def added_loss_of_sums(sums: Floats, n: int) -> Floats:
 def bleu_of_sums(sums: Floats, n: int = 0) -> Floats:
     """Corpus BLEU, 0-1, from sums (..., columns in the order of `BLEU_COLUMNS`).
 
-    The same arithmetic as `sacrebleu.BLEU.compute_bleu` with its default exponential smoothing, over many
-    resamples at once: the k-th order without a match counts 1 / 2^k of a match. 0 where there is no matching
-    word, or no n-gram of some order at all.
+    The same arithmetic as `sacrebleu.BLEU.compute_bleu` with its default exponential smoothing, over many resamples at
+    once: the k-th order without a match counts as 1 / 2^k of a match. 0 where no word matches, or where there is no
+    n-gram of some order at all.
+
+    Example:
+        >>> round(float(bleu_of_sums(np.array([5.0, 4, 3, 2, 5, 4, 3, 2, 5, 5]))), 6)  # every n-gram matches
+        1.0
     """
     correct, total = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
-    produced, wanted = sums[..., -2], sums[..., -1]
+    produced, expected = sums[..., -2], sums[..., -1]
     smoothing = 0.5 ** np.cumsum(correct == 0, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         precisions = np.where(correct > 0, correct, smoothing) / total
-        brevity = np.exp(np.minimum(0.0, 1 - wanted / produced))
+        brevity = np.exp(np.minimum(0.0, 1 - expected / produced))
         score = brevity * np.exp(np.log(precisions).mean(axis=-1))
     defined = (correct > 0).any(axis=-1) & (total > 0).all(axis=-1)
     return np.where(defined, score, 0.0)
@@ -69,10 +73,14 @@ def bleu_of_sums(sums: Floats, n: int = 0) -> Floats:
 
 @dataclass(frozen=True)
 class Measure:
-    """A corpus measure: its name, how it is written, its columns and how their sums become it.
+    """A corpus measure: its name, its label in tables, its columns, and the function of their sums.
 
-    `skip_undefined`: a nan document is left out of every arm (a reference without words says nothing about
-    the model). Otherwise nan comes from the model and makes the measure nan.
+    Attributes:
+        columns: of `reduce`'s sums, in order.
+        reduce: from sums (..., column) and the number of documents to the measure (...).
+        better: whether higher or lower values are better.
+        skip_undefined: a document that is nan is left out of every arm (a reference without words says nothing about
+            the model). Otherwise nan comes from the model and makes the measure nan.
     """
 
     name: str
@@ -123,10 +131,16 @@ MEASURES = {
 
 
 def tidy(frame: pd.DataFrame, *, arm: str, seed: int) -> pd.DataFrame:
-    """A frame with one row a document (from `score_texts`, `document_overlap`) as long results.
+    """A frame with one row per document (from `score_texts`, `document_overlap`) as long results.
 
     Returns:
-        Columns arm, seed, document, metric, value: one row for every other column of the frame.
+        Columns arm, seed, document, metric, value: one row per document and other column of the frame.
+
+    Example:
+        >>> tidy(pd.DataFrame({"document": [0, 1], "nll": [2.5, 3]}), arm="base", seed=0)
+            arm  seed  document metric  value
+        0  base     0         0    nll    2.5
+        1  base     0         1    nll    3.0
     """
     long = frame.melt(id_vars="document", var_name="metric", value_name="value")
     long = long.assign(arm=arm, seed=seed, value=long["value"].astype("float64"))
@@ -134,31 +148,31 @@ def tidy(frame: pd.DataFrame, *, arm: str, seed: int) -> pd.DataFrame:
 
 
 def documents_of(results: pd.DataFrame, measure: Measure, arm: str) -> dict[int, pd.DataFrame]:
-    """Each seed's per-document columns of one arm: seed -> frame indexed by document, in the measure's order.
+    """The measure's columns of one arm per document: seed -> frame indexed by document, columns in the measure's order.
 
-    A document lacking one of the columns is left out, and so is one with nan where the measure skips those.
+    A document without one of the columns is left out, and so is one with nan where the measure skips those.
 
     Raises:
         ValueError: results lack a column, or hold a document's metric twice.
+
+    Example:
+        >>> scores = pd.DataFrame({"document": [0, 1], "rouge1": [0.5, float("nan")]})
+        >>> documents_of(tidy(scores, arm="base", seed=3), MEASURES["rouge1"], "base")[3]["rouge1"].to_dict()
+        {0: 0.5}
     """
-    lacking = [column for column in RESULT_COLUMNS if column not in results]
-    if lacking:
-        raise ValueError(f"results lack {', '.join(lacking)}; they must have {', '.join(RESULT_COLUMNS)}")
+    missing = [column for column in RESULT_COLUMNS if column not in results]
+    if missing:
+        raise ValueError(f"results lack {', '.join(missing)}; they must have {', '.join(RESULT_COLUMNS)}")
     rows = results[(results["arm"] == arm) & results["metric"].isin(measure.columns)]
     if rows.duplicated(["seed", "document", "metric"]).any():
         raise ValueError(f"results of arm {arm!r} hold the same seed, document and metric more than once")
-    found = {}
+    frames = {}
     for seed, part in rows.groupby("seed"):
         wide = part.pivot(index="document", columns="metric", values="value")
         if not set(measure.columns) <= set(wide.columns):
             continue
-        complete = wide.index.isin(_complete(part, measure))
+        # A document counts if it has a row for every column, whatever the values.
+        complete = part.groupby("document").size().reindex(wide.index) == len(measure.columns)
         wide = wide.loc[complete, list(measure.columns)].sort_index()
-        found[int(str(seed))] = wide.dropna() if measure.skip_undefined else wide
-    return found
-
-
-def _complete(rows: pd.DataFrame, measure: Measure) -> list[object]:
-    """Documents that have a row for every column, whatever the value."""
-    counts = rows.groupby("document")["metric"].nunique()
-    return list(counts.index[counts == len(measure.columns)])
+        frames[int(str(seed))] = wide.dropna() if measure.skip_undefined else wide
+    return frames

@@ -1,6 +1,6 @@
-"""Recall tasks of tokens without meaning: what a network can keep and find again, free of any language.
+"""Synthetic recall tasks: sequences of meaningless symbols that test what a network remembers, free of language.
 
-Each is drawn from one seed, and marks with labels the tokens that can be known; everything else is -100.
+Each task is drawn from one seed. Labels mark the tokens that can be predicted; everything else is -100.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rwkvgate.metrics.inference import device_of
 from rwkvgate.rwkv6.loss import IGNORED
 
 NOISE, SEPARATOR = 1, 2
-"""Tokens that mean nothing and that ask for the copy; 0 stays padding and end of text. Symbols follow them."""
+"""The filler token, and the token that asks for the copy; 0 stays padding and end of text."""
 FIRST = 3
+"""The first symbol's token id."""
 
 
 def associative_recall(
@@ -27,22 +29,27 @@ def associative_recall(
 ) -> tuple[Tensor, Tensor]:
     """Multi-query associative recall (MQAR, arXiv 2312.04927): key-value pairs, then every key once more.
 
-    After the list k1 v1 k2 v2 ... each key comes again at a distance drawn from a power law, followed by its value,
-    with noise between. Only those values are labelled.
+    After the list k1 v1 k2 v2 ... each key recurs at a distance drawn from a power law, followed by its value, with
+    noise between. Only those values are labelled.
 
     Args:
         count: sequences.
-        length: tokens of each; at least four for each pair.
-        pairs: pairs of each sequence.
-        symbols: different keys, and as many values.
-        exponent: of the power law: shares of distances d go with d^(exponent - 1).
-        distinct: whether no two keys of a sequence share a value.
+        length: tokens per sequence; at least four per pair.
+        pairs: pairs per sequence.
+        symbols: number of different keys, and of different values.
+        exponent: of the power law: the share of distance d is proportional to d^(exponent - 1).
+        distinct: whether the keys of a sequence all have different values.
 
     Returns:
         Token ids and labels, (count, length) each, int64. Labels stand on the token itself, as in transformers.
 
     Raises:
         ValueError: the pairs do not fit the length, or there are fewer symbols than pairs.
+
+    Example:
+        >>> ids, labels = associative_recall(count=5, length=16, pairs=2, symbols=9, seed=0)
+        >>> tuple(ids.shape), (labels != IGNORED).sum(1).tolist()
+        ((5, 16), [2, 2, 2, 2, 2])
     """
     if pairs < 1 or 4 * pairs > length:
         raise ValueError(f"{pairs} pairs need {4 * max(pairs, 1)} tokens, and the length is {length}")
@@ -70,13 +77,18 @@ def copying(count: int, length: int, symbols: int, seed: int) -> tuple[Tensor, T
     Args:
         count: sequences.
         length: symbols of the string; a sequence has 2 * length + 1 tokens.
-        symbols: different symbols.
+        symbols: number of different symbols.
 
     Returns:
         Token ids and labels, (count, 2 * length + 1) each, int64.
 
     Raises:
         ValueError: no symbol, or an empty string.
+
+    Example:
+        >>> ids, labels = copying(count=1, length=4, symbols=9, seed=0)
+        >>> bool((ids[:, :4] == labels[:, 5:]).all())
+        True
     """
     if length < 1 or symbols < 1:
         raise ValueError(f"length is {length} and symbols {symbols}; both must be at least 1")
@@ -89,17 +101,26 @@ def copying(count: int, length: int, symbols: int, seed: int) -> tuple[Tensor, T
 
 @torch.no_grad()
 def recalled(model: torch.nn.Module, ids: Tensor, labels: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """How well a model knows the labelled tokens of each sequence.
+    """How well a model predicts the labelled tokens of each sequence.
 
     Returns:
         Share of labelled tokens that it ranks first, and their mean negative log-likelihood in nats, (count,) each.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "head_size": 4}
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=FIRST + 9, **sizes))
+        >>> share, nll = recalled(model, *copying(count=6, length=4, symbols=9, seed=0))
+        >>> share.shape, bool((nll > 0).all())
+        (torch.Size([6]), True)
     """
     right, nll = [], []
     for start in range(0, len(ids), batch_size):
-        part, wanted = ids[start : start + batch_size], labels[start : start + batch_size, 1:]
-        logits = model(part.to(next(model.parameters()).device)).logits[:, :-1].float().cpu()
-        asked = wanted != IGNORED
-        target = wanted.clamp(min=0)
+        part, following = ids[start : start + batch_size], labels[start : start + batch_size, 1:]
+        # (batch, time - 1, vocabulary)
+        logits = model(part.to(device_of(model))).logits[:, :-1].float().cpu()
+        asked = following != IGNORED
+        target = following.clamp(min=0)
         losses = -logits.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
         counts = asked.sum(1)
         right.append(((logits.argmax(-1) == target) & asked).sum(1) / counts)

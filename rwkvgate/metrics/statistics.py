@@ -1,20 +1,20 @@
 """Uncertainty: intervals and tests over documents, paired between arms, and over training seeds.
 
-Two kinds of noise are kept apart. Which documents happened to be in the test set: resampled here, the same
-documents for both arms and for all their seeds (`paired_difference`), or their arms swapped (`permutation_p`).
-Which seed a model was trained with: `seed_spread`, and Student's test on the seeds' differences (`seed_p`). A
-difference is shown only if it stands against both, so the larger of the two p counts (an intersection-union
-test, which rejects no more often than either), after Holm's correction over all that is decided together.
+Two kinds of noise are kept apart. The first is which documents are in the test set: `paired_difference` resamples the
+same documents for both arms and for all their seeds, and `permutation_p` swaps the arms within documents. The second is
+the seed a model was trained with: `seed_spread`, and `seed_p`, Student's test on the seeds' differences. A difference
+counts as shown only if it stands against both, so the larger of the two p values counts (an intersection-union test,
+which rejects no more often than either), after Holm's correction over all claims that are decided together.
 
-Every corpus measure here is a function of sums over documents (a mean, perplexity, BLEU), so a resample is a
-vector of counts and all its sums are one matrix product. `scipy.stats.bootstrap` does the resampling and the
-intervals; it is given document indices, and the statistic turns them into counts.
+Every corpus measure here is a function of sums over documents (a mean, perplexity, BLEU), so a resample is a vector of
+counts and all its sums are one matrix product. `scipy.stats.bootstrap` does the resampling and the intervals; it is
+given document indices, and the statistic turns them into counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,11 +25,14 @@ Reduce = Callable[[Floats, int], Floats]
 """Sums over documents (..., columns) and the number of documents -> the corpus measure (...)."""
 
 RESAMPLES = 10_000
+"""Resamples of a bootstrap, and permutations of a test."""
+CONFIDENCE, POWER = 0.95, 0.8
 BATCH_CELLS = 4_000_000
+"""Resamples times documents of one batch, which bounds memory."""
 
 
 class Interval(NamedTuple):
-    """An estimate with its confidence interval over `n` documents; bounds are nan where n < 2."""
+    """An estimate with its 95 % confidence interval over `n` documents; bounds are nan where n < 2."""
 
     estimate: float
     low: float
@@ -38,7 +41,7 @@ class Interval(NamedTuple):
 
     @property
     def separates(self) -> bool:
-        """Whether the interval lies wholly on one side of zero; False where it is unknown."""
+        """Whether the whole interval lies on one side of zero; False where it is unknown."""
         return bool(self.low > 0 or self.high < 0)
 
 
@@ -57,10 +60,49 @@ def mean(sums: Floats, n: int) -> Floats:
     return sums[..., 0] / n
 
 
+def interval(values: ArrayLike, reduce: Reduce = mean, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """A corpus measure with its percentile bootstrap interval over documents; several seeds are averaged.
+
+    Args:
+        values: (document,), (document, column) or (seed, document, column); not nan.
+        reduce: from sums over documents to the measure; the mean of the only column by default.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: a wrong number of dimensions.
+
+    Example:
+        >>> result = interval([1.0, 2.0, 3.0, 4.0])
+        >>> result.estimate, result.low, result.high, result.n
+        (2.5, 1.5, 3.5, 4)
+    """
+    return _bootstrap([(_stacked(values), 1.0)], reduce, resamples, seed)
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, reduce: Reduce = mean, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """measure(a) - measure(b) with its bootstrap interval, resampling the same documents on both sides.
+
+    Shapes as in `interval`; documents must correspond one to one. The numbers of seeds may differ: each side is the
+    mean of its seeds' measures.
+
+    Raises:
+        ValueError: the two sides have different numbers of documents or a wrong number of dimensions.
+
+    Example:
+        >>> result = paired_difference([5.0, 1.0, 9.0], [4.0, 0.0, 8.0])  # each document differs by 1
+        >>> round(result.low, 6), round(result.high, 6), result.separates
+        (1.0, 1.0, True)
+    """
+    left, right = _paired(a, b)
+    return _bootstrap([(left, 1.0), (right, -1.0)], reduce, resamples, seed)
+
+
 def permutation_p(
     a: ArrayLike, b: ArrayLike, reduce: Reduce = mean, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> float:
-    """Two-sided p of measure(a) - measure(b) when each document's two results may as well be swapped.
+    """Two-sided p value of measure(a) - measure(b), if each document's two results were exchangeable.
 
     Seeds are averaged first, document by document. The observed assignment counts as one of the permutations, so p
     is at least 1 / (resamples + 1), and the test keeps its level exactly.
@@ -73,10 +115,12 @@ def permutation_p(
 
     Raises:
         ValueError: the two sides have different numbers of documents or a wrong number of dimensions.
+
+    Example:
+        >>> permutation_p([1.0, 2.0], [1.0, 2.0])
+        1.0
     """
-    left, right = (stacked(x).mean(axis=0) for x in (a, b))
-    if left.shape[0] != right.shape[0]:
-        raise ValueError(f"a has {left.shape[0]} documents and b has {right.shape[0]}; a pair needs both")
+    left, right = (side.mean(axis=0) for side in _paired(a, b))  # (document, column)
     n = left.shape[0]
     if n == 0:
         return np.nan
@@ -87,18 +131,22 @@ def permutation_p(
         return np.nan
     at_least, block = 1, max(1, BATCH_CELLS // n)
     for start in range(0, resamples, block):
-        signs = rng.integers(0, 2, size=(min(block, resamples - start), n)) * 2.0 - 1
-        moved = signs @ difference
-        found = reduce((total + moved) / 2, n) - reduce((total - moved) / 2, n)
+        signs = rng.integers(0, 2, size=(min(block, resamples - start), n)) * 2.0 - 1  # (permutation, document)
+        moved = signs @ difference  # (permutation, column)
+        permuted = reduce((total + moved) / 2, n) - reduce((total - moved) / 2, n)
         # Rounding must not make the observed assignment look rarer than itself.
-        at_least += int((np.abs(found) >= abs(observed) * (1 - 1e-9)).sum())
+        at_least += int((np.abs(permuted) >= abs(observed) * (1 - 1e-9)).sum())
     return at_least / (resamples + 1)
 
 
 def seed_p(differences: Sequence[float]) -> float:
-    """Student's two-sided p that paired seeds' differences have mean zero; nan below two seeds.
+    """Student's two-sided p value that paired seeds' differences have mean zero; nan below two seeds.
 
     Differences that are all equal have p 0, or 1 where they are zero.
+
+    Example:
+        >>> round(seed_p([0.1, 0.2, 0.3]), 4)
+        0.0742
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.size < 2 or not np.isfinite(values).all():
@@ -108,8 +156,27 @@ def seed_p(differences: Sequence[float]) -> float:
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
+def seed_spread(values: Sequence[float]) -> Spread:
+    """How a measure spreads over training seeds; all nan where there are no values.
+
+    Example:
+        >>> seed_spread([1.0, 3.0, 5.0])
+        Spread(mean=3.0, deviation=2.0, lowest=1.0, highest=5.0, n=3)
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size:
+        return Spread(np.nan, np.nan, np.nan, np.nan, 0)
+    deviation = float(array.std(ddof=1)) if array.size > 1 else np.nan
+    return Spread(float(array.mean()), deviation, float(array.min()), float(array.max()), int(array.size))
+
+
 def holm(p: Sequence[float]) -> list[float]:
-    """p values after Holm's correction for as many tests as are given; nan stays nan and is not counted."""
+    """p values after Holm's correction for as many tests as are given; nan stays nan and is not counted.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
     values = np.asarray(p, dtype=np.float64)
     known = np.flatnonzero(np.isfinite(values))
     adjusted, largest = np.full(values.shape, np.nan), 0.0
@@ -119,77 +186,22 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(x) for x in adjusted]
 
 
-def smallest_effect(error: float, degrees: float = np.inf, *, confidence: float = 0.95, power: float = 0.8) -> float:
-    """The difference that a two-sided test with this standard error finds with this power (by Student's t).
+def minimum_detectable_effect(error: float, degrees: float = np.inf) -> float:
+    """The difference that a two-sided test at 5 % with this standard error detects with 80 % power (by Student's t).
 
     Args:
         error: standard error of the estimated difference.
-        degrees: of freedom of that error; infinite for an error over documents.
+        degrees: degrees of freedom of that error; infinite for an error over documents.
+
+    Example:
+        >>> round(minimum_detectable_effect(1.0), 3)  # 1.960 + 0.842 standard errors
+        2.802
     """
-    return float((stats.t.ppf((1 + confidence) / 2, degrees) + stats.t.ppf(power, degrees)) * error)
+    return float((stats.t.ppf((1 + CONFIDENCE) / 2, degrees) + stats.t.ppf(POWER, degrees)) * error)
 
 
-def interval(
-    values: ArrayLike,
-    reduce: Reduce = mean,
-    *,
-    resamples: int = RESAMPLES,
-    confidence: float = 0.95,
-    seed: int = 0,
-    method: Literal["percentile", "BCa"] = "percentile",
-) -> Interval:
-    """A corpus measure with its bootstrap interval over documents; several seeds are averaged.
-
-    Args:
-        values: (document,), (document, column) or (seed, document, column); not nan.
-        reduce: from sums over documents to the measure; the mean of the only column by default.
-        method: `percentile` is defined for constant data too; `BCa` corrects bias and skew where it can.
-
-    Raises:
-        ValueError: a wrong number of dimensions.
-    """
-    return _bootstrap([(stacked(values), 1.0)], reduce, resamples, confidence, seed, method)
-
-
-def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    reduce: Reduce = mean,
-    *,
-    resamples: int = RESAMPLES,
-    confidence: float = 0.95,
-    seed: int = 0,
-    method: Literal["percentile", "BCa"] = "percentile",
-) -> Interval:
-    """measure(a) - measure(b) with its bootstrap interval, resampling the same documents on both sides.
-
-    Shapes as in `interval`; documents must correspond one to one, seeds need not be equally many: each side
-    is the mean of its seeds' measures.
-
-    Raises:
-        ValueError: the two sides have different numbers of documents or a wrong number of dimensions.
-    """
-    left, right = stacked(a), stacked(b)
-    if left.shape[1] != right.shape[1]:
-        raise ValueError(f"a has {left.shape[1]} documents and b has {right.shape[1]}; a pair needs both")
-    return _bootstrap([(left, 1.0), (right, -1.0)], reduce, resamples, confidence, seed, method)
-
-
-def seed_spread(values: Sequence[float]) -> Spread:
-    """How a measure spreads over training seeds; all nan where there are no values."""
-    found = np.asarray(values, dtype=np.float64)
-    if not found.size:
-        return Spread(np.nan, np.nan, np.nan, np.nan, 0)
-    deviation = float(found.std(ddof=1)) if found.size > 1 else np.nan
-    return Spread(float(found.mean()), deviation, float(found.min()), float(found.max()), int(found.size))
-
-
-def stacked(values: ArrayLike) -> Floats:
-    """Values as (seed, document, column) float64.
-
-    Raises:
-        ValueError: not one to three dimensions.
-    """
+def _stacked(values: ArrayLike) -> Floats:
+    """Values as (seed, document, column) float64."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim == 1:
         return array[None, :, None]
@@ -200,14 +212,14 @@ def stacked(values: ArrayLike) -> Floats:
     raise ValueError(f"values have {array.ndim} dimensions; give (document,), (document, column) or with seeds first")
 
 
-def _bootstrap(
-    sides: list[tuple[Floats, float]],
-    reduce: Reduce,
-    resamples: int,
-    confidence: float,
-    seed: int,
-    method: str,
-) -> Interval:
+def _paired(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    left, right = _stacked(a), _stacked(b)
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(f"a has {left.shape[1]} documents and b has {right.shape[1]}; a pair needs both")
+    return left, right
+
+
+def _bootstrap(sides: list[tuple[Floats, float]], reduce: Reduce, resamples: int, seed: int) -> Interval:
     """The signed sum over sides of each side's mean over seeds of `reduce`, bootstrapped over documents."""
     n = sides[0][0].shape[1]
     if n == 0:
@@ -240,8 +252,8 @@ def _bootstrap(
         n_resamples=resamples,
         batch=max(1, BATCH_CELLS // n),
         vectorized=True,
-        confidence_level=confidence,
-        method=method,
+        confidence_level=CONFIDENCE,
+        method="percentile",  # defined for constant data too
         rng=np.random.default_rng(seed),
     )
     bounds = result.confidence_interval

@@ -1,4 +1,4 @@
-"""What a score is worth: systems that write without a model, scored like the arms."""
+"""Trivial baselines: systems that write text without a model, scored like the arms, so that scores have a scale."""
 
 from __future__ import annotations
 
@@ -11,27 +11,42 @@ import pandas as pd
 from rwkvgate.metrics.overlap import document_overlap
 
 SYSTEMS = {
-    "last-sentence": "the prompt's last sentence again and again",
+    "last-sentence": "the prompt's last sentence, repeated",
     "other-document": "another document's reference",
-    "commonest-word": "the training text's commonest word again and again",
+    "commonest-word": "the training text's most frequent word, repeated",
 }
 
 
 def last_sentence(prompt: str) -> str:
-    """The last sentence of a text, by punctuation; the whole text where it has none."""
+    """The last sentence of a text, by punctuation; the whole text where it has none.
+
+    Example:
+        >>> last_sentence("One day. A fox came!")
+        'A fox came!'
+    """
     text = prompt.rstrip()
     body = re.split(r"(?<=[.!?。！？])\s*(?=\S)", text)
     return body[-1].strip() if body else ""
 
 
 def commonest_word(texts: Sequence[str]) -> str:
-    """The most frequent word, the first in the alphabet of several; empty where there are no words."""
+    """The most frequent word, alphabetically first among equals; empty where there are no words.
+
+    Example:
+        >>> commonest_word(["the cat", "the dog"])
+        'the'
+    """
     counts = Counter(word for text in texts for word in text.split())
     return min(counts, key=lambda word: (-counts[word], word)) if counts else ""
 
 
 def repeated(unit: str, like: str) -> str:
-    """A unit repeated to about as many characters as another text."""
+    """A unit repeated to about as many characters as another text.
+
+    Example:
+        >>> repeated("ha", like="nine more")
+        'ha ha ha'
+    """
     if not unit:
         return ""
     return " ".join([unit] * max(1, round(len(like) / (len(unit) + 1))))
@@ -40,13 +55,18 @@ def repeated(unit: str, like: str) -> str:
 def trivial_overlap(prompts: Sequence[str], references: Sequence[str], training: Sequence[str]) -> pd.DataFrame:
     """`document_overlap` of every trivial system, with a column `system`.
 
-    A single document has no other: it is then given nothing for one.
+    Where there is only one document, the system `other-document` writes nothing.
 
     Raises:
         ValueError: prompts and references differ in number.
+
+    Example:
+        >>> frame = trivial_overlap(["A fox."], ["It ran."], training=["it it is"])
+        >>> frame.set_index("system")["rouge1"].round(3).to_dict()
+        {'last-sentence': 0.0, 'other-document': 0.0, 'commonest-word': 0.5}
     """
     if len(prompts) != len(references):
-        raise ValueError(f"{len(prompts)} prompts for {len(references)} references; they must be as many")
+        raise ValueError(f"{len(prompts)} prompts for {len(references)} references; the counts must be equal")
     word = commonest_word(training)
     others = [*references[1:], *references[:1]] if len(references) > 1 else [""] * len(references)
     written = {

@@ -1,2 +1,1 @@
-"""RWKV-6 (Finch) as `transformers` sees a model: configuration, WKV operator, state, network, checkpoints and
-tokenizer."""
+"""RWKV-6 (Finch) for `transformers`: configuration, WKV operator, state, network, checkpoints and tokenizer."""

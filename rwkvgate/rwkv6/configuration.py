@@ -15,19 +15,24 @@ OPTIONAL_SIZES = ("attention_hidden_size", "intermediate_size", "time_mix_rank",
 class Rwkv6Config(PreTrainedConfig):
     """Sizes of an RWKV-6 network.
 
-    Keys and defaults are those of the hub's `rwkv6` configurations, read with three corrections:
+    Keys and defaults are those of the hub's `rwkv6` configurations, with three corrections:
 
-    - `num_attention_heads` says 64 there whatever the model is; it is derived here, as
-      `attention_hidden_size / head_size`.
-    - `intermediate_size` None means `floor(3.5 * hidden_size / 32) * 32`, and a number given is used.
-    - `rescale_every`, a trick against fp16 overflow that changes nothing in exact arithmetic, is kept so
-      that a file is written back as it was read; this network never rescales.
+    - `num_attention_heads` is always 64 there; here it is `attention_hidden_size / head_size`.
+    - `intermediate_size` None means `floor(3.5 * hidden_size / 32) * 32`; a number is used as it is.
+    - `rescale_every`, which avoids overflow in float16 and changes nothing in exact arithmetic, is only kept for
+      files to be written back as they were read; this network never rescales.
 
-    The ranks of the two low-rank maps are fixed at 32 and 64 there (64 and 128 where `hidden_size` is
-    4,096); here they are keys, with those values as defaults.
+    The ranks of the two low-rank maps are fixed there, at 32 and 64 (64 and 128 where `hidden_size` is 4,096); here
+    they are keys, with those defaults.
 
     Raises:
-        ValueError: a size below 1, or an `attention_hidden_size` that `head_size` does not divide.
+        ValueError: a size below 1, or an `attention_hidden_size` that `head_size` does not divide. The hub's library
+            wraps it in its own error.
+
+    Example:
+        >>> config = Rwkv6Config(hidden_size=2048, num_hidden_layers=24)  # the paper's base, 1.6 B parameters
+        >>> config.num_attention_heads, config.intermediate_size, config.time_mix_rank
+        (32, 7168, 32)
     """
 
     model_type = "rwkv6"

@@ -1,4 +1,4 @@
-"""Writing files and folders whole: to a temporary name beside the target, then renamed."""
+"""Writing files and folders atomically: under a temporary name beside the target, which is then renamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 @contextmanager
 def write_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the target's name when the block ends without an error."""
+    """A temporary path to write to, renamed to `path` when the block ends without an error, and removed otherwise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -23,7 +23,7 @@ def write_file(path: str | Path) -> Iterator[Path]:
     fresh = Path(name)
     try:
         yield fresh
-        fresh.chmod(0o644)  # mkstemp makes files that only their owner can read
+        fresh.chmod(0o644)  # mkstemp creates files that only their owner can read
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
@@ -31,7 +31,7 @@ def write_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def write_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder to fill; it takes the target's name, in place of what stood there."""
+    """A temporary folder to fill, which replaces `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -39,7 +39,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
         yield fresh
         fresh.chmod(0o755)
         if path.exists():
-            # A folder cannot be replaced by a rename, so the old one steps aside first.
+            # A rename cannot replace a folder, so the old one is moved aside first.
             aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             os.replace(path, aside / path.name)
             try:
@@ -56,24 +56,29 @@ def write_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole, in UTF-8."""
+    """Write a text file atomically, in UTF-8."""
     with write_file(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file whole, indented, keys in the order given."""
+    """Write a JSON file atomically, indented, its keys in the order given."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def digest(value: Any) -> str:
-    """A short SHA-256 of a JSON value, whatever the order of its keys."""
+    """A short SHA-256 of a JSON value, independent of the order of its keys.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value of a file, or None where there is no such file or it is damaged."""
+    """The JSON value of a file; None where the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

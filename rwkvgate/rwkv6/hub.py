@@ -1,22 +1,20 @@
-"""Where the files of a checkpoint lie: in a folder on this machine, or in a repository on the hub.
+"""Where a checkpoint's files lie: in a folder, or in a repository on the hub, which `snapshot_download` makes a folder.
 
-Files of the hub are taken from the cache that its own library keeps, all of one commit, and downloaded into it
-one by one: what the cache holds is read without asking the hub, and a broken download leaves nothing there.
+All files of a load are of one commit. Only files of the given names are downloaded, so the code in a repository
+never arrives here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import _CACHED_NO_EXIST, HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -30,26 +28,34 @@ from rwkvgate.rwkv6.layouts import CheckpointError
 PAPER_MODEL = "RWKV/v6-Finch-1B6-HF"
 """The hub name of the paper's base model."""
 REVISIONS = {PAPER_MODEL: "91af9d6"}
-"""Commits that are loaded where no revision is asked for; of other names, the latest."""
+"""Commits that are loaded where no revision is given; of other repositories, the latest."""
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 """The options of `from_pretrained` that say where to look."""
 
 
 class HubUnreachableError(CheckpointError):
-    """The hub gave no answer, and the cache lacks what was asked for."""
+    """The hub did not answer, and the cache lacks files."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Folder:
-    """A folder on this machine."""
+    """A folder of files.
+
+    Attributes:
+        path: where it is.
+        name: how errors name it, and where it comes from.
+    """
 
     path: Path
+    name: str
 
     @property
     def commit(self) -> str | None:
-        """The commit, where the folder is one that the hub's library keeps."""
-        kept = self.path.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", self.path.name)
-        return self.path.name if kept else None
+        """The full commit that the files are of; None where the folder is not part of the hub's cache."""
+        for folder in (self.path, *self.path.parents):
+            if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):
+                return folder.name
+        return None
 
     def find(self, file: str) -> Path | None:
         """The file's path, or None where there is no such file."""
@@ -57,107 +63,80 @@ class Folder:
         return path if path.is_file() else None
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name
 
 
-@dataclass
-class Repository:
-    """A repository on the hub at one commit: what the cache has of it, and the rest by download."""
+def open_folder(name: str | PathLike[str], files: Sequence[str], subfolder: str = "", **options: Any) -> Folder:
+    """The folder of that name, or else the repository of that name with its files downloaded into the cache.
 
-    name: str
-    revision: str
-    options: dict[str, Any]
-    subfolder: str = ""
-    commit: str | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self.offline = bool(self.options.get("local_files_only") or constants.HF_HUB_OFFLINE)
-        self.cache = Path(self.options.get("cache_dir") or constants.HF_HUB_CACHE).expanduser()
-        if re.fullmatch("[0-9a-f]{7,39}", self.revision):
-            self.revision = self._whole_commit()
-
-    def find(self, file: str) -> Path | None:
-        """The file's path in the cache, downloaded where need be, or None where there is no such file.
-
-        The first file found settles the commit that all others are taken from. Offline, what the cache lacks
-        is taken not to exist.
-        """
-        file = f"{self.subfolder}/{file}" if self.subfolder else file
-        revision = self.commit or self.revision
-        if self.commit and not self.options.get("force_download"):
-            known = try_to_load_from_cache(self.name, file, cache_dir=self.cache, revision=revision)
-            if known is not None:
-                return None if known is _CACHED_NO_EXIST else Path(str(known))
-        try:
-            with self._plain_errors(file):
-                path = Path(hf_hub_download(self.name, file, **self.options | {"revision": revision}))
-        except EntryNotFoundError:
-            return None
-        self.commit = path.parents[file.count("/")].name
-        return path
-
-    def _whole_commit(self) -> str:
-        """The commit that an abbreviated one stands for: the hub's addresses take only whole ones."""
-        folder = self.cache / repo_folder_name(repo_id=self.name, repo_type="model") / "snapshots"
-        found = [path.name for path in folder.glob(f"{self.revision}*")]
-        if not found and not self.offline:
-            with self._plain_errors("its history"):
-                listed = HfApi().list_repo_commits(self.name, token=self.options.get("token"))
-            found = [one.commit_id for one in listed if one.commit_id.startswith(self.revision)]
-            if not found:
-                raise CheckpointError(f'{self.name} has no commit {self.revision}; revision="main" is the latest')
-        return found[0] if found else self.revision
-
-    @contextmanager
-    def _plain_errors(self, file: str) -> Iterator[None]:
-        """Say in one sentence what failed; that the file does not exist is let through."""
-        at = f"{self.name} at revision {self.revision!r}"
-        try:
-            yield
-        except LocalEntryNotFoundError as error:
-            if self.offline:
-                raise
-            raise HubUnreachableError(
-                f"{file} of {at} is not in the cache, and the hub at {constants.ENDPOINT} cannot be reached: "
-                f"{error.__cause__ or error}"
-            ) from None
-        except EntryNotFoundError:
-            raise
-        except GatedRepoError:
-            raise CheckpointError(f"{self.name} is open only to accounts that were let in: give a token") from None
-        except (RepositoryNotFoundError, HFValidationError):
-            raise CheckpointError(
-                f"{self.name} is neither a folder here nor a repository on the hub that is open to you; "
-                "a private one needs a token"
-            ) from None
-        except RevisionNotFoundError:
-            raise CheckpointError(f'{self.name} has no revision {self.revision!r}; "main" is the latest') from None
-        except Exception as error:  # which HTTP library raises here depends on the version of the hub's
-            if re.search("Connect|Proxy", type(error).__name__):
-                raise HubUnreachableError(f"the hub at {constants.ENDPOINT} cannot be reached: {error}") from None
-            raise CheckpointError(
-                f"reading {file} of {at} failed: {type(error).__name__}: {error}. Nothing of it was kept; try again"
-            ) from error
-
-    def __str__(self) -> str:
-        asked = f"{self.name} at revision {self.revision!r}"
-        return f"the cached copy of {asked} in {self.cache} (offline, the hub was not asked)" if self.offline else asked
-
-
-def open_source(name: str | PathLike[str], subfolder: str = "", **options: Any) -> Folder | Repository:
-    """Where a name or path leads: to the folder of that name if there is one, else to the hub.
+    Args:
+        name: a path, or a repository's name on the hub.
+        files: names or patterns of the files to download from a repository.
+        subfolder: a folder inside it.
+        **options: `HUB_OPTIONS`.
 
     Raises:
-        CheckpointError: a path that is no folder.
+        CheckpointError: a path that is no folder, or a download that failed.
+        HubUnreachableError: the hub did not answer, and the cache lacks files.
     """
     text = fspath(name)
     path = Path(text).expanduser()
     if path.is_dir():
-        return Folder(path / subfolder)
+        return Folder(path / subfolder, str(path / subfolder))
     if path.is_file():
         raise CheckpointError(f"{path} is a file; give a folder or a name on the hub (a .pth file goes to load_pth)")
     if isinstance(name, PathLike) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
         raise CheckpointError(f"there is no folder {path}")
     revision = options.pop("revision", None) or REVISIONS.get(text, constants.DEFAULT_REVISION)
-    # What transformers has resolved is a string that shows the revision asked for and carries its commit.
-    return Repository(text, getattr(revision, "resolved", revision), options, subfolder)
+    # A revision that transformers has resolved is a string of a class of its own, which carries the commit.
+    revision = getattr(revision, "resolved", revision)
+    source = f"{text} at revision {revision!r}"
+    if options.get("local_files_only") or constants.HF_HUB_OFFLINE:
+        cache = options.get("cache_dir") or constants.HF_HUB_CACHE
+        source = f"the cached copy of {source} in {cache} (offline, the hub was not asked)"
+    patterns = [f"{subfolder}/{file}" if subfolder else file for file in files]
+    try:
+        revision = _full_commit(text, revision, options)
+        path = Path(snapshot_download(text, revision=revision, allow_patterns=patterns, **options))
+    except Exception as error:
+        raise _in_words(error, text, revision, source) from error
+    return Folder(path / subfolder, source)
+
+
+def _full_commit(name: str, revision: str, options: dict[str, Any]) -> str:
+    """The commit that an abbreviated one stands for: the hub's addresses take full commits only."""
+    if not re.fullmatch("[0-9a-f]{7,39}", revision):
+        return revision
+    cache = Path(options.get("cache_dir") or constants.HF_HUB_CACHE).expanduser()
+    snapshots = cache / repo_folder_name(repo_id=name, repo_type="model") / "snapshots"
+    commits = [path.name for path in snapshots.glob(f"{revision}*")]
+    if not commits and not (options.get("local_files_only") or constants.HF_HUB_OFFLINE):
+        history = HfApi().list_repo_commits(name, token=options.get("token"))
+        commits = [one.commit_id for one in history if one.commit_id.startswith(revision)]
+        if not commits:
+            raise CheckpointError(f'{name} has no commit {revision}; revision="main" is the latest')
+    return commits[0] if commits else revision
+
+
+def _in_words(error: Exception, name: str, revision: str, source: str) -> CheckpointError:
+    """The error that tells a user in one sentence what failed."""
+    if isinstance(error, CheckpointError):
+        return error
+    if isinstance(error, GatedRepoError):
+        return CheckpointError(f"{name} is open only to accounts that its owners admitted: give a token")
+    if isinstance(error, RepositoryNotFoundError | HFValidationError):
+        return CheckpointError(
+            f"{name} is neither a folder here nor a repository on the hub that is open to you; "
+            "a private one needs a token"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return CheckpointError(f'{name} has no revision {revision!r}; "main" is the latest')
+    if isinstance(error, LocalEntryNotFoundError) and "offline" in source:
+        return HubUnreachableError(f"{source} lacks files")
+    # Which HTTP library's errors arrive here depends on the version of the hub's library.
+    if isinstance(error, LocalEntryNotFoundError) or re.search("Connect|Proxy", type(error).__name__):
+        return HubUnreachableError(
+            f"the cache lacks files of {source}, and the hub at {constants.ENDPOINT} cannot be reached: "
+            f"{error.__cause__ or error}"
+        )
+    return CheckpointError(f"downloading {source} failed: {type(error).__name__}: {error}. Try again")

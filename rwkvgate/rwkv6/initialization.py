@@ -7,28 +7,21 @@ channel mixing's receptance and value start at zero, so that every block starts 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import initialization as init
 
 
-def _fraction(channels: int) -> Tensor:
-    return torch.arange(channels, dtype=torch.float32) / channels
-
-
-def _ramp(channels: int) -> Tensor:
-    return torch.arange(channels, dtype=torch.float32) / max(channels - 1, 1)
-
-
 def _depth(layer: int, layers: int) -> tuple[float, float]:
-    """0 at the first layer to 1 at the last, and 1 at the first layer to nearly 0 at the last."""
+    """Two fractions: one from 0 at the first layer to 1 at the last, the other from 1 to nearly 0."""
     return layer / max(layers - 1, 1), 1 - layer / layers
 
 
 def init_attention(module: nn.Module, layer: int, layers: int) -> None:
     """Initialise time mixing: an `Rwkv6Attention` at depth `layer` of `layers`."""
     rising, falling = _depth(layer, layers)
-    a = _fraction(module.time_maa_x.shape[-1])
-    ramp = _ramp(module.time_decay.shape[-1])
+    hidden, width = module.time_maa_x.shape[-1], module.time_decay.shape[-1]
+    a = torch.arange(hidden, dtype=torch.float32) / hidden
+    ramp = torch.arange(width, dtype=torch.float32) / max(width - 1, 1)
     for name in ("x", "w", "k"):
         init.copy_(getattr(module, f"time_maa_{name}"), (1 - a**falling).view(1, 1, -1))
     init.copy_(module.time_maa_v, (1 - (a**falling + 0.3 * rising)).view(1, 1, -1))
@@ -52,7 +45,8 @@ def init_attention(module: nn.Module, layer: int, layers: int) -> None:
 def init_feed_forward(module: nn.Module, layer: int, layers: int) -> None:
     """Initialise channel mixing: an `Rwkv6FeedForward` at depth `layer` of `layers`."""
     _, falling = _depth(layer, layers)
-    a = _fraction(module.time_maa_k.shape[-1])
+    hidden = module.time_maa_k.shape[-1]
+    a = torch.arange(hidden, dtype=torch.float32) / hidden
     for name in ("k", "r"):
         init.copy_(getattr(module, f"time_maa_{name}"), (1 - a ** (falling**3)).view(1, 1, -1))
     init.orthogonal_(module.key.weight, gain=1)

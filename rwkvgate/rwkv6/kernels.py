@@ -1,16 +1,16 @@
-"""Which code runs the WKV operator: ours, or flash-linear-attention's Triton kernels where these can be trusted.
+"""The WKV backend: plain PyTorch, or flash-linear-attention's Triton kernels where a probe finds them right.
 
 Those kernels are written for recent GPUs, and are not always right: they need tensor cores of compute
 capability 8.0, releases have differed in layout and scale, and the backward of their recurrent op (version
-0.6.0) leaves out the gradient of the final state. So "auto" takes them only on such a device, where the package is
+0.6.0) omits the gradient of the final state. So "auto" takes them only on such a device, where the package is
 installed, and after a probe: values and every gradient of a small random case, with decays that forget at once
-and decays that hardly forget, against the chunked form in float64. It is made once for a device and head size.
-Anything else runs in plain PyTorch.
+and decays that hardly forget, against the chunked form in float64. It runs once for a device and head size.
+Everything else runs in plain PyTorch.
 
-One token is always the recurrence. float64 never leaves our own code. Other types are handed over in float32
-and come back so, the state too; but Triton multiplies float32 matrices in TF32 by default, whose 11 significant
-bits `TOLERANCE` allows for. TRITON_F32_DEFAULT=ieee in the environment, set before the first call, asks for full
-float32; `wkv_backend("chunked")` does without the kernels.
+One token is always the recurrence. float64 is always plain PyTorch. Other types are passed to the kernels in float32,
+and results and state are float32; but Triton multiplies float32 matrices in TF32 by default, whose 11 significant
+bits `TOLERANCE` allows. TRITON_F32_DEFAULT=ieee in the environment, set before the first call, makes it full
+float32; `wkv_backend("chunked")` avoids the kernels.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from rwkvgate.rwkv6.wkv import prepare, without_autocast, wkv6_chunked, wkv6_recurrent
+from rwkvgate.rwkv6.precision import without_autocast
+from rwkvgate.rwkv6.recurrence import prepare, wkv6_chunked, wkv6_recurrent
 
 BACKENDS = ("auto", "recurrent", "chunked", "fla")
 VARIABLE = "RWKVGATE_WKV"
-"""The environment variable that forces a backend where `wkv_backend` does not."""
+"""The environment variable that forces a backend, unless `wkv_backend` does."""
 PACKAGE, OPERATORS = "flash-linear-attention", "fla.ops.rwkv6"
 LOWEST_CAPABILITY = (8, 0)
 TOLERANCE = 5e-3
-"""Largest difference the probe allows, relative to the largest magnitude of what is compared.
+"""Largest difference that the probe allows, relative to the largest magnitude of the tensor.
 
 A product rounded to TF32 errs by up to 2 ** -10, about 1e-3, and two of them follow each other; a wrong scale,
 layout or missing term errs by a tenth and more.
 """
 FUSED_LENGTH = 64
-"""Up to so many tokens the recurrent op is the faster of the package's two."""
+"""Up to this number of tokens the recurrent op is the faster of the package's two."""
 LOWEST_DECAY = -104.0
 """Its exponential is 0 in float32, as is that of any lower one."""
 PROBE_TIME, PROBE_BATCH, PROBE_HEADS = 83, 2, 2
@@ -50,9 +51,9 @@ _forced: str | None = None
 
 
 class wkv_backend:
-    """Force how the WKV operator is computed: `with wkv_backend("chunked"): ...`, or a plain call for good.
+    """Force a WKV backend, inside a `with` block or, by a plain call, from then on.
 
-    It holds for the whole process, threads of autograd's backward included, and comes before the environment
+    It applies to the whole process, threads of autograd's backward included, and takes precedence over the environment
     variable `RWKVGATE_WKV`.
 
     Args:
@@ -60,6 +61,11 @@ class wkv_backend:
 
     Raises:
         ValueError: another name. Nothing is changed.
+
+    Example:
+        >>> with wkv_backend("chunked"):
+        ...     describe_backend("cpu")
+        {'name': 'chunked', 'reason': 'forced by wkv_backend'}
     """
 
     def __init__(self, name: str) -> None:
@@ -67,12 +73,12 @@ class wkv_backend:
         self._before, _forced = _forced, _allowed(name, "the WKV backend")
 
     def __enter__(self) -> None:
-        """Forced already, by the call."""
+        """Nothing: the call has forced the backend already."""
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Back to what was forced before, if anything."""
+        """Restore what was forced before, if anything."""
         global _forced
         _forced = self._before
 
@@ -80,7 +86,7 @@ class wkv_backend:
 def describe_backend(
     device: torch.device | str, dtype: torch.dtype = torch.float32, head_size: int = 64
 ) -> dict[str, str]:
-    """What computes the WKV operator of many tokens on a device, and why, for a run's manifest.
+    """The WKV backend for many tokens on a device, and the reason for it, for the record of an experiment.
 
     Returns:
         `name`, one of "recurrent", "chunked" and "fla", and `reason`, such as "compute capability 7.5 < 8.0".
@@ -90,17 +96,17 @@ def describe_backend(
         RuntimeError: "fla" is forced and cannot run.
     """
     name, source = _requested()
-    home = _indexed(torch.device(device))
-    found, problem = (None, None) if name in ("recurrent", "chunked") else _examine(home, dtype, head_size)
+    device = _indexed(torch.device(device))
+    evidence, problem = (None, None) if name in ("recurrent", "chunked") else _examine(device, dtype, head_size)
     if name == "fla" and problem:
         raise RuntimeError(_refusal(source, problem))
     if name != "auto":
-        return {"name": name, "reason": f"forced by {source}" + (f"; {found}" if found else "")}
-    return {"name": "chunked", "reason": problem} if problem else {"name": "fla", "reason": str(found)}
+        return {"name": name, "reason": f"forced by {source}" + (f"; {evidence}" if evidence else "")}
+    return {"name": "chunked", "reason": problem} if problem else {"name": "fla", "reason": str(evidence)}
 
 
 def choose(r: Tensor) -> Form:
-    """The implementation for a receptance like r (batch, time, head, channel). See `wkv6`.
+    """The form of the operator for a receptance like r, (batch, time, head, channel).
 
     Raises:
         ValueError: the environment variable names no backend.
@@ -120,15 +126,15 @@ def choose(r: Tensor) -> Form:
 
 
 def _requested() -> tuple[str, str]:
-    """The backend asked for, and by what."""
+    """The requested backend, and where it was requested."""
     if _forced is not None:
         return _forced, "wkv_backend"
     return _allowed(os.environ.get(VARIABLE) or "auto", VARIABLE), VARIABLE
 
 
-def _allowed(name: str, what: str) -> str:
+def _allowed(name: str, source: str) -> str:
     if name not in BACKENDS:
-        raise ValueError(f"{what} is {name!r}; it must be one of {', '.join(BACKENDS)}")
+        raise ValueError(f"{source} is {name!r}; it must be one of {', '.join(BACKENDS)}")
     return name
 
 
@@ -137,21 +143,21 @@ def _refusal(source: str, problem: str) -> str:
 
 
 def _indexed(device: torch.device) -> torch.device:
-    """The device as tensors name it: "cuda" is the current one."""
+    """The device with its index, as tensors have it: "cuda" is the current one."""
     if device.type == "cuda" and device.index is None and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
 def _capability(device: torch.device) -> tuple[int, int] | None:
-    """Compute capability, None where the device has none."""
+    """Compute capability; None where the device has none."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
 def _examine(device: torch.device, dtype: torch.dtype, channels: int) -> tuple[str | None, str | None]:
-    """What speaks for the package's kernels, or what stands against them: one of the two is None."""
+    """The reason for the package's kernels, or the reason against them; the other is None."""
     if dtype == torch.float64:
-        return None, "float64 is computed in float64, which the kernels do not do"
+        return None, "float64 is computed in float64, which the kernels lack"
     capability = _capability(device)
     if capability is None:
         return None, f"device {device.type} is not CUDA"
@@ -169,14 +175,14 @@ def _dotted(version: tuple[int, int]) -> str:
 
 @cache
 def _probe(device: torch.device, channels: int) -> tuple[float, str | None]:
-    """The kernels' largest relative error on one device and head size, and what is wrong with them, if anything.
+    """The kernels' largest relative error on one device and head size, and the reason against them, if any.
 
-    A package that is there and fails is warned of, once.
+    A warning, once, tells of a package that is installed and fails.
     """
     error = float("inf")
     try:
         import_module(OPERATORS)
-        # The first call may come in the midst of inference, or under autocast.
+        # The first call may come inside inference mode or autocast.
         with torch.inference_mode(False), torch.enable_grad(), without_autocast(device):
             error = _largest_error(device, channels)
     except ModuleNotFoundError as missing:
@@ -194,21 +200,21 @@ def _probe(device: torch.device, channels: int) -> tuple[float, str | None]:
 
 
 def _largest_error(device: torch.device, channels: int) -> float:
-    """The largest relative error over values and gradients of both ops; nan where one holds a nan."""
+    """The largest relative error of values and gradients of both ops; nan where one of them is nan."""
     inputs = _case(channels)
     exact = {name: x.double() for name, x in inputs.items()}
     here = {name: x.to(device) for name, x in inputs.items()}
     short = {name: x[:, : PROBE_TIME // 4] if x.dim() == 4 and name != "state" else x for name, x in here.items()}
     with torch.no_grad():
-        wanted = wkv6_chunked(**{name: x.double().cpu() for name, x in short.items()})
-        pairs = list(zip(_wkv6_fla(**short), wanted, strict=True))
+        expected = wkv6_chunked(**{name: x.double().cpu() for name, x in short.items()})
+        pairs = list(zip(_wkv6_fla(**short), expected, strict=True))
     pairs += zip(_with_gradients(_wkv6_fla, here), _with_gradients(wkv6_chunked, exact), strict=True)
     errors = [(x.double().cpu() - y).abs().max() / y.abs().max() for x, y in pairs]
     return float(torch.stack(errors).max())
 
 
 def _case(channels: int) -> dict[str, Tensor]:
-    """Random inputs, their decays from hardly any to forgetting at once, across channels and across time."""
+    """Random inputs with decays from nearly none to complete, across channels and across time."""
     generator = torch.Generator().manual_seed(0)
     shape = (PROBE_BATCH, PROBE_TIME, PROBE_HEADS, channels)
     values = {name: torch.randn(shape, generator=generator) for name in "rkvw"}
@@ -238,12 +244,12 @@ def _wkv6_fla(
     if time == 0:
         return torch.zeros_like(v), state
     operators = import_module(OPERATORS)
-    # The recurrent op loses the gradient of the final state, and warns of fewer tokens than heads.
+    # The recurrent op omits the gradient of the final state, and warns of fewer tokens than heads.
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (r, k, v, w, u, state))
     fused = heads <= time <= FUSED_LENGTH and not learns
     operator = operators.fused_recurrent_rwkv6 if fused else operators.chunk_rwkv6
     with without_autocast(r.device):
-        # Its sums of decays cancel, which -inf would turn into nan, and its scale is 1 / sqrt(channel) by default.
+        # Its sums of decays cancel, where -inf would give nan, and its scale is 1 / sqrt(channel) by default.
         w = w.clamp_min(LOWEST_DECAY)
         out, last = operator(r, k, v, w, u, scale=1.0, initial_state=state, output_final_state=True)
     return out.float(), last.float()

@@ -1,7 +1,7 @@
-"""The names that RWKV-6's weights go by, translated to those of the hub's `rwkv6` checkpoints.
+"""Layouts of RWKV-6's weights, translated to the names and shapes of the hub's `rwkv6` checkpoints.
 
 Three layouts are read: the hub's own, BlinkDL's (`.pth`), and flash-linear-attention's. Sizes are read off
-the weights themselves, because the configurations beside them leave some out.
+the weights themselves, because the configurations beside them lack some.
 """
 
 from __future__ import annotations
@@ -63,24 +63,29 @@ SIZES = {
 
 
 class CheckpointError(OSError):
-    """A checkpoint that cannot be had, or is no whole RWKV-6: the message names what was found and what is read."""
+    """A checkpoint that cannot be loaded, or is not a complete RWKV-6; the message says why."""
 
 
 def some(names: Iterable[str], most: int = 4) -> str:
-    """The first few of some names, and how many more there are."""
+    """The first few names in order, and the number of the others.
+
+    Example:
+        >>> some(["c", "a", "b"], most=2)
+        'a, b and 1 more'
+    """
     ordered = sorted(names)
     rest = len(ordered) - most
     return ", ".join(ordered[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def to_hub_layout(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The weights under the hub's names and shapes, whichever of the three layouts they came in.
+    """The weights under the hub's names and in its shapes, from any of the three layouts.
 
-    A name that the layout does not know is left as it is, so that it is reported under its own name.
+    A name that the layout does not have stays as it is, so that errors name it.
 
     Args:
         weights: tensors by name. They are not changed; most of the result shares their memory.
-        where: the file or folder, for messages.
+        where: what an error calls their source.
 
     Raises:
         CheckpointError: the weights hold a gate, or follow none of the layouts.
@@ -94,7 +99,7 @@ def to_hub_layout(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor
     if "rwkv.embeddings.weight" in weights:
         return dict(weights)
     if "embeddings.weight" in weights:
-        # What Rwkv6Model, without the head, saves.
+        # Rwkv6Model saves these names, without a head.
         return {name if name.startswith("head.") else f"rwkv.{name}": tensor for name, tensor in weights.items()}
     if "emb.weight" in weights:
         return {_rename(name, BLINK_NAMES): tensor for name, tensor in weights.items()}
@@ -114,7 +119,7 @@ def _rename(name: str, table: Mapping[str, str]) -> str:
 
 
 def _from_fla(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """flash-linear-attention keeps maps as linear layers, five mixes in one tensor, and vectors without axes."""
+    """Undo flash-linear-attention's shapes: maps as linear layers, five mixes in one tensor, flat vectors."""
     order = [FLA_MIXES.index(mix) for mix in MIXES]
     made: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -147,16 +152,16 @@ def sizes_of(weights: Mapping[str, Tensor], where: str) -> dict[str, int]:
     """The sizes of `Rwkv6Config` that weights in the hub's layout imply.
 
     Raises:
-        CheckpointError: a weight that a size is read off is missing, or has too few dimensions.
+        CheckpointError: a weight that gives a size is missing, or has too few dimensions.
     """
     lacking = {name for name, _ in SIZES.values()} - weights.keys()
     if lacking:
-        raise CheckpointError(f"{where} is no whole RWKV-6: it lacks {some(lacking)}")
+        raise CheckpointError(f"{where} is no complete RWKV-6: it lacks {some(lacking)}")
     sizes = {}
     for key, (name, axis) in SIZES.items():
         shape = weights[name].shape
         if len(shape) <= axis:
             raise CheckpointError(f"{name} in {where} is of shape {tuple(shape)}; it must have {axis + 1} dimensions")
         sizes[key] = int(shape[axis])
-    blocks = {int(found[1]) for name in weights if (found := re.match(r"rwkv\.blocks\.(\d+)\.", name))}
+    blocks = {int(match[1]) for name in weights if (match := re.match(r"rwkv\.blocks\.(\d+)\.", name))}
     return sizes | {"num_hidden_layers": max(blocks) + 1}

@@ -8,18 +8,14 @@ from torch import Tensor, nn
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.layouts import MIXES
+from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.state import LayerState
 from rwkvgate.rwkv6.token_shift import TokenShift
 from rwkvgate.rwkv6.wkv import wkv6
 
 
-def widened(x: Tensor) -> Tensor:
-    """x in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm in float32 at least, whatever the types of input and weights, and so is what it returns."""
+    """LayerNorm computed and returned in float32 at least, whatever the types of input and weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., channel) normalised."""
@@ -51,33 +47,40 @@ class Rwkv6Attention(nn.Module):
         self.ln_x = nn.GroupNorm(config.num_attention_heads, width, eps=config.group_norm_epsilon)
 
     def forward(self, x: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (batch, time, channel) to the mixer's output, its input at the last token, the WKV state."""
+        """Mix over time.
+
+        Args:
+            x: (B, T, C): batch, time, channel.
+
+        Returns:
+            The output (B, T, C), x at the last token (B, C), and the WKV state (B, H, C/H, C/H).
+        """
         previous, carried = shift(x, state.attention_shift if state else None)
-        x_w, x_k, x_v, x_r, x_g = self._mixes(x, previous - x)
+        x_w, x_k, x_v, x_r, x_g = self._mixes(x, previous - x)  # (B, T, C) each
         heads = (*x.shape[:2], -1, self.head_size)
-        r = self.receptance(x_r).view(heads)
+        r = self.receptance(x_r).view(heads)  # (B, T, H, C/H), as k, v and w
         # At padding a zero key writes nothing and a zero log decay forgets nothing.
         k = shift.silence(self.key(x_k)).view(heads)
         v = self.value(x_v).view(heads)
         decay = widened(self.time_decay) + widened(torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2)
         w = shift.silence(-torch.exp(decay)).view(heads)
         out, wkv = wkv6(r, k, v, w, self.time_faaaa, state.wkv if state else None)
-        out = self._normalise(out).to(x.dtype)
+        out = self._normalise(out).to(x.dtype)  # (B, T, C)
         return self.output(out * F.silu(self.gate(x_g))), carried, wkv
 
     def _mixes(self, x: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
         """The five inputs: x moved towards the previous token by a learned and a data-dependent share."""
-        z = torch.tanh(torch.addcmul(x, delta, self.time_maa_x) @ self.time_maa_w1)
-        z = z.unflatten(-1, (len(MIXES), -1)).flatten(0, 1).transpose(0, 1)
-        learned = torch.cat([getattr(self, f"time_maa_{name}") for name in MIXES])
-        share = torch.baddbmm(learned, z, self.time_maa_w2).unflatten(1, x.shape[:2])
-        # Without gradients the result takes the shares' place: fresh memory would cost more than the arithmetic.
-        replaced = not torch.is_grad_enabled() and share.dtype == x.dtype
-        return torch.addcmul(x, delta, share, out=share if replaced else None).unbind(0)
+        z = torch.tanh(torch.addcmul(x, delta, self.time_maa_x) @ self.time_maa_w1)  # (B, T, 5 * rank)
+        z = z.unflatten(-1, (len(MIXES), -1)).flatten(0, 1).transpose(0, 1)  # (5, B * T, rank)
+        learned = torch.cat([getattr(self, f"time_maa_{name}") for name in MIXES])  # (5, 1, C)
+        share = torch.baddbmm(learned, z, self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, C)
+        # Without gradients the result overwrites the shares: fresh memory would cost more than the arithmetic.
+        reuse = not torch.is_grad_enabled() and share.dtype == x.dtype
+        return torch.addcmul(x, delta, share, out=share if reuse else None).unbind(0)
 
     def _normalise(self, out: Tensor) -> Tensor:
-        """The group norm `ln_x`, each head (batch, time, head, channel) apart, to (batch, time, channel)."""
-        # As a LayerNorm without weights, whose kernel is several times faster on a CPU than GroupNorm's.
+        """The group norm `ln_x`: each head of out (B, T, H, C/H) by itself, to (B, T, C)."""
+        # A LayerNorm without weights: on a CPU its kernel is several times faster than GroupNorm's.
         normal = F.layer_norm(out, out.shape[-1:], eps=self.ln_x.eps).flatten(2)
         return torch.addcmul(self.ln_x.bias.to(out.dtype), normal, self.ln_x.weight.to(out.dtype))
 
@@ -96,14 +99,14 @@ class Rwkv6FeedForward(nn.Module):
         self.value = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, Tensor]:
-        """x (batch, time, channel) to the mixer's output and its input at the last token."""
+        """Mix over channels: x (B, T, C) to the output (B, T, C) and x at the last token (B, C)."""
         previous, carried = shift(x, state.feed_forward_shift if state else None)
         delta = previous - x
-        key = F.relu(self.key(torch.addcmul(x, delta, self.time_maa_k)))
+        key = F.relu(self.key(torch.addcmul(x, delta, self.time_maa_k)))  # (B, T, inner)
         receptance = torch.sigmoid(self.receptance(torch.addcmul(x, delta, self.time_maa_r)))
         if key.dtype != torch.float16:
             return receptance * self.value(key.square() if torch.is_grad_enabled() else key.square_()), carried
-        # float16 ends at 65,504, the square of 256: squared are each token's shares of its largest key.
+        # float16 ends at 65,504, the square of 256, so each token's keys are divided by the largest before squaring.
         largest = key.detach().amax(-1, keepdim=True).clamp(min=1)
         value = self.value((key / largest).square())
         return widened(receptance) * widened(value) * widened(largest).square(), carried

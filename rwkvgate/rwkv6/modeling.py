@@ -1,17 +1,18 @@
 """RWKV-6 (Finch) as a `transformers` model, under the parameter names of the hub's checkpoints.
 
-Equations: Peng et al. 2024, arXiv 2404.05892, section 4. What differs from the modelling code that the
-hub ships: gradients flow through the WKV state, attention masks are obeyed, the state is never changed in
-place, and no evaluation runs a Python loop over tokens.
+Equations: Peng et al. 2024, arXiv 2404.05892, section 4. Unlike the modelling code on the hub, gradients flow through
+the WKV state, attention masks are obeyed, the state is never changed in place, and no evaluation runs a Python loop
+over tokens.
 
-In half precision the matrix products are taken in that type; the residual stream, the normalisations, decay
-and WKV are float32. So nothing overflows in float16, and the hub's rescaling of every sixth layer, which would
-change what a gate sees, is not needed.
+In half precision only the matrix products are in that type; the residual stream, the normalisations, decay and WKV are
+float32. So nothing overflows in float16, and the hub's rescaling of every sixth layer, which would change a gate's
+input, is not needed.
 """
 
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,87 +20,28 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.loss.loss_utils import ForCausalLMLoss
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from rwkvgate.rwkv6.checkpoints import load_checkpoint
+from rwkvgate.rwkv6.block import Rwkv6Block
+from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
+from rwkvgate.rwkv6.layouts import CheckpointError, sizes_of, to_hub_layout
 from rwkvgate.rwkv6.loss import next_token_loss
-from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward, widened
+from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward
+from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.prefill import WINDOW, read_ahead
 from rwkvgate.rwkv6.state import LayerState, Rwkv6State
 from rwkvgate.rwkv6.token_shift import TokenShift, real_tokens
 
 
-class Rwkv6Block(GradientCheckpointingLayer):
-    """One layer: time mixing and channel mixing, each behind a LayerNorm, on a residual stream.
-
-    The stream is float32 at least; the mixers work in the type of their weights.
-
-    `gated_shift` is None in RWKV-6. A module put there is called with the block's output, the token shift
-    and what it carried, and returns the new output and what to carry: see `rwkvgate.gate`. So are
-    `gated_shift_time` and `gated_shift_channel`, with the normalised input of the one mixer and the other.
-    """
-
-    def __init__(self, config: Rwkv6Config, layer: int) -> None:
-        super().__init__()
-        if layer == 0:
-            self.pre_ln = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-        self.ln1 = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-        self.ln2 = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-        self.attention = Rwkv6Attention(config, layer)
-        self.feed_forward = Rwkv6FeedForward(config, layer)
-        self.layer = layer
-        self.gated_shift_time: nn.Module | None = None
-        self.gated_shift_channel: nn.Module | None = None
-        self.gated_shift: nn.Module | None = None
-
-    def forward(self, hidden: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, LayerState]:
-        """hidden (batch, time, channel) to the block's output and the state after the last token."""
-        if self.layer == 0:
-            hidden = self.pre_ln(hidden)
-        kind = self.attention.time_maa_x.dtype
-        kept: list[Tensor] = []
-        past = state.gate if state else None
-        x = _shifted(self.gated_shift_time, self.ln1(hidden), shift, past, kept)
-        attention, attention_shift, wkv = self.attention(x.to(kind), shift, state)
-        hidden = hidden + attention
-        x = _shifted(self.gated_shift_channel, self.ln2(hidden), shift, past, kept)
-        feed_forward, feed_forward_shift = self.feed_forward(x.to(kind), shift, state)
-        hidden = _shifted(self.gated_shift, hidden + feed_forward, shift, past, kept)
-        gate = torch.cat(kept, dim=1) if len(kept) > 1 else kept[0] if kept else None
-        return hidden, LayerState(attention_shift, wkv, feed_forward_shift, gate)
-
-    @property
-    def gate_rows(self) -> int:
-        """Rows that the block's gated shifts carry in the state; 0 in an unpatched block."""
-        gates = (self.gated_shift_time, self.gated_shift_channel, self.gated_shift)
-        return sum(gate.rows for gate in gates if gate is not None)
-
-
-def _gate_of(rows: int) -> str:
-    return f"a gate of {rows} row{'s' * (rows > 1)}" if rows else "no gate"
-
-
-def _shifted(gate: nn.Module | None, x: Tensor, shift: TokenShift, past: Tensor | None, kept: list[Tensor]) -> Tensor:
-    """x through a gated shift, where there is one; what it carries on is appended to `kept`."""
-    if gate is None:
-        return x
-    if past is not None:
-        start = sum(rows.shape[1] for rows in kept)
-        past = past[:, start : start + gate.rows]
-    x, carried = gate(x, shift, past)
-    kept.append(carried)
-    return x
-
-
 class Rwkv6PreTrainedModel(PreTrainedModel):
-    """What `Rwkv6Model` and `Rwkv6ForCausalLM` share: initialisation and transformers' switches."""
+    """Base of `Rwkv6Model` and `Rwkv6ForCausalLM`: initialisation, loading and saving."""
 
     config_class = Rwkv6Config
     config: Rwkv6Config
     base_model_prefix = "rwkv"
+    _input_embed_layer = "embeddings"
     _no_split_modules = ["Rwkv6Block"]
     _is_stateful = True
     supports_gradient_checkpointing = True
@@ -117,18 +59,18 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Embedding):
             init.uniform_(module.weight, -1e-4, 1e-4)
         elif module is getattr(self, "head", None):
-            # By identity: transformers passes over a module without parameters of its own, such as the whole.
+            # By identity: transformers does not call this for a module without parameters of its own, as this one is.
             init_head(module)
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | PathLike[str] | None, *model_args: Any, **kwargs: Any
     ) -> Any:
-        """Load a checkpoint whole, from a folder or by its name on the hub, in evaluation mode.
+        """Load a complete checkpoint, from a folder or by its name on the hub, in evaluation mode.
 
-        Read are safetensors and pickles of tensors, whole or in shards, under the hub's, BlinkDL's or
-        flash-linear-attention's names. Code that comes with them is never run, whatever the options, and sizes
-        that the configuration lacks are read off the weights.
+        The files are safetensors or pickles of tensors, in one file or in shards, under the hub's, BlinkDL's or
+        flash-linear-attention's names. Code that comes with them is never run, whatever the options. Sizes that the
+        configuration lacks are read off the weights.
 
         Args:
             pretrained_model_name_or_path: the folder or name; None with `config` and `state_dict`, weights in memory.
@@ -137,15 +79,15 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
                 configuration override it: head_size_divisor=1 suits a model that flash-linear-attention trained.
 
         Raises:
-            CheckpointError: nothing there, a broken download, a damaged file, code in a pickle, or weights that are
-                missing, unknown, of another shape, not finite, or a gate's (see `load_gate`). An `OSError`.
+            CheckpointError: no such checkpoint, a failed download, a damaged file, code in a pickle, or weights that
+                are missing, unknown, of another shape, not finite, or a gate's (see `load_gate`). An `OSError`.
             HubUnreachableError: the hub gave no answer and the cache lacks the files. A `CheckpointError`.
             ValueError: an option that would leave weights unread or at random.
         """
-        return load_checkpoint(cls, pretrained_model_name_or_path, *model_args, **kwargs)
+        return load_checkpoint(cls, super().from_pretrained, pretrained_model_name_or_path, *model_args, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
-        """Write config and weights as transformers does.
+        """Write configuration and weights as transformers does.
 
         Raises:
             ValueError: the model carries gates, which `from_pretrained` would drop.
@@ -165,14 +107,6 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         self.ln_out = LayerNorm(config.hidden_size)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The embedding table, (vocabulary, channel)."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embedding table."""
-        self.embeddings = value
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -188,21 +122,25 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
 
         Args:
             input_ids: (batch, time); or `inputs_embeds`, (batch, time, channel), in its place.
-            attention_mask: (batch, time or more), 0 at padding; its last `time` columns are used.
-                Padding may stand on either side: a row gives what it gives alone.
+            attention_mask: (batch, time or more), 0 at padding; its last `time` columns are used. Padding may be on
+                either side: a row gives the results that it gives alone.
             past_key_values: the state to continue from. It is not changed.
             use_cache: return the state after the last token; default: config.use_cache, not in training.
 
+        Returns:
+            `last_hidden_state`, (batch, time, channel), float32 at least; `past_key_values`, a `Rwkv6State`; and on
+            request `hidden_states`: the input of each block, and the last hidden state.
+
         Raises:
-            ValueError: no tokens, a mask or state of another shape, or a state from a patched model
-                given to an unpatched one or the other way round.
+            ValueError: no tokens, a mask or state of another shape, or a state from a patched model given to an
+                unpatched one or the other way round.
         """
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        if given is None or (input_ids is not None and inputs_embeds is not None):
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        if inputs is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give either input_ids or inputs_embeds")
-        hidden = widened(self.embeddings(given) if inputs_embeds is None else inputs_embeds)
+        hidden = widened(self.embeddings(inputs) if inputs_embeds is None else inputs_embeds)  # (B, T, C)
         if hidden.dim() != 3 or hidden.shape[1] == 0:
-            raise ValueError(f"the input is {tuple(given.shape)}; it must be (batch, time) with at least one token")
+            raise ValueError(f"the input is {tuple(inputs.shape)}; it must be (batch, time) with at least one token")
         past = self._layer_states(past_key_values, hidden.shape[0])
         seen = past_key_values.seen if past_key_values else None
         shift = TokenShift(real_tokens(attention_mask, *hidden.shape[:2]), seen)
@@ -210,7 +148,7 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         for block, layer_state in zip(self.blocks, past, strict=True):
             if output_hidden_states:
                 every.append(hidden)
-            hidden, layer_state = block(hidden, shift, layer_state)
+            hidden, layer_state = block(hidden, shift, layer_state)  # (B, T, C)
             layers.append(layer_state)
         hidden = self.ln_out(hidden)
         if use_cache is None:
@@ -235,14 +173,25 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         for i, (block, layer) in enumerate(zip(self.blocks, state.layers, strict=True)):
             carried = 0 if layer.gate is None else layer.gate.shape[1]
             if carried != block.gate_rows:
-                raise ValueError(
-                    f"layer {i} of the state carries {_gate_of(carried)}, but the model has {_gate_of(block.gate_rows)}"
-                )
+                own = _describe(block.gate_rows)
+                raise ValueError(f"layer {i} of the state carries {_describe(carried)}, but the model has {own}")
         return state.layers
 
 
 class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
-    """RWKV-6 with a language-modelling head."""
+    """RWKV-6 with a language-modelling head: training, generation and everything else that transformers offers.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> config = Rwkv6Config(vocab_size=50, hidden_size=64, num_hidden_layers=2)
+        >>> model = Rwkv6ForCausalLM(config).eval()  # or Rwkv6ForCausalLM.from_pretrained(folder or name)
+        >>> ids = torch.tensor([[3, 1, 4, 1, 5]])  # (batch, time)
+        >>> out = model(ids, labels=ids, use_cache=True)
+        >>> out.logits.shape, out.loss.shape  # (batch, time, vocabulary), and a scalar in nats per token
+        (torch.Size([1, 5, 50]), torch.Size([]))
+        >>> model.generate(ids, max_new_tokens=3, do_sample=False, eos_token_id=None).shape
+        torch.Size([1, 8])
+    """
 
     _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
 
@@ -251,14 +200,6 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         self.rwkv = Rwkv6Model(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The embedding table, (vocabulary, channel)."""
-        return self.rwkv.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embedding table."""
-        self.rwkv.embeddings = value
 
     def get_output_embeddings(self) -> nn.Linear:
         """The head, (vocabulary, channel)."""
@@ -283,11 +224,10 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """What one step of `generate` feeds the model.
+        """The model's inputs for one step of `generate`.
 
-        The first step reads all that is given, on top of the state where one is given: those tokens
-        follow it. Of a long prompt it leaves the last window, and reads what comes before it here. Later
-        steps read the token just chosen.
+        The first step reads the prompt, on top of the state where one is given. A prompt longer than a window is read
+        here, up to its last window. Later steps read the token just chosen.
         """
         if past_key_values is not None and not is_first_iteration:
             next_sequence_length = 1
@@ -320,19 +260,21 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Logits over the next token, (batch, time, vocabulary). See `Rwkv6Model.forward`.
+        """Logits over the next token, (batch, time, vocabulary). Other arguments are those of `Rwkv6Model.forward`.
 
         Args:
             labels: (batch, time), token ids with -100 where nothing is scored; shifted by one inside.
-            logits_to_keep: compute only that many of the last positions' logits, or those at the
-                positions of a tensor; 0 keeps all.
-            skip_logits: return the loss alone, `logits` None, for a fraction of the time and memory;
-                default: in training, where labels are given.
-            **kwargs: `num_items_in_batch` and others of transformers' causal loss.
+            logits_to_keep: compute the logits of that many last positions only, or of the positions in a tensor; 0
+                keeps all.
+            skip_logits: return the loss alone, `logits` None, for a fraction of the time and memory; default: in
+                training, where labels are given.
+            **kwargs: `num_items_in_batch` and other options of transformers' causal loss.
+
+        Returns:
+            `logits` in the type of the head's weight, `loss`, a mean in nats per token, and the state.
 
         Raises:
-            ValueError: `skip_logits` where the loss cannot be had without logits, and what `Rwkv6Model.forward`
-                refuses.
+            ValueError: `skip_logits` where the loss needs logits, and whatever `Rwkv6Model.forward` refuses.
         """
         if skip_logits and (labels is None or not self._has_plain_loss(logits_to_keep, kwargs)):
             raise ValueError("skip_logits needs labels, a plain linear head, and no other option of loss or logits")
@@ -346,12 +288,12 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden, loss, logits = outputs.last_hidden_state.to(self.head.weight.dtype), None, None
         if skip_logits and labels is not None:
             loss = next_token_loss(hidden, self.head.weight, labels, kwargs.get("num_items_in_batch"))
         else:
-            logits = self.head(hidden[:, kept])
+            logits = self.head(hidden[:, positions])  # (B, positions, vocabulary)
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         output = CausalLMOutputWithPast(
@@ -363,12 +305,38 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         return output if return_dict is not False else output.to_tuple()
 
     def _has_plain_loss(self, logits_to_keep: int | Tensor, options: dict[str, Any]) -> bool:
-        """Whether the loss follows from hidden states and head weight alone: no adapter, hook or loss of another's."""
+        """Whether the loss depends on hidden states and head weight alone: no adapter, hook or other loss."""
         plain_head = type(self.head) is nn.Linear and not self.head._forward_hooks and not self.head._forward_pre_hooks
         plain_call = (
             isinstance(logits_to_keep, int) and logits_to_keep == 0 and options.keys() <= {"num_items_in_batch"}
         )
         return plain_head and plain_call and self.loss_function is ForCausalLMLoss
+
+
+def _describe(rows: int) -> str:
+    return f"a gate of {rows} row{'s' * (rows > 1)}" if rows else "no gate"
+
+
+def load_pth(path: str | PathLike[str], dtype: torch.dtype | str | None = None, **options: Any) -> Rwkv6ForCausalLM:
+    """A model from BlinkDL's `.pth`, its sizes read off the weights, in evaluation mode.
+
+    Args:
+        path: the file; a pickle of tensors by BlinkDL's names.
+        dtype: of the weights in memory; default: the file's.
+        **options: of `from_pretrained`, such as device_map.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not a complete RWKV-6; code in it is not run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    weights = to_hub_layout(read_weights(path), str(path))
+    config = Rwkv6Config(**sizes_of(weights, str(path)))
+    model: Rwkv6ForCausalLM = Rwkv6ForCausalLM.from_pretrained(
+        path, config=config, state_dict=weights, dtype=dtype, **options
+    )
+    return model
 
 
 AutoConfig.register("rwkv6", Rwkv6Config, exist_ok=True)

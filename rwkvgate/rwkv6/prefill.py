@@ -1,13 +1,14 @@
-"""Reading a prompt in windows with the state carried between them, so that memory does not grow with its length.
+"""Prefill in windows, with the state carried between them, so that memory does not grow with the prompt.
 
-The state is of fixed size, and a window begins where the last one ended: the numbers are those of one forward
-pass over the whole, to rounding. `generate` reads long prompts so by itself. Its own option
-`prefill_chunk_size` cannot: it wants a cache before the first token, and a fresh model has none.
+The state is of fixed size, and each window begins where the last one ended: the results are those of one forward pass,
+to rounding. `generate` reads long prompts so by itself. Its own option `prefill_chunk_size` cannot do this: it needs a
+cache before the first token, and a fresh model has none.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM, Rwkv6Model
 
 WINDOW = 1024
-"""Tokens of a window: enough for matrix products at full speed, at under 300 MiB a row for 2,048 channels."""
+"""Tokens in a window: matrix products at full speed, in under 300 MiB per row for 2,048 channels."""
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def prefill(
     window: int = WINDOW,
     past_key_values: Rwkv6State | None = None,
 ) -> tuple[Tensor, Rwkv6State]:
-    """Read a prompt of any length, no block seeing more than `window` tokens of it at a time.
+    """Read a prompt of any length, at most `window` tokens at a time.
 
     Args:
         input_ids: (batch, time).
@@ -43,6 +44,14 @@ def prefill(
 
     Raises:
         ValueError: `window` is below 1, the last column of the mask holds padding, or what the model refuses.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=50, hidden_size=64, num_hidden_layers=2)).eval()
+        >>> ids = torch.arange(40).view(1, 40)
+        >>> logits, state = prefill(model, ids, window=16)
+        >>> torch.allclose(logits, model(ids).logits[:, -1], atol=1e-5)
+        True
     """
     if window < 1:
         raise ValueError(f"window is {window}; it must be at least 1")
@@ -64,10 +73,10 @@ def read_ahead(
     Args:
         prompt: token ids (batch, time), or embeddings (batch, time, channel).
         attention_mask: (batch, time or more), or None. Padding may stand anywhere.
-        state: what the prompt follows.
+        state: the state before the prompt.
 
     Returns:
-        The tokens not read yet, and the state before them: `state` itself where the prompt is short.
+        The last window, unread, and the state before it: `state` itself where the prompt is short.
 
     Raises:
         ValueError: the mask is of another shape.
@@ -76,11 +85,56 @@ def read_ahead(
         return prompt, state
     mask = real_tokens(attention_mask, *prompt.shape[:2])
     ahead = prompt.shape[1] - window
-    name = "input_ids" if prompt.dim() == 2 else "inputs_embeds"
-    for start in range(0, ahead, window):
-        part = slice(start, min(start + window, ahead))
-        columns = None if mask is None else mask[:, part]
-        state = base(
-            **{name: prompt[:, part]}, attention_mask=columns, past_key_values=state, use_cache=True
-        ).past_key_values
+    mask = None if mask is None else mask[:, :ahead]
+    for _, output in in_windows(base, prompt[:, :ahead], mask, window=window, state=state):
+        state = output.past_key_values
     return prompt[:, ahead:], state
+
+
+def in_windows(
+    model: Any,
+    inputs: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    window: int,
+    state: Any = None,
+    carried: bool = True,
+    keep: Callable[[slice], int | Tensor] | None = None,
+) -> Iterator[tuple[slice, Any]]:
+    """Run a model over its input window by window, each window continuing from the state of the one before.
+
+    Args:
+        model: a recurrent model of transformers; RWKV-4, which names its state differently, is one.
+        inputs: token ids (batch, time), or embeddings (batch, time, channel).
+        attention_mask: (batch, time), 0 at padding.
+        window: tokens per forward pass, at most.
+        state: the state before the first token; None at the start of a document.
+        carried: False starts every window without a state, as a model of a fixed context would.
+        keep: the `logits_to_keep` of a window, from its columns; None does not pass that option.
+
+    Yields:
+        The columns of each window as a slice, and the model's output on them.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "head_size": 4}
+        >>> model, ids = Rwkv6ForCausalLM(Rwkv6Config(**sizes)).eval(), torch.ones(2, 5, dtype=torch.long)
+        >>> [(part.start, part.stop, tuple(out.logits.shape)) for part, out in in_windows(model, ids, window=3)]
+        [(0, 3, (2, 3, 9)), (3, 5, (2, 2, 9))]
+    """
+    name = "input_ids" if inputs.dim() == 2 else "inputs_embeds"
+    past = {} if state is None else {"past_key_values": state}
+    time = inputs.shape[1]
+    for start in range(0, time, window):
+        part = slice(start, min(start + window, time))
+        output = model(
+            **{name: inputs[:, part]},
+            attention_mask=None if attention_mask is None else attention_mask[:, part],
+            use_cache=carried,
+            **past,
+            **({} if keep is None else {"logits_to_keep": keep(part)}),
+        )
+        if carried:
+            after = getattr(output, "past_key_values", None)
+            past = {"state": output.state} if after is None else {"past_key_values": after}
+        yield part, output

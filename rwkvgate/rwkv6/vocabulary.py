@@ -1,4 +1,4 @@
-"""The World vocabulary: what its file must say, and greedy longest match over it, in Rust if it can."""
+"""The World vocabulary: its file, and greedy longest match over its entries, in Rust where the package is installed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ VOCABULARY_FILE = "rwkv_vocab_v20230424.txt"
 ENTRIES = 65_529
 """Lines of the vocabulary file, and its highest id."""
 IDS = 65_536
-"""Ids there are: rows of the models' embeddings."""
+"""Number of ids: rows of the models' embeddings."""
 END_OF_TEXT = "<|endoftext|>"
-"""How id 0 is written; it is beginning, end, padding and unknown token in one."""
+"""The name of id 0, the beginning, end, padding and unknown token in one."""
 
 TEXT_SHA256 = "e6dee3d4e31b4d5c40ac99508ac6c701ceef4bed681bf2167ce9a908552bca89"
 """Of the vocabulary file with Unix line ends."""
 ENTRIES_SHA256 = "a06de6aa1452a7fbab197658d150bf4ca6aa108702c6aa5ee9ecfdde5df1f8b6"
-"""Of the entries, each with its length before it: the same however the literals are written."""
+"""Of the entries, each behind its length, however the file writes them."""
 
 
 class Vocabulary:
-    """The World vocabulary in one process. Each table is made when it is first asked for."""
+    """The World vocabulary in one process. Each table is built at its first use."""
 
     pool_owner: ClassVar[int | None] = None
     """The process whose threads encode batches."""
@@ -42,40 +42,40 @@ class Vocabulary:
 
     @cached_property
     def entries(self) -> tuple[bytes, ...]:
-        """Per id its bytes; none for id 0 and from 65530."""
+        """The bytes of each id; none for id 0 and from 65530."""
         literals = (line.partition(" ")[2].rpartition(" ")[0] for line in _lines(self.text))
-        values = ast.literal_eval(f"[{','.join(literals)}]")  # one call for all takes half as long as one a line
+        values = ast.literal_eval(f"[{','.join(literals)}]")  # one call takes half as long as one per line
         return b"", *(x.encode() if isinstance(x, str) else x for x in values), *[b""] * (IDS - ENTRIES - 1)
 
     @cached_property
     def ids(self) -> dict[bytes, int]:
-        """Per entry its id."""
+        """The id of each entry."""
         return {entry: index for index, entry in enumerate(self.entries) if entry}
 
     @cached_property
     def widths(self) -> np.ndarray:
-        """(id,), bytes of each."""
+        """Number of bytes of each id, (id,)."""
         return np.array([len(entry) for entry in self.entries])
 
     @cached_property
     def lengths(self) -> dict[bytes, list[int]]:
-        """Per first two bytes the lengths of the entries that begin so, longest first."""
-        found: defaultdict[bytes, set[int]] = defaultdict(set)
+        """For each two bytes, the lengths of the entries that begin with them, longest first."""
+        by_start: defaultdict[bytes, set[int]] = defaultdict(set)
         for entry in self.ids:
             if len(entry) > 1:
-                found[entry[:2]].add(len(entry))
-        return {start: sorted(lengths, reverse=True) for start, lengths in found.items()}
+                by_start[entry[:2]].add(len(entry))
+        return {start: sorted(lengths, reverse=True) for start, lengths in by_start.items()}
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """Per id a printable name, no two alike: the bytes in GPT-2's alphabet, which has no `<|` of ours."""
+        """A printable name for each id, no two alike: the bytes in GPT-2's alphabet, which has no `<|` of ours."""
         alphabet = dict(enumerate(_alphabet()))
         named = [entry.decode("latin-1").translate(alphabet) for entry in self.entries[1 : ENTRIES + 1]]
         return END_OF_TEXT, *named, *(f"<|unused_{index}|>" for index in range(ENTRIES + 1, IDS))
 
     @cached_property
     def token_ids(self) -> dict[str, int]:
-        """Per printable name its id."""
+        """The id of each printable name."""
         return {token: index for index, token in enumerate(self.tokens)}
 
     def encode(self, text: str) -> list[int]:
@@ -89,7 +89,7 @@ class Vocabulary:
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """The ids of many texts, on all cores."""
         rust = _rust()
-        # A forked process inherits the pool without its threads, and would wait for them for ever.
+        # A forked process inherits the pool without its threads, and would wait for them forever.
         if rust is not None and Vocabulary.pool_owner in (None, os.getpid()):
             Vocabulary.pool_owner = os.getpid()
             with suppress(UnicodeEncodeError):
@@ -99,7 +99,7 @@ class Vocabulary:
     def match(self, data: bytes) -> list[int]:
         """The ids of any bytes, by greedy longest match."""
         ids, lengths = self.ids, self.lengths
-        found, start = [], 0
+        matched, start = [], 0
         while start < len(data):
             # Near the end a slice may fall short of its length, and is then the longest there can be.
             for length in lengths.get(data[start : start + 2], ()):
@@ -108,34 +108,34 @@ class Vocabulary:
                     break
             else:
                 length, index = 1, ids[data[start : start + 1]]
-            found.append(index)
+            matched.append(index)
             start += length
-        return found
+        return matched
 
 
 def _alphabet() -> list[str]:
-    """Per byte a printable character: its own in Latin-1, or else the next one from U+0100 on."""
+    """A printable character for each byte: its own in Latin-1, or else the next one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = count(0x100)
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def _lines(text: bytes) -> list[str]:
-    # Not `splitlines`, which would also cut at the line separators that other writers leave in literals.
+    # Not `splitlines`, which would also split at line separators inside literals.
     return text.decode().rstrip("\n").split("\n")
 
 
 @cache
 def vocabulary_of(text: bytes) -> Vocabulary:
-    """The vocabulary whose file holds `text`, one object a process."""
+    """The vocabulary with this file content, one object per process."""
     return Vocabulary(text)
 
 
 @cache
 def _rust() -> Any:
-    """The encoder in Rust with its own copy of the vocabulary, or None where the package is missing.
+    """The encoder in Rust; None where the package is missing.
 
-    Its decoder is not used: it fails on bytes that are not UTF-8, with an error that is no `Exception`.
+    Its decoder is not used: on bytes that are not UTF-8 it raises an error that is no `Exception`.
     """
     path = package_file()
     if path is None:
@@ -147,7 +147,7 @@ def _rust() -> Any:
 
 
 def package_file() -> Path | None:
-    """The vocabulary file in the package `pyrwkv-tokenizer`; None where that is missing."""
+    """The vocabulary file in the package `pyrwkv-tokenizer`; None where it is not installed."""
     try:
         import pyrwkv_tokenizer
     except ImportError:
@@ -156,38 +156,27 @@ def package_file() -> Path | None:
 
 
 def read_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary in a file, or a ValueError that says what is wrong with it."""
-    text = Path(path).read_bytes().replace(b"\r\n", b"\n")
-    if hashlib.sha256(text).hexdigest() != TEXT_SHA256:
-        fault = _fault(text)
-        if fault is not None:
-            raise ValueError(
-                f"{path} is not the World vocabulary: {fault}; "
-                f"allowed are its {ENTRIES:,} lines `id literal length`, ids from 1"
-            )
+    """The vocabulary in a file.
+
+    Raises:
+        ValueError: the file is not the World vocabulary.
+    """
+    text = Path(path).read_bytes().replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n"
+    if hashlib.sha256(text).hexdigest() != TEXT_SHA256 and not _has_entries(text):
+        raise ValueError(
+            f"{path} is not the World vocabulary: its {ENTRIES:,} lines are `id literal length`, ids from 1, and their "
+            "content is fixed"
+        )
     return vocabulary_of(text)
 
 
-def _fault(text: bytes) -> str | None:
-    """What is wrong with a vocabulary file; None if only the literals are written in another way."""
+def _has_entries(text: bytes) -> bool:
+    """Whether a file has the World vocabulary's entries under their ids, however it writes the literals."""
     try:
-        lines = _lines(text)
-    except UnicodeDecodeError as error:
-        return f"byte {error.start} is not UTF-8"
-    seen = hashlib.sha256()
-    for number, line in enumerate(lines, 1):
-        index, _, rest = line.partition(" ")
-        literal, _, length = rest.rpartition(" ")
-        try:
-            entry = ast.literal_eval(literal)
-            entry = entry.encode() if isinstance(entry, str) else entry
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            entry = None
-        if not isinstance(entry, bytes):
-            return f"line {number} is {line[:60]!r}"
-        if (index, length) != (str(number), str(len(entry))):
-            return f"line {number} is {line[:60]!r}, which has id {index} and {len(entry)} bytes"
-        seen.update(b"%d:%s" % (len(entry), entry))
-    if len(lines) != ENTRIES:
-        return f"it has {len(lines):,} lines"
-    return None if seen.hexdigest() == ENTRIES_SHA256 else "its entries are others"
+        fields = [(line.partition(" ")[0], line.rpartition(" ")[2]) for line in _lines(text)]
+        entries = Vocabulary(text).entries[1 : len(fields) + 1]
+        expected = [(str(number), str(len(entry))) for number, entry in enumerate(entries, start=1)]
+        digest = hashlib.sha256(b"".join(b"%d:%s" % (len(entry), entry) for entry in entries))
+    except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError):
+        return False
+    return fields == expected and digest.hexdigest() == ENTRIES_SHA256

@@ -1,49 +1,48 @@
-"""A notebook opened alone from its Colab badge: what is installed, the GPU, and secrets.
+"""Colab's first cell: clone the release, install what Colab lacks, show the GPU, mount Drive.
 
-Colab brings its own torch, numpy and IPython, and a kernel that has loaded some of them. Nothing here moves them:
+Colab brings its own torch, numpy and IPython, and a kernel that has loaded some of them. Nothing here replaces them:
 pip gets every installed version as a constraint, adds what is missing at the version pinned in constraints.txt,
-and fails rather than replace a library under a live kernel. The copy of a run in Drive is `rwkvgate.workflow.drive`.
+and fails rather than replace a library under a running kernel.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from rwkvgate.experiment.environment import requirements
 from rwkvgate.experiment.settings import project_root
 from rwkvgate.workflow.drive import mount_drive
 
 ON_COLAB = "COLAB_RELEASE_TAG"
-"""An environment variable that Colab's machines have, and their child processes inherit."""
+"""An environment variable that is set on Colab's machines."""
 
 WATCHED = ("numpy", "torch", "transformers")
-"""Compiled, or deep inside each other: loaded at one version and installed at another, they fail late and oddly."""
+"""Libraries that fail late and obscurely when one version is loaded and another installed."""
 
 BFLOAT16_FROM = (8, 0)
+"""The compute capability from which a GPU computes in bfloat16 itself."""
 
 INSTALL_CELL = """\
+# @title Colab: install, GPU, Drive (does nothing elsewhere)
+# @markdown A folder of your Google Drive, such as rwkvgate, keeps the run between sessions. Empty: Drive is not used.
+DRIVE = ""  # @param {type:"string"}
+
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-DRIVE = ""  # a folder of your Google Drive, such as "rwkvgate", keeps the run between sessions; "" leaves Drive alone
-
-if "COLAB_RELEASE_TAG" in os.environ:  # anywhere but on Colab this cell does nothing
+if "COLAB_RELEASE_TAG" in os.environ:
     address, tag = "https://github.com/{slug}", "{release}"
     checkout = Path("/content/rwkvgate-{release}")
     if not checkout.exists():
@@ -55,8 +54,10 @@ if "COLAB_RELEASE_TAG" in os.environ:  # anywhere but on Colab this cell does no
     sys.path.insert(0, str(checkout))
     from rwkvgate.workflow.colab import prepare
 
-    prepare(drive=DRIVE)  # adds what Colab lacks, moves nothing that it has, and shows the GPU
+    prepare(drive=DRIVE)  # adds what Colab lacks, replaces nothing that it has, and shows the GPU
 """
+INSTALL_METADATA: dict[str, Any] = {"cellView": "form", "jupyter": {"source_hidden": True}}
+"""Collapses the cell, in Colab to its form and in JupyterLab to its first line."""
 
 
 def install_cell(slug: str, release: str) -> str:
@@ -65,10 +66,10 @@ def install_cell(slug: str, release: str) -> str:
 
 
 def prepare(drive: str = "") -> None:
-    """Make Colab's machine ready for the notebook; anywhere else, do nothing.
+    """Prepare Colab's machine for the notebook; anywhere else, do nothing.
 
     Args:
-        drive: a folder of the user's Drive to keep the run in; empty leaves Drive unmounted.
+        drive: the folder of the user's Drive that keeps the run; empty leaves Drive unmounted.
 
     Raises:
         RuntimeError: a package cannot be added, or the session must be restarted first.
@@ -76,15 +77,15 @@ def prepare(drive: str = "") -> None:
     """
     if ON_COLAB not in os.environ:
         return
-    install_missing(project_root())
-    check_environment(project_root())
+    install_missing()
+    check_environment()
     print(gpu_summary())
     if drive:
         mount_drive(drive)
 
 
 def installed_versions() -> dict[str, str]:
-    """Every installed distribution, by its normalised name; the first on the path, as an import would find it."""
+    """The version of every installed package by normalised name; of two by one name, the one that is imported."""
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
         name, version = distribution.metadata["Name"], distribution.version
@@ -93,47 +94,41 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def requirements(root: Path) -> list[Requirement]:
-    """What pyproject.toml of the checkout needs, without its extras."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [Requirement(line) for line in project["dependencies"]]
-
-
-def pins(root: Path) -> dict[str, str]:
+def pins() -> dict[str, str]:
     """The lines of the checkout's constraints.txt, by normalised name."""
-    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (project_root() / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return {canonicalize_name(line.partition("==")[0]): line for line in lines if "==" in line}
 
 
-def constraints(root: Path, installed: dict[str, str]) -> list[str]:
-    """What pip must keep to: every installed version as it is, and the checkout's pins for the rest."""
+def constraints(installed: dict[str, str]) -> list[str]:
+    """The constraints for pip: every installed version as it is, and the checkout's pins for the rest."""
     live = [f"{name}=={version}" for name, version in installed.items() if _is_version(version)]
-    return sorted(live + [pin for name, pin in pins(root).items() if name not in installed])
+    return sorted(live + [pin for name, pin in pins().items() if name not in installed])
 
 
 def _is_version(text: str) -> bool:
     try:
         Version(text)
-    except InvalidVersion:  # a system package's; pip would refuse the whole file for it
+    except InvalidVersion:  # of a system package; pip would refuse the whole file for it
         return False
     return True
 
 
-def install_missing(root: Path) -> list[str]:
-    """Install the required packages that are absent, and nothing else; their pins.
+def install_missing() -> list[str]:
+    """Install the required packages that are absent, and nothing else; returns their pins.
 
     Raises:
         RuntimeError: pip failed, for instance because a missing package needs another version of one that is there.
     """
-    installed, pinned = installed_versions(), pins(root)
-    names = [canonicalize_name(requirement.name) for requirement in requirements(root)]
+    installed, pinned = installed_versions(), pins()
+    names = [canonicalize_name(requirement.name) for requirement in requirements()]
     missing = [pinned[name] for name in names if name not in installed]
     if not missing:
         return []
     print("installing", ", ".join(missing), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "constraints.txt"
-        path.write_text("\n".join(constraints(root, installed)) + "\n", encoding="utf-8")
+        path.write_text("\n".join(constraints(installed)) + "\n", encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         done = subprocess.run([*pip, "--constraint", str(path), *missing], capture_output=True, text=True)
     if done.returncode:
@@ -142,11 +137,11 @@ def install_missing(root: Path) -> list[str]:
     return missing
 
 
-def check_environment(root: Path) -> None:
-    """Compare what is loaded with what is installed, and what is installed with what the package was tested on.
+def check_environment() -> None:
+    """Refuse libraries that are loaded at another version than installed; name those outside the tested versions.
 
     Raises:
-        RuntimeError: a library is loaded at another version than is installed now, so a restart is needed.
+        RuntimeError: a loaded library differs from the installed one, so the session must be restarted.
     """
     installed = installed_versions()
     stale = []
@@ -158,7 +153,7 @@ def check_environment(root: Path) -> None:
         raise RuntimeError(
             f"{'; '.join(stale)}. Restart the session once (Runtime > Restart session), then run all cells again"
         )
-    for requirement in requirements(root):
+    for requirement in requirements():
         version = installed.get(canonicalize_name(requirement.name))
         if version and not requirement.specifier.contains(version, prereleases=True):
             print(f"{requirement.name} {version} is installed; the package is tested with {requirement.specifier}")
@@ -170,9 +165,9 @@ def _public(version: str) -> str:
 
 
 def gpu_summary() -> str:
-    """The device that torch sees, in one or two lines: name, capability, memory in GiB, versions, half precision.
+    """The GPU that torch finds, in one or two lines: name, capability, memory in GiB, versions, half precision.
 
-    bfloat16 goes by the compute capability: `torch.cuda.is_bf16_supported()` also counts emulation, which is slow.
+    The compute capability decides on bfloat16: `torch.cuda.is_bf16_supported()` also counts emulation, which is slow.
     """
     import torch  # here, so that everything else in this module works before torch is loaded
 
@@ -194,44 +189,3 @@ def gpu_summary() -> str:
         f"torch {torch.__version__}, CUDA {torch.version.cuda}\n"
         f"Half precision here is {half}."
     )
-
-
-def secret(name: str, seconds: float = 20) -> str | None:
-    """A secret's value from the environment, else from Colab's secrets, else None: then go on anonymously.
-
-    The value is never printed. Colab answers only a cell of its own page; elsewhere it raises, or waits for an
-    answer that cannot come.
-
-    Args:
-        name: of the environment variable and of the secret.
-        seconds: how long Colab may take, the user's leave included.
-    """
-    value = os.environ.get(name, "").strip()
-    if value:
-        return value
-    if threading.current_thread() is not threading.main_thread():
-        return None  # Colab's reply is read from the kernel's main thread, and only there can it be given up
-    try:
-        from google.colab import userdata
-
-        with _deadline(seconds):
-            found = userdata.get(name)
-    except Exception:  # its errors are classes that only Colab has; each means that the secret is not to be had
-        return None
-    return str(found).strip() or None if found else None
-
-
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """A TimeoutError in the main thread where the block takes longer."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -1,11 +1,9 @@
-"""A copy of the run folder in Google Drive, for sessions that end without asking.
+"""A copy of the run folder in Google Drive, for sessions that end without warning.
 
-Results are written to the machine's own disk; this copies them, whole. A copy is made under a temporary name beside
-the last one, read back, compared by size and SHA-256, and renamed. Two generations are kept. A full Drive or a
-dropped mount therefore costs the newest copy and nothing else.
-
-The folder is named in the environment, so that child processes find it; only `mount_drive` asks for Drive, and only
-in a cell that a person runs.
+A run works on the machine's own disk. After every finished step and every notebook cell the files that have changed are
+copied to Drive, each under a temporary name and then renamed; a listing says with their SHA-256 which files of the copy
+are complete, and is written last. A later session restores those and makes the rest again. So a full Drive, a dropped
+mount or a lost upload costs the newest changes and nothing else.
 """
 
 from __future__ import annotations
@@ -14,39 +12,37 @@ import hashlib
 import os
 import shutil
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rwkvgate.experiment.run import ENVIRONMENT, MANIFEST, RECORD, Run, after_step
-from rwkvgate.rwkv6.files import read_json, write_folder, write_json
+from rwkvgate.experiment.run import RECORD, Run, after_step, write_manifest
+from rwkvgate.rwkv6.files import read_json, write_file, write_json
 
 DRIVE_VARIABLE = "RWKVGATE_DRIVE"
+"""The environment variable that names the Drive folder; child processes inherit it."""
 MOUNT = Path("/content/drive")
 LISTING = "copy.json"
-"""Size and SHA-256 of every file of a copy; it lies in the copy and is no part of the run."""
+UNCOPIED = ("checkpoints",)
+"""Checkpoints of an unfinished training: large, and replaced every few seconds."""
 
-SPARING = 10.0
-"""A step that is finished within so many times as long as the last copy took waits for the next; a notebook's end
-copies in any case. So a small run is copied after every step, and a large one does not spend its session copying."""
-
-HERE = PurePosixPath()
-
-_copied: dict[Path, tuple[float, float]] = {}
+_reported: dict[Path, str] = {}
+"""The last error of each copy, which is printed once and not after every cell."""
 
 
 class DriveError(RuntimeError):
-    """A copy in Drive could not be made or used; the message says what is still there."""
+    """Drive cannot be mounted, read or written; the message says what is still there."""
+
+
+class DamagedError(OSError):
+    """A copied file differs from what was written."""
 
 
 def mount_drive(folder: str) -> Path:
-    """Mount Drive where it is not, and name a folder of it for `resume` and `keep`; the folder.
+    """Mount Drive if it is not mounted, and choose the folder in it that keeps runs; returns that folder.
 
     Raises:
-        DriveError: the name leaves Drive, or Drive is not mounted and nobody is there to allow it.
+        DriveError: the name leads out of Drive, or Drive is not mounted and nobody is there to allow it.
     """
     inside = PurePosixPath(folder.strip())
     if not inside.parts or inside.is_absolute() or ".." in inside.parts:
@@ -61,10 +57,10 @@ def mount_drive(folder: str) -> Path:
         from google.colab import drive
 
         drive.mount(str(MOUNT), force_remount=True)
-    place = home / inside
-    place.mkdir(parents=True, exist_ok=True)
-    os.environ[DRIVE_VARIABLE] = str(place)
-    return place
+    chosen = home / inside
+    chosen.mkdir(parents=True, exist_ok=True)
+    os.environ[DRIVE_VARIABLE] = str(chosen)
+    return chosen
 
 
 def _answers(folder: Path) -> bool:
@@ -74,207 +70,181 @@ def _answers(folder: Path) -> bool:
         return False
 
 
-def is_interactive() -> bool:
-    """Whether a person runs this cell. papermill and nbval forbid the kernel to ask, and mounting asks."""
+def notebook_shell() -> Any:
+    """IPython's shell where this process is a notebook's kernel, else None."""
     ipython = sys.modules.get("IPython")
-    kernel = getattr(ipython.get_ipython() if ipython else None, "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))
+    return ipython.get_ipython() if ipython else None
 
 
-def resume(run: Run) -> None:
-    """Bring back what an earlier session kept of this run, and keep it from now on as steps are finished.
+def is_interactive() -> bool:
+    """Whether a person runs this cell: papermill and nbval forbid the kernel to ask, and mounting asks."""
+    return bool(getattr(getattr(notebook_shell(), "kernel", None), "_allow_stdin", False))
 
-    Does nothing unless the install cell, or `RWKVGATE_DRIVE`, names a folder.
+
+def keep_in_drive(run: Run) -> None:
+    """Restore what Drive keeps of a run, and copy from now on what changes; nothing where no Drive folder is chosen.
 
     Raises:
-        DriveError: there is a copy and it cannot be brought back.
+        DriveError: Drive does not answer, or holds something else in the copy's place.
     """
-    place = _place(run)
-    if place is None:
+    chosen = os.environ.get(DRIVE_VARIABLE, "").strip()
+    if not chosen:
         return
-    found = restore_from_drive(place, run.folder)
-    if found is not None:
-        steps = sum(name.name == RECORD for name in _files(run.folder))
-        print(f"brought back from {found}: {steps} finished steps", flush=True)
-    after_step["drive"] = lambda _: keep(run, sparing=SPARING)
+    # By profile, so that run folders of one name and two profiles do not meet in Drive.
+    place = Path(chosen) / run.settings.profile / run.folder.name
+    restored, damaged = restore(place, run.folder)
+    if restored:
+        write_manifest(run)
+        print(f"restored from {place}: {_shortened(restored)}", flush=True)
+    if damaged:
+        print(f"damaged in {place}, to be made again: {_shortened(damaged)}", flush=True)
+    after_step["drive"] = lambda _: copy_or_report(run.folder, place)
+    if shell := notebook_shell():
+        shell.events.register("post_run_cell", _after_cell)
 
 
-def keep(run: Run, sparing: float = 0) -> None:
-    """Copy the run to the Drive folder of the install cell, if there is one; a failure is said and does no harm.
+def _after_cell(_: object) -> None:
+    """Copy what a cell wrote outside of steps: tables, figures, the report. IPython registers a function only once."""
+    if copy := after_step.get("drive"):
+        copy(Path())
 
-    Args:
-        sparing: do nothing where the last copy ended less than this many times its own duration ago.
-    """
-    place = _place(run)
-    if place is None:
-        return
-    started = time.monotonic()
-    ended, took = _copied.get(place, (started, 0.0))
-    if started - ended < sparing * took:
-        return
+
+def copy_or_report(run_folder: Path, place: Path) -> None:
+    """Copy what has changed; a failure is printed and stops nothing."""
     try:
-        print("copied to", copy_to_drive(run.folder, place), flush=True)
+        if copied := copy_changes(run_folder, place):
+            print(f"copied to {place}: {_shortened(copied)}", flush=True)
+        _reported.pop(place, None)
     except DriveError as error:
-        print(error, flush=True)
-    _copied[place] = time.monotonic(), time.monotonic() - started
+        if _reported.get(place) != str(error):
+            print(error, flush=True)
+        _reported[place] = str(error)
 
 
-def _place(run: Run) -> Path | None:
-    # By profile, so that folders of one name never meet in Drive with runs of two profiles in them.
-    named = os.environ.get(DRIVE_VARIABLE, "").strip()
-    return Path(named) / run.settings.profile / run.folder.name if named else None
+def _shortened(names: list[str]) -> str:
+    """The finished steps among the files, and how many files there are."""
+    steps = [name.removesuffix(f"/{RECORD}") for name in names if name.endswith(f"/{RECORD}")]
+    return ", ".join([*steps, f"{len(names)} files"])
 
 
-def copy_to_drive(run_folder: str | Path, drive_folder: str | Path) -> Path:
-    """Copy the run folder to `drive_folder`, which becomes the newer of two generations; the folder.
+def copy_changes(run_folder: Path, place: Path) -> list[str]:
+    """Copy the files that the copy lacks or has in another version; returns their names.
 
-    Unfinished files, whose names begin with a dot, and links stay behind. The folder above `drive_folder` may be
-    new, the one above that must be there: an unmounted Drive is not to be imitated on the local disk.
+    Unfinished files, whose names begin with a dot, and links are left out. A file that the run folder lacks stays in
+    the copy, unless the run has removed it from a folder that is still there.
 
     Raises:
-        DriveError: the copy failed, or would replace something else or the only copy of a finished step.
+        DriveError: the copy failed, or something else lies in its place.
     """
-    source, target = Path(run_folder).resolve(), Path(drive_folder).absolute()
-    older, fresh = _beside(target)
-    if target.is_relative_to(source) or source.is_relative_to(target):
-        raise DriveError(f"{target} and the run folder {source} lie in each other; name a folder outside")
+    inner, outer = place.resolve(), run_folder.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise DriveError(f"{place} and the run folder {run_folder} lie in each other; choose a folder outside")
     try:
-        target.parent.mkdir(exist_ok=True)
-        names = list(_files(source))
-        _refuse_loss(set(names), source, target, older)
-        _remove(fresh)
-        fresh.mkdir()
-        files = {name.as_posix(): _copy(source / name, fresh / name) for name in names}
-        write_json(fresh / LISTING, {"made": datetime.now(UTC).isoformat(timespec="seconds"), "files": files})
-        _swap(fresh, target, older)
+        listing, local = _read_listing(place), {name: _sha256(run_folder / name) for name in _files(run_folder)}
+        changed = sorted((name for name, sha in local.items() if listing.get(name) != sha), key=_records_last)
+        removed = [name for name in listing if name not in local and (run_folder / name).parent.is_dir()]
+        if not changed and not removed:
+            return []
+        complete = {name: sha for name, sha in listing.items() if name not in {*changed, *removed}}
+        write_json(place / LISTING, complete)  # a file is not listed while it is replaced
+        try:
+            for name in changed:
+                _copy(run_folder / name, place / name, local[name])
+                complete[name] = local[name]
+            for name in removed:
+                (place / name).unlink(missing_ok=True)
+        finally:
+            write_json(place / LISTING, complete)
     except OSError as error:
         raise DriveError(
-            f"the run was not copied to {target}: {error}. The run folder and the copies made before are as they "
-            "were. If Drive is full, its bin counts too; if it is gone, run the install cell again"
+            f"the run was not copied to {place}: {error.strerror or error}. The run folder and what was copied before "
+            "are intact. If Drive is full, its bin counts too; if it is gone, run the first cell again"
         ) from error
-    finally:
-        # Nothing more can be done where this fails too: the next copy removes the remains first.
-        shutil.rmtree(fresh, ignore_errors=True)
-    return target
+    return changed
 
 
-def restore_from_drive(drive_folder: str | Path, run_folder: str | Path) -> Path | None:
-    """Bring a copy back where the run folder is missing or holds no step yet; the generation used.
+def restore(place: Path, run_folder: Path) -> tuple[list[str], list[str]]:
+    """Restore the files that the run folder lacks; the names of those restored, and of those damaged in the copy.
 
-    The newer generation is tried first. None means that the local folder has work in it, or Drive has no copy.
+    A finished step of the run folder is left alone. A step with a damaged file gets no record, so it is made again.
 
     Raises:
-        DriveError: Drive does not answer, or neither generation is whole.
+        DriveError: Drive does not answer, or something else lies in the copy's place.
     """
-    source, target = Path(drive_folder).absolute(), Path(run_folder).absolute()
-    if any(path.name not in (MANIFEST, ENVIRONMENT) for path in target.glob("[!.]*")):
-        return None
-    problem: object = f"{LISTING} or a file of its list is missing"
+    restored: list[str] = []
+    damaged: dict[str, str] = {}
     try:
-        generations = [folder for folder in (source, _beside(source)[0]) if folder.exists()]
-        for folder in generations:
-            listing = _listing(folder)
-            if listing is None:
+        listing = _read_listing(place)
+        steps = {name: _step_of(name, listing) for name in listing}
+        finished = {step for step in steps.values() if step and (run_folder / step / RECORD).exists()}
+        for name in sorted(listing, key=_records_last):
+            if steps[name] in finished or (run_folder / name).exists():
                 continue
             try:
-                with write_folder(target) as fresh:
-                    for name, wanted in listing.items():
-                        if _copy(folder / name, fresh / name) != wanted:
-                            raise OSError(f"{folder / name} is damaged")
-                return folder
-            except OSError as error:
-                problem = error
+                if name.endswith(RECORD) and steps[name] in damaged.values():
+                    raise DamagedError
+                _copy(place / name, run_folder / name, listing[name])
+                restored.append(name)
+            except (FileNotFoundError, DamagedError):
+                damaged[name] = steps[name]
+        if damaged:
+            write_json(place / LISTING, {name: sha for name, sha in listing.items() if name not in damaged})
     except OSError as error:
-        raise DriveError(f"{source} cannot be read: {error}. Run the install cell again to mount Drive") from error
-    if generations:
-        raise DriveError(
-            f"no whole copy in {source}: {problem}. Nothing was changed. Move it away or set DRIVE to another folder"
-        )
-    return None
+        raise DriveError(f"{place} cannot be restored: {error}. Run the first cell again to mount Drive") from error
+    return restored, list(damaged)
 
 
-def _beside(target: Path) -> tuple[Path, Path]:
-    """Where the older generation of a copy lies, and where a new one is made."""
-    return target.with_name(f"{target.name}.older"), target.with_name(f".{target.name}.copying")
-
-
-def _files(folder: Path, below: PurePosixPath = HERE) -> Iterator[PurePosixPath]:
-    """The regular files of a folder, as relative paths; neither hidden ones nor anything behind a link."""
-    with os.scandir(folder / below) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        name = below / entry.name
-        if entry.name.startswith(".") or entry.is_symlink() or name == PurePosixPath(LISTING):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(folder, name)
-        elif entry.is_file(follow_symlinks=False):
-            yield name
-
-
-def _copy(source: Path, target: Path) -> dict[str, Any]:
-    """Copy one file and read the copy back; its size in bytes and SHA-256.
+def _read_listing(place: Path) -> dict[str, str]:
+    """SHA-256 of each complete file of a copy, by its name; empty where nothing was copied yet.
 
     Raises:
-        OSError: the copy is not what was read, besides what reading and writing raise.
+        OSError: Drive is not there.
+        DriveError: something else lies in the copy's place.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    wanted = _fingerprint(source)
-    shutil.copyfile(source, target, follow_symlinks=False)
-    if _fingerprint(target) != wanted:
-        raise OSError(f"{target} differs from {source} after copying")
-    return wanted
+    place.parents[1].stat()  # an unmounted Drive must not be imitated on the local disk
+    listing = read_json(place / LISTING)
+    if not isinstance(listing, dict) and place.exists() and any(place.iterdir()):
+        raise DriveError(f"{place} holds something else than a copy of a run; choose another folder, or move it away")
+    return listing if isinstance(listing, dict) else {}
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _files(folder: Path) -> list[str]:
+    """Relative names of a folder's regular files; neither hidden ones nor anything behind a link."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in UNCOPIED]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return [path.relative_to(folder).as_posix() for path in found if not path.is_symlink()]
+
+
+def _records_last(name: str) -> tuple[bool, str]:
+    """Sorts the record of a step behind the files that it vouches for."""
+    return name.endswith(f"/{RECORD}"), name
+
+
+def _step_of(name: str, listing: dict[str, str]) -> str:
+    """The folder of the step that a file lies in; "" for none."""
+    return next((str(p) for p in PurePosixPath(name).parents if f"{p}/{RECORD}" in listing), "")
+
+
+def _copy(source: Path, target: Path, sha: str) -> None:
+    """Copy one file and read the copy back.
+
+    Raises:
+        DamagedError: the copy has another SHA-256.
+    """
+    with write_file(target) as fresh:
+        shutil.copyfile(source, fresh)
+        if _sha256(fresh) != sha:
+            raise DamagedError(f"{target} differs from {source} after copying")
+
+
+def _sha256(path: Path) -> str:
+    return _sha256_of(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@cache
+def _sha256_of(path: Path, changed: int, size: int) -> str:
+    """The SHA-256 of one version of a file, read once."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": file.tell(), "sha256": digest}
-
-
-def _listing(copy: Path) -> dict[str, dict[str, Any]] | None:
-    """What a copy holds, by its own list; None where it has no list or a listed file is absent or of another size.
-
-    Drive uploads late: of a copy renamed just before the machine went away, a part may never have arrived.
-    """
-    listing = read_json(copy / LISTING)
-    files = listing.get("files") if isinstance(listing, dict) else None
-    if not isinstance(files, dict):
-        return None
-    there = {name.as_posix() for name in _files(copy)}
-    whole = files.keys() <= there and all((copy / name).stat().st_size == kept["bytes"] for name, kept in files.items())
-    return files if whole else None
-
-
-def _refuse_loss(names: set[PurePosixPath], source: Path, target: Path, older: Path) -> None:
-    copies = [_listing(folder) for folder in (target, older)]
-    newest = next((files for files in copies if files is not None), None)
-    if newest is None and target.exists() and any(target.iterdir()):
-        raise DriveError(f"{target} holds something else than a copy of a run; name another folder, or move it away")
-    lost = [name for name in map(PurePosixPath, newest or ()) if name.name == RECORD and name not in names]
-    if lost:
-        raise DriveError(
-            f"the copy in {target} has finished steps that {source} lacks, among them {lost[0].parent}; it was left "
-            f"as it is. Move {source} away, and the copy is brought back; or set DRIVE to another folder"
-        )
-
-
-def _swap(fresh: Path, target: Path, older: Path) -> None:
-    """Give the new copy its name; what had the name becomes the older generation, if it is whole."""
-    if target.exists():
-        if _listing(target) is None:
-            _remove(target)  # the rest of a lost upload must not push out the older copy, which is whole
-        else:
-            _remove(older)
-            os.replace(target, older)
-    try:
-        os.replace(fresh, target)
-    except OSError:
-        with suppress(OSError):
-            os.replace(older, target)
-        raise
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+        return hashlib.file_digest(file, "sha256").hexdigest()

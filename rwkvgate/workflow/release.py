@@ -1,4 +1,4 @@
-"""Chores of the checkout that make, snakemake and papermill do not already do.
+"""Write what is derived from other files of the checkout: pinned versions, addresses, the reference run.
 
 `python -m rwkvgate.workflow.release lock | stamp | reference`; each is a target of the Makefile. `reference` also
 writes the README's results from the tables that it copies.
@@ -10,7 +10,6 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -20,19 +19,20 @@ import pandas as pd
 
 from rwkvgate.experiment.analysis.tables import markdown, signed
 from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.environment import packages
 from rwkvgate.experiment.settings import project_root
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder, write_text
-from rwkvgate.workflow.colab import install_cell
+from rwkvgate.workflow.colab import INSTALL_METADATA, install_cell
 
 LOCK_HEADER = "# Every version the project is tested with, for Python 3.11 to 3.13. Written by `make lock`.\n"
-# What torch's CUDA builds bring is pinned by torch itself; pip and its kin belong to the environment.
-UNLOCKED = ("nvidia-", "cuda-", "triton", "pip", "setuptools", "wheel", "rwkvgate")
+UNLOCKED = ("nvidia-", "cuda-", "triton", "pip", "setuptools", "wheel")
+"""Names that begin so are not pinned: torch pins its CUDA packages itself, and an environment brings its own pip."""
 ADDRESSES = (
     (r"(?<=colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/notebooks/)", "{slug}/blob/{release}"),
     (r"(?<=git clone https://github\.com/)[\w.-]+/[\w.-]+", "{slug}"),
 )
-"""Where the repository and its release stand in the README and the notebooks, and how."""
+"""Patterns of the repository's address and release in the README and the notebooks, and what replaces them."""
 
 REFERENCE_FILES = (
     "manifest.json",
@@ -43,14 +43,14 @@ REFERENCE_FILES = (
     "results/further.parquet",
     "results/cost.parquet",
     "results/claims.json",
-    # What `make compare` reads.
+    # `make compare` reads these two.
     "results/documents.parquet",
     "results/latency.parquet",
+    "figures/*.svg",
 )
-REFERENCE_FIGURES = ("figures/*.svg",)
 RESULTS_OPEN, RESULTS_CLOSE = "<!-- results -->", "<!-- end of results -->"
 SHOWN = ("Perplexity", "BLEU", "ROUGE-1", "ROUGE-L", "Entity consistency", "Loss beyond the trained length")
-"""Measures of the README's comparison; the report has all."""
+"""The metrics in the README's comparison; the report has all."""
 COMPARED = ("Difference", "95 % interval", "Relative", "Over seeds", "Reading")
 
 
@@ -69,16 +69,16 @@ def _project(root: Path) -> dict[str, Any]:
 
 
 def stamp(root: Path) -> list[Path]:
-    """Write slug and release into badges and clone commands, and the install cell into the notebooks; what changed."""
-    wanted, tag, changed = slug(root), release(root), []
+    """Write address and release into badges and clone commands, and the install cells; returns the changed files."""
+    address, tag, changed = slug(root), release(root), []
     for path in [root / "README.md", root / "CITATION.cff", *sorted((root / "notebooks").glob("*.ipynb"))]:
         before = after = path.read_text(encoding="utf-8")
         for pattern, form in ADDRESSES:
-            after = re.sub(pattern, form.format(slug=wanted, release=tag), after)
+            after = re.sub(pattern, form.format(slug=address, release=tag), after)
         if path.name == "CITATION.cff":
-            after = re.sub(r"(?<=repository-code: ).*", f"https://github.com/{wanted}", after)
+            after = re.sub(r"(?<=repository-code: ).*", f"https://github.com/{address}", after)
         if path.suffix == ".ipynb":
-            after = _with_install_cell(after, install_cell(wanted, tag))
+            after = _with_install_cell(after, install_cell(address, tag))
         if after != before:
             write_text(path, after)
             changed.append(path)
@@ -88,29 +88,27 @@ def stamp(root: Path) -> list[Path]:
 def _with_install_cell(text: str, source: str) -> str:
     notebook = json.loads(text)
     cell = next(cell for cell in notebook["cells"] if cell["id"] == "install")
-    if "".join(cell["source"]) == source:
+    stamped = {"metadata": INSTALL_METADATA, "source": source.splitlines(keepends=True)}
+    if cell | stamped == cell:
         return text
-    cell["source"] = source.splitlines(keepends=True)
+    cell |= stamped
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def lock(root: Path) -> int:
-    """Write constraints.txt from this environment, without local version labels such as +cpu; the pins' count."""
-    command = [sys.executable, "-m", "pip", "freeze", "--exclude-editable"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    pins = sorted({line.partition("+")[0].lower().replace("_", "-") for line in lines if "==" in line})
-    kept = [pin for pin in pins if not pin.partition("==")[0].startswith(UNLOCKED)]
-    write_text(root / "constraints.txt", LOCK_HEADER + "\n".join(kept) + "\n")
-    return len(kept)
+    """Write the installed packages, without labels of builds such as +cpu, to constraints.txt; returns their number."""
+    pins = sorted(line.partition("  #")[0] for line in packages() if not line.startswith(("#", *UNLOCKED)))
+    write_text(root / "constraints.txt", LOCK_HEADER + "\n".join(pins) + "\n")
+    return len(pins)
 
 
 def reference(root: Path) -> Path:
-    """Copy the small outputs of the finished cpu run to outputs/reference, to be committed."""
+    """Copy the small outputs of the finished cpu run to outputs/reference, to be committed; returns that folder."""
     run, target = root / "outputs" / "cpu", root / "outputs" / "reference"
     if not (run / "report.html").is_file():
         raise SettingsError(f"{run} holds no finished run; `make reproduce` makes it")
     with write_folder(target) as fresh:
-        for pattern in (*REFERENCE_FILES, *REFERENCE_FIGURES):
+        for pattern in REFERENCE_FILES:
             for path in sorted(run.glob(pattern)):
                 copy = fresh / path.relative_to(run)
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -120,42 +118,45 @@ def reference(root: Path) -> Path:
 
 
 def write_results(root: Path) -> Path:
-    """Write the README's results, between its two marks, from the committed reference run."""
-    readme, run = root / "README.md", root / "outputs" / "reference"
+    """Write the README's results, between its two marks, from the committed reference run; returns the README."""
+    readme = root / "README.md"
     before, opening, rest = readme.read_text(encoding="utf-8").partition(RESULTS_OPEN)
     _, closing, after = rest.partition(RESULTS_CLOSE)
     if not (opening and closing):
         raise SettingsError(f"{readme} lacks the marks {RESULTS_OPEN} and {RESULTS_CLOSE}")
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    hardware, shown = manifest["hardware"], ("Metric", *ARMS, "paper: base", "paper: enhanced")
-    quality = pd.read_parquet(run / "results" / "table2.parquet")
-    quality = quality[[column for column in shown if column in quality]]
-    time = pd.read_parquet(run / "results" / "table1.parquet")
-    time = time.loc[time["Measure"] == "forward", ["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
-    compared = pd.read_parquet(run / "results" / "comparisons.parquet")
-    told = (compared["Arm"] == "enhanced") & compared["Metric"].isin(SHOWN)
-    compared = compared.loc[told, ["Metric", "Against", *COMPARED]]
-    claims = json.loads((run / "results" / "claims.json").read_text(encoding="utf-8"))
-    parts = [
-        f"From the committed run of profile cpu (`outputs/reference`): {hardware['cores']} cores, no GPU, "
-        f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",
-        "**The ledger**: every claim of the paper, decided by the rules of `rwkvgate/experiment/rules.py`:",
-        markdown(ledger_summary(claims)),
-        "**Quality** (the paper's Table 2), mean over seeds ± their standard deviation:",
-        markdown(quality),
-        "**Enhanced against the untouched base (the paper's comparison) and the tuned base**, paired by document:",
-        markdown(compared),
-        "![BLEU, ROUGE-1 and ROUGE-L of each arm](outputs/reference/figures/figure3.svg)",
-        "**Time of a forward pass** (the paper's Table 1), median [quartiles], ratio [95 % interval]:",
-        markdown(time),
-        "![Mean gate of each layer over the tokens of a text](outputs/reference/figures/gates.svg)",
-    ]
+    parts = results_in_markdown(root / "outputs" / "reference")
     write_text(readme, before + RESULTS_OPEN + "\n" + "\n\n".join(parts) + "\n" + RESULTS_CLOSE + after)
     return readme
 
 
+def results_in_markdown(run: Path) -> list[str]:
+    """The paragraphs, tables and figures of the README's results; the one place that formats a run's tables here."""
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    quality, time, compared = (
+        pd.read_parquet(run / "results" / f"{name}.parquet") for name in ("table2", "table1", "comparisons")
+    )
+    columns = [name for name in ("Metric", *ARMS, "paper: base", "paper: enhanced") if name in quality]
+    is_shown = (compared["Arm"] == "enhanced") & compared["Metric"].isin(SHOWN)
+    forward = time.loc[time["Measure"] == "forward", ["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
+    claims = json.loads((run / "results" / "claims.json").read_text(encoding="utf-8"))
+    return [
+        f"From the committed run of profile cpu (`outputs/reference`): {manifest['hardware']['cores']} cores, no GPU, "
+        f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",
+        "**The ledger**: every claim of the paper, decided by the rules of `rwkvgate/experiment/rules.py`:",
+        markdown(ledger_summary(claims)),
+        "**Quality** (the paper's Table 2), mean over seeds ± their standard deviation:",
+        markdown(quality[columns]),
+        "**Enhanced against the untouched base (the paper's comparison) and the tuned base**, paired by document:",
+        markdown(compared.loc[is_shown, ["Metric", "Against", *COMPARED]]),
+        "![BLEU, ROUGE-1 and ROUGE-L of each arm](outputs/reference/figures/figure3.svg)",
+        "**Time of a forward pass** (the paper's Table 1), median [quartiles], ratio [95 % interval]:",
+        markdown(forward),
+        "![Mean gate of each layer over the tokens of a text](outputs/reference/figures/gates.svg)",
+    ]
+
+
 def ledger_summary(claims: list[dict[str, Any]]) -> pd.DataFrame:
-    """The ledger in short: claim, what the paper states, ours with its interval, verdict."""
+    """The ledger in short: each claim, the paper's number, ours with its interval, and the verdict."""
     rows = []
     for claim in claims:
         ours = "–" if claim.get("ours") is None else signed(claim["ours"])

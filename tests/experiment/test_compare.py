@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rwkvgate.experiment.compare import differences, moved, read_run, times
+from rwkvgate.experiment.compare import differences, moved, named_differences, read_run, times
 from rwkvgate.gate.validation import SettingsError
 
 
@@ -54,10 +54,28 @@ def test_packages_that_the_manifests_do_not_name_are_compared(tmp_path: Path) ->
         scores().to_parquet(tmp_path / name / "results" / "documents.parquet")
         latency(1.0).to_parquet(tmp_path / name / "results" / "latency.parquet")
     one, other = (read_run(tmp_path / name) for name in "ab")
-    found = differences(one.manifest, other.manifest).set_index("entry")
+    entries = differences(one.manifest, other.manifest)
+    assert named_differences(entries) == "Packages in other versions: idna\n"
+    found = entries.set_index("entry")
     assert list(found.index) == ["packages.idna"] and found.loc["packages.idna"].tolist() == ["3.1", "3.2"]
     del other.manifest["packages"]  # a run of an earlier version
     assert differences(one.manifest, other.manifest).empty
+
+
+def test_texts_that_differ_are_named_with_the_packages_they_were_read_from() -> None:
+    one = {"corpus": {"hashes": {"train": "a", "natural_train": "b"}, "versions": {"numpy": "2.4", "scipy": "1.17"}}}
+    other = {"corpus": {"hashes": {"train": "a", "natural_train": "c"}, "versions": {"numpy": "2.5", "scipy": "1.17"}}}
+    found = differences(one, other)
+    assert found.to_numpy().tolist() == [
+        ["corpus.hashes.natural_train", "b", "c"],
+        ["corpus.versions.numpy", "2.4", "2.5"],
+    ]
+    assert named_differences(found) == (
+        "Texts that differ: natural_train\nNatural text was read from other versions of: numpy\n"
+    )
+    del other["corpus"]["versions"]  # a run of an earlier version
+    assert named_differences(differences(one, other)) == "Texts that differ: natural_train\n"
+    assert named_differences(differences(one, one)) == ""
 
 
 def test_equal_manifests_have_no_difference_and_unequal_ones_are_named() -> None:
@@ -94,7 +112,7 @@ def test_the_command_says_both_and_refuses_what_is_no_run(tmp_path: Path) -> Non
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "settings.shift" in told and "1 of 2 numbers moved" in told and "enhanced" in told
     assert "1 of 1 times moved" in told and "rouge-l-gain: reproduced in A, not reproduced in B" in told
-    assert "A was made from changed files" in told and "B was made" not in told and "missing" not in told
+    assert "A was made with uncommitted changes" in told and "B was made" not in told and "missing" not in told
     with pytest.raises(SettingsError, match="no run folder"):
         read_run(tmp_path)
     (tmp_path / "a" / "results" / "documents.parquet").write_bytes(b"x")

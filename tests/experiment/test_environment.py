@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from rwkvgate.experiment import environment as module
 from rwkvgate.experiment.environment import commit, environment, packages
-from rwkvgate.experiment.pipeline import open_run
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.run import ENVIRONMENT
 
 
@@ -57,9 +57,10 @@ def test_a_repository_of_somebody_else_is_not_taken_for_ours(tmp_path: Path, mon
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
     assert commit() == {"id": None, "dirty": None}
-    (tmp_path / module.HERE).parent.mkdir()
-    (tmp_path / module.HERE).write_text("")
+    (tmp_path / module.MARK).parent.mkdir(parents=True)
+    (tmp_path / module.MARK).write_text("")
     assert len(str(commit()["id"])) == 40 and commit()["dirty"] is False
+    assert (Path(module.__file__).parents[2] / module.MARK).samefile(module.__file__)
 
 
 def test_the_run_folder_has_it_beside_the_manifest(tmp_path: Path) -> None:
@@ -71,3 +72,17 @@ def test_the_run_folder_has_it_beside_the_manifest(tmp_path: Path) -> None:
     assert any(line.startswith("# rwkvgate ") and "commit" in line for line in about)
     for secret in ("://", "/home", "/opt", "/usr", "/tmp", str(Path.home()), str(tmp_path)):
         assert secret not in text
+
+
+def test_the_requirements_are_those_of_pyproject_where_only_a_checkout_is_on_the_path(monkeypatch: Any) -> None:
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", absent)
+    names = [requirement.name for requirement in module.requirements()]
+    assert {"torch", "transformers", "filelock"} <= set(names) and "snakemake" not in names
+
+
+def test_the_manifest_has_the_versions_of_what_is_required() -> None:
+    versions = module.versions()
+    assert {"python", "rwkvgate", "torch", "rouge-score", "snakemake"} <= set(versions) and "pytest" not in versions

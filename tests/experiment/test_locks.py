@@ -1,21 +1,23 @@
-"""A step of a run is one process's at a time, and a lock dies with its holder."""
+"""One process makes a step of a run at a time, and a lock is freed when its holder dies."""
 
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rwkvgate.experiment import locks
+from rwkvgate.experiment import locks, order
 from rwkvgate.experiment.locks import hold
-from rwkvgate.experiment.run import Run, is_finished, make_once, step
+from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import resolve
+from rwkvgate.experiment.steps import making
 from rwkvgate.gate.validation import SettingsError
 from tests.experiment.holder import holding
 
@@ -53,34 +55,57 @@ def test_the_kernel_of_a_killed_notebook_is_waited_for(other: subprocess.Popen[s
 
 
 def test_what_another_process_has_made_meanwhile_is_not_made_again(tmp_path: Path, monkeypatch: Any) -> None:
-    run, inputs, made = Run(resolve(profile="smoke", run_dir=str(tmp_path))), {"a": 1}, []
+    step, made = order.base(Run(resolve(profile="smoke", run_dir=str(tmp_path)))), []
 
-    def make(by: str) -> Callable[[], None]:
-        def work() -> None:
-            made.append(by)
-            with step(run.base, "base", inputs, 0.0):
-                pass
+    def make(step: order.Step) -> making.Write:
+        made.append(step.name)
+        return lambda folder: None
 
-        return work
-
+    monkeypatch.setattr(making, "MAKERS", {"corpus": make, "base": make})
     plain = locks.take
 
     def take(*arguments: Any) -> Any:
-        make("another")()  # while this process waits for the lock
+        if not step.is_finished:
+            making.Work(step).write(lambda folder: None)  # by another process, while this one waits for the lock
         return plain(*arguments)
 
     monkeypatch.setattr(locks, "take", take)
-    make_once(run, run.base, inputs, make("this"))
-    assert made == ["another"] and is_finished(run.base, inputs)
-    make_once(run, run.base, inputs, make("this"))
-    assert made == ["another"]
+    making.complete(step)
+    assert made == ["corpus"] and step.is_finished
+    making.complete(step)
+    assert made == ["corpus"]
 
 
-def test_a_file_system_without_locks_is_said_and_used(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    def flock(*arguments: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize(
+    ("function", "code"), [("fcntl.flock", errno.ENOLCK), ("os.open", errno.EROFS), ("os.open", errno.EACCES)]
+)
+def test_a_file_system_without_locks_is_named_and_used(
+    tmp_path: Path, monkeypatch: Any, capsys: Any, function: str, code: int
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    monkeypatch.setattr(f"filelock._unix.{function}", fail)
     with hold(tmp_path, tmp_path / "base"):
         pass
-    assert "cannot be locked ([Errno 37] No locks available): see to it" in capsys.readouterr().out
+    assert f"cannot be locked ([Errno {code}] {os.strerror(code)}): make sure" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_read(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def mkdir(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with hold(tmp_path, tmp_path / "base"):
+        pass
+    assert "Read-only file system" in capsys.readouterr().out
+
+
+def test_a_lock_is_free_after_its_block_and_leaves_the_time_of_its_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        with hold(tmp_path, tmp_path / "base"):
+            pass
+    path = tmp_path / locks.STEP_LOCKS / "base"
+    os.utime(path, (1, 1))
+    with hold(tmp_path, tmp_path / "base"):
+        assert path.stat().st_mtime == 1

@@ -37,7 +37,7 @@ def test_a_second_run_is_refused(first: subprocess.Popen[str], tmp_path: Path) -
     first.wait()
     held = lock_folder(tmp_path)
     assert held is not None
-    held.close()
+    held.release()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file locks")

@@ -49,9 +49,9 @@ SPANS = ".rg .tokens span"
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
     with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
 
 
 def opened(browser: Any, viewport: dict[str, int]) -> Any:
@@ -154,7 +154,7 @@ def use(page: Any, name: str) -> None:
     choose(page, "every layer")
     page.wait_for_function("document.querySelector('.rg .tokens span').title.endsWith(' 0.000')")
     page.get_by_role("button", name="Continue").click()
-    page.wait_for_selector("text=Continuation, every layer held at 0.00")
+    page.wait_for_selector("text=Continuation, every layer clamped to 0.00")
     page.locator("textarea").first.fill("")
     page.locator("textarea").first.blur()
     page.wait_for_selector("text=The text is empty")
@@ -166,8 +166,8 @@ def notebook(path: Path) -> Path:
     cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None}
     cell["source"] = f"{PREPARE}\nexplorer.widget"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    whole = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    path.write_text(json.dumps(whole))
+    document = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(document))
     return path
 
 

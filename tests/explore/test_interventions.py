@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import RwkvConfig, RwkvForCausalLM
 
+from rwkvgate import GateConfig, patch
 from rwkvgate.explore.interventions import clamp_gate
+from rwkvgate.explore.summaries import summarize_gates
 from rwkvgate.explore.traces import record_gates
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.patch import gates_of
@@ -35,9 +38,9 @@ def test_a_clamped_gate_is_the_one_computed_by_hand(arm: str, tiny_model: Any, t
         # How far the gate moves things when it is wide open, by its own formula.
         moved = gated.moved if gated.values is None else gated.moved / _wide(gated.values, hidden)
         moved = moved * (1 if gate.gate_scale is None else gate.gate_scale)
-        wanted = hidden + 0.3 * moved
-        wanted = wanted if gate.norm is None else gate.norm(wanted)
-    torch.testing.assert_close(outputs[-1], wanted, atol=1e-12, rtol=1e-9)
+        expected = hidden + 0.3 * moved
+        expected = expected if gate.norm is None else gate.norm(expected)
+    torch.testing.assert_close(outputs[-1], expected, atol=1e-12, rtol=1e-9)
     assert torch.equal(model(ids).logits, before)
     assert all(gate.override is None for gate in gates_of(model))
 
@@ -51,14 +54,14 @@ def test_only_the_chosen_channels_tokens_and_layers_change(arm: str, tiny_model:
     model, ids = tiny_model(arm, torch.float32), tokens(2, 9)
     free = record_gates(model, ids)
     with clamp_gate(model, 1, 0.25, channels=slice(4, 12, 2), tokens=[3, 7]):
-        held = record_gates(model, ids)
+        clamped = record_gates(model, ids)
     first = next(i for i, name in enumerate(free.gates) if name.layer == 1)
-    wanted = free.values[first].clone()
-    wanted[:, [3, 7], 4:12:2] = 0.25
+    expected = free.values[first].clone()
+    expected[:, [3, 7], 4:12:2] = 0.25
     # The second gate of a layer may read what the first one changed, but only from the clamped token on.
-    torch.testing.assert_close(held.values[first][:, :4], wanted[:, :4], atol=0, rtol=0)
-    assert (held.values[first][:, [3, 7], 4:12:2] == 0.25).all()
-    torch.testing.assert_close(held.values[:, :, :3], free.values[:, :, :3], atol=0, rtol=0)
+    torch.testing.assert_close(clamped.values[first][:, :4], expected[:, :4], atol=0, rtol=0)
+    assert (clamped.values[first][:, [3, 7], 4:12:2] == 0.25).all()
+    torch.testing.assert_close(clamped.values[:, :, :3], free.values[:, :, :3], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", [*GATED, *list(SPREAD)[::5]])
@@ -68,27 +71,27 @@ def test_token_by_token_left_padded_and_in_generation(name: str, tiny_model: Any
     mask = torch.tensor([[0] * 3 + [1] * 8])
     clamp: dict[str, Any] = {"layer": [1, 3], "value": 0.6, "channels": [0, 5, 31], "tokens": slice(2, 6)}
     with torch.no_grad(), clamp_gate(model, **clamp):
-        whole = model(ids).logits
+        one_pass = model(ids).logits
         left = model(padded, attention_mask=mask).logits[:, 3:]
         state, steps = None, []
         for i in range(8):
             output = model(ids[:, i : i + 1], past_key_values=state, use_cache=True)
             state = output.past_key_values
             steps.append(output.logits)
-    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-9, rtol=1e-7)
-    torch.testing.assert_close(left, whole, atol=1e-9, rtol=1e-7)
-    assert (whole - model(ids).logits).abs().max() > 1e-9
+    torch.testing.assert_close(torch.cat(steps, 1), one_pass, atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(left, one_pass, atol=1e-9, rtol=1e-7)
+    assert (one_pass - model(ids).logits).abs().max() > 1e-9
 
 
 def test_generation_under_a_clamp_is_that_of_repeated_forward_passes(tiny_model: Any, tokens: Any) -> None:
     model, ids = tiny_model("enhanced"), tokens(1, 4)
     with clamp_gate(model, None, 0.0, tokens=slice(6, None)), torch.no_grad():
-        found = record_gates(model, ids, new_tokens=6, eos_token_id=None)
+        trace = record_gates(model, ids, new_tokens=6, eos_token_id=None)
         longer = ids
         for _ in range(6):
             longer = torch.cat((longer, model(longer).logits[:, -1:].argmax(-1)), 1)
-    assert found.sequences is not None and torch.equal(found.sequences, longer)
-    assert (found.values[:, :, 6:] == 0).all() and (found.values[:, :, :6] > 0.01).any()
+    assert trace.sequences is not None and torch.equal(trace.sequences, longer)
+    assert (trace.values[:, :, 6:] == 0).all() and (trace.values[:, :, :6] > 0.01).any()
 
 
 @pytest.mark.parametrize("arm", ["enhanced", "attention-gate", "fixed-gate"])
@@ -135,8 +138,8 @@ def test_a_second_user_of_the_kernel_sees_no_clamp(tiny_model: Any, tokens: Any)
         ({"layer": 0, "value": 0.5}, "layer is 0; the model has layers 1 to 3"),
         ({"layer": [1, 4], "value": 0.5}, "layer is 4; the model has layers 1 to 3"),
         ({"layer": True, "value": 0.5}, "layer is True"),
-        ({"value": 0.5, "channels": 32}, "channels holds 32; allowed are 0 to 31"),
-        ({"value": 0.5, "tokens": [-1]}, "tokens holds -1; allowed are at least 0"),
+        ({"value": 0.5, "channels": 32}, "channels includes 32; allowed are 0 to 31"),
+        ({"value": 0.5, "tokens": [-1]}, "tokens includes -1; allowed are at least 0"),
         ({"value": 0.5, "tokens": slice(-3, None)}, "its ends must be at least 0"),
         ({"value": 1.5}, "must be 0 to 1"),
         ({"value": float("nan")}, "must be 0 to 1"),
@@ -145,7 +148,7 @@ def test_a_second_user_of_the_kernel_sees_no_clamp(tiny_model: Any, tokens: Any)
         ({"value": 0.1, "scale": 2.0}, "exactly one"),
     ],
 )
-def test_what_is_out_of_range_is_refused(options: dict[str, Any], message: str, tiny_model: Any) -> None:
+def test_values_out_of_range_are_refused(options: dict[str, Any], message: str, tiny_model: Any) -> None:
     model = tiny_model("enhanced")
     with pytest.raises(ValueError, match=message), clamp_gate(model, **options):
         pass
@@ -160,9 +163,27 @@ def test_an_unpatched_model_is_refused(tiny_model: Any) -> None:
 def test_numbers_of_numpy_and_torch_serve_as_well(tiny_model: Any, tokens: Any) -> None:
     model, ids = tiny_model("enhanced"), tokens(1, 6)
     with clamp_gate(model, 2, 0.5, channels=[1, 4], tokens=3):
-        wanted = record_gates(model, ids).values
+        expected = record_gates(model, ids).values
     for number in (np.int64, torch.tensor):
         with clamp_gate(model, [number(2)], 0.5, channels=np.array([1, 4]), tokens=np.int32(3)):
-            assert torch.equal(record_gates(model, ids).values, wanted)
+            assert torch.equal(record_gates(model, ids).values, expected)
     with pytest.raises(TypeError), clamp_gate(model, 1.5, 0.5):  # type: ignore[arg-type]
         pass
+
+
+@pytest.mark.parametrize("arm", ["enhanced", "conv-routing", "attention-gate", "hierarchical"])
+def test_rwkv4_is_recorded_in_windows_and_clamped(arm: str, scramble: Any, tokens: Any) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = RwkvConfig(vocab_size=37, hidden_size=16, num_hidden_layers=2, rescale_every=0)
+        model = patch(scramble(RwkvForCausalLM(config).eval()), GateConfig.preset(arm))
+    ids = tokens(1, 11)
+    before = model(ids).logits
+    with clamp_gate(model, 2, 0.5, channels=[0, 3], tokens=slice(4, None)):
+        trace, parts = record_gates(model, ids), summarize_gates(model, ids, window=4)
+        longer = record_gates(model, ids[:, :6], new_tokens=5, eos_token_id=None)
+    assert (trace.values[1, 0, 4:, [0, 3]] == 0.5).all() and (longer.values[1, 0, 4:, [0, 3]] == 0.5).all()
+    assert not (trace.values[1, 0, :4, [0, 3]] == 0.5).any() and longer.values.shape[2] == 10
+    torch.testing.assert_close(parts.mean, trace.summary().mean, atol=1e-3, rtol=0)
+    assert torch.equal(model(ids).logits, before)
+    assert all(gate.override is None and gate.observer is None for gate in gates_of(model))

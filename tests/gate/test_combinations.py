@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from rwkvgate import GateConfig, load_gate, patch, save_gate, unpatch
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import gates_of, select_trainable
-from rwkvgate.metrics.gate_cost import cost_table, gate_cost
+from rwkvgate.metrics.cost import gate_cost, preset_table
 from rwkvgate.rwkv6.token_shift import TokenShift
+from tests.conftest import ROUNDING
 from tests.gate.combinations import COMBINATIONS, PAIRS, SPREAD, plain_gate
 
-ROUNDING = 1e-11
 SMALL = {"num_hidden_layers": 2, "hidden_size": 16, "head_size": 4}
 
 every = pytest.mark.parametrize("config", COMBINATIONS.values(), ids=list(COMBINATIONS))
@@ -245,4 +245,4 @@ def test_a_convolution_starts_plain() -> None:
 
 def test_the_page_says_what_the_gates_cost() -> None:
     page = (Path(__file__).parents[2] / "docs" / "gates.md").read_text(encoding="utf-8")
-    assert cost_table(channels=2048, heads=32, layers=24, tokens=1024) in page
+    assert preset_table(channels=2048, heads=32, layers=24, tokens=1024) in page

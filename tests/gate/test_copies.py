@@ -130,7 +130,7 @@ def test_norms_follow_the_model_when_the_gate_comes_off(tiny_model: Any, tokens:
 def test_a_folder_of_something_else_is_left_alone(tiny_model: Any, tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path / "model")
     before = sorted(path.name for path in (tmp_path / "model").iterdir())
-    with pytest.raises(SettingsError, match="holds something else than a gate"):
+    with pytest.raises(SettingsError, match="holds something other than a gate"):
         save_gate(tiny_model("enhanced"), tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == before
     (tmp_path / "empty").mkdir()

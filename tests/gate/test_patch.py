@@ -11,7 +11,7 @@ from torch import nn
 from rwkvgate import GateConfig, patch, unpatch
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.layer import GatedShift
-from rwkvgate.gate.patch import gate_config, gates_of, is_patched, merge, select_trainable
+from rwkvgate.gate.patch import gate_config, gates_of, is_patched, select_trainable
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.token_shift import TokenShift
 
@@ -178,8 +178,3 @@ def test_sizes_left_out_are_the_models(tiny_model: Any) -> None:
     assert gate_config(model).heads == model.config.num_attention_heads == 4
     assert gate_config(patch(tiny_model(), GateConfig.preset("low-rank"))).rank == 16
     assert GateConfig.preset("low-rank").sized(2048).rank == 64
-
-
-def test_merging_is_refused_with_the_reason(tiny_model: Any) -> None:
-    with pytest.raises(TypeError, match="multiplies a past hidden state by a nonlinear function"):
-        merge(tiny_model("enhanced"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from rwkvgate.experiment.corpora.documents import Document
-from rwkvgate.experiment.corpora.stories import generate_stories
 from rwkvgate.metrics.context import (
     CONTEXT_COLUMNS,
     distant_context,
@@ -17,6 +16,12 @@ from rwkvgate.metrics.context import (
     position_edges,
 )
 from rwkvgate.metrics.likelihood import score_texts, token_losses
+
+
+def document(sentences: list[str]) -> SimpleNamespace:
+    """A text of these sentences and the offsets of their ends."""
+    ends = [len(" ".join(sentences[: i + 1])) for i in range(len(sentences))]
+    return SimpleNamespace(text=" ".join(sentences), sentence_ends=tuple(ends))
 
 
 def test_long_texts_are_cut_exactly_and_short_ones_are_read_again() -> None:
@@ -28,16 +33,16 @@ def test_long_texts_are_cut_exactly_and_short_ones_are_read_again() -> None:
 
 
 def test_edges_double_up_to_eight_times_the_trained_length() -> None:
-    assert position_edges(256) == [0, 32, 64, 128, 256, 512, 1024, 2048]
-    assert position_edges(1)[:2] == [0, 1]
+    assert position_edges(256, 8) == [0, 32, 64, 128, 256, 512, 1024, 2048]
+    assert position_edges(1, 8)[:2] == [0, 1]
 
 
 def test_buckets_add_up(model: Any) -> None:
     texts = [[3, 4, 5] * 30, [7] * 90]
-    whole = token_losses(model, texts, batch_size=2)
-    found = losses_by_position(model, texts, [0, 10, 40, 90, 400], batch_size=1, window=16)
-    for number, losses in enumerate(whole):
-        own = found[found["text"] == number]
+    complete = token_losses(model, texts, batch_size=2)
+    frame = losses_by_position(model, texts, [0, 10, 40, 90, 400], batch_size=1, window=16)
+    for number, losses in enumerate(complete):
+        own = frame[frame["text"] == number]
         assert own["tokens"].tolist() == [10, 30, 50] and own["nll"].sum() == pytest.approx(losses.sum(), rel=1e-5)
         assert own["nll"].iloc[0] == pytest.approx(losses[:10].sum(), rel=1e-5)
 
@@ -49,19 +54,23 @@ def test_a_forgotten_state_is_another_loss_and_the_first_window_is_not(model: An
 
 
 def test_the_tail_is_scored_after_three_contexts(model: Any, tokenizer: Any) -> None:
-    stories = generate_stories(6, 0)
-    found = distant_context(model, tokenizer, stories, batch_size=4)
-    assert list(found.columns) == list(CONTEXT_COLUMNS) and found["document"].tolist() == list(range(6))
-    for row, story in zip(found.itertuples(), stories, strict=True):
+    stories = [document([f"The fox {i} saw dog number {j}." for j in range(5 + i)]) for i in range(6)]
+    frame = distant_context(model, tokenizer, stories, batch_size=4)
+    assert list(frame.columns) == list(CONTEXT_COLUMNS) and frame["document"].tolist() == list(range(6))
+    for row, story in zip(frame.itertuples(), stories, strict=True):
         cut = story.sentence_ends[-3]
-        whole, head = score_texts(model, tokenizer, [story.text, story.text[:cut]], batch_size=1)["nll"]
-        assert row.intact_nll == pytest.approx(whole - head, rel=1e-4)
+        complete, head = score_texts(model, tokenizer, [story.text, story.text[:cut]], batch_size=1)["nll"]
+        assert row.intact_nll == pytest.approx(complete - head, rel=1e-4)
         assert row.tail_tokens == len(story.text[cut:].encode())
 
 
 def test_documents_without_an_order_to_shuffle_are_left_out(model: Any, tokenizer: Any) -> None:
-    short = [Document("One. Two. Three. Four.", "x", (4, 9, 16, 22)), Document("", "x"), Document("字" * 50, "x")]
+    short = [
+        document(["One.", "Two.", "Three.", "Four."]),
+        document([]),
+        SimpleNamespace(text="字" * 50, sentence_ends=()),
+    ]
     assert distant_context(model, tokenizer, short, batch_size=2).empty
-    told = Document("A one. B two. C. D. E.", "x", (6, 13, 16, 19, 22))
-    found = distant_context(model, tokenizer, [*short, told], batch_size=2)
-    assert found["document"].tolist() == [3] and isinstance(found, pd.DataFrame)
+    enough = document(["A one.", "B two.", "C.", "D.", "E."])
+    frame = distant_context(model, tokenizer, [*short, enough], batch_size=2)
+    assert frame["document"].tolist() == [3] and isinstance(frame, pd.DataFrame)

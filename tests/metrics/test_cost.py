@@ -1,4 +1,4 @@
-"""Costs in closed form against torch's counter, and exponents of curves whose exponent is known."""
+"""FLOPs of weights and gates against torch's counter, and exponents of curves whose exponent is known."""
 
 from __future__ import annotations
 
@@ -11,29 +11,24 @@ import pytest
 import torch
 from scipy import stats
 
-from rwkvgate.experiment.inputs import SCALING_MODES
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.metrics.cost import (
-    ONE_PASS,
     SCALING_COLUMNS,
-    WINDOWS,
     base_flops,
     cost_table,
     counted_flops,
     exponent,
+    gate_cost,
     peak_growth,
     scaling,
     wkv_flops,
 )
-from rwkvgate.metrics.gate_cost import gate_cost
 from rwkvgate.rwkv6 import mixing
-
-GATED = PRESETS
 
 
 @pytest.fixture
 def without_wkv(monkeypatch: Any) -> None:
-    """The WKV operator replaced by one without products, for its count depends on how it is computed."""
+    """Replace the WKV operator by one without matrix products: their number depends on how it is computed."""
 
     def nothing(r: Any, k: Any, v: Any, w: Any, u: Any, state: Any = None) -> Any:
         return v, torch.zeros(v.shape[0], v.shape[2], v.shape[3], v.shape[3])
@@ -42,23 +37,24 @@ def without_wkv(monkeypatch: Any) -> None:
 
 
 @pytest.mark.usefixtures("without_wkv")
-@pytest.mark.parametrize("arm", [None, *GATED])
+@pytest.mark.parametrize("arm", [None, *PRESETS])
 @pytest.mark.parametrize("tokens", [1, 33])
-def test_the_closed_form_is_what_torch_counts(arm: str | None, tokens: int, tiny_model: Any) -> None:
+def test_base_and_gates_add_up_to_what_torch_counts(arm: str | None, tokens: int, tiny_model: Any) -> None:
     model = tiny_model(arm, torch.float32)
     config = model.config
-    wanted = base_flops(config, tokens)
+    expected = base_flops(config, tokens)
     if arm is not None:
-        cost = gate_cost(GATED[arm], config.hidden_size, config.num_attention_heads, tokens)
-        wanted += config.num_hidden_layers * cost.flops
-    assert counted_flops(model, tokens) == wanted
+        cost = gate_cost(PRESETS[arm], config.hidden_size, config.num_attention_heads, tokens)
+        expected += config.num_hidden_layers * cost.flops
+    assert counted_flops(model, tokens) == expected
 
 
-def test_the_paper_models_cost() -> None:
+def test_the_cost_of_the_papers_model() -> None:
     from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
 
     config = Rwkv6Config(vocab_size=65536, hidden_size=2048, num_hidden_layers=24, head_size=64, intermediate_size=7168)
-    table = cost_table(config, {"enhanced": GATED["enhanced"], "low-rank": GATED["low-rank"]}, 1000).set_index("Arm")
+    gates = {arm: PRESETS[arm] for arm in ("enhanced", "low-rank")}
+    table = cost_table(config, gates, 1000).set_index("Arm")
     with torch.device("meta"):
         model = Rwkv6ForCausalLM(config)
     # Two FLOPs for every number of a weight that a token is multiplied with: every matrix but the embedding.
@@ -70,30 +66,31 @@ def test_the_paper_models_cost() -> None:
     assert table.loc["enhanced", "Gate parameters"] == 24 * (2048 * 2048 + 3 * 2048)
     share = 2 * 24 * 2048 * 2048 / (base_flops(config, 1) + wkv_flops(config, 1))
     counted = {"base": 5e6, "enhanced": 7e6}
-    told = cost_table(config, {"enhanced": GATED["enhanced"], "low-rank": GATED["low-rank"]}, 9, counted)["Counted"]
-    assert told.tolist()[:2] == [5, 2] and np.isnan(told[2]) and table["Counted"].isna().all()
+    counts = cost_table(config, gates, 9, counted)["Counted"]
+    assert counts.tolist()[:2] == [5, 2] and np.isnan(counts[2]) and table["Counted"].isna().all()
     assert float(table.loc["enhanced", "Of the base"].strip("+ %")) == pytest.approx(100 * share, abs=0.01)
     assert wkv_flops(config, 10) == 10 * wkv_flops(config, 1)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-def test_a_known_exponent_is_found(power: float) -> None:
+def test_a_known_exponent_is_recovered(power: float) -> None:
     tokens = np.repeat([256, 1024, 4096, 16384, 65536], 5)
-    held, repeats = 0, 300
+    covered, repeats = 0, 300
     for seed in range(repeats):
         noise = np.exp(np.random.default_rng(seed).normal(0, 0.02, tokens.size))
-        bent = 0.5 * (tokens < 4096)  # what is fixed bends the short end, which is not fitted
-        found = exponent(tokens, 1e-6 * tokens**power * noise + bent)
-        assert found.estimate == pytest.approx(power, abs=0.03) and found.points == 15
-        held += found.low <= power <= found.high
+        bent = 0.5 * (tokens < 4096)  # a fixed cost bends the short end, which is not fitted
+        fit = exponent(tokens, 1e-6 * tokens**power * noise + bent)
+        assert fit.estimate == pytest.approx(power, abs=0.03) and fit.points == 15
+        covered += fit.low <= power <= fit.high
     low, high = stats.binom.interval(0.999, repeats, 0.95)
-    assert low <= held <= high
+    assert low <= covered <= high
 
 
-def test_too_few_lengths_say_so() -> None:
+def test_too_few_lengths_give_nan() -> None:
     assert np.isnan(exponent([256, 256, 256], [1, 1, 1]).estimate)
     assert np.isnan(exponent([256, 512], [1, 2]).low)
-    assert exponent([256, 512, 1024], [1, 2, 4]).estimate == pytest.approx(1.0)  # short, and fitted all the same
+    # All lengths are fitted where too few are long.
+    assert exponent([256, 512, 1024], [1, 2, 4]).estimate == pytest.approx(1.0)
 
 
 def test_time_and_memory_are_measured_for_every_length(tiny_model: Any) -> None:
@@ -103,8 +100,8 @@ def test_time_and_memory_are_measured_for_every_length(tiny_model: Any) -> None:
     assert bool((frame["seconds"] > 0).all()) and set(frame["arm"]) == {"base", "enhanced"}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
-def test_peak_growth_is_what_is_held_at_once() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+def test_peak_growth_is_the_memory_in_use_at_once() -> None:
     def call() -> None:
         first = torch.ones(2**24)  # 64 MiB
         second = torch.ones(2**24)
@@ -114,10 +111,6 @@ def test_peak_growth_is_what_is_held_at_once() -> None:
         time.sleep(0.02)
         del second, third
 
-    for _ in range(2):  # memory that the allocator has by now counts all the same
+    for _ in range(2):  # memory that the allocator has kept counts again
         assert peak_growth(call, torch.device("cpu")) == pytest.approx(128, abs=8)
     assert peak_growth(lambda: None, torch.device("cpu")) < 2
-
-
-def test_the_run_graph_knows_the_modes() -> None:
-    assert SCALING_MODES == (WINDOWS, ONE_PASS)  # which it cannot import, for torch would come with them

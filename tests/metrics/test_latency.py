@@ -1,4 +1,4 @@
-"""What is timed, in which order, and what stands beside it; never how long it took."""
+"""The order in which calls are timed, and what is recorded beside the times; never how long they take."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import torch
 
 from rwkvgate.metrics.latency import (
     LATENCY_COLUMNS,
-    dtype_of,
     forward_time,
     generation_time,
+    place_of,
     ratio_of_medians,
     time_calls,
-    time_pair,
+    times_of,
 )
 
 
 def test_calls_are_interleaved_and_the_first_rotates():
     order: list[str] = []
-    timing = time_pair(lambda: order.append("A"), lambda: order.append("B"), repeats=4, warmup=2)
+    seconds = time_calls({"A": lambda: order.append("A"), "B": lambda: order.append("B")}, repeats=4, warmup=2)
     assert "".join(order) == "ABBAABBAABBA"
-    assert timing.repeats == 4 and timing.ratio.n == 4
-    assert timing.base_low <= timing.base_median <= timing.base_high
-    assert timing.ratio.low <= timing.ratio.estimate <= timing.ratio.high
+    assert seconds["A"].shape == seconds["B"].shape == (4,)
+    median, low, high, *ratio = times_of(seconds["B"], seconds["A"])
+    assert low <= median <= high and ratio[1] <= ratio[0] <= ratio[2]
 
 
 def test_the_clock_starts_and_stops_synchronised():
@@ -31,13 +31,13 @@ def test_the_clock_starts_and_stops_synchronised():
     time_calls({"a": lambda: order.append("a")}, 2, 0, lambda: order.append("s"))
     assert "".join(order) == "sas" * 2
     with pytest.raises(ValueError, match="repeats is 0"):
-        time_pair(lambda: None, lambda: None, repeats=0)
+        time_calls({}, repeats=0)
 
 
 def test_ratio_of_medians_is_paired_and_deterministic():
     drift = np.linspace(1, 3, 40)  # a clock that slows down threefold
-    found = ratio_of_medians(1.1 * drift, drift)
-    assert found.estimate == pytest.approx(1.1) and found.low == pytest.approx(found.high)
+    ratio = ratio_of_medians(1.1 * drift, drift)
+    assert ratio.estimate == pytest.approx(1.1) and ratio.low == pytest.approx(ratio.high)
     noisy = drift * np.random.default_rng(0).normal(1, 0.1, 40)
     assert ratio_of_medians(noisy, drift) == ratio_of_medians(noisy, drift)
     assert np.isnan(ratio_of_medians(np.ones(1), np.ones(1)).low)
@@ -63,7 +63,7 @@ def test_generation_makes_exactly_the_tokens_asked_for(model):
     with torch.no_grad():
         model.head.bias[0] = 1e4  # would end at once if it could
     model.shapes.clear()
-    frame = generation_time({"enhanced": model}, torch.ones(1, 3, dtype=torch.long), tokens=6, repeats=1, warmup=0)
+    frame = generation_time({"enhanced": model}, torch.ones(1, 3, dtype=torch.long), tokens=6, repeats=1)
     assert [width for _, width in model.shapes][:6] == [3, 1, 1, 1, 1, 1]
     assert np.isnan(frame.loc[0, "ratio"])
 
@@ -71,4 +71,4 @@ def test_generation_makes_exactly_the_tokens_asked_for(model):
 def test_dtype_is_that_of_most_parameters(make_model):
     mixed = make_model().bfloat16()
     mixed.head.bias.data = mixed.head.bias.data.float()
-    assert dtype_of(mixed) == "bfloat16"
+    assert place_of(mixed) == ("bfloat16", torch.get_num_threads(), "cpu")

@@ -67,14 +67,14 @@ def test_perplexity_is_over_tokens_and_bits_over_bytes(model, tokenizer):
     assert bits_per_byte(frame) == pytest.approx(math.log2(perplexity(frame)))  # here a token is a byte
 
 
-def test_modes_are_given_back_and_progress_is_told(model, tokenizer):
+def test_modes_are_restored_and_progress_is_reported(model, tokenizer):
     model.train()
     model.head.eval()
-    told = []
-    score_texts(model, tokenizer, TEXTS, batch_size=2, progress=lambda done, of: told.append((done, of)))
+    calls = []
+    score_texts(model, tokenizer, TEXTS, batch_size=2, progress=lambda done, of: calls.append((done, of)))
     assert model.training and not model.head.training
-    assert told[-1] == (len(TEXTS), len(TEXTS))
-    assert told == sorted(told)
+    assert calls[-1] == (len(TEXTS), len(TEXTS))
+    assert calls == sorted(calls)
 
 
 def test_half_precision_is_scored_in_float32(make_model, tokenizer):

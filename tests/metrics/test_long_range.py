@@ -16,14 +16,15 @@ TEXT = list(range(5, 37)) * 40
 
 
 class Copier(nn.Module):
-    """Expects whatever followed the same two tokens before; without a memory, what its own table says."""
+    """Expects whatever followed the same two tokens before; without a memory, what its own table predicts."""
 
     def __init__(self, vocabulary: int, remembers: bool) -> None:
         super().__init__()
         self.vocabulary, self.remembers = vocabulary, remembers
         self.table = nn.Parameter(torch.randn(vocabulary, vocabulary, generator=torch.Generator().manual_seed(0)))
 
-    def forward(self, ids: Any, past_key_values: Any, use_cache: bool, logits_to_keep: Any) -> SimpleNamespace:
+    def forward(self, input_ids: Any, past_key_values: Any = None, *, logits_to_keep: Any, **_: Any) -> SimpleNamespace:
+        ids = input_ids
         read = ids if past_key_values is None else torch.cat((past_key_values, ids), dim=1)
         logits = self.table[ids].clone()
         if self.remembers:
@@ -70,14 +71,14 @@ def test_a_model_that_remembers_gains_and_one_that_does_not_gains_nothing(drawn:
 
 def test_equals_the_whole_text_at_once_whatever_batch_and_window(tiny_model: Any, drawn: list[Probe]) -> None:
     model = tiny_model("enhanced", vocab_size=257)
-    found = probe_gains(model, drawn, batch_size=5, window=17)
+    windowed = probe_gains(model, drawn, batch_size=5, window=17)
     for number in (0, 3, len(drawn) - 1):
         probe, losses = drawn[number], []
         for text in (probe.planted, probe.blank):
             with torch.no_grad():
                 logits = model(torch.tensor([[0, *text[:-1]]])).logits[0].log_softmax(-1)
             losses.append(float(-logits[list(probe.asked), [text[i] for i in probe.asked]].mean()))
-        assert found["gain"][number] == pytest.approx(losses[1] - losses[0], abs=1e-5)
+        assert windowed["gain"][number] == pytest.approx(losses[1] - losses[0], abs=1e-5)
 
 
 def test_passkeys_lie_at_every_depth(drawn: list[Probe]) -> None:
@@ -91,11 +92,11 @@ def test_words_are_words(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "count", "text", "said"),
+    ("lengths", "count", "text", "message"),
     [([16], 1, TEXT, f"at least {SHORTEST}"), ([64], 0, TEXT, "count is 0"), ([64], 1, [], "no text")],
 )
 def test_impossible_probes_are_refused(
-    tokenizer: Any, lengths: list[int], count: int, text: list[int], said: str
+    tokenizer: Any, lengths: list[int], count: int, text: list[int], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         list(probes(tokenizer, text, lengths, count))

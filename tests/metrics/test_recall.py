@@ -1,4 +1,4 @@
-"""Recall tasks: every answer can be known, nothing else is asked, and a seed says it all."""
+"""Recall tasks: every answer can be inferred, nothing else is asked, and a seed determines the sequences."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rwkvgate.rwkv6.loss import IGNORED
 def test_every_key_is_asked_once_and_its_value_was_given(length: int, pairs: int, symbols: int) -> None:
     ids, labels = associative_recall(20, length, pairs, symbols, seed=3)
     assert ids.shape == labels.shape == (20, length)
-    for row, wanted in zip(ids.tolist(), labels.tolist(), strict=True):
+    for row, target in zip(ids.tolist(), labels.tolist(), strict=True):
         given = dict(zip(row[: 2 * pairs : 2], row[1 : 2 * pairs : 2], strict=True))
-        asked = [i for i, label in enumerate(wanted) if label != IGNORED]
+        asked = [i for i, label in enumerate(target) if label != IGNORED]
         assert sorted(row[i - 1] for i in asked) == sorted(given) and len(given) == pairs
-        assert all(row[i] == wanted[i] == given[row[i - 1]] and i >= 2 * pairs for i in asked)
+        assert all(row[i] == target[i] == given[row[i - 1]] and i >= 2 * pairs for i in asked)
         assert all(FIRST <= key < FIRST + symbols <= value < FIRST + 2 * symbols for key, value in given.items())
 
 
@@ -37,7 +37,7 @@ def test_a_copy_is_the_string_again() -> None:
     assert bool((labels[:, :13] == IGNORED).all())
 
 
-def test_a_seed_says_it_all() -> None:
+def test_a_seed_determines_the_sequences() -> None:
     for draw in (lambda s: associative_recall(5, 40, 4, 9, s), lambda s: copying(5, 9, 9, s)):
         assert torch.equal(draw(1)[0], draw(1)[0]) and not torch.equal(draw(1)[0], draw(2)[0])
 
@@ -65,10 +65,10 @@ class Oracle(nn.Module):
         self.labels, self.right = labels, right
 
     def forward(self, ids: Tensor) -> SimpleNamespace:
-        wanted = self.labels.roll(-1, dims=1).clamp(min=0)
+        target = self.labels.roll(-1, dims=1).clamp(min=0)
         wrong = torch.arange(len(ids))[:, None] >= self.right * len(ids)
         logits = torch.zeros(*ids.shape, 200)
-        return SimpleNamespace(logits=logits.scatter(-1, (wanted + wrong.long()).unsqueeze(-1), 50.0))
+        return SimpleNamespace(logits=logits.scatter(-1, (target + wrong.long()).unsqueeze(-1), 50.0))
 
 
 @pytest.mark.parametrize("right", [0.0, 0.5, 1.0])

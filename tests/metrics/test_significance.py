@@ -1,4 +1,4 @@
-"""Tests reject at the rate they say where there is nothing, and find what is planted."""
+"""Tests reject at their nominal rate without an effect, and detect planted effects."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import pytest
 from scipy import stats
 
 from rwkvgate.metrics.measures import perplexity_of_sums
-from rwkvgate.metrics.statistics import holm, permutation_p, seed_p, smallest_effect
+from rwkvgate.metrics.statistics import holm, minimum_detectable_effect, permutation_p, seed_p
 
 
-@pytest.mark.parametrize("kind", ["mean", "perplexity"])
-def test_permutation_rejects_at_the_nominal_rate(kind: str) -> None:
+@pytest.mark.parametrize("measure", ["mean", "perplexity"])
+def test_permutation_rejects_at_the_nominal_rate(measure: str) -> None:
     rng, repeats, n, rejected = np.random.default_rng(1), 400, 60, 0
     for repeat in range(repeats):
         shared, tokens = rng.gamma(4.0, 0.3, n), rng.integers(20, 80, n)
         a, b = (shared + rng.standard_t(3, n) * 0.2 for _ in range(2))
-        if kind == "mean":
+        if measure == "mean":
             p = permutation_p(a, b, resamples=499, seed=repeat)
         else:
             sides = [np.stack([x * tokens, tokens], axis=1) for x in (a, b)]
@@ -26,7 +26,7 @@ def test_permutation_rejects_at_the_nominal_rate(kind: str) -> None:
     assert low <= rejected <= high
 
 
-def test_permutation_finds_a_planted_effect_because_it_pairs() -> None:
+def test_permutation_detects_a_planted_effect_because_it_pairs() -> None:
     rng = np.random.default_rng(2)
     shared = rng.normal(0, 5, 100)
     a, b = shared + 0.3 + rng.normal(0, 0.3, 100), shared + rng.normal(0, 0.3, 100)
@@ -37,8 +37,10 @@ def test_permutation_finds_a_planted_effect_because_it_pairs() -> None:
 def test_permutation_agrees_with_scipy_and_is_deterministic() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.normal(0.2, 1, 30), rng.normal(0, 1, 30)
-    wanted = stats.permutation_test((a, b), lambda x, y: x.mean() - y.mean(), permutation_type="samples", rng=0).pvalue
-    assert permutation_p(a, b) == pytest.approx(wanted, abs=0.02)
+    expected = stats.permutation_test(
+        (a, b), lambda x, y: x.mean() - y.mean(), permutation_type="samples", rng=0
+    ).pvalue
+    assert permutation_p(a, b) == pytest.approx(expected, abs=0.02)
     assert permutation_p(a, b) == permutation_p(a, b) == permutation_p(b, a)
 
 
@@ -60,7 +62,7 @@ def test_seeds_reject_at_the_nominal_rate() -> None:
         assert low <= rejected <= high
 
 
-def test_seeds_that_say_nothing() -> None:
+def test_seeds_without_information() -> None:
     assert np.isnan(seed_p([0.3])) and np.isnan(seed_p([0.3, np.nan]))
     assert seed_p([0.2, 0.2]) == 0.0 and seed_p([0.0, 0.0]) == 1.0
 
@@ -80,12 +82,12 @@ def test_holm_keeps_the_family_error() -> None:
     assert low <= wrong <= high
 
 
-def test_the_smallest_effect_is_found_with_the_power_it_says() -> None:
+def test_the_minimum_detectable_effect_is_detected_with_its_nominal_power() -> None:
     # Over documents: (1.960 + 0.842) standard errors. Five seeds of deviation 1: (2.776 + 0.941) / sqrt(5).
-    assert smallest_effect(1.0) == pytest.approx(2.8016, abs=1e-3)
-    assert smallest_effect(1 / np.sqrt(5), 4) == pytest.approx((2.7764 + 0.9410) / np.sqrt(5), abs=1e-3)
+    assert minimum_detectable_effect(1.0) == pytest.approx(2.8016, abs=1e-3)
+    assert minimum_detectable_effect(1 / np.sqrt(5), 4) == pytest.approx((2.7764 + 0.9410) / np.sqrt(5), abs=1e-3)
     rng, repeats, n = np.random.default_rng(6), 600, 200
-    effect = smallest_effect(1 / np.sqrt(n))
-    found = sum(stats.ttest_1samp(rng.normal(effect, 1, n), 0).pvalue < 0.05 for _ in range(repeats))
+    effect = minimum_detectable_effect(1 / np.sqrt(n))
+    detected = sum(stats.ttest_1samp(rng.normal(effect, 1, n), 0).pvalue < 0.05 for _ in range(repeats))
     low, high = stats.binom.interval(0.999, repeats, 0.8)
-    assert low <= found <= high
+    assert low <= detected <= high

@@ -1,4 +1,4 @@
-"""Systems without a model: what they write, and that hostile input is scored, not crashed on."""
+"""Trivial baselines: what they write, and that empty and foreign texts are scored."""
 
 from __future__ import annotations
 

@@ -12,12 +12,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.inputs import arm_inputs
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import resolve
-from rwkvgate.rwkv6.files import digest, write_json
+from rwkvgate.experiment.steps import ensure_arm
+from rwkvgate.experiment.steps.arm import WEIGHTS
+from rwkvgate.rwkv6.files import write_json
 
 ARMS_OF_RUN = resolve("smoke").evaluation.arms
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,10 +60,22 @@ def test_every_result_is_there(chain: tuple[Path, str]) -> None:
     for name in ("figure2", "figure3", "gates"):
         assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
     for arm in ARMS_OF_RUN:
-        metrics = json.loads((folder / "arms" / arm / "seed0" / "metrics.json").read_text())
+        metrics = json.loads((folder / "arms" / arm / "seed0" / "evaluation" / "metrics.json").read_text())
         assert metrics["perplexity"] > 1 and 0 <= metrics["rougeL"] <= 1
     assert re.search(r"fine-tuning enhanced, seed 0: \d+ of 12", printed)
     assert "steps (100%) done" in printed
+
+
+def test_notebook_02_trains_what_the_other_notebooks_would(chain: tuple[Path, str], tmp_path: Path) -> None:
+    """The cells of notebook 02 and the step that is made where it was not run give the same weights, bit for bit."""
+    made = Run(resolve("smoke", run_dir=str(chain[0]))).variant("enhanced")
+    folder = tmp_path / "run"
+    shutil.copytree(chain[0], folder, ignore=shutil.ignore_patterns("arms"))
+    again = Run(resolve("smoke", run_dir=str(folder))).variant("enhanced")
+    ensure_arm(again)
+    one, other = (load_file(str(variant.folder / WEIGHTS)) for variant in (made, again))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert made.adapter.is_dir() and not again.adapter.exists()
 
 
 def test_the_report_stands_alone(chain: tuple[Path, str]) -> None:
@@ -109,9 +125,9 @@ def test_an_arm_that_diverged_is_a_result_and_not_a_failure(chain: tuple[Path, s
     folder = tmp_path / "run"
     shutil.copytree(chain[0], folder)
     run = Run(resolve("smoke", run_dir=str(folder)))
-    shutil.rmtree(run.arm("enhanced", 0))
-    inputs = digest(arm_inputs(run.settings, "enhanced", 0))
-    write_json(run.failure("enhanced", 0), {"inputs": inputs, "error": "enhanced, seed 0: the loss is nan at step 3"})
+    step = order.arm(run.variant("enhanced"))
+    shutil.rmtree(step.folder)
+    write_json(step.failure, {"inputs": step.digest, "error": "enhanced, seed 0: the loss is nan at step 3"})
     again = ("02_finetune.enhanced.seed0", "03_evaluate.enhanced.seed0", "04_ablations", "05_gate_visualization")
     for name in again:
         (folder / "notebooks" / f"{name}.ipynb").unlink()

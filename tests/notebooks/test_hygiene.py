@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from rwkvgate.workflow.colab import install_cell
+from rwkvgate.workflow.colab import INSTALL_METADATA, install_cell
 from rwkvgate.workflow.release import release, slug
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["01_setup", "02_finetune", "03_evaluate", "04_ablations", "05_gate_visualization"]
-LONGEST, MEDIAN = 30, 12
+LONGEST, MEDIAN, SET_UP = 30, 12, 12
 
 
 def read(name: str) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def test_committed_clean(name: str) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             assert not cell["outputs"] and cell["execution_count"] is None
-        assert set(cell["metadata"]) <= {"tags"}
+        assert set(cell["metadata"]) <= {"tags"} or cell["id"] == "install"
     assert "widgets" not in notebook["metadata"]
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     assert not re.search(r"/(home|root|tmp|Users|work)/", json.dumps(notebook))
@@ -78,10 +78,31 @@ def test_the_same_parameters_cell_everywhere() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_badge_and_install_cell_are_as_stamped(name: str) -> None:
-    cells = ["".join(cell["source"]) for cell in read(name)["cells"]]
-    assert f"colab.research.google.com/github/{slug(ROOT)}/blob/{release(ROOT)}/notebooks/{name}.ipynb" in cells[0]
-    assert cells[1] == install_cell(slug(ROOT), release(ROOT))
+def test_badge_and_colab_s_cell_are_as_stamped(name: str) -> None:
+    title, colab = read(name)["cells"][:2]
+    badge = f"colab.research.google.com/github/{slug(ROOT)}/blob/{release(ROOT)}/notebooks/{name}.ipynb"
+    assert badge in "".join(title["source"])
+    assert "".join(colab["source"]) == install_cell(slug(ROOT), release(ROOT))
+    assert colab["metadata"] == INSTALL_METADATA
+
+
+def test_colab_s_cell_is_a_collapsed_form_equal_in_all_notebooks() -> None:
+    cells = [read(name)["cells"][1] for name in NAMES]
+    assert all(cell == cells[0] for cell in cells)
+    assert cells[0]["metadata"] == {"cellView": "form", "jupyter": {"source_hidden": True}}
+    lines = "".join(cells[0]["source"]).splitlines()
+    assert lines[0] == "# @title Colab: install, GPU, Drive (does nothing elsewhere)"
+    assert 'DRIVE = ""  # @param {type:"string"}' in lines
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_set_up_is_short_and_drive_stays_in_colab_s_cell(name: str) -> None:
+    _, _, *cells = (cell for cell in read(name)["cells"])
+    codes = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert "parameters" in codes[0]["metadata"]["tags"] and "open_notebook(" in "".join(codes[1]["source"])
+    lines = [line for cell in codes[:2] for line in "".join(cell["source"]).splitlines() if line.strip()]
+    assert len(lines) <= SET_UP
+    assert not re.search("drive", "".join("".join(cell["source"]) for cell in cells), flags=re.I)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -95,7 +95,7 @@ def test_killed_and_interrupted_it_ends_as_one_left_alone(alone: Path, tmp_path:
         graph.stop(kind)
         assert not (folder / TARGET).exists()
     printed = Graph(folder).finish()
-    assert "goes on from step" in printed or "fine-tuning" not in printed
+    assert "resumes from step" in printed or "fine-tuning" not in printed
     left, right = (load_file(str(place / "arms/enhanced/seed0/weights.safetensors")) for place in (alone, folder))
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
     one, other = (pd.read_parquet(p / "arms/enhanced/seed0/evaluation/documents.parquet") for p in (alone, folder))

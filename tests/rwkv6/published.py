@@ -116,11 +116,11 @@ def damage(kind: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 MESSAGES = {
     "missing": "missing: rwkv.blocks.1.attention.time_faaaa",
     "unknown": "not known: rwkv.blocks.1.attention.time_first",
-    "shape": "of another shape: rwkv.blocks.1.attention.time_faaaa (32,), wanted (4, 8)",
+    "shape": "of another shape: rwkv.blocks.1.attention.time_faaaa (32,) instead of (4, 8)",
     "headless": "missing: head.weight",
     "gate": "holds a gate (rwkv.blocks.0.gated_shift.gate.weight)",
     "values": "infinite or not numbers: rwkv.blocks.1.attention.time_faaaa (torch.bfloat16)",
-    "anchor": "no whole RWKV-6: it lacks rwkv.blocks.0.attention.time_maa_w2",
+    "anchor": "no complete RWKV-6: it lacks rwkv.blocks.0.attention.time_maa_w2",
     "layer": "it states num_hidden_layers 3 (2)",
     "vocabulary": "it states vocab_size 37 (20)",
     "foreign": "none of rwkv.embeddings.weight, emb.weight and model.embeddings.weight",

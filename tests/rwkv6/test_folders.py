@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rwkvgate import Rwkv6ForCausalLM, Rwkv6Model, save_gate
-from rwkvgate.rwkv6.checkpoints import load_pth, loaded_commit
+from rwkvgate import Rwkv6ForCausalLM, Rwkv6Model, load_pth, loaded_commit, save_gate
 from rwkvgate.rwkv6.layouts import CheckpointError
 from tests.hub_server import CONFIG
 from tests.rwkv6.published import BIN, MESSAGES, SAFE, Payload, damage, same, to_blink, to_fla

@@ -98,7 +98,7 @@ def test_a_second_load_asks_for_nothing_but_the_commit(hub: Hub, online: Client,
     online.load(name)
     before = len(hub.asked)
     online.load(name)
-    assert hub.asked[before:] == [f"/{name}/resolve/main/config.json"]
+    assert hub.asked[before:] == [f"/api/models/{name}/revision/main"]
 
 
 def test_what_is_cached_loads_without_a_network(
@@ -121,7 +121,7 @@ def test_without_network_or_cache_the_message_says_which(
 ) -> None:
     name = hub.publish("tiny/never-loaded", {SAFE: safe(weights)})
     said = offline.refusal(name)
-    assert "offline, the hub was not asked" in said and str(offline.home) in said and "holds no config.json" in said
+    assert "offline, the hub was not asked" in said and str(offline.home) in said and "lacks files" in said
     assert "offline, the hub was not asked" in online.refusal(name, local_files_only=True)
     for options in ({}, {"revision": "2222222"}):
         said = unplugged.refusal(name, **options)
@@ -150,7 +150,7 @@ def test_a_broken_download_keeps_nothing_and_can_be_repeated(
     cache = online.home / "hub" / f"models--{name.replace('/', '--')}"
     addresses = {f"/{name}/resolve/{revision}/{file}" for revision in ("main", COMMITS[0])}
     hub.broken |= addresses
-    assert f"reading {file} of {name}" in online.refusal(name)
+    assert f"downloading {name}" in online.refusal(name)
     assert not list(cache.glob(f"snapshots/*/{file}")) and not list(cache.glob("blobs/*.incomplete"))
     assert "error" in online.load(name, local_files_only=True)
     hub.broken -= addresses

@@ -12,10 +12,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Model, Rwkv6State, patch
+from tests.conftest import ROUNDING
 
 ARMS = [None, "enhanced", "no-layer-norm", "fixed-gate"]
-EXACT, SINGLE = 1e-12, 2e-5
-TOLERANCE = {torch.float64: EXACT, torch.float32: SINGLE}
+SINGLE = 1e-4
+"""The same in float32, which kernels for other processors reach by a quarter: float64 shows that nothing is missing."""
+TOLERANCE = {torch.float64: ROUNDING, torch.float32: SINGLE}
 
 
 def plain_forward(model: Rwkv6ForCausalLM, ids: list[int]) -> Tensor:
@@ -158,7 +160,7 @@ def test_a_padded_continuation_leaves_a_state_alone(
             assert torch.equal(kept.wkv[0], before.wkv[0])
             assert torch.equal(kept.attention_shift[0], before.attention_shift[0])
         alone = model(tokens(2, 3, seed=3)[1:, 1:], past_key_values=state.select([1]))
-    assert relative_error(out.logits[1:, 1:], alone.logits) < EXACT
+    assert relative_error(out.logits[1:, 1:], alone.logits) < ROUNDING
 
 
 def test_a_forward_pass_does_not_change_its_state(tiny_model: Any, tokens: Any) -> None:
@@ -212,10 +214,10 @@ def test_loss_is_the_shifted_cross_entropy(tiny_model: Any, tokens: Any) -> None
     assert out.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
 
 
-def test_logits_to_keep_and_hidden_states(tiny_model: Any, tokens: Any) -> None:
+def test_logits_to_keep_and_hidden_states(tiny_model: Any, tokens: Any, relative_error: Callable) -> None:
     model, ids = tiny_model(), tokens(2, 9)
     full = model(ids, output_hidden_states=True)
-    assert torch.equal(model(ids, logits_to_keep=2).logits, full.logits[:, -2:])
+    assert relative_error(model(ids, logits_to_keep=2).logits, full.logits[:, -2:]) < ROUNDING
     assert len(full.hidden_states) == model.config.num_hidden_layers + 1
     assert torch.equal(model.head(full.hidden_states[-1]), full.logits)
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from rwkvgate import Rwkv6State
+from tests.conftest import ROUNDING
 
 PATCHED = pytest.mark.parametrize("arm", [None, "enhanced", "no-layer-norm", "fixed-gate"])
-ROUNDING = 1e-11
-"""Largest difference allowed in float64, relative to the largest magnitude of what is compared."""
 
 PATTERNS = {
     "left": "........xxxxxxxxxxxxxxxx",

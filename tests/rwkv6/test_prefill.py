@@ -16,9 +16,9 @@ from transformers.generation.streamers import BaseStreamer
 from rwkvgate import Rwkv6State
 from rwkvgate.rwkv6 import modeling
 from rwkvgate.rwkv6.prefill import WINDOW, prefill
+from tests.conftest import ROUNDING
 
 ARMS = pytest.mark.parametrize("arm", [None, "enhanced", "no-layer-norm", "fixed-gate"])
-EXACT = 1e-12
 NEW = 6
 
 
@@ -46,7 +46,7 @@ def values(state: Rwkv6State) -> list[Tensor]:
 
 def assert_same_state(found: Rwkv6State, wanted: Rwkv6State, relative_error: Callable) -> None:
     for a, b in zip(values(found), values(wanted), strict=True):
-        assert relative_error(a, b) <= EXACT
+        assert relative_error(a, b) <= ROUNDING
 
 
 def generate(model: Any, ids: Tensor, **options: Any) -> Any:
@@ -73,7 +73,7 @@ def test_windows_give_what_one_pass_gives(
         logits, state = prefill(model, ids, window=window)
     assert sum(times) == 40 and max(times) == min(window, 40)
     assert logits.shape == (3, model.config.vocab_size)
-    assert relative_error(logits, whole.logits[:, -1]) <= EXACT
+    assert relative_error(logits, whole.logits[:, -1]) <= ROUNDING
     assert_same_state(state, whole.past_key_values, relative_error)
 
 
@@ -88,7 +88,7 @@ def test_unequal_prompts_give_what_they_give_alone(
     for i, row in enumerate(rows):
         with torch.no_grad():
             alone = model(row, use_cache=True)
-        assert relative_error(logits[i], alone.logits[0, -1]) <= EXACT
+        assert relative_error(logits[i], alone.logits[0, -1]) <= ROUNDING
         assert_same_state(state.select([i]), alone.past_key_values, relative_error)
 
 
@@ -103,7 +103,7 @@ def test_it_goes_on_from_a_state_and_leaves_it_alone(
     before = [x.clone() for x in values(middle)]
     for seen in (mask, mask[:, 13:]):  # a mask of all that was ever read, or of what is read now
         logits, state = prefill(model, ids[:, 13:], seen, window=5, past_key_values=middle)
-        assert relative_error(logits, wanted) <= EXACT
+        assert relative_error(logits, wanted) <= ROUNDING
         assert_same_state(state, end, relative_error)
     assert all(torch.equal(a, b) for a, b in zip(values(middle), before, strict=True))
 
@@ -114,7 +114,7 @@ def test_the_state_holds_no_history_and_decodes_on(tiny_model: Any, tokens: Any,
     assert not logits.requires_grad and not any(x.requires_grad for x in values(state))
     with torch.no_grad():
         found = model(ids[:, -1:], past_key_values=state).logits[:, -1]
-        assert relative_error(found, model(ids).logits[:, -1]) <= EXACT
+        assert relative_error(found, model(ids).logits[:, -1]) <= ROUNDING
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,30 @@
-"""The state as an object: rows picked, repeated, split, joined and written to disk."""
+"""The state as an object: rows picked, repeated, split, joined and written to disk, and its edge cases."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from rwkvgate import Rwkv6State
 
 
+def flat(state: Rwkv6State) -> list[Tensor]:
+    return [x for layer in state.layers for x in vars(layer).values() if x is not None]
+
+
 def same(left: Rwkv6State, right: Rwkv6State) -> bool:
-    """Whether two states hold equal tensors."""
-    return all(
-        (a is None and b is None) or torch.equal(a, b)
-        for one, other in zip(left.layers, right.layers, strict=True)
-        for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+    ours, theirs = flat(left), flat(right)
+    return len(ours) == len(theirs) and all(
+        x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(ours, theirs, strict=True)
     )
+
+
+def state_of(model: Any, ids: Tensor) -> Rwkv6State:
+    return model(ids, use_cache=True).past_key_values
 
 
 @pytest.fixture(params=[None, "enhanced"])
@@ -49,3 +57,55 @@ def test_saved_and_resumed(state: Rwkv6State, tmp_path: Any) -> None:
 def test_moved_and_detached(state: Rwkv6State) -> None:
     assert same(state.to("cpu"), state) and same(state.detach(), state)
     assert state.get_seq_length() == 0
+
+
+def test_a_part_may_be_empty(tiny_model: Any, tokens: Any) -> None:
+    state = state_of(tiny_model("enhanced"), tokens(4, 5))
+    parts = state.split([2, 0, 2])
+    assert [part.batch_size for part in parts] == [2, 0, 2]
+    assert same(Rwkv6State.concatenate(parts), state)
+
+
+def test_states_that_differ_in_kind_are_not_joined(tiny_model: Any, tokens: Any) -> None:
+    plain, gated = state_of(tiny_model(), tokens(1, 3)), state_of(tiny_model("enhanced"), tokens(1, 3))
+    for states in ([plain, gated], [gated, plain]):
+        with pytest.raises(ValueError, match="3 layers, 0 with a gate, 3 layers, 3 with a gate"):
+            Rwkv6State.concatenate(states)
+    with pytest.raises(ValueError, match=r"1 layers, .*3 layers"):
+        Rwkv6State.concatenate([plain, Rwkv6State(plain.layers[:1])])
+    with pytest.raises(ValueError, match="at least one"):
+        Rwkv6State.concatenate([])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_many_layers_are_loaded_in_their_order(tiny_model: Any, tokens: Any, tmp_path: Path, dtype: Any) -> None:
+    model = tiny_model("enhanced", dtype, num_hidden_layers=11, hidden_size=16)  # "10" sorts before "2"
+    state = state_of(model, tokens(2, 5)).split([1, 1])[1]
+    state.save(tmp_path / "state.safetensors")
+    assert same(Rwkv6State.load(tmp_path / "state.safetensors"), state)
+
+
+def test_a_save_that_fails_leaves_the_old_file(
+    tiny_model: Any, tokens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, path = state_of(tiny_model(), tokens(1, 3)), tmp_path / "state.safetensors"
+    state.save(path)
+
+    def full_disk(tensors: Any, name: str) -> None:
+        Path(name).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("rwkvgate.rwkv6.state.save_file", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        state.save(path)
+    assert same(Rwkv6State.load(path), state)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_picking_rows_leaves_the_first_tensors_alone(tiny_model: Any, tokens: Any) -> None:
+    state = state_of(tiny_model("enhanced"), tokens(3, 5))
+    before, kept = flat(state), [x.clone() for x in flat(state)]
+    state.reorder_cache(torch.tensor([1, 1, 2]))
+    assert all(map(torch.equal, before, kept))
+    assert all(x.device.type == "meta" for x in flat(state.to("meta")))
+    assert any(x.requires_grad for x in flat(state)) and not any(x.requires_grad for x in flat(state.detach()))

@@ -113,26 +113,27 @@ def changed(place: int, line: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    "text",
     [
-        ("\n".join(LINES).encode()[:500_000], r"line 3\d,?\d+ is"),
-        ("\n".join([*LINES[:1000], ""]).encode(), "it has 1,000 lines"),
-        ("\n".join([*LINES, "65530 'zzzzzzzz' 8", ""]).encode(), "it has 65,530 lines"),
-        (b"", "line 1 is ''"),
-        (b'{"the": 0}', "line 1 is"),
-        (b"\xff\xfe1\x00", "byte 0 is not UTF-8"),
-        (changed(400, "401 __import__('os').abort() 3"), "line 401 is"),
-        (changed(400, "401 [1, 2] 2"), "line 401 is"),
-        (changed(400, "401 'abc' 2"), "line 401 is .*, which has id 401 and 3 bytes"),
-        (changed(400, "402 'abc' 3"), "line 401 is .*, which has id 402"),
-        (changed(97, "98 'b' 1"), "its entries are others"),
+        "\n".join(LINES).encode()[:500_000],
+        "\n".join([*LINES[:1000], ""]).encode(),
+        "\n".join([*LINES, "65530 'zzzzzzzz' 8", ""]).encode(),
+        b"",
+        b'{"the": 0}',
+        b"\xff\xfe1\x00",
+        changed(400, "401 __import__('os').abort() 3"),
+        changed(400, "401 [1, 2] 2"),
+        changed(400, "401 'abc' 2"),
+        changed(400, "402 'abc' 3"),
+        changed(97, "98 'b' 1"),
     ],
+    ids=["cut", "short", "long", "empty", "json", "bytes", "code", "list", "length", "id", "entry"],
 )
-def test_another_vocabulary_is_refused(tmp_path: Path, hub_folder: Path, text: bytes, fault: str) -> None:
+def test_another_vocabulary_is_refused(tmp_path: Path, hub_folder: Path, text: bytes) -> None:
     path = hub_folder / VOCABULARY_FILE
     path.write_bytes(text)
     for load in (lambda: Rwkv6Tokenizer(path), lambda: Rwkv6Tokenizer.from_pretrained(str(hub_folder))):
-        with pytest.raises(ValueError, match=f"(?s){VOCABULARY_FILE} is not the World vocabulary: {fault}"):
+        with pytest.raises(ValueError, match=f"(?s){VOCABULARY_FILE} is not the World vocabulary"):
             load()
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rwkvgate.experiment.pipeline import ensure_arm, open_run
+from rwkvgate.experiment.open_run import open_run
+from rwkvgate.experiment.steps import ensure_arm
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.workflow.app import explorer_of, gated_arms, newest_run, open_finished, write_notebook
 
@@ -24,7 +25,7 @@ def outputs(tmp_path_factory: Any) -> Path:
         model={"pretraining": {"steps": 3}},
         corpus={"natural_characters": 20000},
     )
-    ensure_arm(run, "enhanced-untrained", 0)
+    ensure_arm(run.variant("enhanced-untrained"))
     open_run(profile="smoke", run_dir=str(folder / "second"))
     os.utime(folder / "first" / "manifest.json", (1, 1))
     return folder
@@ -37,7 +38,7 @@ def test_the_newest_run_with_a_gate_is_opened(outputs: Path, tmp_path: Path) -> 
     assert explorer.session.arms == ["enhanced-untrained, seed 0"]
     explorer.to_html(tmp_path / "page.html")
     assert "Once" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    cell = json.loads(write_notebook(tmp_path, run).read_text())["cells"][0]["source"]
+    cell = "".join(json.loads(write_notebook(tmp_path, run).read_text())["cells"][0]["source"])
     assert str(run.folder) in cell
     compile(cell, "cell", "exec")
 

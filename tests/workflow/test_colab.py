@@ -1,13 +1,12 @@
-"""A notebook opened from its badge: the install cell, what pip may do, the GPU's line, secrets."""
+"""A notebook opened from its badge: the first cell, what pip may do, the line about the GPU."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,13 +16,13 @@ from rwkvgate.experiment import settings
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.workflow import colab
 from rwkvgate.workflow.colab import (
+    INSTALL_METADATA,
     check_environment,
     constraints,
     gpu_summary,
     install_cell,
     install_missing,
     prepare,
-    secret,
 )
 from rwkvgate.workflow.release import release, slug, stamp
 
@@ -101,7 +100,7 @@ def test_a_clone_that_fails_says_why(monkeypatch: Any, tmp_path: Path) -> None:
 
 def test_only_what_is_missing_is_installed_and_nothing_may_move(pip: list[dict[str, Any]], monkeypatch: Any) -> None:
     as_on_colab(monkeypatch, numpy="2.1.3")
-    added = install_missing(ROOT)
+    added = install_missing()
     assert {pin.partition("==")[0] for pin in added} == {"evaluate", "sacrebleu", "rouge-score"}
     (call,) = pip
     assert call["command"][-3:] == added
@@ -114,11 +113,11 @@ def test_only_what_is_missing_is_installed_and_nothing_may_move(pip: list[dict[s
 
 
 def test_nothing_missing_is_no_call(pip: list[dict[str, Any]]) -> None:
-    assert install_missing(ROOT) == [] and not pip
+    assert install_missing() == [] and not pip
 
 
 def test_constraints_keep_what_is_installed() -> None:
-    lines = constraints(ROOT, {"torch": "2.11.0+cu128", "ipywidgets": "7.7.1"})
+    lines = constraints({"torch": "2.11.0+cu128", "ipywidgets": "7.7.1"})
     assert "ipywidgets==7.7.1" in lines and not [line for line in lines if line.startswith("ipywidgets==8")]
 
 
@@ -127,37 +126,37 @@ def test_pip_s_own_words_are_shown(monkeypatch: Any) -> None:
     failed = SimpleNamespace(returncode=1, stderr="ERROR: ResolutionImpossible")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match=r"pip could not add evaluate==.*\n.*ResolutionImpossible"):
-        install_missing(ROOT)
+        install_missing()
 
 
 def test_a_library_loaded_at_another_version_asks_for_a_restart(monkeypatch: Any) -> None:
     as_on_colab(monkeypatch, torch=torch.__version__, numpy="2.0.0")
     with pytest.raises(RuntimeError, match=r"numpy [\d.]+ is loaded and 2.0.0 is installed. Restart the session once"):
-        check_environment(ROOT)
+        check_environment()
 
 
 def test_a_build_label_is_no_other_version(monkeypatch: Any, capsys: Any) -> None:
     as_on_colab(monkeypatch, torch=torch.__version__.partition("+")[0] + "+cu128")
-    check_environment(ROOT)
+    check_environment()
     assert capsys.readouterr().out == ""
 
 
 def test_an_older_library_is_named(monkeypatch: Any, capsys: Any) -> None:
     as_on_colab(monkeypatch, torch=torch.__version__, pandas="2.0.3")
-    check_environment(ROOT)
+    check_environment()
     assert "pandas 2.0.3 is installed; the package is tested with >=2" in capsys.readouterr().out
 
 
 def test_prepare_in_order(monkeypatch: Any, capsys: Any) -> None:
     done: list[Any] = []
     monkeypatch.setenv(colab.ON_COLAB, "release-colab-1")
-    monkeypatch.setattr(colab, "install_missing", lambda root: done.append(root))
-    monkeypatch.setattr(colab, "check_environment", lambda root: done.append("checked"))
+    monkeypatch.setattr(colab, "install_missing", lambda: done.append("installed"))
+    monkeypatch.setattr(colab, "check_environment", lambda: done.append("checked"))
     monkeypatch.setattr(colab, "mount_drive", lambda folder: done.append(folder))
     prepare()
-    assert done == [ROOT, "checked"], "Drive is left alone"
+    assert done == ["installed", "checked"], "Drive is left alone"
     prepare("papers")
-    assert done[2:] == [ROOT, "checked", "papers"] and "No GPU" in capsys.readouterr().out
+    assert done[2:] == ["installed", "checked", "papers"] and "No GPU" in capsys.readouterr().out
 
 
 def gpu(monkeypatch: Any, capability: tuple[int, int], name: str, memory: int) -> None:
@@ -189,7 +188,7 @@ def test_no_gpu_s_line(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("profile", ["t4", "gpu"])
 def test_a_gpu_s_profile_without_a_gpu_is_one_error_at_once(monkeypatch: Any, profile: str, tmp_path: Path) -> None:
-    from rwkvgate.experiment.pipeline import open_run
+    from rwkvgate.experiment.open_run import open_run
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match=f"profile '{profile}' needs a GPU.*profile 'cpu' fits"):
@@ -199,76 +198,6 @@ def test_a_gpu_s_profile_without_a_gpu_is_one_error_at_once(monkeypatch: Any, pr
         settings.require_hardware(fits)
     gpu(monkeypatch, (7, 5), "Tesla T4", 2**34)
     settings.require_hardware(profile)
-
-
-class TimeoutException(Exception):
-    """As Colab's, which is no TimeoutError."""
-
-
-class SecretNotFoundError(Exception):
-    """As Colab's."""
-
-
-class NotebookAccessError(Exception):
-    """As Colab's."""
-
-
-def fake_userdata(monkeypatch: Any, answer: Any) -> None:
-    """`google.colab.userdata` whose `get` calls `answer`."""
-    module, userdata = ModuleType("google.colab"), ModuleType("google.colab.userdata")
-    userdata.get = answer  # type: ignore[attr-defined]
-    module.userdata = userdata  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "google.colab", module)
-
-
-def raising(error: Exception) -> Any:
-    """A function that raises it."""
-
-    def get(_: str) -> str:
-        raise error
-
-    return get
-
-
-def test_a_secret_from_the_environment_asks_nobody(monkeypatch: Any) -> None:
-    fake_userdata(monkeypatch, raising(AssertionError()))
-    monkeypatch.setenv("HF_TOKEN", " from-environment \n")
-    assert secret("HF_TOKEN") == "from-environment"
-
-
-def test_a_secret_from_colab(monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setenv("HF_TOKEN", "")
-    fake_userdata(monkeypatch, lambda name: f"value-of-{name}")
-    assert secret("HF_TOKEN") == "value-of-HF_TOKEN"
-    assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("error", [TimeoutException(), SecretNotFoundError(), NotebookAccessError(), ValueError()])
-def test_a_secret_that_is_not_to_be_had_is_none(monkeypatch: Any, error: Exception) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    fake_userdata(monkeypatch, raising(error))
-    assert secret("HF_TOKEN") is None
-
-
-@pytest.mark.parametrize("value", [None, "", "  "])
-def test_an_empty_secret_is_none(monkeypatch: Any, value: Any) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    fake_userdata(monkeypatch, lambda _: value)
-    assert secret("HF_TOKEN") is None
-
-
-def test_a_secret_that_hangs_is_given_up(monkeypatch: Any) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    fake_userdata(monkeypatch, lambda _: time.sleep(30))
-    started = time.monotonic()
-    assert secret("HF_TOKEN", seconds=0.1) is None
-    assert time.monotonic() - started < 5
-
-
-def test_no_secret_without_colab(monkeypatch: Any) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setitem(sys.modules, "google.colab", None)
-    assert secret("HF_TOKEN") is None
 
 
 def test_stamp_writes_one_place_into_all(tmp_path: Path) -> None:
@@ -285,6 +214,7 @@ def test_stamp_writes_one_place_into_all(tmp_path: Path) -> None:
     for path in (tmp_path / "notebooks").glob("*.ipynb"):
         text = path.read_text()
         assert f"github/somebody/fork/blob/v7.0.0/notebooks/{path.name}" in text and slug(ROOT) not in text
-        cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads(text)["cells"]}
-        assert cells["install"] == install_cell("somebody/fork", "v7.0.0")
+        cells = {cell["id"]: cell for cell in json.loads(text)["cells"]}
+        assert "".join(cells["install"]["source"]) == install_cell("somebody/fork", "v7.0.0")
+        assert cells["install"]["metadata"] == INSTALL_METADATA
         assert len(cells) == len(json.loads((ROOT / "notebooks" / path.name).read_text())["cells"])

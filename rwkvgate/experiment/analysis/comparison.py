@@ -20,11 +20,11 @@ from rwkvgate.metrics.statistics import (
     Floats,
     Interval,
     interval,
+    minimum_detectable_effect,
     paired_difference,
     permutation_p,
     seed_p,
     seed_spread,
-    smallest_effect,
 )
 
 CONTROLS = ("base", "base-tuned")
@@ -243,11 +243,11 @@ def compare(
 
 def _smallest(found: Interval, differences: Sequence[float]) -> float:
     """The larger of what the tests over documents and over seeds would have found."""
-    over_documents = smallest_effect((found.high - found.low) / (2 * stats.norm.ppf(0.975)))
+    over_documents = minimum_detectable_effect((found.high - found.low) / (2 * stats.norm.ppf(0.975)))
     n = len(differences)
     if n < 2:
         return over_documents
-    return max(over_documents, smallest_effect(float(np.std(differences, ddof=1)) / np.sqrt(n), n - 1))
+    return max(over_documents, minimum_detectable_effect(float(np.std(differences, ddof=1)) / np.sqrt(n), n - 1))
 
 
 def _missing(results: pd.DataFrame, arm: str, failures: Failures | None) -> str:

@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 
 from rwkvgate.experiment.analysis.figures import STYLE, WIDTH, colour_of
 from rwkvgate.experiment.arms import ARMS, BLACK, YELLOW
-from rwkvgate.metrics.statistics import Interval, Reduce, interval, mean
+from rwkvgate.metrics.statistics import RESAMPLES, Interval, Reduce, interval, mean
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d", "8", "H", (4, 1), (6, 1), (3, 1, 180))
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)))
-RESAMPLES = 2000
-"""Of intervals that are only drawn."""
 DARK_YELLOW = "#A89A00"
 EMPTY = "nothing measured"
 SMALL = 7.5

@@ -1,12 +1,11 @@
-"""Documents from a local .txt or .jsonl file, read through `datasets`, with no network."""
+"""Documents from a local .txt or .jsonl file, and the hash of what local files hold."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +15,62 @@ from rwkvgate.experiment.corpora.splits import FEWEST_DOCUMENTS
 from rwkvgate.gate.validation import SettingsError
 
 SUFFIXES = (".txt", ".jsonl")
-# The JSON reader takes a column of "2020-01-04" for dates, even where it is told that it is text, and
-# gives back "2020-01-04 00:00:00"; nothing that starts with this is a date.
-_MARK = "="
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 
 
 def local_documents(path: str | Path) -> list[Document]:
     """The documents of a file, in its order, with domain 'local' and labels from punctuation.
 
-    In a `.txt` file documents are set apart by one or more blank lines, so each paragraph is one.
-    In a `.jsonl` file each line is an object whose "text" is a document; other keys are ignored.
-    Space around a document is dropped, and so are empty documents.
+    In a `.txt` file blank lines separate documents, so each paragraph is one. In a `.jsonl` file each line is an object
+    whose "text" is a document; other keys are ignored. Space around a document is dropped, and so are empty documents.
 
     Raises:
-        SettingsError: one line that says what is wrong: no such file, a folder, another suffix, an
-            empty file, bytes that are not UTF-8, a bad line, fewer than ten documents.
+        SettingsError: in one line: there is no such file, it is a folder, has another suffix, is empty or not UTF-8,
+            has a bad line, or fewer than ten documents.
     """
     file = Path(path).expanduser()
     text = _checked_text(file)
-    if file.suffix.lower() == ".txt":
-        texts = [part for whole in _load("text", file) for part in _BLANK_LINES.split(whole)]
+    is_plain = file.suffix.lower() == ".txt"
+    if is_plain:
+        texts = _BLANK_LINES.split(text.replace("\r\n", "\n").replace("\r", "\n"))
     else:
-        texts = _load_json(file, text)
+        lines = enumerate(text.removeprefix("\ufeff").split("\n"), start=1)
+        texts = [_text_of(line, f"line {number} of {file}") for number, line in lines if line.strip()]
     texts = [text.strip().removeprefix("\ufeff").strip() for text in texts]
     documents = [weak_document(text, "local", f"{file.name}/{number}") for number, text in enumerate(texts) if text]
     if len(documents) < FEWEST_DOCUMENTS:
         raise SettingsError(
             f"{file} holds {len(documents)} documents; at least {FEWEST_DOCUMENTS} are needed to split them"
-            + (" (blank lines set documents apart)" if file.suffix.lower() == ".txt" else "")
+            + (" (blank lines separate documents)" if is_plain else "")
         )
     return documents
+
+
+def content_hash(path: Path) -> str | None:
+    """SHA-256 of a file, or of a folder's files with their names; None where there is neither.
+
+    Hidden files are left out, as `datasets` does. A process reads a file once, and again when it has changed.
+    """
+    if not path.is_dir():
+        return _file_hash(path) if path.is_file() else None
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            total.update(f"{name.as_posix()}\n{_file_hash(file)}\n".encode())
+    return total.hexdigest()
+
+
+def _file_hash(file: Path) -> str:
+    # These change when a file is written or replaced.
+    state = file.stat()
+    return _read_hash(file, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _read_hash(file: Path, *state: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _checked_text(file: Path) -> str:
@@ -71,20 +95,6 @@ def _checked_text(file: Path) -> str:
     return text
 
 
-def _load_json(file: Path, text: str) -> list[str]:
-    lines = []
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        if line.strip():
-            lines.append(_text_of(line, f"line {number} of {file}"))
-    # Only the checked "text" goes on: other columns may differ in type from line to line, which is
-    # legal here but not in a table.
-    with tempfile.TemporaryDirectory(prefix="rwkvgate-") as folder:
-        copy = Path(folder) / "texts.jsonl"
-        with copy.open("w", encoding="utf-8") as output:
-            output.writelines(json.dumps({"text": _MARK + line}) + "\n" for line in lines)
-        return [line.removeprefix(_MARK) for line in _load("json", copy)]
-
-
 def _text_of(line: str, where: str) -> str:
     try:
         fields: Any = json.loads(line)
@@ -98,35 +108,3 @@ def _text_of(line: str, where: str) -> str:
     except UnicodeEncodeError:
         raise SettingsError(f"{where}: its text holds half of a surrogate pair") from None
     return str(fields["text"])
-
-
-def _load(kind: str, file: Path) -> list[str]:
-    import datasets  # here, because importing it takes seconds and only local files need it
-
-    options: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
-    with tempfile.TemporaryDirectory(prefix="rwkvgate-") as cache, _quiet(datasets):
-        table = datasets.load_dataset(
-            kind,
-            data_files=_literal(file),
-            split="train",
-            cache_dir=cache,
-            keep_in_memory=True,
-            **options,
-        )
-        return [str(text) for text in table["text"]]
-
-
-def _literal(file: Path) -> str:
-    # `datasets` reads data_files as a pattern: brackets and stars in a name must stand for themselves.
-    return re.sub(r"([*?\[\]])", r"[\1]", str(file.resolve()))
-
-
-@contextmanager
-def _quiet(datasets: Any) -> Iterator[None]:
-    silent = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not silent:
-            datasets.enable_progress_bars()

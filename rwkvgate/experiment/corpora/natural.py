@@ -1,7 +1,8 @@
-"""Natural English that is already installed: Python's own help topics and docstrings.
+"""Natural English that is already installed: Python's help topics, and docstrings.
 
-Read at run time and never shipped. First the help topics of `pydoc_data`, then the docstrings of the
-standard library, then those of the libraries this project depends on, found without importing them.
+The text is read at run time and never shipped: first the help topics of `pydoc_data`, then the docstrings of the
+standard library, then those of the installed packages in `PACKAGES`, whose files are found without an import. So the
+text depends on the versions that `text_versions` returns, which belong to the inputs of every step that reads it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import ast
 import hashlib
 import importlib.util
 import os
+import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
 from inspect import cleandoc
 from pathlib import Path
 
@@ -21,8 +24,9 @@ from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.punctuation import weak_document
 from rwkvgate.experiment.corpora.splits import near_duplicates
 
-# Dependencies rich in prose. Their docstrings are much alike in kind, so the seed mixes their files
-# and a corpus cut short still has some of each; what is not installed is passed over.
+PYTHON_CHARACTERS = 1_000_000
+"""Characters that Python alone provides (3.11 has 1.37 million). A text of at most so many reads no package, and so
+does not depend on their versions."""
 PACKAGES = (
     "numpy",
     "scipy",
@@ -69,6 +73,10 @@ PACKAGES = (
     "absl",
     "nltk",
 )
+"""Packages rich in prose, as they are imported. The seed mixes their files, so that a shorter text has some of each.
+One that is not installed is skipped."""
+DISTRIBUTIONS = {"PIL": "pillow", "zmq": "pyzmq", "yaml": "PyYAML", "absl": "absl-py"}
+"""The names of those that are installed under another name than they are imported."""
 SKIPPED_FOLDERS = frozenset({"test", "tests", "testing", "idlelib", "__pycache__", "site-packages", "dist-packages"})
 LARGEST_FILE = 400_000
 SHORTEST_PARAGRAPH = 40
@@ -78,19 +86,33 @@ _DOCSTRING = re.compile(
 )
 _RULE = re.compile(r"^\s*([-=~^*#\"'`+._])\1{2,}\s*$")
 _FIELD = re.compile(r"\s*(?::\w+[^:]*:|\.\. |[-*+#] |\d+[.)] |@\w+|(?:Args|Parameters|Returns|Raises|Notes?):?\s*$)")
-# "name : type" or "name (type): ...", the line that introduces a parameter.
+# "name : type" or "name (type): ...", the first line of a parameter.
 _TYPED = re.compile(r"\s*(?:[\w*,. `]{1,40} : |[\w*.`]+ \([^)]*\) ?:)")
 _SPACES = re.compile(r"\s+")
 _PLAIN = re.compile(r"[^A-Za-z ,.;:'()]")
 _NOT_WORD = re.compile(r"[^a-z0-9]+")
 
 
+def text_versions(characters: int) -> dict[str, str]:
+    """The versions that a natural text of so many characters depends on: Python's, and those of the packages it reads.
+
+    Cheap: it reads no text and imports no package.
+    """
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES if characters > PYTHON_CHARACTERS else ():
+        try:
+            versions[package] = metadata.version(DISTRIBUTIONS.get(package, package))
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
 def natural_documents(characters: int, seed: int) -> list[Document]:
     """Documents of domain 'natural', each the prose of one help topic or one module.
 
-    Files are read in a fixed order until about `characters` characters are kept; the last document
-    is not cut. A paragraph that has come before, up to case and punctuation, is left out. The
-    result, in an order that depends on `seed`, is the same on the same installation.
+    Files are read in a fixed order until about `characters` characters are collected; the last document
+    is not cut. A paragraph that repeats an earlier one, up to case and punctuation, is left out. The
+    result, in an order that depends on `seed`, is the same for the same `text_versions`.
 
     Raises:
         ValueError: `characters` is below 1.
@@ -100,7 +122,8 @@ def natural_documents(characters: int, seed: int) -> list[Document]:
     seen: set[bytes] = set()
     documents: list[Document] = []
     total = 0
-    for key, raw in _sources(seed):
+    packages = [name for name in text_versions(characters) if name != "python"]
+    for key, raw in _sources(packages, seed):
         fresh = [text for doc in raw for text in prose_paragraphs(doc) if _is_new(text, seen)]
         if not fresh:
             continue
@@ -112,12 +135,12 @@ def natural_documents(characters: int, seed: int) -> list[Document]:
 
 
 def prose_paragraphs(text: str) -> list[str]:
-    """The paragraphs of a docstring that read as prose, each on one line.
+    """The paragraphs of a docstring that are prose, each on one line.
 
-    Doctest sessions, tables, underlines, field lists and parameters' type lines are dropped; what is
-    left must have 40 characters, mostly letters, words of ordinary length, and a full stop's like.
+    Doctest sessions, tables, underlines, field lists and parameters' type lines are dropped. A paragraph must have 40
+    characters, mostly letters, words of ordinary length, and final punctuation.
     """
-    kept = []
+    prose = []
     for block in re.split(r"\n\s*\n", text):
         if ">>>" in block or "|" in block or "::" in block[:-2]:
             continue
@@ -129,8 +152,8 @@ def prose_paragraphs(text: str) -> list[str]:
             lines.pop(0)
         paragraph = _SPACES.sub(" ", " ".join(lines)).strip()
         if is_prose(paragraph):
-            kept.append(paragraph)
-    return kept
+            prose.append(paragraph)
+    return prose
 
 
 def is_prose(paragraph: str) -> bool:
@@ -143,25 +166,27 @@ def is_prose(paragraph: str) -> bool:
 
 
 def without_paragraphs(documents: Sequence[Document], kept: Sequence[Document]) -> list[Document]:
-    """`documents` without the paragraphs that nearly duplicate a paragraph of `kept`."""
+    """`documents` without the paragraphs that are near-duplicates of one in `kept`."""
     places = [(number, text) for number, document in enumerate(documents) for text in document.text.split("\n\n")]
     held = [text for document in kept for text in document.text.split("\n\n")]
     gone = {number for number, _, _ in near_duplicates([text for _, text in places], held)}
     left: dict[int, list[str]] = {}
-    for number, (document, text) in enumerate(places):
+    for number, (position, text) in enumerate(places):
         if number not in gone:
-            left.setdefault(document, []).append(text)
+            left.setdefault(position, []).append(text)
     touched = {places[number][0] for number in gone}
     result = []
     for position, texts in left.items():
-        whole = documents[position]
-        cut = weak_document("\n\n".join(texts), whole.domain, whole.key) if position in touched else whole
-        result.append(cut)
+        document = documents[position]
+        if position in touched:
+            document = weak_document("\n\n".join(texts), document.domain, document.key)
+        result.append(document)
     return result
 
 
-def _sources(seed: int) -> Iterator[tuple[str, list[str]]]:
-    from pydoc_data.topics import topics  # here: half a megabyte that only this function needs
+def _sources(packages: Iterable[str], seed: int) -> Iterator[tuple[str, list[str]]]:
+    """Each help topic and module by a key, with its texts; Python's own first."""
+    from pydoc_data.topics import topics  # here, for it is half a megabyte
 
     for name in sorted(topics):
         yield f"topics/{name}", [topics[name]]
@@ -169,7 +194,7 @@ def _sources(seed: int) -> Iterator[tuple[str, list[str]]]:
     for path in _python_files(library):
         yield from _module(path, f"stdlib/{path.relative_to(library).as_posix()}")
     files = []
-    for package in PACKAGES:
+    for package in packages:
         spec = importlib.util.find_spec(package)
         for folder in sorted(spec.submodule_search_locations or ()) if spec else ():
             root = Path(folder)
@@ -179,11 +204,11 @@ def _sources(seed: int) -> Iterator[tuple[str, list[str]]]:
 
 
 def _python_files(folder: Path) -> list[Path]:
-    found = []
+    paths = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
-        found += [Path(root, name) for name in files if name.endswith(".py")]
-    return sorted(found)
+        paths += [Path(root, name) for name in files if name.endswith(".py")]
+    return sorted(paths)
 
 
 def _module(path: Path, key: str) -> Iterator[tuple[str, list[str]]]:
@@ -197,11 +222,10 @@ def _module(path: Path, key: str) -> Iterator[tuple[str, list[str]]]:
 def docstrings(source: str) -> list[str]:
     """The docstrings of a module's source, cleaned of their indentation, in order.
 
-    They are found by their place, at the top or after the colon of a header, because parsing whole
-    files takes ten times as long. Only a docstring with escapes goes to `ast`; one that `ast` cannot
-    read is left out.
+    They are found by their place, at the top or after the colon of a header, because parsing a file takes ten times as
+    long. Only a docstring with escapes goes to `ast`; one that `ast` cannot read is left out.
     """
-    found = []
+    texts = []
     for match in _DOCSTRING.finditer(source):
         raw, quotes, text = match.groups()
         if len(text) < SHORTEST_PARAGRAPH:
@@ -213,8 +237,8 @@ def docstrings(source: str) -> list[str]:
                     text = ast.literal_eval(f"{quotes}{text}{quotes}")
             except (SyntaxError, ValueError):
                 continue
-        found.append(cleandoc(text))
-    return found
+        texts.append(cleandoc(text))
+    return texts
 
 
 def _is_new(paragraph: str, seen: set[bytes]) -> bool:

@@ -1,1 +1,1 @@
-"""The search for a gate worth having: every candidate under one protocol, the best confirmed on fresh seeds."""
+"""The search for a gate that beats its controls: one protocol for all candidates, the best confirmed on fresh seeds."""

@@ -1,49 +1,35 @@
-"""What is tried: every trained arm, and variants that combine what the arms have one of each."""
+"""The candidates of the search: every trained arm, and gates that combine parts of several arms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
-from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.arms import ARMS, BLACK, Arm
 from rwkvgate.gate.config import GateConfig
 
-CONTROLS = ("base-tuned", "lora-tuned")
-"""What a gate has to beat at equal steps, data and learning-rate grid."""
+MATCHED_CONTROLS = ("base-tuned", "lora-tuned")
+"""Arms without a gate that a gate has to beat with equal steps, data and learning rates."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A gate, or a control without one; `lora` adds low-rank adapters of the paper's gate's size."""
-
-    name: str
-    gate: GateConfig | None = None
-    lora: bool = False
+def _variant(name: str, **gate: Any) -> Arm:
+    return Arm(name, label=name, description="only in the search", colour=BLACK, gate=GateConfig.build(gate))
 
 
-def _silent_convolution(**fields: object) -> GateConfig:
-    """A convolution of four taps that starts at nothing, so that the model starts as its base."""
-    start = {"shift": "convolution", "taps": 4, "first_tap": 0.0, "position": False, "norm": "none"}
-    return GateConfig.build(start | fields)
+IDENTITY: dict[str, Any] = {"norm": "none", "layer_scale": 0.0}
+SILENT: dict[str, Any] = {"shift": "convolution", "taps": 4, "first_tap": 0.0, "position": False, "norm": "none"}
+"""A convolution of four taps that starts at zero. With it, as with `IDENTITY`, the model starts as its base."""
 
-
-VARIANTS = (
-    Candidate("identity-low-rank", GateConfig(gating="low-rank", norm="none", layer_scale=0.0)),
-    Candidate("identity-routing", GateConfig(gating="routing", norm="none", layer_scale=0.0)),
-    Candidate(
-        "identity-attention",
-        GateConfig(shift="window", taps=4, gating="attention", heads=4, norm="none", layer_scale=0.0),
-    ),
-    Candidate("convolution-output", _silent_convolution(gating="fixed", value=1.0)),
-    Candidate("convolution-gated", _silent_convolution()),
-    Candidate("convolution-low-rank", _silent_convolution(gating="low-rank")),
-    Candidate("convolution-position", _silent_convolution(gating="low-rank", position=True)),
-    Candidate("convolution-mixers-gated", _silent_convolution(gating="low-rank", site="mixers")),
-)
-
-CANDIDATES: dict[str, Candidate] = {
-    candidate.name: candidate
-    for candidate in (
-        *(Candidate(arm.name, arm.gate, arm.lora) for arm in ARMS.values() if arm.trained),
-        *VARIANTS,
+CANDIDATES: dict[str, Arm] = {name: arm for name, arm in ARMS.items() if arm.trained} | {
+    variant.name: variant
+    for variant in (
+        _variant("identity-low-rank", gating="low-rank", **IDENTITY),
+        _variant("identity-routing", gating="routing", **IDENTITY),
+        _variant("identity-attention", shift="window", taps=4, gating="attention", heads=4, **IDENTITY),
+        _variant("convolution-output", gating="fixed", value=1.0, **SILENT),
+        _variant("convolution-gated", **SILENT),
+        _variant("convolution-low-rank", gating="low-rank", **SILENT),
+        _variant("convolution-position", gating="low-rank", **(SILENT | {"position": True})),
+        _variant("convolution-mixers-gated", gating="low-rank", site="mixers", **SILENT),
     )
 }
+"""Candidates by name, the arms first."""

@@ -1,4 +1,4 @@
-"""The page of the search: what was tried, how, and what came of it, in Markdown from the two tables."""
+"""The page of the search in Markdown, made from its two tables: the protocol, the verdicts, everything tried."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 import pandas as pd
 
 from rwkvgate.experiment.analysis.tables import markdown, number, signed
-from rwkvgate.experiment.search.candidates import CONTROLS
+from rwkvgate.experiment.search.candidates import MATCHED_CONTROLS
 
 HEAD = """# A gate worth having?
 
-`make search` puts every trained arm and some combinations of their parts through one protocol: the same steps, data,
-order of data and grid of learning rates for each; the rate chosen on validation data; screened with one seed; the two
-controls, the paper's gate and the three best of the others then confirmed on five seeds that the screening has not
-seen. Those that are confirmed are also tried at a rate above the grid, and at one below it where the grid's lowest is
-their best. This page is written by that command from `outputs/search/trials.csv` (everything tried, losers included)
-and `outputs/search/verdicts.csv`.
+`make search` trains and tests every trained arm, and some combinations of their parts, by one protocol. Steps, data,
+order of data and grid of learning rates are the same for all, and the rate is chosen on validation data. One seed
+screens; then the two controls, the paper's gate and the three best of the others are confirmed on five fresh seeds.
+These finalists are also tried at a rate above the grid, and at one below it where the lowest of the grid is their best.
+The command writes this page from `outputs/search/trials.csv` (everything tried, losers included) and
+`outputs/search/verdicts.csv`.
 
-Losses are in nats a token of held-out text, lower is better. A difference has Student's 95 % interval over seeds, and p
-after Holm's correction over the candidates of a task; *smallest* is the difference that as many seeds, as noisy as
-these, show with 80 % power."""
+Losses are in nats per token of held-out text; lower is better. A difference has Student's 95 % interval over seeds, and
+p after Holm's correction over the candidates of a task. *Detectable* is the minimum detectable effect: the difference
+that as many seeds, as noisy as these, show with 80 % power."""
 
 
 def page(trials: pd.DataFrame, verdicts: pd.DataFrame, steps: Mapping[str, int]) -> str:
-    """The whole page; tasks in the order of the trials, each with the steps of its trainings."""
+    """The page; tasks are in the order of the trials, each with the steps of its trainings."""
     parts = [HEAD]
     for task in dict.fromkeys(trials["task"]):
         confirmed = verdicts[verdicts["task"] == task] if len(verdicts) else verdicts
@@ -37,7 +37,7 @@ def page(trials: pd.DataFrame, verdicts: pd.DataFrame, steps: Mapping[str, int])
 
 
 def outcome(verdicts: pd.DataFrame) -> str:
-    """One paragraph: which candidates beat both controls, or that none does and what could have been seen."""
+    """One paragraph: which candidates beat both controls, or that none does and what was detectable."""
     if verdicts.empty:
         return "Not confirmed yet: the screening alone decides nothing."
     readings = verdicts.pivot(index="candidate", columns="control", values="reading")
@@ -45,18 +45,18 @@ def outcome(verdicts: pd.DataFrame) -> str:
     some = [str(name) for name in readings.index[(readings == "better").any(axis=1)] if name not in better]
     worse = [str(name) for name in readings.index[(readings == "worse").any(axis=1)]]
     seeds = int(verdicts["seeds"].max())
-    said = [
+    sentences = [
         f"Better than both controls, on {seeds} fresh seeds: {', '.join(better)}."
         if better
-        else f"No candidate is shown better than both controls on {seeds} fresh seeds. The smallest difference that "
-        f"could have been shown was {number(float(verdicts['smallest'].min()), 2)} to "
-        f"{number(float(verdicts['smallest'].max()), 2)} nats a token, by candidate."
+        else f"No candidate is shown better than both controls on {seeds} fresh seeds. The minimum detectable effect "
+        f"was {number(float(verdicts['smallest'].min()), 2)} to {number(float(verdicts['smallest'].max()), 2)} nats "
+        "per token, by candidate."
     ]
     if some:
-        said.append(f"Better than one of them: {', '.join(some)}.")
+        sentences.append(f"Better than one of them: {', '.join(some)}.")
     if worse:
-        said.append(f"Shown worse than one at least: {', '.join(worse)}.")
-    return " ".join(said)
+        sentences.append(f"Worse than one of them: {', '.join(worse)}.")
+    return " ".join(sentences)
 
 
 def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -64,18 +64,18 @@ def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in verdicts.to_dict("records"):
         interval = f"[{signed(row['low'])}, {signed(row['high'])}]" if np.isfinite(row.get("low", np.nan)) else "–"
-        told = {
+        cells = {
             "Candidate": row["candidate"],
             "Control": row["control"],
             "Difference": signed(row.get("difference", np.nan)),
             "95 % over seeds": interval,
             "p (Holm)": number(row.get("p (Holm)", np.nan), 2),
-            "Smallest": number(row.get("smallest", np.nan), 2),
+            "Detectable": number(row.get("smallest", np.nan), 2),
             "Reading": row["reading"],
         }
         if np.isfinite(row.get("accuracy", np.nan)):
-            told["Recalled"] = f"{100 * row['accuracy']:.1f} % against {100 * row['control accuracy']:.1f} %"
-        rows.append(told)
+            cells["Recalled"] = f"{100 * row['accuracy']:.1f} % against {100 * row['control accuracy']:.1f} %"
+        rows.append(cells)
     return pd.DataFrame(rows)
 
 
@@ -85,7 +85,7 @@ def trial_table(trials: pd.DataFrame, task: str) -> pd.DataFrame:
     best = own.loc[own.groupby("candidate")["validation_loss"].idxmin()].sort_values("validation_loss", kind="stable")
     rows = [
         {
-            "Candidate": row["candidate"] + (" (control)" if row["candidate"] in CONTROLS else ""),
+            "Candidate": row["candidate"] + (" (control)" if row["candidate"] in MATCHED_CONTROLS else ""),
             "Rate": f"{row['rate']:g}",
             "Validation": number(row["validation_loss"]),
             "Test": number(row["test_loss"]),

@@ -1,26 +1,26 @@
-"""One trial: a candidate trained with one learning rate and seed on one task, and scored on held-out data.
+"""Trials: one candidate trained with one learning rate and seed on one task, and scored on held-out data.
 
 A task gives every candidate the same steps, data, order of data and grid of learning rates. The rate is chosen on
-validation data; test data is scored in every trial and looked at only where the comparison says so.
+validation data. Every trial scores the test data too, which only the comparison reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from rwkvgate.experiment.progress import Progress
+from rwkvgate.experiment.arms import Arm
+from rwkvgate.experiment.inputs import base_inputs
 from rwkvgate.experiment.run import Run
-from rwkvgate.experiment.search.candidates import Candidate
 from rwkvgate.experiment.settings import LAUNCH, ModelSettings, Schedule
-from rwkvgate.experiment.steps import Texts, ensure_base, ensure_texts
+from rwkvgate.experiment.steps import ensure_base, ensure_texts
 from rwkvgate.experiment.steps.base import new_base
-from rwkvgate.experiment.training import build_optimizer, document_rows, pack_rows, train
+from rwkvgate.experiment.training import document_rows, pack_rows, train
 from rwkvgate.gate.patch import patch, select_trainable
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.likelihood import score_texts
@@ -30,13 +30,20 @@ from rwkvgate.rwkv6.files import digest, read_json, write_json
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 CHARACTERS = 2000
-"""Of a natural document, at most: one long text would outweigh all the others."""
+"""Most characters of a natural document: one long text would outweigh all the others."""
+Rows = list[list[int]]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What one trial left. `test` is a loss in nats a token for each held-out document or sequence, `weights` its
-    tokens; `accuracy`, for recall tasks, the share of tokens recalled."""
+    """The result of one trial; one that diverged has infinite losses.
+
+    Attributes:
+        validation: loss on validation data, in nats per token.
+        test: loss of each test document or sequence, in nats per token.
+        weights: tokens of each.
+        accuracy: share of tokens recalled, in recall tasks.
+    """
 
     task: str
     candidate: str
@@ -50,133 +57,128 @@ class Trial:
 
     @property
     def loss(self) -> float:
-        """Mean test loss, nats a token."""
+        """Mean test loss, nats per token."""
         return float(np.average(self.test, weights=self.weights))
 
 
-class Task(Protocol):
-    """What a trial is done on."""
+class Task(ABC):
+    """What candidates are trained and tested on, with the steps and the grid of learning rates."""
 
-    name: str
-    rates: tuple[float, ...]
-    steps: int
+    def __init__(self, name: str, steps: int, rates: tuple[float, ...]) -> None:
+        self.name, self.steps, self.rates = name, steps, rates
 
-    def run(self, candidate: Candidate, rate: float, seed: int) -> Trial:
-        """Train and score."""
-        ...
-
+    @abstractmethod
     def inputs(self) -> dict[str, Any]:
-        """What its trials depend on."""
-        ...
+        """What the task's trials depend on, besides candidate, rate and seed."""
+
+    @abstractmethod
+    def schedule(self, rate: float) -> Schedule:
+        """The schedule of a training."""
+
+    @abstractmethod
+    def start(self, schedule: Schedule, seed: int) -> tuple[Rwkv6ForCausalLM, Rows, Rows | None]:
+        """The model without a gate, its training rows, and their labels where not every token is scored."""
+
+    @abstractmethod
+    def scores(self, model: Rwkv6ForCausalLM) -> dict[str, Any]:
+        """`validation`, `test`, `weights` and `accuracy` of a trial."""
+
+    def run(self, candidate: Arm, rate: float, seed: int) -> Trial:
+        """Train and score.
+
+        Raises:
+            FloatingPointError: training diverged.
+        """
+        schedule = self.schedule(rate)
+        model, rows, labels = self.start(schedule, seed)
+        torch.manual_seed(seed)
+        if candidate.lora:
+            from rwkvgate.experiment.lora import add_lora  # PEFT takes seconds to import
+
+            add_lora(model)
+        if candidate.gate is not None:
+            patch(model, candidate.gate)
+        select_trainable(model, "all")
+        label = f"{self.name}, {candidate.name}, rate {rate:g}, seed {seed}"
+        train(model, rows, schedule, label=label, seed=seed, labels=labels)
+        parameters = sum(p.numel() for p in model.parameters())
+        return Trial(self.name, candidate.name, rate, seed, parameters=parameters, **self.scores(model))
 
 
-def fitted(model: Rwkv6ForCausalLM, candidate: Candidate, seed: int) -> Rwkv6ForCausalLM:
-    """The model with the candidate's gate or adapters, drawn from the seed, everything trainable."""
-    torch.manual_seed(seed)
-    if candidate.lora:
-        from rwkvgate.experiment.lora import add_lora
-
-        add_lora(model)
-    if candidate.gate is not None:
-        patch(model, candidate.gate)
-    select_trainable(model, "all")
-    return model
-
-
-class TextTask:
+class TextTask(Task):
     """Language: fine-tuning the base of a run on its stories, or pretraining a network of its size from scratch."""
 
     def __init__(self, run: Run, from_scratch: bool, steps: int, rates: tuple[float, ...], documents: int) -> None:
+        super().__init__("pretraining" if from_scratch else "fine-tuning", steps, rates)
         if not isinstance(run.settings.model, ModelSettings):
             raise SettingsError("the search pretrains its base; give a profile whose model has sizes")
-        self.model = run.settings.model
-        self.name = "pretraining" if from_scratch else "fine-tuning"
-        self.run_folder, self.scratch, self.steps, self.rates, self.documents = (
-            run,
-            from_scratch,
-            steps,
-            rates,
-            documents,
-        )
-        schedule: Schedule = self.model.pretraining if from_scratch else run.settings.training
-        self.schedule = schedule.model_copy(update={"steps": steps})
-        self.texts: Texts = ensure_texts(run)
+        self.base_of, self.model, self.from_scratch, self.documents = run, run.settings.model, from_scratch, documents
+        self.texts = ensure_texts(run)
 
     def inputs(self) -> dict[str, Any]:
         """Steps, data and model."""
-        settings = self.run_folder.settings
-        return {
-            "schedule": self.schedule.model_dump(mode="json", exclude=LAUNCH | {"learning_rate", "learning_rates"}),
-            "corpus": settings.corpus.model_dump(mode="json"),
-            "model": settings.model.model_dump(mode="json"),
+        left_out = LAUNCH | {"learning_rate", "learning_rates"}
+        return base_inputs(self.base_of.settings) | {
+            "schedule": self.schedule(self.rates[0]).model_dump(mode="json", exclude=left_out),
             "documents": self.documents,
             "characters": CHARACTERS,
         }
 
+    def schedule(self, rate: float) -> Schedule:
+        """The run's schedule with the task's steps, and this learning rate alone."""
+        if self.from_scratch:
+            return self.model.pretraining.model_copy(update={"steps": self.steps, "learning_rate": rate})
+        changes = {"steps": self.steps, "learning_rate": rate, "learning_rates": ()}
+        return self.base_of.settings.training.model_copy(update=changes)
+
+    def start(self, schedule: Schedule, seed: int) -> tuple[Rwkv6ForCausalLM, Rows, Rows | None]:
+        """An untrained network with rows of natural text, or the base with rows of stories."""
+        tokenizer, corpus = self.texts.tokenizer, self.texts.corpus
+        if self.from_scratch:
+            rows = pack_rows(self.texts.encode(corpus.natural_train), schedule, tokenizer.bos_token_id, seed)
+            return new_base(self.model, tokenizer, seed), rows, None
+        rows = document_rows(self.texts.encode(corpus.train), schedule, tokenizer.bos_token_id, seed)
+        return ensure_base(self.base_of), rows, None
+
+    def scores(self, model: Rwkv6ForCausalLM) -> dict[str, Any]:
+        """Losses on held-out stories, or on pieces of held-out natural text."""
+        scored = [score_texts(model, self.texts.tokenizer, texts, batch_size=32) for texts in self._held_out()]
+        validation, test = (frame[frame["tokens"] > 0] for frame in scored)
+        return {
+            "validation": float(validation["nll"].sum() / validation["tokens"].sum()),
+            "test": [round(x, 6) for x in (test["nll"] / test["tokens"])],
+            "weights": test["tokens"].tolist(),
+        }
+
     def _held_out(self) -> tuple[list[str], list[str]]:
         """Texts to choose the rate on, and texts to test on."""
-        corpus = self.texts.corpus
-        if not self.scratch:
-            tested = corpus.test[: self.documents]
-            return [d.text for d in corpus.validation[: self.documents // 2]], [d.text for d in tested]
-        whole = [d.text for d in corpus.natural_validation]
-        longest = max(map(len, whole))
+        corpus, count = self.texts.corpus, self.documents
+        if not self.from_scratch:
+            return [d.text for d in corpus.validation[: count // 2]], [d.text for d in corpus.test[:count]]
+        texts = [d.text for d in corpus.natural_validation]
+        longest = max(map(len, texts))
         size = min(CHARACTERS, max(longest // 4, 1))
         # Every document's beginning first: further pieces only where documents are few.
-        texts = [text[i : i + size] for i in range(0, longest, size) for text in whole if len(text) > i]
-        return texts[1::2][: self.documents // 2], texts[::2][: self.documents]
-
-    def run(self, candidate: Candidate, rate: float, seed: int) -> Trial:
-        """Train and score."""
-        tokenizer, corpus = self.texts.tokenizer, self.texts.corpus
-        separator: int = tokenizer.bos_token_id
-        schedule = self.schedule.model_copy(update={"learning_rate": rate})
-        if self.scratch:
-            rows = pack_rows(self.texts.encode(corpus.natural_train), schedule, separator, seed)
-            base = new_base(self.model, tokenizer, seed)
-        else:
-            rows = document_rows(self.texts.encode(corpus.train), schedule, separator, seed)
-            base = ensure_base(self.run_folder)
-        model = fitted(base, candidate, seed)
-        train(model, rows, schedule, label=f"{self.name}, {candidate.name}, rate {rate:g}, seed {seed}", seed=seed)
-        validation, test = self._held_out()
-        scored = [score_texts(model, tokenizer, texts, batch_size=32) for texts in (validation, test)]
-        chosen, tested = (frame[frame["tokens"] > 0] for frame in scored)
-        return Trial(
-            task=self.name,
-            candidate=candidate.name,
-            rate=rate,
-            seed=seed,
-            validation=float(chosen["nll"].sum() / chosen["tokens"].sum()),
-            test=[round(x, 6) for x in (tested["nll"] / tested["tokens"])],
-            weights=tested["tokens"].tolist(),
-            parameters=sum(p.numel() for p in model.parameters()),
-        )
+        pieces = [text[i : i + size] for i in range(0, longest, size) for text in texts if len(text) > i]
+        return pieces[1::2][: count // 2], pieces[::2][:count]
 
 
-class RecallTask:
-    """A small network from scratch on tokens without meaning: associative recall, or copying."""
+class RecallTask(Task):
+    """Associative recall, or copying, by a small network trained from scratch on tokens without meaning."""
 
     SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "head_size": 16, "time_mix_rank": 8, "time_decay_rank": 8}
 
     def __init__(self, name: str, steps: int, rates: tuple[float, ...], batch_size: int = 32) -> None:
-        self.name, self.steps, self.rates, self.batch_size = name, steps, rates, batch_size
+        super().__init__(name, steps, rates)
+        self.batch_size = batch_size
 
     def inputs(self) -> dict[str, Any]:
         """Steps, data and model."""
         return {"steps": self.steps, "batch": self.batch_size, "sizes": self.SIZES}
 
-    def _draw(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.name == "associative recall":
-            return associative_recall(count, length=64, pairs=8, symbols=64, seed=seed)
-        return copying(count, length=24, symbols=64, seed=seed)
-
-    def run(self, candidate: Candidate, rate: float, seed: int) -> Trial:
-        """Train and score."""
-        torch.manual_seed(seed)
-        model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=FIRST + 2 * 64, **self.SIZES))
-        model = fitted(model, candidate, seed).train()
-        schedule = Schedule(
+    def schedule(self, rate: float) -> Schedule:
+        """A warm-up over a twentieth of the steps."""
+        return Schedule(
             steps=self.steps,
             batch_size=self.batch_size,
             length=64,
@@ -185,69 +187,52 @@ class RecallTask:
             weight_decay=0.001,
             gradient_checkpointing=False,
         )
-        optimizer, scheduler = build_optimizer(model, schedule)
+
+    def start(self, schedule: Schedule, seed: int) -> tuple[Rwkv6ForCausalLM, Rows, Rows | None]:
+        """An untrained network, and fresh sequences for every step."""
+        torch.manual_seed(seed)
+        model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=FIRST + 2 * 64, **self.SIZES))
         ids, labels = self._draw(self.steps * self.batch_size, seed)
-        progress = Progress(f"{self.name}, {candidate.name}, rate {rate:g}, seed {seed}")
-        batches = zip(ids.split(self.batch_size), labels.split(self.batch_size), strict=True)
-        for step, (part, wanted) in enumerate(batches, start=1):
-            loss = model(part, labels=wanted, skip_logits=True).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-            progress(step, self.steps, f"loss {loss.item():.3f}")
-        model.eval()
-        _, chosen = recalled(model, *self._draw(256, seed=1_000_001))
-        right, tested = recalled(model, *self._draw(512, seed=1_000_002))
-        return Trial(
-            task=self.name,
-            candidate=candidate.name,
-            rate=rate,
-            seed=seed,
-            validation=float(chosen.mean()),
-            test=[round(x, 6) for x in tested.tolist()],
-            weights=[1] * len(tested),
-            accuracy=float(right.mean()),
-            parameters=sum(p.numel() for p in model.parameters()),
-        )
+        return model, ids.tolist(), labels.tolist()
+
+    def scores(self, model: Rwkv6ForCausalLM) -> dict[str, Any]:
+        """Losses and shares of recalled tokens on sequences that no training has."""
+        _, validation = recalled(model, *self._draw(256, seed=1_000_001))
+        right, test = recalled(model, *self._draw(512, seed=1_000_002))
+        return {
+            "validation": float(validation.mean()),
+            "test": [round(x, 6) for x in test.tolist()],
+            "weights": [1] * len(test),
+            "accuracy": float(right.mean()),
+        }
+
+    def _draw(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.name == "associative recall":
+            return associative_recall(count, length=64, pairs=8, symbols=64, seed=seed)
+        return copying(count, length=24, symbols=64, seed=seed)
 
 
-def trial_path(folder: Path, task: Task, candidate: Candidate, rate: float, seed: int) -> Path:
-    """Where a trial is kept; its name carries the hash of what it depends on."""
+def trial_path(folder: Path, task: Task, candidate: Arm, rate: float, seed: int) -> Path:
+    """The file of a trial; its name contains the hash of what the trial depends on."""
     gate = candidate.gate and candidate.gate.model_dump(mode="json")
-    mark = digest({"task": task.inputs(), "gate": gate, "lora": candidate.lora})
-    return folder / task.name.replace(" ", "-") / candidate.name / f"rate{rate:g}-seed{seed}-{mark}.json"
+    inputs = digest({"task": task.inputs(), "gate": gate, "lora": candidate.lora})
+    return folder / task.name.replace(" ", "-") / candidate.name / f"rate{rate:g}-seed{seed}-{inputs}.json"
 
 
-def ensure_trial(folder: Path, task: Task, candidate: Candidate, rate: float, seed: int) -> Trial:
-    """The trial, run where it has not been. One whose loss leaves all numbers scores infinity."""
-    path = trial_path(folder, task, candidate, rate, seed)
-    known = read_json(path)
-    if known is not None:
-        return Trial(**known)
+def known_trial(folder: Path, task: Task, candidate: Arm, rate: float, seed: int) -> Trial | None:
+    """The trial, if it is finished."""
+    known = read_json(trial_path(folder, task, candidate, rate, seed))
+    return None if known is None else Trial(**known)
+
+
+def ensure_trial(folder: Path, task: Task, candidate: Arm, rate: float, seed: int) -> Trial:
+    """The trial, run if it is not finished."""
+    if known := known_trial(folder, task, candidate, rate, seed):
+        return known
     try:
         trial = task.run(candidate, rate, seed)
     except FloatingPointError as error:
         print(f"{task.name}, {candidate.name}, rate {rate:g}, seed {seed}: {error}", flush=True)
         trial = Trial(task.name, candidate.name, rate, seed, validation=float("inf"), test=[float("inf")], weights=[1])
-    write_json(path, asdict(trial))
+    write_json(trial_path(folder, task, candidate, rate, seed), asdict(trial))
     return trial
-
-
-def known_trials(
-    folder: Path,
-    task: Task,
-    candidates: Sequence[Candidate],
-    seeds: Sequence[int],
-    rates: Sequence[float] | None = None,
-) -> list[Trial]:
-    """The trials of these candidates and seeds that have been run, at the task's rates or those given."""
-    found = []
-    for candidate in candidates:
-        for rate in task.rates if rates is None else rates:
-            for seed in seeds:
-                known = read_json(trial_path(folder, task, candidate, rate, seed))
-                if known is not None:
-                    found.append(Trial(**known))
-    return found

@@ -1,13 +1,12 @@
 """The model of an arm and seed: the base with its gate, fine-tuned where the arm is.
 
-`build_arm`, `tuning_rows`, `validation_rows` and `write_arm` are the pieces that notebook 02 shows one by one.
+`build_arm`, `tuning_rows`, `validation_rows` and `arm_files` are the pieces that notebook 02 shows one by one.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +18,7 @@ from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps.base import LOG, ensure_base
 from rwkvgate.experiment.steps.making import Write, complete, is_finished, makes
 from rwkvgate.experiment.steps.texts import Texts, ensure_texts
-from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, ranks, train, train_best
+from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, ranks, train
 from rwkvgate.experiment.training.launching import launch
 from rwkvgate.experiment.training.sharding import whole
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
@@ -43,7 +42,7 @@ def ensure_arm(variant: Variant) -> Rwkv6ForCausalLM:
     alone = ranks.count() == 1
     if alone and processes > 1 and variant.arm.trained and not is_finished(step):
         try:
-            launch(variant.run, variant.arm.name, variant.seed)
+            launch(variant)
         except RuntimeError:
             is_finished(step)  # raises with the reason, where training diverged
             raise
@@ -74,8 +73,8 @@ def validation_rows(run: Run, texts: Texts) -> list[list[int]]:
     return [close_row(document, run.settings.training.length, texts.tokenizer.bos_token_id) for document in documents]
 
 
-def write_arm(model: Rwkv6ForCausalLM, log: TrainingLog) -> Write:
-    """How an arm is written: its gate and whatever was trained, in one file, beside the log of its training."""
+def arm_files(model: Rwkv6ForCausalLM, log: TrainingLog) -> Write:
+    """How an arm is written: its gate and whatever was trained in one file, and the log of its training."""
     # By name, for a model that is spread over processes has new parameters.
     gate = {id(p) for one in gates_of(model) for p in one.parameters()}
     kept = {name for name, p in model.named_parameters() if id(p) in gate or (p.requires_grad and log.steps)}
@@ -93,22 +92,19 @@ def _make_arm(step: Step) -> Write:
     assert step.variant is not None
     variant, model = step.variant, build_arm(step.variant)
     if not variant.arm.trained:
-        return write_arm(model, TrainingLog(history=[], steps=0, tokens=0, seconds=0.0))
+        return arm_files(model, TrainingLog(history=[], steps=0, tokens=0, seconds=0.0))
     texts, schedule = ensure_texts(step.run), step.run.settings.training
     select_trainable(model, schedule.scope)
-    rows = tuning_rows(step.run, texts, variant.seed)
-    options: dict[str, Any] = {
-        "label": f"fine-tuning {variant}",
-        "seed": variant.seed,
-        "validation": validation_rows(step.run, texts),
-        "log_every": schedule.log_every,
-        "eval_every": schedule.eval_every,
-        "checkpoints": step.checkpoints,
-        "sharded": schedule.sharded,
-    }
-    if schedule.learning_rates:
-        return write_arm(model, train_best(model, rows, schedule, schedule.learning_rates, **options))
-    return write_arm(model, train(model, rows, schedule, **options))
+    log = train(
+        model,
+        tuning_rows(step.run, texts, variant.seed),
+        schedule,
+        label=f"fine-tuning {variant}",
+        seed=variant.seed,
+        validation=validation_rows(step.run, texts),
+        checkpoints=step.checkpoints,
+    )
+    return arm_files(model, log)
 
 
 def load_arm(variant: Variant) -> Rwkv6ForCausalLM:

@@ -96,8 +96,6 @@ def _pretrain(step: Step, sizes: ModelSettings) -> Write:
         label="pretraining",
         seed=BASE_SEED,
         validation=held_out[:VALIDATION_BLOCKS],
-        log_every=max(1, schedule.steps // 30),
-        eval_every=max(1, schedule.steps // 6),
         checkpoints=step.checkpoints,
     )
 

@@ -28,7 +28,6 @@ from rwkvgate.rwkv6.files import read_json, write_json
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 DOCUMENTS, LATENCY, SAMPLES, METRICS = "documents.parquet", "latency.parquet", "samples.json", "metrics.json"
-SAMPLE_COUNT = 6
 HEADLINES = ("perplexity", "bits_per_byte", "bleu", "rouge1", "rougeL")
 
 
@@ -37,7 +36,7 @@ class Evaluation:
     """What was measured on one arm and seed.
 
     `documents` is long (arm, seed, document, metric, value), `latency` has the columns of
-    `rwkvgate.metrics.latency`, `samples` holds `prompt`, `reference` and `continuation`.
+    `rwkvgate.metrics.latency`, `samples` holds `prompt`, `reference` and `continuation` of each document.
     """
 
     documents: pd.DataFrame
@@ -110,7 +109,7 @@ def _score(variant: Variant, texts: Texts, model: Rwkv6ForCausalLM) -> tuple[pd.
     samples = [
         {"prompt": p, "reference": r, "continuation": w} for p, r, w in zip(prompts, references, written, strict=True)
     ]
-    return long.reset_index(drop=True), samples[:SAMPLE_COUNT]
+    return long.reset_index(drop=True), samples
 
 
 def _time(variant: Variant, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -57,15 +58,33 @@ def complete(step: Step) -> None:
         return
     for required in step.requires:
         complete(required)
-    with making(step) as unfinished:
-        if unfinished:
-            started = time.monotonic()
-            write(step, MAKERS[step.name](step), started)
+    with making(step) as work:
+        if work:
+            work.write(MAKERS[step.name](step))
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step that this process, or those launched together, are making."""
+
+    step: Step
+    started: float = field(default_factory=time.monotonic)
+
+    def write(self, outputs: Write) -> None:
+        """Write the step's folder atomically, with its record; on an error, what stood there before stays.
+
+        Args:
+            outputs: called with a temporary folder, by the main process alone.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        ranks.from_main(lambda: _write(self.step, outputs, self.started))
 
 
 @contextmanager
-def making(step: Step) -> Iterator[bool]:
-    """Keep a step to this process, or those launched together, and say whether it is still to be made.
+def making(step: Step) -> Iterator[Work | None]:
+    """Keep a step to this process, or those launched together, while it is made; None where it is finished.
 
     A training that diverges inside is recorded.
 
@@ -73,9 +92,9 @@ def making(step: Step) -> Iterator[bool]:
         FloatingPointError, SettingsError: as `complete`.
     """
     with ranks.on_main(lambda: hold(step.run.folder, step.folder)):
-        unfinished = not ranks.from_main(lambda: is_finished(step))  # another process may have made it meanwhile
+        finished = ranks.from_main(lambda: is_finished(step))  # another process may have made it meanwhile
         try:
-            yield unfinished
+            yield None if finished else Work(step)
         except FloatingPointError as error:
             message = f"{step.variant or step.name}: {error}"
             record = {"inputs": step.digest, "error": message}
@@ -96,19 +115,6 @@ def is_finished(step: Step) -> bool:
         _remove(step.checkpoints)  # of a process that was killed between finishing the step and removing them
         return True
     return False
-
-
-def write(step: Step, outputs: Write, started: float) -> None:
-    """Write a step's folder atomically, with its record; on an error, what stood there before stays.
-
-    Args:
-        outputs: called with a temporary folder, by the main process alone.
-        started: `time.monotonic()` when the step's work began.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    ranks.from_main(lambda: _write(step, outputs, started))
 
 
 def read_frame(step: Step, name: str) -> pd.DataFrame:

@@ -1,10 +1,11 @@
-"""Training that survives: checkpoints sealed by hashes, and the way back from the last sound one.
+"""Training checkpoints: written now and then, sealed by hashes, and resumed from the last intact one.
 
-A checkpoint holds what is trained (not a frozen base), the optimiser, the schedule, the random states and the position
-in the rows, so that a resumed run ends as it would have without the interruption, bit for bit on a CPU.
+A training checkpoint holds the trained parameters (not a frozen base), the optimiser, the schedule, the random states
+and the position in the rows. So a resumed training ends as it would have without the interruption, bit for bit on a
+CPU.
 
-What several processes write is what one would have written, but for the random states, which are each process's own and
-which training does not draw from. So a checkpoint is gone on from by any number of processes, sharing the model or not.
+Several processes write what one would have written, except for the random states, which each process has its own of and
+training does not draw from. So any number of processes resumes from a checkpoint, with the model sharded or not.
 """
 
 from __future__ import annotations
@@ -29,25 +30,23 @@ from rwkvgate.rwkv6.files import read_json, write_json
 from rwkvgate.rwkv6.loss import IGNORED
 
 SAVE_SECONDS = float(os.environ.get("RWKVGATE_SAVE_SECONDS", "20"))
-"""Between two checkpoints, at least; each comes with a logged loss."""
+"""Least seconds between two checkpoints; each comes with a logged loss."""
 COST = 50
-"""And at least so many times what the last one took: checkpoints stay at two per cent of the time."""
+"""Least time between two checkpoints, over the time that the last one took: they take two per cent at most."""
 WEIGHTS, SEAL = "trained.safetensors", "sealed.json"
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
-"""As transformers names them."""
+"""The names that transformers gives them."""
 KEPT = 2
-"""Checkpoints that stay: the last may be cut off in the writing."""
-
-
-UNWRITTEN = (OSError, RuntimeError, SafetensorError)
-"""What a full disk is to the system, to torch, which has many words for it, and to safetensors."""
+"""Checkpoints kept: the last may be interrupted while it is written."""
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What the system, torch and safetensors raise where the disk is full."""
 
 
 class ResumableTrainer(Trainer):
-    """transformers' Trainer, whose checkpoints hold the trainable parameters alone, whole however many trained."""
+    """transformers' Trainer, whose checkpoints hold the trainable parameters only, and all of each."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write what is trained; every process must call it, and the main one writes."""
+        """Write the trained parameters; every process must call it, and the main one writes."""
         trained = {n: whole(p).cpu().contiguous() for n, p in self._own().items() if p.requires_grad}
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
@@ -57,18 +56,18 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         try:
             super()._save_checkpoint(model, trial)
-        except UNWRITTEN as error:
-            # Several processes are in the middle of their exchange, and none may go on alone.
+        except WRITE_ERRORS as error:
+            # Several processes are in the middle of a collective operation, and none may continue alone.
             together = ranks.count() > 1
             _give_up(Path(str(self.args.output_dir)), self.state.global_step, error, stops=together)
             if together:
                 raise
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """The loss over `eval_dataset` alone, the same number from any number of processes.
+        """The loss over `eval_dataset`, the same number from any number of processes.
 
-        transformers would fill the last batch up with rows from the beginning, so that all processes have as many, and
-        count them again.
+        transformers fills the last batch with rows from the beginning, so that all processes have as many, and counts
+        them again.
         """
         if ranks.count() == 1:
             return super().evaluation_loop(dataloader, description, *args, **kwargs)
@@ -76,7 +75,7 @@ class ResumableTrainer(Trainer):
         rows, size, total = list(self.eval_dataset), self.args.eval_batch_size, 0.0
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
-            # As one process has it: the mean over a batch's tokens, then over batches by their rows.
+            # As in one process: the mean over a batch's tokens, then over batches by their rows.
             total += self._shared_loss(batch) * len(batch)
         reshard(self.model)
         prefix = kwargs.get("metric_key_prefix", "eval")
@@ -84,11 +83,11 @@ class ResumableTrainer(Trainer):
 
     @torch.no_grad()
     def _shared_loss(self, batch: list[dict[str, Any]]) -> float:
-        """Nats a token over a batch, of which this process reads its share."""
+        """Loss of a batch, in nats per token, of which this process reads its share."""
         mine = batch[ranks.index() :: ranks.count()]
         inputs = self._prepare_inputs(self.data_collator(mine or batch[:1]))
         if not mine:
-            # A model that is spread over processes waits for all of them to read something.
+            # The forward pass of a sharded model waits for all processes.
             inputs["labels"].fill_(IGNORED)
         scored = self.accelerator.reduce(inputs["labels"][:, 1:].ne(IGNORED).sum(), "sum")
         model = self.model_wrapped if is_sharded(self.model) else self.model
@@ -98,8 +97,8 @@ class ResumableTrainer(Trainer):
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         if not is_sharded(self.model):
             return super()._wrap_model(model, *args, **kwargs)
-        # Another module than the model's own is left alone by accelerate, which would replicate it.
-        return model if isinstance(model, _Spread) else _Spread(self.model, self.accelerator)
+        # accelerate would replicate the model itself, and leaves another module alone.
+        return model if isinstance(model, _Sharded) else _Sharded(self.model, self.accelerator)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own = self._own()
@@ -127,8 +126,8 @@ class ResumableTrainer(Trainer):
         return dict(self.accelerator.unwrap_model(self.model).named_parameters())
 
 
-class _Spread(nn.Module):
-    """A model that is spread over processes, under accelerate's autocast and nothing else of it."""
+class _Sharded(nn.Module):
+    """A sharded model under accelerate's autocast, without its other wrappers."""
 
     def __init__(self, model: nn.Module, accelerator: Any) -> None:
         super().__init__()
@@ -141,48 +140,46 @@ class _Spread(nn.Module):
 
 
 class Saver(TrainerCallback):
-    """Asks for a checkpoint now and then and at the end, and seals each one that is whole."""
+    """Asks for a checkpoint now and then and at the end, and seals each one when it is complete."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
         self.last, self.began, self.interval = time.monotonic(), 0.0, SAVE_SECONDS
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After a step: is it time?"""
+        """Ask for a checkpoint where it is time, and at the last step."""
         # Only where the loss is logged too: its mean since the last record is not part of a checkpoint.
         due = state.global_step % args.logging_steps == 0
-        # By one clock: processes that differed would wait for each other, one in a save and one in the next step.
+        # By one clock: processes that disagreed would wait for each other, one in a save and one in the next step.
         due = due and ranks.from_main(lambda: time.monotonic() - self.last >= self.interval)
         if state.global_step >= state.max_steps or due:
             self.began = time.monotonic()
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After a checkpoint was written."""
+        """Seal the checkpoint that was written."""
         ranks.barrier()  # until every process has written its random state
         folder = Path(args.output_dir)
         if ranks.is_main() and (folder / f"checkpoint-{state.global_step}").is_dir():
             try:
                 seal(folder / f"checkpoint-{state.global_step}", self.owner)
-            except UNWRITTEN as error:
+            except WRITE_ERRORS as error:
                 _give_up(folder, state.global_step, error)
-            for path in sorted(folder.glob("checkpoint-*"), key=_step)[:-KEPT]:
-                shutil.rmtree(path)
         self.last = time.monotonic()
         self.interval = max(SAVE_SECONDS, COST * (self.last - self.began)) if SAVE_SECONDS else 0.0
 
 
-def prepare(folder: Path, owner: str) -> Path | None:
-    """The last sound checkpoint of this training, if there is one; what is newer is removed, and why is said.
+def resume_point(folder: Path, owner: str) -> Path | None:
+    """The last intact checkpoint of this training, if there is one; newer ones are removed, with the reason printed.
 
     Args:
         folder: of the checkpoints, made if need be.
         owner: hash of everything that the training depends on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+    for path in _checkpoints(folder):
         if not is_sound(path):
-            print(f"{path} is not whole, and removed", flush=True)
+            print(f"{path} is incomplete or damaged, and removed", flush=True)
         elif read_json(path / SEAL)["owner"] != owner:
             print(f"{path} is of another training (other rows, settings, weights or torch), and removed", flush=True)
         else:
@@ -192,13 +189,13 @@ def prepare(folder: Path, owner: str) -> Path | None:
 
 
 def seal(folder: Path, owner: str) -> None:
-    """Write the hashes of a checkpoint's files and of its training, last and whole."""
+    """Write the hashes of a checkpoint's files and of its training; it is complete with that."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SEAL)
     write_json(folder / SEAL, {"owner": owner, "files": {name: _hash(folder / name) for name in names}})
 
 
 def is_sound(folder: Path) -> bool:
-    """Whether a checkpoint was sealed, and its files are what they were then."""
+    """Whether a checkpoint is sealed and its files have not changed since."""
     sealed = read_json(folder / SEAL)
     files = sealed.get("files") if isinstance(sealed, dict) else None
     if not isinstance(files, dict) or WEIGHTS not in files or "owner" not in sealed:
@@ -207,17 +204,16 @@ def is_sound(folder: Path) -> bool:
 
 
 def _give_up(folder: Path, step: int, error: Exception, stops: bool = False) -> None:
-    """Remove a checkpoint that a full disk cut off, and say what is left, and whether the training goes on without."""
+    """Remove a checkpoint that a full disk cut off, and print where training resumes from, now or after a stop."""
     if not ranks.is_main():
         return
     shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
-    left = [path for path in sorted(folder.glob("checkpoint-*"), key=_step) if is_sound(path)]
-    start = f"step {_step(left[-1])}" if left else "the beginning"
+    intact = [path for path in _checkpoints(folder) if is_sound(path)]
+    start = f"step {_step(intact[0])}" if intact else "the beginning"
     free = shutil.disk_usage(folder).free / 2**20
-    going = f"Training goes on; stopped now, it would go on from {start}"
     print(
         f"the checkpoint of step {step} could not be written to {folder}, where {free:,.1f} MiB are free ({error}). "
-        + (f"Training stops; started again it goes on from {start}" if stops else going),
+        f"Training {'stops, and resumes' if stops else 'continues; it would resume'} from {start}",
         flush=True,
     )
 
@@ -225,6 +221,11 @@ def _give_up(folder: Path, step: int, error: Exception, stops: bool = False) -> 
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the last first."""
+    return sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:

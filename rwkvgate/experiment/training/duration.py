@@ -1,4 +1,4 @@
-"""How long training will take: said before it starts, and compared with what it took."""
+"""Predicted time of a training, from one measured step: printed before it starts, and compared with what it took."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-READING = 1 / 3
-"""A forward pass beside a forward and backward pass, by its matrix products."""
+FORWARD_SHARE = 1 / 3
+"""Share of the forward pass in the matrix products of a step."""
 
 
 def step_seconds(model: PreTrainedModel, inputs: Mapping[str, Any]) -> float:
-    """Seconds of a forward and backward pass, measured once; gradients, mode and random numbers are left as they were.
+    """Measured seconds of a forward and backward pass; gradients, mode and random states do not change.
 
     Args:
-        model: as it will be trained, on its device and not spread over several.
-        inputs: one step's: `input_ids` and `labels`, (rows, tokens), and what else the model takes.
+        model: as it will be trained, on its device and not sharded.
+        inputs: those of one step: `input_ids` and `labels`, (rows, tokens), and other arguments of the model.
     """
     device, training = next(model.parameters()).device, model.training
     batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in inputs.items()}
@@ -41,8 +41,8 @@ def step_seconds(model: PreTrainedModel, inputs: Mapping[str, Any]) -> float:
 
 
 def training_seconds(step: float, steps: int, batch_size: int, validation_rows: int, validations: int) -> float:
-    """Seconds of a training whose step takes `step` for `batch_size` rows, its validation losses included.
+    """Predicted seconds of a training whose step takes `step` seconds for `batch_size` rows, validation included.
 
-    The optimiser is left out: beside a pass over a batch it is a few per cent.
+    The optimiser is not counted: it is a few per cent of a step.
     """
-    return step * (steps + validations * READING * validation_rows / batch_size)
+    return step * (steps + validations * FORWARD_SHARE * validation_rows / batch_size)

@@ -1,4 +1,4 @@
-"""Starting the processes that train an arm together, from a notebook or a script that is one process."""
+"""Starts the processes that train an arm together, from a notebook or a script."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections import deque
 from pathlib import Path
 
 from rwkvgate.experiment.processes import tied
-from rwkvgate.experiment.run import Run
+from rwkvgate.experiment.run import Variant
 from rwkvgate.experiment.settings import Settings, project_root
 from rwkvgate.gate.validation import SettingsError
 
-SAID = 15
-"""Last lines of a failed launch that its error repeats."""
+LAST_LINES = 15
+"""Lines of a failed launch that its error repeats."""
 
 
 def require_devices(settings: Settings) -> None:
@@ -25,29 +25,29 @@ def require_devices(settings: Settings) -> None:
     Raises:
         SettingsError: names both numbers.
     """
-    import torch  # here, for whoever imports this module to read settings only
+    import torch  # here, so that this module is quick to import
 
-    wanted = settings.training.processes
-    if wanted > 1 and torch.cuda.is_available() and torch.cuda.device_count() < wanted:
-        found = torch.cuda.device_count()
+    processes, gpus = settings.training.processes, torch.cuda.device_count()
+    if processes > 1 and torch.cuda.is_available() and gpus < processes:
         raise SettingsError(
-            f"training.processes is {wanted}, one a GPU, and this machine has {found} GPU{'s' * (found > 1)}; "
-            f"it must be at most {found}"
+            f"training.processes is {processes}, one for each GPU, and this machine has {gpus} "
+            f"GPU{'s' * (gpus > 1)}; it must be at most {gpus}"
         )
 
 
-def launch(run: Run, arm: str, seed: int) -> None:
-    """Train an arm and seed in `training.processes` processes; what they print is printed here as it comes.
+def launch(variant: Variant) -> None:
+    """Train an arm and seed in `training.processes` processes, and print what they print.
 
     Raises:
         SettingsError: there are too few GPUs.
-        RuntimeError: a process failed or was killed, and so all were stopped. What was saved is kept.
+        RuntimeError: a process failed or was killed, and so all were stopped. Their checkpoints are kept.
     """
-    require_devices(run.settings)
+    settings = variant.run.settings
+    require_devices(settings)
     _free_memory()
-    command, environment = launch_command(run, arm, seed), os.environ | {"PYTHONPATH": _python_path()}
-    print(f"{arm}, seed {seed}: {run.settings.training.processes} processes train together", flush=True)
-    last: deque[str] = deque(maxlen=SAID)
+    command, environment = launch_command(variant), os.environ | {"PYTHONPATH": _python_path()}
+    print(f"{variant}: {settings.training.processes} processes train together", flush=True)
+    last: deque[str] = deque(maxlen=LAST_LINES)
     child = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -70,13 +70,14 @@ def launch(run: Run, arm: str, seed: int) -> None:
         raise
     if status:
         raise RuntimeError(
-            f"the training of {arm}, seed {seed}, in {run.settings.training.processes} processes ended with status "
-            f"{status}; the same call goes on from its last checkpoint. Its last lines:\n{''.join(last)}"
+            f"the training of {variant}, in {settings.training.processes} processes ended with status "
+            f"{status}; the same call resumes from the last checkpoint. Last lines:\n{''.join(last)}"
         )
 
 
-def launch_command(run: Run, arm: str, seed: int) -> list[str]:
+def launch_command(variant: Variant) -> list[str]:
     """The command line that trains an arm and seed of the run by `accelerate launch`."""
+    run = variant.run
     training = run.settings.training
     sections = run.settings.model_dump(mode="json", include={"model", "corpus", "gate", "training", "evaluation"})
     threads = max(1, (os.cpu_count() or 1) // training.processes)
@@ -85,12 +86,12 @@ def launch_command(run: Run, arm: str, seed: int) -> list[str]:
         *("--config_file", str(config_path(training.sharded))),
         *("--num_processes", str(training.processes), "--num_cpu_threads_per_process", str(threads)),
         *("-m", "rwkvgate.experiment.training.worker", "--profile", run.settings.profile, "--run-dir", str(run.folder)),
-        *("--arm", arm, "--seed", str(seed), "--settings", json.dumps(sections)),
+        *("--arm", variant.arm.name, "--seed", str(variant.seed), "--settings", json.dumps(sections)),
     ]
 
 
 def config_path(sharded: bool) -> Path:
-    """accelerate's file for whole or for spread models: the checkout's, or the copy that a wheel carries."""
+    """accelerate's file for replicated or for sharded models: the checkout's, or the wheel's copy."""
     name = Path("params") / "accelerate" / ("fsdp.yaml" if sharded else "ddp.yaml")
     here = project_root() / name
     return here if here.is_file() else Path(__file__).resolve().parents[2] / name
@@ -103,7 +104,7 @@ def _python_path() -> str:
 
 
 def _free_memory() -> None:
-    """Give back what this process keeps of the first GPU without needing it."""
+    """Free the memory of the first GPU that this process does not need."""
     import torch
 
     gc.collect()

@@ -1,10 +1,10 @@
-"""Optimisation on transformers' Trainer: pretraining of the base and fine-tuning of an arm.
+"""Training on transformers' Trainer: pretraining of the base and fine-tuning of an arm.
 
-Both run the same few lines; what differs is the rows they are given. Rows come in the order in which
-they are used, so every arm of a seed sees the same tokens in the same order.
+Both use the same function and differ in their rows. Rows come in the order in which they are used, so every arm of a
+seed sees the same tokens in the same order.
 
-Where several processes were launched together (`worker.py`), each calls `train` with the same arguments and takes its
-share of every batch. The gradient is that of the whole batch, so the losses are one process's but for rounding.
+Where several processes were launched together (`worker.py`), each calls `train` with the same arguments and reads its
+share of every batch. The gradient is that of the whole batch, so the losses are one process's up to rounding.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, get_cosine_schedule_with_warmup
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainingArguments,
+    get_cosine_schedule_with_warmup,
+)
 
 from rwkvgate.experiment.progress import clock
-from rwkvgate.experiment.settings import LAUNCH, Schedule
+from rwkvgate.experiment.settings import LAUNCH, Schedule, TrainingSettings
 from rwkvgate.experiment.training import ranks
-from rwkvgate.experiment.training.checkpointing import ResumableTrainer, Saver, prepare
+from rwkvgate.experiment.training.checkpointing import KEPT, ResumableTrainer, Saver, resume_point
 from rwkvgate.experiment.training.duration import step_seconds, training_seconds
-from rwkvgate.experiment.training.memory import GIB, TrainingMemory, check_memory, count, peak_bytes, what_fits
+from rwkvgate.experiment.training.memory import GIB, TrainingMemory, count, peak_bytes, require_memory
 from rwkvgate.experiment.training.rows import Rows, collate_for_loss
 from rwkvgate.experiment.training.sharding import put, shard, whole
 from rwkvgate.experiment.training.watching import Report, ScaleWatch
@@ -38,16 +45,21 @@ from rwkvgate.rwkv6.files import digest
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What a run leaves: one record a logged step, and totals.
+    """The record of a training.
 
-    `history` holds dictionaries with `step` and `loss` (training, mean since the last record) or
-    `validation_loss`, all in nats a token. `predicted_bytes` is the memory that the step was expected to
-    take, `peak_bytes` what it took on a CUDA device; `predicted_seconds` (0: not predicted, as where the model is
-    spread) stands beside `seconds`, both since the training was last started, at step `begun`. Where several learning
-    rates were tried, `rate` is the one kept and `tried` has each one's last validation loss, infinite where it
-    diverged; the rest is of the one kept.
-    `processes` is how many trained together, at the end where it was resumed by another number, and `sharded` whether
-    the model was spread over them; the bytes are one process's.
+    Attributes:
+        history: one dictionary for each logged step, with `step` and either `loss` (training, mean since the last
+            record) or `validation_loss`, in nats per token.
+        steps, tokens: of the whole training; padding is not counted.
+        seconds: since the training was last started, at step `begun`.
+        predicted_bytes: predicted peak of memory of one process, without the device's context.
+        predicted_seconds: prediction of `seconds`; 0 where there is none, as for a sharded model.
+        peak_bytes: measured peak of one process's tensors on a CUDA device; None elsewhere.
+        rate: the learning rate that was kept, where several were tried; the rest is of that one.
+        tried: last validation loss of each rate; infinite where it diverged.
+        processes: how many trained together in the last start.
+        sharded: whether the model was sharded over them.
+        begun: the step at which the training was last resumed; 0 without an interruption.
     """
 
     history: list[dict[str, float]]
@@ -65,15 +77,187 @@ class TrainingLog:
 
     @property
     def validation_loss(self) -> float:
-        """The last validation loss, nats a token; infinite where none was taken."""
+        """The last validation loss, nats per token; infinite where there is none."""
         losses = [record["validation_loss"] for record in self.history if "validation_loss" in record]
         return losses[-1] if losses else math.inf
 
+    def frame(self) -> pd.DataFrame:
+        """The losses as a tidy table: `step`, `text` ('training' or 'validation') and `loss`, nats per token."""
+        kinds = {"loss": "training", "validation_loss": "validation"}
+        rows = [(r["step"], text, r[key]) for r in self.history for key, text in kinds.items() if key in r]
+        return pd.DataFrame(rows, columns=["step", "text", "loss"])
+
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens (padding not counted) a second since the last start, validation included."""
+        """Tokens per second since the last start, padding not counted, validation included."""
         done = self.tokens * (self.steps - self.begun) / self.steps if self.steps else 0.0
         return done / self.seconds if done and self.seconds else math.nan
+
+
+def train(
+    model: PreTrainedModel,
+    rows: list[list[int]],
+    schedule: Schedule,
+    *,
+    label: str,
+    seed: int,
+    validation: list[list[int]] | None = None,
+    checkpoints: Path | None = None,
+    labels: list[list[int]] | None = None,
+) -> TrainingLog:
+    """Train the model's trainable parameters, in place, on the rows in their order.
+
+    Of `TrainingSettings`, `log_every`, `eval_every`, `learning_rates` and `sharded` apply; any other schedule logs 30
+    times, validates 6 times and has one learning rate. Several learning rates are tried from the same start on the same
+    rows, and the model is left as the one with the lowest validation loss left it.
+
+    Args:
+        model: its parameters that require gradients are trained; it is left in evaluation mode.
+        rows: token ids, `schedule.steps * schedule.batch_size` rows, used once each.
+        label: names the training in printed lines.
+        validation: rows whose mean loss is logged.
+        checkpoints: a folder for training checkpoints, of this training alone: with other frozen weights, or other
+            constants of a gate, give another. An interrupted training resumes from the last intact one there, with any
+            number of processes. None keeps none.
+        labels: for each row its scored tokens, with `IGNORED` in place of the others; None scores every token.
+
+    Raises:
+        FloatingPointError: training diverged: the loss became infinite or nan, or float16 gradients only overflow.
+            With several learning rates, all of them diverged.
+        SettingsError: nothing is trainable, the memory is too small, float16 is asked for without a GPU, or the
+            processes cannot share the batch evenly.
+        ValueError: several learning rates, and no validation rows to choose by.
+    """
+    if _is_half(model) and _device(model).type != "cuda":
+        raise SettingsError("training in float16 needs a CUDA device; model.dtype float32 runs on this machine")
+    if schedule.gradient_checkpointing:
+        # transformers renames it between 5.15 and 5.23.
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    # Before the model is sharded, for it is counted on a block of its own.
+    memory = _predicted_memory(model, rows, schedule, label)
+    job = _Job(model, rows, labels or rows, validation or [], seed, memory)
+    rates = schedule.learning_rates if isinstance(schedule, TrainingSettings) else ()
+    if not rates:
+        return _train_once(job, schedule, label, checkpoints)
+    if not validation:
+        raise ValueError("several learning rates need validation rows to choose by")
+    start = _trained_weights(model)
+    best: tuple[TrainingLog, dict[str, Tensor]] | None = None
+    tried: dict[str, float] = {}
+    for rate in rates:
+        _set_weights(model, start)
+        one, name = schedule.model_copy(update={"learning_rate": rate}), f"{label}, rate {rate:g}"
+        try:
+            log = _train_once(job, one, name, checkpoints and checkpoints / f"rate{rate:g}")
+        except FloatingPointError as error:
+            _print(f"{name}: {error}")
+            tried[f"{rate:g}"] = math.inf
+            continue
+        tried[f"{rate:g}"] = log.validation_loss
+        if best is None or log.validation_loss < best[0].validation_loss:
+            best = replace(log, rate=rate), _trained_weights(model)
+    if best is None:
+        raise FloatingPointError(f"every learning rate of {', '.join(tried)} diverged")
+    _set_weights(model, best[1])
+    model.eval()
+    return replace(best[0], tried=tried)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the trainings of one call share, whatever their learning rate."""
+
+    model: PreTrainedModel
+    rows: Rows
+    labels: Rows
+    validation: Rows
+    seed: int
+    memory: TrainingMemory
+
+    def examples(self) -> list[dict[str, Sequence[int]]]:
+        """The rows as the Trainer takes them."""
+        return [{"input_ids": row, "labels": scored} for row, scored in zip(self.rows, self.labels, strict=True)]
+
+
+def _train_once(job: _Job, schedule: Schedule, label: str, checkpoints: Path | None) -> TrainingLog:
+    """`train` with one learning rate."""
+    model, rows, device = job.model, job.rows, _device(job.model)
+    sharded = _is_sharded_by(schedule)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    if sharded:
+        shard(model)
+    owner = "" if checkpoints is None else _owner(job, schedule)
+    resumed = None if checkpoints is None else ranks.from_main(lambda: resume_point(checkpoints, owner))
+    begun = 0 if resumed is None else int(resumed.name.rpartition("-")[2])
+    predicted = 0.0 if sharded else _predicted_seconds(job, schedule, begun, label)
+    with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
+        callbacks = [Report(label), *([Saver(owner)] if checkpoints else [])]
+        trainer = _trainer(job, schedule, str(checkpoints or scratch), callbacks)
+        if resumed:
+            _print(f"{label}: resumes from step {begun}")
+        outcome = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    model.eval()
+    log = TrainingLog(
+        history=[record for entry in trainer.state.log_history if (record := _record(entry))],
+        steps=schedule.steps,
+        tokens=sum(map(len, rows)),
+        seconds=float(outcome.metrics["train_runtime"]),
+        predicted_bytes=job.memory.total,
+        predicted_seconds=predicted,
+        peak_bytes=peak_bytes(device),
+        processes=ranks.count(),
+        sharded=sharded,
+        begun=begun,
+    )
+    if log.peak_bytes is not None:
+        _print(f"{label}: took {log.peak_bytes / GIB:.2f} GiB, predicted {log.predicted_bytes / GIB:.2f}")
+    if predicted:
+        _print(f"{label}: took {clock(log.seconds)}, predicted {clock(predicted)}")
+    return log
+
+
+def _trainer(job: _Job, schedule: Schedule, folder: str, callbacks: list[TrainerCallback]) -> ResumableTrainer:
+    """transformers' Trainer with our optimiser and callbacks; it prints nothing and writes into `folder` alone."""
+    log_every, eval_every = _intervals(schedule)
+    arguments = TrainingArguments(
+        output_dir=folder,
+        max_steps=schedule.steps,
+        per_device_train_batch_size=share_of(schedule.batch_size, ranks.count()),
+        per_device_eval_batch_size=2 * schedule.batch_size,
+        train_sampling_strategy="sequential",
+        logging_steps=log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if job.validation else "no",
+        eval_steps=eval_every if job.validation else None,
+        prediction_loss_only=True,
+        save_strategy="no",  # `Saver` asks by the clock
+        save_total_limit=KEPT,
+        report_to="none",
+        disable_tqdm=True,
+        seed=job.seed,
+        fp16=_is_half(job.model),
+        use_cpu=ranks.count() > 1 and not torch.cuda.is_available(),  # transformers asks, or it sees one process
+        max_grad_norm=1.0,
+        # Every trainable parameter of every arm has a gradient at every step, and looking for others costs time.
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    if arguments.n_gpu > 1:
+        # One process uses one GPU: torch's DataParallel would multiply the batch by the GPUs it sees.
+        arguments._n_gpu = 1
+    trainer = ResumableTrainer(
+        model=job.model,
+        args=arguments,
+        data_collator=collate_for_loss,
+        train_dataset=job.examples(),
+        eval_dataset=[{"input_ids": row} for row in job.validation] or None,
+        optimizers=build_optimizer(job.model, schedule),
+        callbacks=callbacks,
+    )
+    trainer.add_callback(ScaleWatch(trainer.accelerator))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def build_optimizer(model: PreTrainedModel, schedule: Schedule) -> tuple[AdamW, LRScheduler]:
@@ -81,6 +265,9 @@ def build_optimizer(model: PreTrainedModel, schedule: Schedule) -> tuple[AdamW, 
 
     Betas (0.9, 0.99), epsilon 1e-18, weight decay on weight matrices only, twice the learning rate for
     `time_decay`.
+
+    Raises:
+        SettingsError: nothing is trainable.
     """
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -99,257 +286,83 @@ def build_optimizer(model: PreTrainedModel, schedule: Schedule) -> tuple[AdamW, 
     return optimizer, get_cosine_schedule_with_warmup(optimizer, schedule.warmup_steps, schedule.steps)
 
 
-def _arguments(
-    folder: str, schedule: Schedule, *, seed: int, half: bool, log_every: int, eval_every: int | None
-) -> TrainingArguments:
-    """What transformers' Trainer is told; it writes nothing but into `folder`."""
-    arguments = TrainingArguments(
-        output_dir=folder,
-        max_steps=schedule.steps,
-        per_device_train_batch_size=share_of(schedule.batch_size, ranks.count()),
-        per_device_eval_batch_size=2 * schedule.batch_size,
-        train_sampling_strategy="sequential",
-        logging_steps=log_every,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if eval_every else "no",
-        eval_steps=eval_every,
-        prediction_loss_only=True,
-        save_strategy="no",  # `Saver` asks by the clock, and removes old ones
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-        fp16=half,
-        use_cpu=ranks.count() > 1 and not torch.cuda.is_available(),  # transformers asks, or it sees one process
-        max_grad_norm=1.0,
-        # Every trainable parameter of every arm has a gradient at every step, and looking for others costs time.
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    if arguments.n_gpu > 1:
-        # One process uses one GPU: torch's DataParallel would multiply the batch by the GPUs it sees.
-        arguments._n_gpu = 1
-    return arguments
+def _intervals(schedule: Schedule) -> tuple[int, int]:
+    """Steps between two logged losses, and between two validations."""
+    if isinstance(schedule, TrainingSettings):
+        return schedule.log_every, schedule.eval_every
+    return max(1, schedule.steps // 30), max(1, schedule.steps // 6)
 
 
-def train(
-    model: PreTrainedModel,
-    rows: list[list[int]],
-    schedule: Schedule,
-    *,
-    label: str,
-    seed: int,
-    validation: list[list[int]] | None = None,
-    log_every: int = 10,
-    eval_every: int | None = None,
-    checkpoints: Path | None = None,
-    sharded: bool = False,
-) -> TrainingLog:
-    """Train the model's trainable parameters, in place, on the rows in their order.
-
-    Args:
-        model: its parameters that require gradients are trained; it is left in evaluation mode.
-        rows: token ids, `schedule.steps * schedule.batch_size` rows, used once each.
-        validation: rows whose mean loss is logged every `eval_every` steps and at the end.
-        label: what the progress lines call the run.
-        checkpoints: a folder to keep checkpoints in, of this training alone: with other frozen weights, or other fixed
-            numbers of a gate, take another. A training that was interrupted goes on from the last sound one there,
-            whatever the number of its processes was. None keeps none.
-        sharded: spread the model over the processes of the launch, and leave it so: `sharding.whole` gives its
-            parameters. One process takes no notice.
-
-    Raises:
-        FloatingPointError: the loss became infinite or no number, or float16 gradients do nothing but overflow.
-        SettingsError: nothing is trainable, the memory is too small, float16 is asked for without a GPU, or the
-            processes cannot share the batch evenly.
-    """
-    device = next(model.parameters()).device if not torch.cuda.is_available() else torch.device("cuda")
-    half, sharded = any(p.dtype == torch.float16 for p in model.parameters()), sharded and ranks.count() > 1
-    if half and device.type != "cuda":
-        raise SettingsError("training in float16 needs a CUDA device; model.dtype float32 runs on this machine")
-    if schedule.gradient_checkpointing:
-        # transformers renames it between 5.15 and 5.23.
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    predicted = _room(model, rows, schedule, label, device, sharded)
-    if sharded:
-        shard(model)
-    owner = None if checkpoints is None else _owner(model, rows, schedule, seed, validation)
-    start = None if checkpoints is None else ranks.from_main(lambda: prepare(checkpoints, str(owner)))
-    done = 0 if start is None else int(start.name.rpartition("-")[2])
-    due = 0.0 if sharded else _due(model, rows, schedule, len(validation or ()), eval_every, done, label)
-    with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
-        folder, evaluated = str(checkpoints or scratch), eval_every if validation else None
-        arguments = _arguments(folder, schedule, seed=seed, half=half, log_every=log_every, eval_every=evaluated)
-        callbacks = [Report(label), ScaleWatch(), *([Saver(str(owner))] if checkpoints else [])]
-        trainer = _trainer(model, arguments, rows, validation, schedule, callbacks)
-        if start:
-            _say(f"{label}: goes on from step {done}")
-        outcome = trainer.train(resume_from_checkpoint=str(start) if start else None)
-        history = list(trainer.state.log_history)
-    model.eval()
-    log = TrainingLog(
-        history=[record for entry in history if (record := _record(entry))],
-        steps=schedule.steps,
-        tokens=sum(map(len, rows)),
-        seconds=float(outcome.metrics["train_runtime"]),
-        predicted_bytes=predicted.total,
-        predicted_seconds=due,
-        peak_bytes=peak_bytes(device),
-        processes=ranks.count(),
-        sharded=sharded,
-        begun=done,
-    )
-    _took(label, log)
-    return log
+def _is_sharded_by(schedule: Schedule) -> bool:
+    return isinstance(schedule, TrainingSettings) and schedule.sharded and ranks.count() > 1
 
 
-def _took(label: str, log: TrainingLog) -> None:
-    """Say what was predicted, and what it was."""
-    if log.peak_bytes is not None:
-        _say(f"{label}: took {log.peak_bytes / GIB:.2f} GiB, predicted {log.predicted_bytes / GIB:.2f}")
-    if log.predicted_seconds:
-        _say(f"{label}: took {clock(log.seconds)}, predicted {clock(log.predicted_seconds)}")
+def _is_half(model: PreTrainedModel) -> bool:
+    return any(p.dtype == torch.float16 for p in model.parameters())
 
 
-def _trainer(
-    model: PreTrainedModel,
-    arguments: TrainingArguments,
-    rows: Rows,
-    validation: Rows | None,
-    schedule: Schedule,
-    callbacks: list[TrainerCallback],
-) -> ResumableTrainer:
-    """transformers' Trainer with our optimiser and callbacks, and without its own printing."""
-    trainer = ResumableTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collate_for_loss,
-        train_dataset=[{"input_ids": row} for row in rows],
-        eval_dataset=[{"input_ids": row} for row in validation] if validation else None,
-        optimizers=build_optimizer(model, schedule),
-        callbacks=callbacks,
-    )
-    for watch in callbacks:
-        if isinstance(watch, ScaleWatch):
-            watch.accelerator = trainer.accelerator
-    quiet = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback")
-    trainer.remove_callback(quiet)
-    return trainer
+def _device(model: PreTrainedModel) -> torch.device:
+    return torch.device("cuda") if torch.cuda.is_available() else next(model.parameters()).device
 
 
-def _room(
-    model: PreTrainedModel, rows: Rows, schedule: Schedule, label: str, device: torch.device, sharded: bool
-) -> TrainingMemory:
-    """The memory that one process will take, said on a GPU, and refused where it is not there."""
-    processes = ranks.count()
-    batch = share_of(schedule.batch_size, processes)
-    counted, length = count(model), max(map(len, rows))
-    predicted = counted.memory(batch, length, processes, sharded)
-    check_memory(predicted, device, lambda room: what_fits(counted, batch, length, room, processes, sharded))
+def _predicted_memory(model: PreTrainedModel, rows: Rows, schedule: Schedule, label: str) -> TrainingMemory:
+    """The memory that one process needs, printed on a GPU, and refused where it is not available."""
+    device, share = _device(model), share_of(schedule.batch_size, ranks.count())
+    memory = count(model).memory(share, max(map(len, rows)), ranks.count(), _is_sharded_by(schedule))
+    require_memory(memory, device)
     if device.type == "cuda":
-        _say(f"{label}: about {predicted}")
-        torch.cuda.reset_peak_memory_stats(device)
-    return predicted
+        _print(f"{label}: about {memory}")
+    return memory
 
 
-def _due(
-    model: PreTrainedModel,
-    rows: Rows,
-    schedule: Schedule,
-    validation_rows: int,
-    eval_every: int | None,
-    done: int,
-    label: str,
-) -> float:
-    """Seconds that the steps after `done` will take, said; from one pass over this process's share of a batch."""
+def _predicted_seconds(job: _Job, schedule: Schedule, begun: int, label: str) -> float:
+    """Seconds that the steps after `begun` take, printed; measured on this process's share of a batch."""
     share = share_of(schedule.batch_size, ranks.count())
-    step = step_seconds(model, collate_for_loss([{"input_ids": row} for row in rows[:share]]))
-    validations = schedule.steps // eval_every - done // eval_every if eval_every and validation_rows else 0
-    due = training_seconds(step, schedule.steps - done, schedule.batch_size, validation_rows, validations)
-    _say(f"{label}: about {clock(due)} for {schedule.steps - done} steps")
-    return due
+    step = step_seconds(job.model, collate_for_loss(job.examples()[:share]))
+    every = _intervals(schedule)[1]
+    validations = schedule.steps // every - begun // every if job.validation else 0
+    seconds = training_seconds(step, schedule.steps - begun, schedule.batch_size, len(job.validation), validations)
+    _print(f"{label}: about {clock(seconds)} for {schedule.steps - begun} steps")
+    return seconds
 
 
-def _say(line: str) -> None:
-    if ranks.is_main():
-        print(line, flush=True)
-
-
-def _owner(model: PreTrainedModel, rows: Rows, schedule: Schedule, seed: int, validation: Rows | None) -> str:
+def _owner(job: _Job, schedule: Schedule) -> str:
     """Hash of what a training depends on: its start, its rows in their order, its schedule.
 
-    Not on its processes, which change the rounding of a sum and nothing else: a training begun by two goes on with one.
+    Not of its processes, which change the rounding of sums and nothing else: one process resumes what two began.
     """
     total = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in job.model.named_parameters():
         if parameter.requires_grad:
             total.update(name.encode())
             total.update(whole(parameter).cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest(
-        {"start": total.hexdigest(), "rows": rows, "validation": validation, "seed": seed}
+        {"start": total.hexdigest(), "rows": job.rows, "validation": job.validation or None, "seed": job.seed}
+        | ({} if job.labels is job.rows else {"labels": job.labels})
         | {"schedule": schedule.model_dump(mode="json", exclude=LAUNCH), "torch": torch.__version__}
     )
 
 
-def train_best(
-    model: PreTrainedModel,
-    rows: list[list[int]],
-    schedule: Schedule,
-    rates: Sequence[float],
-    *,
-    label: str,
-    validation: list[list[int]],
-    checkpoints: Path | None = None,
-    **options: Any,
-) -> TrainingLog:
-    """Train with each learning rate from the same start, and leave the model as the best on validation left it.
-
-    Every rate sees the same rows in the same order. Arguments as in `train`.
-
-    Raises:
-        FloatingPointError: every rate diverged.
-        ValueError: there is no validation row to choose by.
-    """
-    if not validation:
-        raise ValueError("several learning rates need validation rows to choose by")
-    start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    best: tuple[TrainingLog, dict[str, Tensor]] | None = None
-    tried: dict[str, float] = {}
-    for rate in rates:
-        _put(model, start)
-        plan, said = schedule.model_copy(update={"learning_rate": rate}), f"{label}, rate {rate:g}"
-        try:
-            kept_in = None if checkpoints is None else checkpoints / f"rate{rate:g}"
-            log = train(model, rows, plan, label=said, validation=validation, checkpoints=kept_in, **options)
-        except FloatingPointError as error:
-            _say(f"{said}: {error}")
-            tried[f"{rate:g}"] = math.inf
-            continue
-        tried[f"{rate:g}"] = log.validation_loss
-        if best is None or log.validation_loss < best[0].validation_loss:
-            kept = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-            best = replace(log, rate=rate), kept
-    if best is None:
-        raise FloatingPointError(f"every learning rate of {', '.join(tried)} diverged")
-    _put(model, best[1])
-    model.eval()
-    return replace(best[0], tried=tried)
+def _trained_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _put(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+def _set_weights(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
     own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, weight in weights.items():
-            put(own[name], weight)
+    for name, weight in weights.items():
+        put(own[name], weight)
 
 
 def _record(entry: Mapping[str, Any]) -> dict[str, float] | None:
+    """One entry of the Trainer's history as a record of ours."""
     if "eval_loss" in entry:
         return {"step": int(entry["step"]), "validation_loss": float(entry["eval_loss"])}
-    if "loss" in entry:
-        return {
-            "step": int(entry["step"]),
-            "loss": float(entry["loss"]),
-            "learning_rate": float(entry["learning_rate"]),
-            "gradient_norm": float(entry["grad_norm"]),
-        }
-    return None
+    names = {"loss": "loss", "learning_rate": "learning_rate", "gradient_norm": "grad_norm"}
+    if "loss" not in entry:
+        return None
+    return {"step": int(entry["step"])} | {name: float(entry[theirs]) for name, theirs in names.items()}
+
+
+def _print(line: str) -> None:
+    if ranks.is_main():
+        print(line, flush=True)

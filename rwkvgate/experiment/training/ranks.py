@@ -1,8 +1,8 @@
-"""The processes that share one training: which of them this is, and what they have to agree on.
+"""The processes of one training: which of them this is, and how they agree.
 
-Everything here does nothing in a training of one process. What is decided by a clock, a file or a draw is decided by
-the main process alone and told to the others: two processes that disagree on whether to save would wait for each other
-for ever.
+In a training of one process nothing here has an effect. The main process alone decides what depends on a clock, a file
+or a draw, and sends it to the others: two processes that disagree on whether to save would wait for each other for
+ever.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def barrier() -> None:
 
 
 def from_main(work: Callable[[], T]) -> T:
-    """What `work`, done by the main process alone, returns: on every process, and so is the error it raises.
+    """Call `work` in the main process alone, and return its result, or raise its error, on every process.
 
     Args:
         work: its result must be picklable.
@@ -49,23 +49,23 @@ def from_main(work: Callable[[], T]) -> T:
     """
     if count() == 1:
         return work()
-    told: list[object] = [None, None]
-    mine: Exception | None = None
+    message: list[object] = [None, None]  # result and error
+    own: Exception | None = None
     if is_main():
         try:
-            told[0] = work()
+            message[0] = work()
         except Exception as error:
-            mine = error
-            told[1] = _sendable(error)
-    dist.broadcast_object_list(told, src=0)
-    if isinstance(told[1], Exception):
-        raise mine or told[1]
-    return told[0]  # type: ignore[return-value]
+            own = error
+            message[1] = _sendable(error)
+    dist.broadcast_object_list(message, src=0)
+    if isinstance(message[1], Exception):
+        raise own or message[1]
+    return message[0]  # type: ignore[return-value]
 
 
 @contextmanager
 def on_main(entered: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
-    """A block inside a context that the main process alone enters; an error of its entrance is raised on all."""
+    """A block inside a context that the main process alone enters; all raise the error of entering it."""
     with ExitStack() as stack:
         from_main(lambda: stack.enter_context(entered()) and None)
         yield
@@ -73,7 +73,7 @@ def on_main(entered: Callable[[], AbstractContextManager[object]]) -> Iterator[N
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process goes through the block before the others do: it downloads, they find it in the cache."""
+    """A block that the main process runs before the others: it downloads, and they read the cache."""
     if not is_main():
         barrier()
     yield

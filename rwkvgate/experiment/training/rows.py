@@ -1,4 +1,4 @@
-"""The rows that are trained on: cut from texts in a seeded order, and padded into batches."""
+"""Rows to train on: cut from tokenized documents in a seeded order, and padded into batches."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ Rows = Sequence[Sequence[int]]
 
 
 def pack_rows(documents: Rows, schedule: Schedule, separator: int, seed: int) -> list[list[int]]:
-    """Rows of `schedule.length` tokens cut from the documents run together, enough for every step.
+    """Rows of `schedule.length` tokens, cut from the concatenated documents, enough for every step.
 
-    Documents are shuffled anew for each pass and preceded by the separator.
+    Documents are shuffled anew for each pass, and the separator precedes each.
 
     Raises:
         SettingsError: the steps would see a token more than twice.
     """
     rng = np.random.default_rng(seed)
-    wanted = schedule.steps * schedule.batch_size
+    count = schedule.steps * schedule.batch_size
     available = sum(len(document) + 1 for document in documents)
-    if wanted * schedule.length > 2 * available:
+    if count * schedule.length > 2 * available:
         raise SettingsError(
             f"{schedule.steps} steps of {schedule.batch_size} x {schedule.length} tokens need "
-            f"{wanted * schedule.length:,} tokens, and the text has {available:,}: a token would be seen more "
+            f"{count * schedule.length:,} tokens, and the text has {available:,}: a token would be seen more "
             f"than twice, and the base would memorise. Lower pretraining.steps or raise corpus.natural_characters"
         )
     stream: list[int] = []
-    while len(stream) < wanted * schedule.length:
+    while len(stream) < count * schedule.length:
         for i in rng.permutation(len(documents)):
             stream.append(separator)
             stream.extend(documents[i])
     length = schedule.length
-    return [stream[i * length : (i + 1) * length] for i in range(wanted)]
+    return [stream[i * length : (i + 1) * length] for i in range(count)]
 
 
 def document_rows(documents: Rows, schedule: Schedule, separator: int, seed: int) -> list[list[int]]:
-    """One row a document, between separators, cut at `schedule.length`, enough for every step.
+    """One row for each document, between separators, cut at `schedule.length`, enough for every step.
 
-    Each pass goes over the documents in a new order, drawn from the seed alone.
+    Each pass reads the documents in a new order, which depends on the seed alone.
 
     Raises:
         SettingsError: there is no document.
@@ -53,11 +53,11 @@ def document_rows(documents: Rows, schedule: Schedule, separator: int, seed: int
     if not documents:
         raise SettingsError("there is no document to train on")
     rng = np.random.default_rng(seed)
-    wanted = schedule.steps * schedule.batch_size
+    count = schedule.steps * schedule.batch_size
     order: list[int] = []
-    while len(order) < wanted:
+    while len(order) < count:
         order.extend(rng.permutation(len(documents)).tolist())
-    return [close_row(documents[i], schedule.length, separator) for i in order[:wanted]]
+    return [close_row(documents[i], schedule.length, separator) for i in order[:count]]
 
 
 def close_row(document: Sequence[int], length: int, separator: int) -> list[int]:
@@ -66,9 +66,10 @@ def close_row(document: Sequence[int], length: int, separator: int) -> list[int]
 
 
 def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
-    """Rows padded on the right to the longest: `input_ids` and `labels`, both (batch, time).
+    """A batch of rows padded on the right to the longest: `input_ids` and `labels`, both (batch, time).
 
-    No attention mask: what stands to the right of a token cannot reach it, and padding is not scored.
+    Every token is scored where a row has no `labels`. It needs no attention mask: padding is to the right of every
+    token, and is not scored.
     """
     longest = max(len(row["input_ids"]) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -76,10 +77,10 @@ def collate(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
     for i, row in enumerate(rows):
         tokens = torch.tensor(row["input_ids"])
         ids[i, : len(tokens)] = tokens
-        labels[i, : len(tokens)] = tokens
+        labels[i, : len(tokens)] = torch.tensor(row.get("labels", row["input_ids"]))
     return {"input_ids": ids, "labels": labels}
 
 
 def collate_for_loss(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-    """`collate` for a model that is asked for its loss alone; the logits would be the largest thing in memory."""
+    """`collate` for a model that returns its loss only, for the logits would need the most memory."""
     return {**collate(rows), "skip_logits": True}

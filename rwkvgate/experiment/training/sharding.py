@@ -1,11 +1,11 @@
-"""A model spread over the processes of a training, so that no device holds all of it: torch's FSDP2.
+"""A model sharded over the processes of a training, so that no device holds all of it: torch's FSDP2.
 
-`fully_shard` is called here, and not through accelerate, for two reasons. accelerate puts the head into a unit of its
-own, which is whole in memory only while the head's `forward` runs, and our loss reads the head's weight without calling
-it; here the head belongs to the root, which is whole from the model's forward pass to its backward pass. And accelerate
-knows FSDP on GPUs only, while this runs, and is tested, on processors too.
+`fully_shard` is called here, and not through accelerate, for two reasons. accelerate makes the head a unit of its own,
+which is complete in memory only while the head's `forward` runs, and our loss reads the head's weight without calling
+it; here the head belongs to the root, which is complete from the model's forward pass to its backward pass. And
+accelerate supports FSDP on GPUs only, while this runs, and is tested, on CPUs too.
 
-What is saved is whole, so a checkpoint or an arm's weights do not know how many processes made them.
+Saved tensors are complete, so a checkpoint or an arm's weights do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rwkvgate.gate.patch import blocks_of
 
 
 def shard(model: PreTrainedModel) -> None:
-    """Spread an RWKV-6 over all processes, in place: each block is a unit, and what is left is the root.
+    """Shard an RWKV-6 over all processes, in place: each block is a unit, and the rest is the root.
 
-    Every process must hold the same whole model, on a processor or on its own GPU, where it ends up. Types are kept: a
-    frozen bfloat16 base beside float32 gates is gathered as it is, and only gradients, all float32, are reduced. So no
-    mixed-precision policy is given, which would cast gates and norms too. A model that is spread already is left alone.
+    Every process must hold the same complete model, on a CPU or on its own GPU, where its part stays. Dtypes are kept:
+    a frozen bfloat16 base beside float32 gates is gathered as it is, and only gradients, all float32, are reduced. So
+    there is no mixed-precision policy, which would cast gates and norms too. A sharded model is left as it is.
     """
     if is_sharded(model):
         return
@@ -38,41 +38,41 @@ def shard(model: PreTrainedModel) -> None:
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether the model is spread over processes."""
+    """Whether the model is sharded over processes."""
     return isinstance(model, FSDPModule)
 
 
 def reshard(model: torch.nn.Module) -> None:
-    """Let go of what a forward pass without a backward pass left gathered: until then those parameters are copies."""
+    """Free the parameters that a forward pass without a backward pass left gathered."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor with all its parts, without gradient. Of one that is spread, every process must ask at once."""
+    """The complete tensor, without gradient. If it is sharded, every process must call this at the same time."""
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def put(target: Tensor, value: Tensor) -> None:
-    """Copy a whole value, the same on every process, into a tensor that may be spread."""
+    """Copy a complete value, the same on every process, into a tensor that may be sharded."""
     target.copy_(_part(value, target))
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """The optimiser's state in one process's form, tensors whole and in main memory. All must ask at once."""
+    """The optimiser's state as of one process, with complete tensors in main memory. All must call it at once."""
     state = optimizer.state_dict()
-    held = {
+    complete = {
         i: {name: whole(x).cpu() if isinstance(x, Tensor) else x for name, x in entry.items()}
         for i, entry in state["state"].items()
     }
-    return {**state, "state": held}
+    return {**state, "state": complete}
 
 
 def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Give the optimiser a state in one process's form: each process takes its parts."""
+    """Load a state as of one process into the optimiser: each process takes its parts."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     own = {
         i: {name: _part(x, params[i]) if isinstance(x, Tensor) and x.dim() else x for name, x in entry.items()}
@@ -84,6 +84,6 @@ def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None
 def _part(value: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return value
-    # No rank is the source: all hold the same whole value, and each cuts out its part.
+    # No rank is the source: all hold the same complete value, and each cuts out its part.
     moved = value.to(like.device)
     return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None)

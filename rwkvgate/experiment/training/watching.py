@@ -1,4 +1,4 @@
-"""What watches a training: lines of progress, and the reasons to stop it."""
+"""Callbacks that watch a training: lines of progress, and divergence."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rwkvgate.experiment.progress import Progress
 from rwkvgate.experiment.training import ranks
 
 MOST_SKIPPED = 25
-"""Steps in a row that float16 gradients may overflow; by then their scale is down by a factor of 2^25."""
+"""Steps in a row that float16 gradients may overflow; by then their scale has fallen by a factor of 2^25."""
 
 
 class Report(TrainerCallback):
-    """Prints progress, and stops a run whose loss is no number any more.
+    """Prints progress, and stops a training whose loss is infinite or nan.
 
-    The loss logged is the mean over all processes, the same number on each, so all of them stop at the same step.
+    The logged loss is the mean over all processes, the same number on each, so all of them stop at the same step.
     """
 
     def __init__(self, label: str) -> None:
@@ -25,12 +25,12 @@ class Report(TrainerCallback):
         self.note = ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After a step: how far it is, said by the main process."""
+        """Print progress, in the main process."""
         if ranks.is_main():
             self.progress(state.global_step, state.max_steps, self.note)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """At a logged loss, of training or validation: is it a number?"""
+        """Stop where the loss of training or validation is not finite."""
         for key in ("loss", "eval_loss"):
             loss = (logs or {}).get(key)
             if loss is not None and not math.isfinite(float(loss)):
@@ -40,15 +40,15 @@ class Report(TrainerCallback):
 
 
 class ScaleWatch(TrainerCallback):
-    """Stops a float16 run whose gradients overflow step after step, and logs their scale."""
+    """Stops a float16 training whose gradients overflow at every step."""
 
-    def __init__(self) -> None:
-        self.accelerator: Any = None
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
         self.scale = 0.0
         self.skipped = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After a step: did the scale fall again?"""
+        """Count overflows in a row."""
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is None:
             return

@@ -3,9 +3,9 @@
     accelerate launch --config_file params/accelerate/ddp.yaml --num_processes 2 \
         -m rwkvgate.experiment.training.worker --profile gpu --arm enhanced --settings '{training: {steps: 500}}'
 
-The notebook finds the arm finished afterwards. With `training.processes` above 1 it runs this command itself. Options
-are the notebooks' parameters; `--settings` holds what is laid over the profile's sections, as YAML or JSON. How many
-processes there are is accelerate's to say, whatever `training.processes` is; with fsdp.yaml the model is spread.
+Afterwards the notebook finds the arm finished. With `training.processes` above 1 it runs this command itself. Options
+are the notebooks' parameters; `--settings` holds overrides of the profile's sections, as YAML or JSON. accelerate sets
+the number of processes, whatever `training.processes` is; with fsdp.yaml the model is sharded.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from rwkvgate.experiment.steps.making import complete
 from rwkvgate.experiment.training import ranks
 from rwkvgate.gate.validation import SettingsError, share_of
 
-PATIENCE = timedelta(hours=4)
-"""How long processes wait for each other: while the main one reads texts, or downloads a base. One that died is noticed
-at once, by the launcher, which stops the others."""
-SHARDED = "ACCELERATE_USE_FSDP"
-"""Set by accelerate where its configuration is FSDP's."""
+COLLECTIVE_TIMEOUT = timedelta(hours=4)
+"""How long processes wait for each other, as while the main one reads texts or downloads a base. If one dies, the
+launcher notices at once and stops the others."""
+FSDP_VARIABLE = "ACCELERATE_USE_FSDP"
+"""accelerate sets it where its configuration is FSDP's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0, 1 where training diverged, 2 for settings that cannot be."""
+    """Run the command; the exit status is 0, 1 where training diverged, 2 where settings are refused."""
     given = _parser().parse_args(arguments)
-    # accelerate and transformers must not see it: they would spread the model their own way, not `training.sharding`'s.
-    spread = os.environ.pop(SHARDED, "").lower() == "true"
+    # accelerate and transformers must not see it: they would shard the model their own way, not `training.sharding`'s.
+    sharded = os.environ.pop(FSDP_VARIABLE, "").lower() == "true"
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=COLLECTIVE_TIMEOUT)
     try:
-        parameters = _parameters(given, spread)
+        parameters = _parameters(given, sharded)
         run = Run(resolve(**parameters))
         _check_base(run)
         ranks.from_main(lambda: open_run(arm=given.arm, seed=given.seed, **parameters) and None)
@@ -68,15 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", default="", help="the run folder; default outputs/<profile>")
     parser.add_argument("--arm", default="enhanced")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--settings", default="{}", help="sections laid over the profile's, as YAML: {training: {...}}")
+    parser.add_argument("--settings", default="{}", help="overrides of the profile, as YAML: {training: {...}}")
     return parser
 
 
-def _parameters(given: argparse.Namespace, spread: bool) -> dict[str, Any]:
+def _parameters(given: argparse.Namespace, sharded: bool) -> dict[str, Any]:
     """The arguments of `resolve`, with the launch's own number of processes.
 
     Raises:
-        SettingsError: what is given is no mapping of sections.
+        SettingsError: `--settings` is no mapping of sections.
     """
     try:
         sections = yaml.safe_load(given.settings)
@@ -87,13 +87,13 @@ def _parameters(given: argparse.Namespace, spread: bool) -> dict[str, Any]:
         raise SettingsError(f"--settings holds {', '.join(unknown)}; it must be a mapping of {', '.join(SECTIONS)}")
     processes = ranks.count()
     training = dict(sections.get("training") or {})
-    spread = (spread or bool(training.get("sharded"))) and processes > 1
-    sections["training"] = training | {"processes": processes, "sharded": spread}
+    sharded = (sharded or bool(training.get("sharded"))) and processes > 1
+    sections["training"] = training | {"processes": processes, "sharded": sharded}
     return sections | {"profile": given.profile, "run_dir": given.run_dir}
 
 
 def _check_base(run: Run) -> None:
-    """Refuse a batch of the pretraining that the processes cannot share, where the base is yet to be made.
+    """Refuse a batch of the pretraining that the processes cannot share, where the base is not made yet.
 
     Raises:
         SettingsError: names what is allowed.
@@ -104,8 +104,8 @@ def _check_base(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C and the launcher's end are its own, at once: what is on disk is whole, and a process that trained on, or
-    # waited for one that is gone, would be in the next run's way.
+    # Ctrl-C and the launcher's end stop it at once: files on disk are complete, and a process that went on would be in
+    # the next run's way.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
     sys.exit(main())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rwkvgate.experiment.corpora import Document, generate_stories, natural_documents
+from rwkvgate.experiment.corpora.documents import Document
+from rwkvgate.experiment.corpora.natural import natural_documents
+from rwkvgate.experiment.corpora.stories import generate_stories
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
 
 

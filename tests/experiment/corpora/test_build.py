@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rwkvgate.experiment.corpora import Corpus, Document, build_corpus, near_duplicates
-from rwkvgate.experiment.corpora.build import PARTS, tokenizer_texts
+from rwkvgate.experiment.corpora.build import PARTS, Corpus, build_corpus, tokenizer_texts
+from rwkvgate.experiment.corpora.documents import Document
+from rwkvgate.experiment.corpora.splits import near_duplicates
 from rwkvgate.experiment.settings import CorpusSettings
 from rwkvgate.gate.validation import SettingsError
 

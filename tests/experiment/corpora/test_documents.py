@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwkvgate.experiment.corpora import Document, generate_stories, read_documents, write_documents
-from rwkvgate.experiment.corpora.documents import dump_document, parse_document
+from rwkvgate.experiment.corpora.documents import (
+    Document,
+    dump_document,
+    parse_document,
+    read_documents,
+    write_documents,
+)
 from rwkvgate.experiment.corpora.punctuation import find_boundaries, find_sentence_ends
+from rwkvgate.experiment.corpora.stories import generate_stories
 from rwkvgate.gate.validation import SettingsError
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rwkvgate.experiment.corpora import build_corpus, hub
+from rwkvgate.experiment.corpora import hub
+from rwkvgate.experiment.corpora.build import build_corpus
 from rwkvgate.experiment.corpora.hub import LONGEST, SHORTEST, articles, hub_documents
 from rwkvgate.experiment.settings import CorpusSettings, HubSet
 from rwkvgate.gate.validation import SettingsError

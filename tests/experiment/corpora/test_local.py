@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rwkvgate.experiment.corpora import local_documents
+from rwkvgate.experiment.corpora.local import content_hash, local_documents
 from rwkvgate.gate.validation import SettingsError
 
 TEXTS = [
@@ -81,11 +81,21 @@ def test_a_missing_file_and_a_folder_are_said(tmp_path: Path) -> None:
         local_documents(tmp_path)
 
 
-def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", None)
-    path = tmp_path / "many.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
-    local_documents(path)
-    assert list((tmp_path / "tmp").iterdir()) == []
+def test_a_content_hash_changes_with_what_is_read_and_with_nothing_else(tmp_path: Path) -> None:
+    file, folder = tmp_path / "one.txt", tmp_path / "set"
+    (folder / "data").mkdir(parents=True)
+    inner = folder / "data" / "train.jsonl"
+    for path in (file, inner):
+        path.write_text("first")
+    before = content_hash(file), content_hash(folder)
+    for path in (file, inner):
+        path.write_text("first")  # written anew, the same
+    (folder / ".cache").write_text("hidden")
+    assert (content_hash(file), content_hash(folder)) == before and None not in before
+    for path in (file, inner):
+        path.write_text("another")
+    assert content_hash(file) != before[0] and content_hash(folder) != before[1]
+    inner.write_text("first")
+    assert content_hash(folder) == before[1]
+    inner.rename(folder / "data" / "test.jsonl")
+    assert content_hash(folder) != before[1] and content_hash(tmp_path / "none") is None

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from rwkvgate.experiment.corpora import Document, natural_documents
+import platform
+from importlib import metadata
+
+import pytest
+
+from rwkvgate.experiment.corpora import natural as module
 from rwkvgate.experiment.corpora.build import split_natural
-from rwkvgate.experiment.corpora.natural import docstrings, is_prose, prose_paragraphs, without_paragraphs
+from rwkvgate.experiment.corpora.documents import Document
+from rwkvgate.experiment.corpora.natural import (
+    PYTHON_CHARACTERS,
+    docstrings,
+    is_prose,
+    natural_documents,
+    prose_paragraphs,
+    text_versions,
+    without_paragraphs,
+)
 from rwkvgate.experiment.corpora.punctuation import weak_document
 
 SOURCE = '''# a licence
@@ -92,3 +106,19 @@ def test_a_repeated_paragraph_is_cut_out_and_the_rest_relabelled() -> None:
     held = [weak_document(copy, "natural", "held")]
     left = without_paragraphs([weak_document(f"{copy}\n\n{own}", "natural", "a"), held[0]], held)
     assert left == [weak_document(own, "natural", "a")]
+
+
+def test_a_text_names_the_versions_it_depends_on() -> None:
+    few, many = text_versions(PYTHON_CHARACTERS), text_versions(PYTHON_CHARACTERS + 1)
+    assert few == {"python": platform.python_version()}
+    assert {"python", "numpy", "PIL", "zmq", "yaml", "absl"} <= set(many) <= {"python", *module.PACKAGES}
+    assert many["numpy"] == metadata.version("numpy") and many["PIL"] == metadata.version("pillow")
+
+
+def test_a_text_reads_the_packages_that_it_names_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sources(characters: int) -> set[str]:
+        return {document.key.split("/")[0] for document in natural_documents(characters, seed=0)}
+
+    assert sources(PYTHON_CHARACTERS) <= {"topics", "stdlib"}
+    monkeypatch.setattr(module, "PACKAGES", ("yaml", "no_such_package"))
+    assert sources(10**9) == {"topics", "stdlib", "yaml"}

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rwkvgate.experiment.corpora import Document, split_prompt
+from rwkvgate.experiment.corpora.documents import Document
+from rwkvgate.experiment.corpora.prompts import split_prompt
 from rwkvgate.experiment.corpora.punctuation import weak_document
 from rwkvgate.gate.validation import SettingsError
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from rwkvgate.experiment.corpora import Document, drop_near_duplicates, near_duplicates, split_documents
-from rwkvgate.experiment.corpora.splits import split_sizes
+from rwkvgate.experiment.corpora.documents import Document
+from rwkvgate.experiment.corpora.splits import drop_near_duplicates, near_duplicates, split_documents, split_sizes
 from rwkvgate.gate.validation import SettingsError
 
 SHARES = (0.8, 0.1, 0.1)

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from rwkvgate.experiment.corpora import Document, generate_stories, near_duplicates
-from rwkvgate.experiment.corpora.documents import digest
-from rwkvgate.experiment.corpora.stories import GENRES, WORDS
+from rwkvgate.experiment.corpora.documents import Document, digest
+from rwkvgate.experiment.corpora.splits import near_duplicates
+from rwkvgate.experiment.corpora.stories import GENRES, WORDS, generate_stories
 from rwkvgate.experiment.corpora.stories.engine import BEATS
 from rwkvgate.experiment.corpora.stories.genre import Genre
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from rwkvgate.experiment.corpora import Document
+from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer, train_tokenizer
 from rwkvgate.gate.validation import SettingsError
 

@@ -16,11 +16,13 @@ import pytest
 import torch
 import yaml
 
-from rwkvgate.experiment import locks
-from rwkvgate.experiment.inputs import arm_inputs
-from rwkvgate.experiment.pipeline import ensure_arm, ensure_base, make_arm, open_run, training_log
-from rwkvgate.experiment.run import Run, is_finished, lock_folder
+from rwkvgate.experiment import locks, order
+from rwkvgate.experiment.open_run import open_run
+from rwkvgate.experiment.run import Run, lock_folder
 from rwkvgate.experiment.settings import resolve
+from rwkvgate.experiment.steps import ensure_arm, ensure_base
+from rwkvgate.experiment.steps.base import read_log
+from rwkvgate.experiment.steps.making import complete
 from rwkvgate.experiment.training import launching
 from rwkvgate.experiment.training import worker as distributed
 from rwkvgate.experiment.training.launching import config_path, launch_command
@@ -42,7 +44,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("launched") / "alone"
     ensure_base(run_in(folder))
     shutil.copytree(folder, folder.with_name("together"))
-    ensure_arm(run_in(folder), "enhanced", 0)
+    ensure_arm(run_in(folder).variant("enhanced"))
     return folder
 
 
@@ -59,33 +61,33 @@ def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
     monkeypatch.setenv("RWKVGATE_SAVE_SECONDS", "0")
     together = run_in(alone.with_name("together"), processes=2)
     held = lock_folder(together.folder)  # as the run graph has it, whose job this may be
-    checkpoints = together.checkpoints("enhanced", 0)
-    command = launch_command(together, "enhanced", 0)
+    checkpoints = order.arm(together.variant("enhanced")).checkpoints
+    command = launch_command(together.variant("enhanced"))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
         while launcher.poll() is None and not list(checkpoints.rglob("sealed.json")):
             time.sleep(0.02)
         if launcher.poll() is None:
             monkeypatch.setattr(locks, "PATIENCE", 0.2)
             with pytest.raises(SettingsError, match="another process makes arms/enhanced/seed0 in"):
-                make_arm(run_in(together.folder), "enhanced", 0)
+                complete(order.arm(run_in(together.folder).variant("enhanced")))
             os.kill(workers(launcher.pid)[1], signal.SIGKILL)
         printed, _ = launcher.communicate(timeout=200)
     assert launcher.returncode != 0 and "SIGKILL" in printed, printed[-3000:]
     assert held is not None
-    assert not is_finished(together.arm("enhanced", 0), arm_inputs(together.settings, "enhanced", 0))
+    assert not order.arm(together.variant("enhanced")).is_finished
 
     # Notebook 02's call takes it up, the model spread over the processes now.
     spread = run_in(together.folder, processes=2, sharded=True)
-    model = ensure_arm(spread, "enhanced", 0)
+    model = ensure_arm(spread.variant("enhanced"))
     printed = capfd.readouterr().out
-    assert "2 processes train together" in printed and printed.count("goes on from step") == 1
+    assert "2 processes train together" in printed and printed.count("resumes from step") == 1
     assert printed.count("fine-tuning enhanced, seed 0: 40 of 40") == 1  # the main process alone tells
     assert not checkpoints.exists() and model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
     # With one process the same settings find it done, and the losses are those of one.
     single = run_in(together.folder)
-    assert is_finished(single.arm("enhanced", 0), arm_inputs(single.settings, "enhanced", 0))
-    log, wanted = training_log(single, "enhanced", 0), training_log(run_in(alone), "enhanced", 0)
+    assert order.arm(single.variant("enhanced")).is_finished
+    log, wanted = (read_log(order.arm(run.variant("enhanced"))) for run in (single, run_in(alone)))
     assert (log.processes, log.sharded, log.tokens) == (2, True, wanted.tokens)
     assert len(log.history) == len(wanted.history)
     for mine, theirs in zip(log.history, wanted.history, strict=True):
@@ -98,7 +100,7 @@ def test_no_process_outlives_a_killed_launcher(alone: Path, tmp_path: Path) -> N
     folder = Path(shutil.copytree(alone, tmp_path / "run"))
     shutil.rmtree(folder / "arms")
     run = run_in(folder, processes=2, steps=4000)
-    with subprocess.Popen(launch_command(run, "enhanced", 0), stdout=subprocess.PIPE, text=True) as launcher:
+    with subprocess.Popen(launch_command(run.variant("enhanced")), stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None and any(" of 4000" in line for line in launcher.stdout)
         family = [psutil.Process(pid) for pid in workers(launcher.pid)]
         launcher.kill()
@@ -108,8 +110,8 @@ def test_no_process_outlives_a_killed_launcher(alone: Path, tmp_path: Path) -> N
 def test_a_failed_launch_says_what_to_do(alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     command = [sys.executable, "-c", "print('the reason'); raise SystemExit(7)"]
     monkeypatch.setattr(launching, "launch_command", lambda *arguments: command)
-    with pytest.raises(RuntimeError, match=r"in 2 processes ended with status 7; the same call goes on.*\nthe reason"):
-        launching.launch(run_in(alone, processes=2), "enhanced", 0)
+    with pytest.raises(RuntimeError, match=r"in 2 processes ended with status 7; the same call resumes.*\nthe reason"):
+        launching.launch(run_in(alone, processes=2).variant("enhanced"))
     assert "the reason" in capsys.readouterr().out
 
 
@@ -120,8 +122,8 @@ def test_what_cannot_be_shared_is_refused_before_any_work(tmp_path: Path, monkey
         run_in(tmp_path, sharded=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SettingsError, match=r"training\.processes is 2, one a GPU, and this machine has 1 GPU; "):
-        launching.launch(Run(resolve(profile="smoke", run_dir=str(tmp_path), training={"processes": 2})), "enhanced", 0)
+    with pytest.raises(SettingsError, match=r"training\.processes is 2, one for each GPU, and this machine has 1 "):
+        launching.launch(Run(resolve("smoke", str(tmp_path), training={"processes": 2})).variant("enhanced"))
     assert not list(tmp_path.iterdir())
 
 

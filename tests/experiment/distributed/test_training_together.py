@@ -94,7 +94,7 @@ def test_validation_counts_every_row_once(folder: Path) -> None:
 def test_a_training_left_by_two_is_ended_by_one(work: Any, folder: Path, kind: str, capsys: Any) -> None:
     model = work.new_model()
     log = work.trained(model, folder / f"stopped-{kind}")
-    assert f"goes on from step {work.STOP}" in capsys.readouterr().out
+    assert f"resumes from step {work.STOP}" in capsys.readouterr().out
     assert log.processes == 1 and not log.sharded
     same(told(folder, "alone")["history"], log.history, ROUNDING)
     wanted = load_file(folder / "alone.safetensors")

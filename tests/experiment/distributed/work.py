@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import save_file
 
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
-from rwkvgate.experiment.settings import Schedule
-from rwkvgate.experiment.training import TrainingLog, build_optimizer, checkpointing, collate, ranks, train, train_best
+from rwkvgate.experiment.settings import TrainingSettings
+from rwkvgate.experiment.training import TrainingLog, checkpointing, collate, ranks, train
 from rwkvgate.experiment.training.checkpointing import ResumableTrainer, Saver
+from rwkvgate.experiment.training.loop import build_optimizer
 from rwkvgate.experiment.training.sharding import shard, whole
 from rwkvgate.gate.patch import select_trainable
 
@@ -32,7 +33,7 @@ SIZES = {
     "time_mix_rank": 5,
     "time_decay_rank": 6,
 }
-SCHEDULE = Schedule(
+SCHEDULE = TrainingSettings(
     steps=8,
     batch_size=4,
     length=24,
@@ -40,6 +41,12 @@ SCHEDULE = Schedule(
     warmup_steps=2,
     weight_decay=0.1,
     gradient_checkpointing=False,
+    scope="all",
+    learning_rates=(),
+    log_every=1,
+    eval_every=4,
+    processes=1,  # what is launched counts
+    sharded=False,
 )
 STOP = 3
 """The step after which an interrupted training ends."""
@@ -63,15 +70,9 @@ def new_model(dtype: torch.dtype = torch.float32, scope: Any = "all") -> Any:
     return model
 
 
-def options(schedule: Schedule) -> dict[str, Any]:
-    """Everything of a training but its model and folder. Eleven rows in batches of eight do not come out even."""
-    held_out = rows(schedule.steps * schedule.batch_size + 11)[-11:]
-    return {"label": "test", "seed": 0, "log_every": 1, "eval_every": 4, "validation": held_out}
-
-
 def trained(model: Any, folder: Path | None = None, stop: bool = False, **changes: Any) -> TrainingLog | None:
     """A training, which may be interrupted after `STOP` steps: None then."""
-    schedule = SCHEDULE.model_copy(update={k: changes.pop(k) for k in list(changes) if k in Schedule.model_fields})
+    schedule = SCHEDULE.model_copy(update=changes)
     plain = Saver.on_save
 
     def on_save(self: Saver, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -81,9 +82,10 @@ def trained(model: Any, folder: Path | None = None, stop: bool = False, **change
             raise Interrupted
 
     Saver.on_save = on_save  # type: ignore[method-assign]
-    given = rows(schedule.steps * schedule.batch_size)
+    count = schedule.steps * schedule.batch_size
+    given = rows(count + 11)  # eleven rows to validate on, which batches of eight do not divide evenly
     try:
-        return train(model, given, schedule, checkpoints=folder, **options(schedule), **changes)
+        return train(model, given[:count], schedule, label="test", seed=0, validation=given[count:], checkpoints=folder)
     except Interrupted:
         return None
     finally:
@@ -162,8 +164,8 @@ def main(folder: Path) -> None:
     ranks.from_main(lambda: shutil.copytree(folder / "stopped-spread", folder / "stopped-copy") and None)
     model = new_model()
     keep(folder, "mixed", model, trained(model, folder / "stopped-copy"))
-    model, given = new_model(), rows(SCHEDULE.steps * SCHEDULE.batch_size)
-    keep(folder, "grid", model, train_best(model, given, SCHEDULE, RATES, sharded=True, **options(SCHEDULE)))
+    model = new_model()
+    keep(folder, "grid", model, trained(model, learning_rates=RATES, sharded=True))
     overflowing(folder)
     PartialState().destroy_process_group()
 

@@ -21,9 +21,13 @@ os.environ |= {"RWKVGATE_SAVE_SECONDS": "0", "OMP_NUM_THREADS": "1"}
 import torch
 from safetensors.torch import load_file
 
-from rwkvgate.experiment.pipeline import WEIGHTS, ensure_base, open_run, training_log
+from rwkvgate.experiment import order
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.run import Run
-from rwkvgate.experiment.scoring import METRICS, ensure_evaluation, load_evaluation
+from rwkvgate.experiment.steps import ensure_base, ensure_evaluation
+from rwkvgate.experiment.steps.arm import WEIGHTS
+from rwkvgate.experiment.steps.base import read_log
+from rwkvgate.experiment.steps.evaluation import METRICS
 
 ARM = "enhanced"
 SETTINGS = {"training": {"steps": 24, "warmup_steps": 2}, "evaluation": {"documents": 4, "new_tokens": 4}}
@@ -73,12 +77,15 @@ def killed(child: int, after: float) -> bool:
 
 def same(one: Run, other: Run) -> None:
     """Weights, losses and scores must be equal to the last bit."""
-    left, right = (load_file(str(run.arm(ARM, 0) / WEIGHTS)) for run in (one, other))
+    left, right = (load_file(str(run.variant(ARM).folder / WEIGHTS)) for run in (one, other))
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-    assert training_log(one, ARM).history == training_log(other, ARM).history
-    a, b = load_evaluation(one, ARM, 0), load_evaluation(other, ARM, 0)
+    first, second = (read_log(order.arm(run.variant(ARM))).history for run in (one, other))
+    assert first == second
+    assert all(order.evaluation(run.variant(ARM)).is_finished for run in (one, other))
+    a, b = (ensure_evaluation(run.variant(ARM)) for run in (one, other))
     assert a.documents.equals(b.documents) and a.samples == b.samples
-    assert (one.arm(ARM, 0) / METRICS).read_text() == (other.arm(ARM, 0) / METRICS).read_text()
+    scores = [(order.evaluation(run.variant(ARM)).folder / METRICS).read_text() for run in (one, other)]
+    assert scores[0] == scores[1]
     assert not list(one.folder.rglob("checkpoint-*")), "checkpoints of a finished training are left"
 
 
@@ -88,7 +95,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
     finished(forked(lambda: ensure_base(run_in(plain))))
     shutil.copytree(plain, folder / "start")
     started = time.monotonic()
-    finished(forked(lambda: ensure_evaluation(run_in(plain), ARM, 0)))
+    finished(forked(lambda: ensure_evaluation(run_in(plain).variant(ARM))))
     alone, done, rounds = time.monotonic() - started, 0, 0
     while done < kills:
         rounds += 1
@@ -96,7 +103,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
         while True:
             # Short and long waits, so that every part of the work is hit.
             wait = alone * rng.random() ** 2 if done < kills else 600.0
-            if not killed(forked(lambda: ensure_evaluation(run_in(folder / "killed"), ARM, 0)), wait):
+            if not killed(forked(lambda: ensure_evaluation(run_in(folder / "killed").variant(ARM))), wait):
                 break
             done += 1
         same(run_in(folder / "killed"), run_in(plain))

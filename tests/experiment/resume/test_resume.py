@@ -19,7 +19,7 @@ from rwkvgate.experiment.training.checkpointing import SEAL, WEIGHTS, is_sound
 from tests.experiment.training.schedules import short_schedule
 
 KILLS = 30
-SCHEDULE = short_schedule(steps=12, length=16, warmup_steps=2)
+SCHEDULE = short_schedule(steps=12, length=16, warmup_steps=2, log_every=1, eval_every=4)
 
 
 def rows() -> list[list[int]]:
@@ -48,9 +48,8 @@ def trained(model: Any, folder: Path | None, stop: int | None = None, monkeypatc
                 raise Interrupted
 
         monkeypatch.setattr(checkpointing.Saver, "on_save", on_save)
-    options: dict[str, Any] = {"label": "test", "seed": 0, "log_every": 1, "eval_every": 4, "validation": rows()[:3]}
     try:
-        return train(model, rows(), SCHEDULE, checkpoints=folder, **options)
+        return train(model, rows(), SCHEDULE, label="test", seed=0, validation=rows()[:3], checkpoints=folder)
     finally:
         if stop is not None:
             monkeypatch.setattr(checkpointing.Saver, "on_save", plain)
@@ -76,7 +75,7 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
         trained(tiny_model("enhanced", torch.float32), tmp_path, stop, monkeypatch)
     model = tiny_model("enhanced", torch.float32)
     log = trained(model, tmp_path)
-    assert f"goes on from step {stop}" in capsys.readouterr().out
+    assert f"resumes from step {stop}" in capsys.readouterr().out
     assert equal(model, left_alone[0]) and log.history == left_alone[1].history
     assert log.begun == stop and log.tokens == left_alone[1].tokens
     done = log.tokens * (SCHEDULE.steps - stop) / SCHEDULE.steps
@@ -104,7 +103,7 @@ def test_a_broken_checkpoint_is_said_and_the_one_before_is_used(
     model = tiny_model("enhanced", torch.float32)
     log = trained(model, tmp_path)
     printed = capsys.readouterr().out
-    assert "checkpoint-7 is not whole" in printed and "goes on from step 6" in printed
+    assert "checkpoint-7 is incomplete or damaged" in printed and "resumes from step 6" in printed
     assert equal(model, left_alone[0]) and log.history == left_alone[1].history
 
 
@@ -116,7 +115,7 @@ def test_checkpoints_of_another_training_are_not_taken(
         trained(tiny_model("enhanced", torch.float32, seed=5), tmp_path, 3, monkeypatch)
     log = trained(tiny_model("enhanced", torch.float32), tmp_path)
     said = capsys.readouterr().out
-    assert "goes on" not in said and "checkpoint-3 is of another training" in said and log.begun == 0
+    assert "resumes" not in said and "checkpoint-3 is of another training" in said and log.begun == 0
 
 
 def test_checkpoints_are_rare_and_only_two_are_kept(tiny_model: Any, tmp_path: Path, monkeypatch: Any) -> None:
@@ -155,22 +154,20 @@ def test_a_full_disk_is_said_and_costs_neither_the_training_nor_what_was_kept(
     model = tiny_model("enhanced", torch.float32)
     log = trained(model, checkpoints)
     said = capsys.readouterr().out
-    assert "goes on from step 4" in said and equal(model, left_alone[0]) and log.history == left_alone[1].history
-    assert "step 12 could not be written" in said and "it would go on from step 4" in said
+    assert "resumes from step 4" in said and equal(model, left_alone[0]) and log.history == left_alone[1].history
+    assert "step 12 could not be written" in said and "it would resume from step 4" in said
     assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
     filler.unlink()
     trained(tiny_model("enhanced", torch.float32), checkpoints)
     said = capsys.readouterr().out
-    assert "goes on from step 4" in said and "could not be written" not in said
+    assert "resumes from step 4" in said and "could not be written" not in said
 
 
 def test_several_processes_say_where_they_go_on_when_the_disk_is_full(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "checkpoint-4").mkdir()
     checkpointing._give_up(tmp_path, 4, OSError("No space left on device"), stops=True)
     said = capsys.readouterr().out
-    assert (
-        "step 4 could not be written" in said and "Training stops; started again it goes on from the beginning" in said
-    )
+    assert "step 4 could not be written" in said and "Training stops, and resumes from the beginning" in said
     assert not (tmp_path / "checkpoint-4").exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rwkvgate.experiment.search import __main__ as search
 from rwkvgate.experiment.search.candidates import CANDIDATES
-from rwkvgate.experiment.search.trials import RecallTask, Trial, ensure_trial, known_trials
+from rwkvgate.experiment.search.trials import RecallTask, Trial, ensure_trial, known_trial
 
 
 @pytest.fixture
@@ -23,9 +23,10 @@ def test_a_trial_is_run_once_and_kept(task: RecallTask, tmp_path: Path, monkeypa
     first = ensure_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 1)
     monkeypatch.setattr(RecallTask, "run", lambda *_: pytest.fail("run again"))
     assert ensure_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 1) == first
-    assert known_trials(tmp_path, task, [CANDIDATES["enhanced"]], [1, 2]) == [first]
+    assert known_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 1) == first
+    assert known_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 2) is None
     longer = RecallTask("copying", steps=4, rates=(3e-3,), batch_size=4)
-    assert not known_trials(tmp_path, longer, [CANDIDATES["enhanced"]], [1])
+    assert known_trial(tmp_path, longer, CANDIDATES["enhanced"], 3e-3, 1) is None
 
 
 def test_the_same_trial_gives_the_same_numbers(task: RecallTask) -> None:
@@ -41,7 +42,7 @@ def test_a_diverged_trial_is_kept_as_infinite(task: RecallTask, tmp_path: Path, 
     monkeypatch.setattr(RecallTask, "run", diverge)
     trial = ensure_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 1)
     assert trial.loss == float("inf")
-    assert known_trials(tmp_path, task, [CANDIDATES["enhanced"]], [1])[0].validation == float("inf")
+    assert known_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 1) == trial
 
 
 def test_two_processes_share_and_a_third_tables(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -49,7 +50,7 @@ def test_two_processes_share_and_a_third_tables(tmp_path: Path, monkeypatch: Any
     monkeypatch.setattr(search, "CONFIRMING", (200, 201))
     tasks: list[Any] = [RecallTask(name, 3, (3e-3,), 4) for name in ("copying", "associative recall")]
     search.search("smoke", tasks, (1, 2), "screen")
-    assert "2 of 4 screening trials are there; nothing is confirmed yet" in capsys.readouterr().out
+    assert "2 of 4 trials of the screening are finished" in capsys.readouterr().out
     search.search("smoke", tasks, (2, 2), "screen")
     search.search("smoke", tasks, (1, 1), "all")
     folder = tmp_path / "outputs" / "smoke" / "search"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rwkvgate.experiment.search.candidates import CANDIDATES, CONTROLS
+from rwkvgate.experiment.search.candidates import CANDIDATES, MATCHED_CONTROLS
 from rwkvgate.experiment.search.trials import Trial
-from rwkvgate.experiment.search.verdict import best_rates, compared, everything, ranking
+from rwkvgate.experiment.search.verdict import best_rates, compared, trial_frame
 
 
 def trial(candidate: str, seed: int, loss: float, rate: float = 1e-3, noise: float = 0.0, n: int = 40) -> Trial:
@@ -22,7 +22,7 @@ def test_the_rate_is_chosen_by_validation_and_the_ranking_is_at_it() -> None:
     trials = [trial("a", 0, loss, rate) for loss, rate in ((2.0, 1e-3), (1.8, 2e-3), (1.9, 4e-3))]
     trials += [trial("b", 0, loss, rate) for loss, rate in ((1.7, 1e-3), (np.inf, 2e-3))]
     rates = best_rates(trials)
-    assert rates == {"a": 2e-3, "b": 1e-3} and ranking(trials, rates) == ["b", "a"]
+    assert rates == {"a": 2e-3, "b": 1e-3} and list(rates) == ["b", "a"]
 
 
 def test_a_planted_winner_and_loser_are_found_and_a_twin_is_not() -> None:
@@ -33,7 +33,7 @@ def test_a_planted_winner_and_loser_are_found_and_a_twin_is_not() -> None:
         for seed in range(5)
     ]
     table = compared(trials).set_index(["candidate", "control"])
-    for control in CONTROLS:
+    for control in MATCHED_CONTROLS:
         assert table.loc[("winner", control), "reading"] == "better"
         assert table.loc[("loser", control), "reading"] == "worse"
         assert table.loc[("twin", control), "reading"] == "no difference shown"
@@ -64,11 +64,11 @@ def test_a_failed_training_is_said_and_not_averaged_in() -> None:
 
 def test_the_table_has_every_trial() -> None:
     trials = [trial("a", seed, 2.0, rate) for seed in range(2) for rate in (1e-3, 2e-3)]
-    assert len(everything(trials, "screening")) == 4
+    assert len(trial_frame(trials, "screening")) == 4
 
 
 def test_every_trained_arm_is_a_candidate_and_names_are_unique() -> None:
     from rwkvgate.experiment.arms import ARMS
 
     assert {name for name, arm in ARMS.items() if arm.trained} <= set(CANDIDATES)
-    assert all(candidate.gate is not None for name, candidate in CANDIDATES.items() if name not in CONTROLS)
+    assert all(candidate.gate is not None for name, candidate in CANDIDATES.items() if name not in MATCHED_CONTROLS)

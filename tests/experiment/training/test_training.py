@@ -11,16 +11,9 @@ import torch
 
 from rwkvgate.experiment.arms import ARMS
 from rwkvgate.experiment.lora import add_lora
-from rwkvgate.experiment.training import (
-    IGNORED,
-    build_optimizer,
-    collate,
-    document_rows,
-    loop,
-    pack_rows,
-    train,
-    train_best,
-)
+from rwkvgate.experiment.settings import Schedule
+from rwkvgate.experiment.training import IGNORED, collate, document_rows, loop, pack_rows, train
+from rwkvgate.experiment.training.loop import build_optimizer
 from rwkvgate.experiment.training.watching import MOST_SKIPPED, Report, ScaleWatch
 from rwkvgate.gate.patch import select_trainable
 from rwkvgate.gate.validation import SettingsError
@@ -89,14 +82,23 @@ def test_the_optimizer_follows_the_recipe(tiny_model: Any) -> None:
 
 
 def test_training_lowers_the_loss_and_logs_it(tiny_model: Any, capsys: Any) -> None:
-    model, plan = tiny_model(dtype=torch.float32), short_schedule(steps=30, warmup_steps=2)
+    model, plan = tiny_model(dtype=torch.float32), short_schedule(steps=30, warmup_steps=2, eval_every=15)
     rows = document_rows([[1, 2, 3, 4, 5, 6]], plan, separator=0, seed=0)
-    log = train(model, rows, plan, label="a run", seed=0, validation=rows[:4], log_every=10, eval_every=15)
+    log = train(model, rows, plan, label="a run", seed=0, validation=rows[:4])
     losses = [record["loss"] for record in log.history if "loss" in record]
     checked = [record for record in log.history if "validation_loss" in record]
     assert losses[-1] < 0.5 * losses[0] and len(losses) == 3 and [r["step"] for r in checked] == [15, 30]
     assert log.tokens == sum(map(len, rows)) and log.tokens_per_second > 0 and not model.training
     assert "a run: 30 of 30" in capsys.readouterr().out
+
+
+def test_a_schedule_without_intervals_logs_thirty_times_and_validates_six(tiny_model: Any) -> None:
+    plan = short_schedule(steps=60)
+    rows = document_rows([[1, 2, 3]], plan, separator=0, seed=0)
+    schedule = Schedule(**{name: getattr(plan, name) for name in Schedule.model_fields})
+    log = train(tiny_model(dtype=torch.float32), rows, schedule, label="plain", seed=0, validation=rows[:2])
+    assert [r["step"] for r in log.history if "loss" in r] == list(range(2, 61, 2))
+    assert [r["step"] for r in log.history if "validation_loss" in r] == list(range(10, 61, 10))
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_model: Any) -> None:
@@ -109,12 +111,12 @@ def test_the_same_seed_gives_the_same_weights(tiny_model: Any) -> None:
 
 
 def test_a_diverging_run_stops_and_says_so(tiny_model: Any) -> None:
-    model, plan = tiny_model(dtype=torch.float32), short_schedule()
+    model, plan = tiny_model(dtype=torch.float32), short_schedule(log_every=1)
     with torch.no_grad():
         model.head.weight.fill_(float("nan"))
     rows = document_rows([[1, 2, 3]], plan, separator=0, seed=0)
     with pytest.raises(FloatingPointError, match="the loss is nan at step"):
-        train(model, rows, plan, label="doomed", seed=0, log_every=1)
+        train(model, rows, plan, label="doomed", seed=0)
 
 
 @pytest.mark.parametrize("arm", [name for name, arm in ARMS.items() if arm.trained])
@@ -141,8 +143,8 @@ def test_gradients_that_only_overflow_stop_the_run() -> None:
         def get_scale(self) -> float:
             return self.scale
 
-    watch, scaler, state = ScaleWatch(), Scaler(), SimpleNamespace(global_step=7)
-    watch.accelerator = SimpleNamespace(scaler=scaler)
+    scaler, state = Scaler(), SimpleNamespace(global_step=7)
+    watch = ScaleWatch(SimpleNamespace(scaler=scaler))
     for _ in range(3 * MOST_SKIPPED):  # now and then an overflow is how the scale finds its place
         scaler.scale *= 2 if scaler.scale < 2.0**30 else 0.5
         watch.on_step_end(None, state, None)
@@ -150,8 +152,7 @@ def test_gradients_that_only_overflow_stop_the_run() -> None:
         for _ in range(MOST_SKIPPED + 1):
             scaler.scale /= 2
             watch.on_step_end(None, state, None)
-    watch.accelerator = SimpleNamespace(scaler=None)
-    watch.on_step_end(None, state, None)
+    ScaleWatch(SimpleNamespace(scaler=None)).on_step_end(None, state, None)
 
 
 def test_float16_without_a_gpu_is_refused(tiny_model: Any) -> None:
@@ -161,7 +162,12 @@ def test_float16_without_a_gpu_is_refused(tiny_model: Any) -> None:
         train(tiny_model(dtype=torch.float16), [[1, 2, 3]] * 8, short_schedule(), label="x", seed=0)
 
 
-GRID: dict[str, Any] = {"label": "grid", "seed": 0, "log_every": 2, "eval_every": 2}
+GRID: dict[str, Any] = {"label": "grid", "seed": 0}
+
+
+def grid_schedule(*rates: float, **changes: Any) -> Schedule:
+    """A short schedule that tries these learning rates."""
+    return short_schedule(learning_rates=rates, log_every=2, eval_every=2, **changes)
 
 
 def grid_rows() -> tuple[list[list[int]], list[list[int]]]:
@@ -175,10 +181,10 @@ def test_the_best_rate_is_kept_as_it_would_be_alone(tiny_model: Any) -> None:
     alone = {}
     for rate in (1e-4, 3e-2, 3e-3):
         model = tiny_model("enhanced", torch.float32)
-        log = train(model, rows, short_schedule(learning_rate=rate), validation=held_out, **GRID)
+        log = train(model, rows, grid_schedule(learning_rate=rate), validation=held_out, **GRID)
         alone[rate] = log.validation_loss, model
     model = tiny_model("enhanced", torch.float32)
-    log = train_best(model, rows, short_schedule(), (1e-4, 3e-2, 3e-3), validation=held_out, **GRID)
+    log = train(model, rows, grid_schedule(1e-4, 3e-2, 3e-3), validation=held_out, **GRID)
     best = min(alone, key=lambda rate: alone[rate][0])
     assert log.rate == best and log.validation_loss == alone[best][0]
     assert log.tried == {f"{rate:g}": loss for rate, (loss, _) in alone.items()}
@@ -187,21 +193,21 @@ def test_the_best_rate_is_kept_as_it_would_be_alone(tiny_model: Any) -> None:
 
 def test_a_rate_that_diverges_loses_and_all_that_do_are_an_error(tiny_model: Any, monkeypatch: Any) -> None:
     rows, held_out = grid_rows()
-    plain = train
+    plain = loop._train_once
 
-    def diverge(model: Any, rows: Any, schedule: Any, **options: Any) -> Any:
+    def diverge(job: Any, schedule: Any, *others: Any) -> Any:
         if schedule.learning_rate > 1e-2:
             raise FloatingPointError("the loss is nan at step 2")
-        return plain(model, rows, schedule, **options)
+        return plain(job, schedule, *others)
 
-    monkeypatch.setattr(loop, "train", diverge)
+    monkeypatch.setattr(loop, "_train_once", diverge)
     model = tiny_model(None, torch.float32)
-    log = train_best(model, rows, short_schedule(), (5.0, 1e-3), validation=held_out, **GRID)
-    assert log.rate == 1e-3 and log.tried["5"] == float("inf")
-    with pytest.raises(FloatingPointError, match=r"every learning rate of 5, 7 diverged"):
-        train_best(model, rows, short_schedule(), (5.0, 7.0), validation=held_out, **GRID)
+    log = train(model, rows, grid_schedule(0.5, 1e-3), validation=held_out, **GRID)
+    assert log.rate == 1e-3 and log.tried["0.5"] == float("inf")
+    with pytest.raises(FloatingPointError, match=r"every learning rate of 0.5, 0.7 diverged"):
+        train(model, rows, grid_schedule(0.5, 0.7), validation=held_out, **GRID)
     with pytest.raises(ValueError, match="validation rows"):
-        train_best(model, rows, short_schedule(), (1e-3, 1e-2), validation=[], **GRID)
+        train(model, rows, grid_schedule(1e-3, 1e-2), validation=[], **GRID)
 
 
 @pytest.mark.parametrize("key", ["loss", "eval_loss"])

@@ -112,7 +112,7 @@ def test_a_sweep_outlives_its_node_and_its_jobs(slurm: Slurm, project: Path, tmp
     assert_whole(run)
     assert_asked(slurm, victim)
     told = json.loads((run / "notebooks" / f"02_finetune.{arm}.seed{seed}.ipynb").read_text())
-    assert re.search(r"goes on from step \d+", json.dumps(told)), "the killed training began anew"
+    assert re.search(r"resumes from step \d+", json.dumps(told)), "the killed training began anew"
     assert_same_as_alone(project, slurm, run, arm, seed, tmp_path)
 
 

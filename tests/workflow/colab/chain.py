@@ -105,7 +105,7 @@ def check_disconnect() -> None:
         for wanted in (True, False):
             with tempfile.TemporaryDirectory(prefix="colab.") as folder:
                 said = said_by(run_alone(notebook, Path(folder), RWKVGATE_DRIVE=place))
-            if ("fine-tuning enhanced" in said) != wanted or ("brought back" in said) == wanted:
+            if ("fine-tuning enhanced" in said) != wanted or ("restored from" in said) == wanted:
                 sys.exit(f"with a copy of the run {notebook.name} said\n{said}")
     print("after a disconnect       no step is done again")
 

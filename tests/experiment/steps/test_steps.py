@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from rwkvgate.experiment import pipeline
-from rwkvgate.experiment.inputs import arm_inputs, arms_and_seeds, base_inputs, evaluation_inputs
-from rwkvgate.experiment.pipeline import ensure_arm, ensure_base, ensure_texts, load_arm, open_run, training_log
-from rwkvgate.experiment.run import Run, is_finished
+from rwkvgate.experiment import order
+from rwkvgate.experiment.open_run import open_run
+from rwkvgate.experiment.run import Run
+from rwkvgate.experiment.steps import arm as arm_step
+from rwkvgate.experiment.steps import ensure_arm, ensure_base, ensure_texts
+from rwkvgate.experiment.steps.arm import build_arm, load_arm
+from rwkvgate.experiment.steps.base import read_log
 from rwkvgate.experiment.training import checkpointing
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import read_json, write_json
@@ -28,7 +31,7 @@ def smoke(folder: Path, **parameters: Any) -> Run:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with base and one arm."""
     folder = tmp_path_factory.mktemp("run") / "smoke"
-    ensure_arm(smoke(folder), "enhanced", 0)
+    ensure_arm(smoke(folder).variant("enhanced"))
     return folder
 
 
@@ -46,18 +49,17 @@ def times(folder: Path) -> dict[str, int]:
 def test_a_finished_step_is_not_made_again(folder: Path) -> None:
     before = times(folder)
     run = smoke(folder)
-    ensure_texts(run), ensure_base(run), ensure_arm(run, "enhanced", 0)
+    ensure_texts(run), ensure_base(run), ensure_arm(run.variant("enhanced"))
     assert times(folder) == before
 
 
 def test_a_changed_parameter_redoes_what_depends_on_it(folder: Path) -> None:
     base = times(folder / "base")
     run = smoke(folder, training={"steps": 6, "warmup_steps": 1})
-    ensure_arm(run, "enhanced", 0)
-    assert training_log(run, "enhanced", 0).steps == 6 and times(folder / "base") == base
+    ensure_arm(run.variant("enhanced"))
+    assert read_log(order.arm(run.variant("enhanced"))).steps == 6 and times(folder / "base") == base
     run = smoke(folder, corpus={"seed": 5})
-    assert not is_finished(run.corpus, base_inputs(run.settings))
-    assert not is_finished(run.base, base_inputs(run.settings))
+    assert not order.corpus(run).is_finished and not order.base(run).is_finished
 
 
 def test_other_settings_neither_use_nor_lose_an_interrupted_training(folder: Path, monkeypatch: Any) -> None:
@@ -73,26 +75,28 @@ def test_other_settings_neither_use_nor_lose_an_interrupted_training(folder: Pat
         """Checkpoints after a training of a gate without parameters that was stopped."""
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(checkpointing.Saver, "on_save", stop)
-            ensure_arm(smoke(folder, arm="fixed-gate", gate=gate, training={"log_every": 1}), "fixed-gate", 0)
+            run = smoke(folder, arm="fixed-gate", gate=gate, training={"log_every": 1})
+            ensure_arm(run.variant("fixed-gate"))
         return list((folder / "checkpoints").rglob("checkpoint-6"))
 
     assert len(interrupted(value=1.0)) == 1 and len(interrupted(value=0.5)) == 2
     run = smoke(folder, arm="fixed-gate", gate={"value": 0.5}, training={"log_every": 1})
-    ensure_arm(run, "fixed-gate", 0)
-    assert training_log(run, "fixed-gate", 0).begun == 6
+    ensure_arm(run.variant("fixed-gate"))
+    assert read_log(order.arm(run.variant("fixed-gate"))).begun == 6
     assert len(list((folder / "checkpoints").rglob("checkpoint-*"))) == 2, "those of the other are gone"
 
 
 def test_what_diverged_with_other_settings_is_forgotten(folder: Path) -> None:
     run = smoke(folder)
-    write_json(run.failure("fixed-gate", 0), {"inputs": "another's", "error": "the loss is nan"})
-    ensure_arm(run, "fixed-gate", 0)
-    assert not run.failure("fixed-gate", 0).exists()
+    failure = order.arm(run.variant("fixed-gate")).failure
+    write_json(failure, {"inputs": "another's", "error": "the loss is nan"})
+    ensure_arm(run.variant("fixed-gate"))
+    assert not failure.exists()
 
 
 def test_a_step_says_what_it_was_made_with(folder: Path) -> None:
     run = smoke(folder)
-    ensure_arm(run, "enhanced", 3)
+    ensure_arm(run.variant("enhanced", 3))
     manifest = json.loads((folder / "manifest.json").read_text())
     record = manifest["steps"]["arms/enhanced/seed3"]
     assert set(record) == {"step", "inputs", "seconds", "finished", "commit", "environment"}
@@ -100,20 +104,21 @@ def test_a_step_says_what_it_was_made_with(folder: Path) -> None:
 
 
 def test_what_a_step_depends_on(folder: Path) -> None:
-    plain, longer = smoke(folder).settings, smoke(folder, evaluation={"new_tokens": 5}).settings
-    assert arm_inputs(plain, "enhanced", 0) == arm_inputs(longer, "enhanced", 0) != arm_inputs(plain, "enhanced", 1)
-    assert evaluation_inputs(plain, "base", 0) != evaluation_inputs(longer, "base", 0)
-    more = smoke(folder, evaluation={"seeds": 4}).settings
-    assert evaluation_inputs(plain, "base", 0) == evaluation_inputs(more, "base", 0)
-    assert len(arms_and_seeds(more)) == 2 + 4 * 4
+    plain, longer = smoke(folder), smoke(folder, evaluation={"new_tokens": 5})
+    assert plain.variant("enhanced").inputs == longer.variant("enhanced").inputs
+    assert plain.variant("enhanced").inputs != plain.variant("enhanced", 1).inputs
+    more = smoke(folder, evaluation={"seeds": 4})
+    scores = [order.evaluation(run.variant("base")).digest for run in (plain, longer, more)]
+    assert scores[0] == scores[2] != scores[1]
+    assert len(more.variants()) == 2 + 4 * 4
 
 
 def test_untrained_and_tuned_start_from_the_same_gate(folder: Path) -> None:
     run = smoke(folder)
-    untrained = ensure_arm(run, "enhanced-untrained", 0)
-    start = pipeline.new_arm(run, "enhanced", 0)
+    untrained = ensure_arm(run.variant("enhanced-untrained"))
+    start = build_arm(run.variant("enhanced"))
     assert all(torch.equal(a, b) for a, b in zip(untrained.parameters(), start.parameters(), strict=True))
-    other = pipeline.new_arm(run, "enhanced", 1)
+    other = build_arm(run.variant("enhanced", 1))
     gates = [m.rwkv.blocks[0].gated_shift.gate.linear.weight for m in (start, other)]
     assert not torch.equal(*gates)
 
@@ -123,12 +128,12 @@ def test_a_failed_step_leaves_nothing_and_loses_nothing(folder: Path, monkeypatc
         raise OSError("No space left on device")
 
     before = {path for path in folder.rglob("*") if "arms" in path.parts or "base" in path.parts}
-    monkeypatch.setattr(pipeline, "save_file", fail)
+    monkeypatch.setattr(arm_step, "save_file", fail)
     with pytest.raises(OSError, match=r"No space left on device: arm could .* MiB are free\. Make room and run again"):
-        ensure_arm(smoke(folder, training={"steps": 3, "warmup_steps": 1}), "enhanced", 0)
+        ensure_arm(smoke(folder, training={"steps": 3, "warmup_steps": 1}).variant("enhanced"))
     assert {path for path in folder.rglob("*") if "arms" in path.parts or "base" in path.parts} == before
     monkeypatch.undo()
-    load_arm(smoke(folder), "enhanced", 0)
+    load_arm(smoke(folder).variant("enhanced"))
 
 
 def test_a_truncated_base_is_named(folder: Path) -> None:
@@ -140,14 +145,14 @@ def test_a_truncated_base_is_named(folder: Path) -> None:
 
 def test_truncated_or_foreign_weights_of_an_arm_are_named(folder: Path) -> None:
     run = smoke(folder)
-    path = run.arm("enhanced", 0) / pipeline.WEIGHTS
+    path = run.variant("enhanced").folder / arm_step.WEIGHTS
     whole = path.read_bytes()
     path.write_bytes(whole[:500])
     with pytest.raises(SettingsError, match="cannot be read"):
-        ensure_arm(run, "enhanced", 0)
-    pipeline.save_file({"rwkv.blocks.0.gated_shift.gate.linear.weight": torch.zeros(3, 3)}, str(path))
+        ensure_arm(run.variant("enhanced"))
+    arm_step.save_file({"rwkv.blocks.0.gated_shift.gate.linear.weight": torch.zeros(3, 3)}, str(path))
     with pytest.raises(SettingsError, match="weights of another model"):
-        ensure_arm(run, "enhanced", 0)
+        ensure_arm(run.variant("enhanced"))
 
 
 def test_a_run_of_another_profile_is_refused(folder: Path) -> None:
@@ -211,5 +216,20 @@ def test_a_local_corpus_is_tuned_on(tmp_path: Path) -> None:
     run = smoke(tmp_path / "run", corpus={"source": str(path)})
     texts = ensure_texts(run)
     assert {document.domain for document in texts.corpus.test} == {"local"}
-    ensure_arm(run, "fixed-gate", 0)
-    assert read_json(run.arm("fixed-gate", 0) / "step.json")["step"] == "arm"
+    ensure_arm(run.variant("fixed-gate"))
+    assert read_json(run.variant("fixed-gate").folder / "step.json")["step"] == "arm"
+
+
+def test_a_step_requires_what_it_reads(folder: Path) -> None:
+    run = smoke(folder)
+    variant = run.variant("enhanced")
+    assert [step.name for step in order.evaluation(variant).requires] == ["arm"]
+    assert [step.name for step in order.arm(variant).requires] == ["corpus", "base"]
+    assert order.arm(variant).notebook == "02_finetune.enhanced.seed0"
+    assert order.arm(run.variant("base")).notebook == "01_setup"
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, True, "0"])
+def test_a_seed_is_a_whole_number(seed: Any, folder: Path) -> None:
+    with pytest.raises(SettingsError, match=r"seed is .*; it must be a whole number, 0 or more"):
+        smoke(folder).variant("enhanced", seed)

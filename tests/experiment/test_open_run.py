@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rwkvgate.experiment.injected import cells_so_far, refuse_unknown
+from rwkvgate.experiment.open_run import cells_so_far, refuse_unknown
 from rwkvgate.gate.validation import SettingsError
 
 
@@ -16,5 +16,5 @@ def test_known_parameters_and_other_cells_pass() -> None:
 def test_a_misspelt_one_is_named_with_what_was_meant() -> None:
     with pytest.raises(SettingsError, match="unknown parameter 'traning'; did you mean 'training'"):
         refuse_unknown(["seed = 1", "# Parameters\nseed = 2\ntraning = {}"])
-    with pytest.raises(SettingsError, match="unknown parameter 'zzz'; allowed: profile"):
+    with pytest.raises(SettingsError, match="unknown parameter 'zzz'; allowed: arm"):
         refuse_unknown(["# Parameters\nzzz = 2"])

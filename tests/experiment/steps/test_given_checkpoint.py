@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+from rwkvgate.experiment import order
 from rwkvgate.experiment.lora import gate_size
-from rwkvgate.experiment.pipeline import ensure_arm, ensure_base, ensure_texts, open_run, training_log
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.run import Run
-from rwkvgate.experiment.scoring import ensure_evaluation
+from rwkvgate.experiment.steps import ensure_arm, ensure_base, ensure_evaluation, ensure_texts
+from rwkvgate.experiment.steps.base import read_log
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import read_json
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
@@ -55,7 +57,7 @@ def test_the_base_is_the_checkpoint(run: Run, checkpoint: Path) -> None:
     assert base.dtype == torch.float32
     assert read_json(run.base / "checkpoint.json")["checkpoint"] == str(checkpoint)
     assert read_json(run.folder / "manifest.json")["checkpoint"]["checkpoint"] == str(checkpoint)
-    assert training_log(run).steps == 0
+    assert read_log(order.base(run)).steps == 0
 
 
 def test_texts_are_in_the_world_vocabulary(run: Run) -> None:
@@ -67,7 +69,7 @@ def test_texts_are_in_the_world_vocabulary(run: Run) -> None:
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_trains_what_it_may(run: Run, arm: str) -> None:
-    base, tuned = ensure_base(run), ensure_arm(run, arm, 0)
+    base, tuned = ensure_base(run), ensure_arm(run.variant(arm))
     frozen = dict(base.named_parameters())
     moved, added = set(), 0
     for name, parameter in tuned.named_parameters():
@@ -82,11 +84,11 @@ def test_an_arm_trains_what_it_may(run: Run, arm: str) -> None:
         assert 0.8 * size < added < 1.25 * size
     else:
         assert added == {"base-tuned": 0, "enhanced": size}.get(arm, added)
-    assert training_log(run, arm, 0).predicted_bytes > 0
+    assert read_log(order.arm(run.variant(arm))).predicted_bytes > 0
 
 
 def test_an_arm_is_scored(run: Run) -> None:
-    evaluation = ensure_evaluation(run, "identity-start", 0)
+    evaluation = ensure_evaluation(run.variant("identity-start"))
     assert isinstance(evaluation.documents, pd.DataFrame) and len(evaluation.samples) == 3
     assert evaluation.documents["value"].notna().all()
 
@@ -111,8 +113,8 @@ def test_what_cannot_run_is_said_before_any_work(tmp_path: Path, checkpoint: Pat
 @pytest.mark.parametrize("arm", ["base-tuned", "lora-tuned"])
 def test_a_half_base_keeps_what_was_trained_in_float32(tmp_path: Path, checkpoint: Path, arm: str) -> None:
     run = opened(tmp_path / "run", checkpoint, model={"dtype": "bfloat16"})
-    tuned = dict(ensure_arm(run, arm, 0).named_parameters())
-    saved = load_file(str(run.arm(arm, 0) / "weights.safetensors"))
+    tuned = dict(ensure_arm(run.variant(arm)).named_parameters())
+    saved = load_file(str(run.variant(arm).folder / "weights.safetensors"))
     assert saved and all(x.dtype == torch.float32 and torch.equal(tuned[name], x) for name, x in saved.items())
     assert tuned["rwkv.embeddings.weight"].dtype == torch.bfloat16
 

@@ -1,6 +1,6 @@
-"""Views of a gated text as HTML: plain functions, each to a fragment without script or network.
+"""Views of a gated text: functions that return HTML without script or network, with numbers on hover.
 
-Numbers are shown on hover. In a notebook a view that ends a cell shows itself. All text is escaped.
+A view displays itself at the end of a notebook cell. All text is escaped.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from rwkvgate.explore.palette import DIVERGING, SEQUENTIAL, class_names, style_s
 from rwkvgate.explore.tokens import JOINERS, aggregate, direction, readable, token_labels
 
 MOST_TOKENS = 4096
-"""More tokens than this are coloured in groups."""
+"""Texts of more tokens are coloured in groups."""
 MOST_COLUMNS = 256
-"""More tokens than this share columns in a drawing."""
+"""Texts of more tokens share columns in a drawing."""
+EXTREMES = 8
+"""Tokens or channels in a list of the highest or lowest."""
 NOTHING = "<p>The text is empty: there is no token to show.</p>"
 
 
 class View(str):
-    """A fragment of HTML that shows itself in a notebook, with its style sheet."""
+    """A fragment of HTML that a notebook displays with its style sheet."""
 
     __slots__ = ()
 
@@ -45,15 +47,15 @@ def style() -> str:
     return f"{rules}\n{style_sheet()}"
 
 
-def measure_name(what: str | int) -> str:
-    """What a measure is called in legends."""
+def measure_name(measure: str | int) -> str:
+    """The name of a measure in legends."""
     names = {
         "mean": "mean gate over channels",
         "low": "5 % quantile over channels",
         "high": "95 % quantile over channels",
         "saturated": "share of channels within 0.05 of 0 or 1",
     }
-    return names.get(what, what) if isinstance(what, str) else f"gate of channel {what}"
+    return names.get(measure, measure) if isinstance(measure, str) else f"gate of channel {measure}"
 
 
 def coloured_text(
@@ -64,54 +66,54 @@ def coloured_text(
     ends: tuple[float, float] | None = None,
     palette: str = SEQUENTIAL,
 ) -> View:
-    """Tokens on a background of their value's colour, above a legend.
+    """Tokens on a background of their value's colour, below a legend.
 
     Args:
-        values: (time,); nan for none.
-        label: what the values are called.
-        ends: the scale's ends; default: the values' own.
+        values: (time,); nan is no value.
+        label: name of the values.
+        ends: of the colour scale; default: the values' own.
     """
     if not len(tokens):
         return View(NOTHING)
     texts, shown, size = aggregate(tokens, values, MOST_TOKENS)
     low, high = ends or value_range(shown, palette)
-    spans, kinds = [], class_names(shown, low, high, palette)
-    for i, (text, kind, value) in enumerate(zip(texts, kinds, shown.tolist(), strict=True)):
+    spans, classes = [], class_names(shown, low, high, palette)
+    for i, (text, colour, value) in enumerate(zip(texts, classes, shown.tolist(), strict=True)):
         hover = f"{place(i, size, len(tokens))}: {quoted(text)}, {value:.3f}"
         line = "\n" * text.count("\n")
-        spans.append(f'<span class="{kind}" title="{escape(hover)}">{escape(readable(text))}</span>{line}')
+        spans.append(f'<span class="{colour}" title="{escape(hover)}">{escape(readable(text))}</span>{line}')
     bar = svg.colour_bar(low, high, label, palette)
     return View(
         f'{_joined(size, len(tokens))}{bar}<div class="tokens" dir="{direction(tokens)}">{"".join(spans)}</div>'
     )
 
 
-def text_view(gated: GatedText, layer: int | str = 1, what: str | int = "mean") -> View:
-    """The text coloured by a layer's gate; the scale is the same for every layer.
+def text_view(gated: GatedText, layer: int | str = 1, measure: str | int = "mean") -> View:
+    """The text coloured by a layer's gate, on one scale for all layers.
 
     Raises:
-        ValueError: an unknown layer or measure.
+        ValueError: the layer or measure is unknown.
     """
-    gate, values = gated.gate(layer), gated.measure(what)
+    gate, values = gated.gate(layer), gated.measure(measure)
     if not gated.tokens:
         return View(NOTHING)
-    label = f"layer {gated.labels[gate]}, {measure_name(what)}"
+    label = f"layer {gated.labels[gate]}, {measure_name(measure)}"
     return coloured_text(gated.tokens, values[gate], label, ends=value_range(values))
 
 
-def layers_view(gated: GatedText, what: str | int = "mean") -> View:
+def layers_view(gated: GatedText, measure: str | int = "mean") -> View:
     """Layers down, tokens across."""
-    values = gated.measure(what)
+    values = gated.measure(measure)
     if not gated.tokens:
         return View(NOTHING)
     texts, shown, size = aggregate(gated.tokens, values, MOST_COLUMNS)
     low, high = value_range(shown)
-    picture = svg.heatmap(shown, gated.labels, texts, low, high, measure_name(what))
-    return View(f"{_joined(size, len(gated.tokens))}{svg.colour_bar(low, high, measure_name(what))}{picture}")
+    picture = svg.heatmap(shown, gated.labels, texts, low, high, measure_name(measure))
+    return View(f"{_joined(size, len(gated.tokens))}{svg.colour_bar(low, high, measure_name(measure))}{picture}")
 
 
 def distribution_view(gated: GatedText) -> View:
-    """How the values of each layer are spread over tokens and channels, and how many of them are saturated."""
+    """Histogram of each layer's values over tokens and channels, with the share that is saturated."""
     if not gated.tokens:
         return View(NOTHING)
     summary = gated.summary
@@ -120,33 +122,33 @@ def distribution_view(gated: GatedText) -> View:
     return View(f'<p class="note">Gate value across; height is the square root of the share.</p>{picture}')
 
 
-def extremes_view(gated: GatedText, layer: int | str = 1, what: str | int = "mean", count: int = 8) -> View:
+def extremes_view(gated: GatedText, layer: int | str = 1, measure: str | int = "mean") -> View:
     """The tokens and the channels with the highest and the lowest gate of a layer."""
     gate = gated.gate(layer)
-    values = gated.measure(what)[gate]
+    values = gated.measure(measure)[gate]
     if not gated.tokens:
         return View(NOTHING)
     channels = gated.summary.channel_mean[gate, 0].numpy()
     labels = token_labels([svg.short(token) for token in gated.tokens])
     names = [str(i) for i in range(len(channels))]
     parts = [
-        _table("Highest tokens", ("token", "position", "gate"), _extremes(values, labels, count, True)),
-        _table("Lowest tokens", ("token", "position", "gate"), _extremes(values, labels, count, False)),
-        _table("Highest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, count, True, "")),
-        _table("Lowest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, count, False, "")),
+        _table("Highest tokens", ("token", "position", "gate"), _extremes(values, labels, True)),
+        _table("Lowest tokens", ("token", "position", "gate"), _extremes(values, labels, False)),
+        _table("Highest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, True, "")),
+        _table("Lowest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, False, "")),
     ]
     return View(f'<div class="columns narrow">{"".join(f"<div>{part}</div>" for part in parts)}</div>')
 
 
-def surprisal_view(gated: GatedText, layer: int | str = 1, what: str | int = "mean") -> View:
-    """Each token's gate against how surprised the model was by it, and their rank correlation."""
-    gate, values = gated.gate(layer), gated.measure(what)
+def surprisal_view(gated: GatedText, layer: int | str = 1, measure: str | int = "mean") -> View:
+    """Each token's gate against the token's surprisal, and their rank correlation."""
+    gate, values = gated.gate(layer), gated.measure(measure)
     if not gated.tokens:
         return View(NOTHING)
     both = np.stack((values[gate], gated.losses))
     texts, shown, size = aggregate(gated.tokens, both, 4 * MOST_COLUMNS)
     top = max(1.0, float(np.nanmax(values)))
-    picture = svg.scatter(shown[1], shown[0], texts, "surprisal (nats)", measure_name(what), top)
+    picture = svg.scatter(shown[1], shown[0], texts, "surprisal (nats)", measure_name(measure), top)
     words = correlation(values[gate], gated.losses)
     return View(f"{_joined(size, len(gated.tokens))}<p>Layer {escape(gated.labels[gate])}: {words}.</p>{picture}")
 
@@ -155,15 +157,15 @@ def compare_view(
     left: GatedText,
     right: GatedText,
     layer: int | str = 1,
-    what: str | int = "mean",
+    measure: str | int = "mean",
     names: tuple[str, str] = ("left", "right"),
 ) -> View:
-    """Two texts, or one text under two arms, on one scale; where the tokens are the same, their difference too."""
-    sides, both = [], [side.measure(what)[side.gate(layer)] for side in (left, right)]
+    """Two texts, or one text under two arms, on one scale; with the difference if the tokens are the same."""
+    sides, both = [], [side.measure(measure)[side.gate(layer)] for side in (left, right)]
     ends = value_range(np.concatenate(both))
     for side, values, name in zip((left, right), both, names, strict=True):
         mean = f"mean {np.nanmean(values):.3f} over {len(values):,} tokens" if values.size else "no token"
-        view = coloured_text(side.tokens, values, measure_name(what), ends=ends)
+        view = coloured_text(side.tokens, values, measure_name(measure), ends=ends)
         sides.append(f"<div><h3>{escape(name)}</h3><p>{mean}</p>{view}</div>")
     body = f'<div class="columns">{"".join(sides)}</div>'
     if left.tokens and left.tokens == right.tokens:
@@ -175,11 +177,11 @@ def compare_view(
 
 
 def clamp_view(effect: ClampEffect) -> View:
-    """What a clamp does to each token's loss and to the continuation."""
+    """The change that a clamp makes to each token's loss and to the continuation."""
     change = effect.clamped - effect.free
-    words = f"<h3>{escape(str(effect.held).capitalize())}</h3>"
+    words = f"<h3>{escape(str(effect.clamp).capitalize())}</h3>"
     if change.size:
-        means = f"{effect.free.mean():.3f} nats a token as it is, {effect.clamped.mean():.3f} with the clamp"
+        means = f"{effect.free.mean():.3f} nats per token as it is, {effect.clamped.mean():.3f} with the clamp"
         words += f"<p>Mean loss {means}.</p>"
     text = coloured_text(effect.tokens, change, "change of the loss (nats): above 0 is worse", palette=DIVERGING)
     sides = "".join(
@@ -196,7 +198,7 @@ def continuation(text: str) -> View:
 
 
 def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Spearman's, over pairs where both are known; nan with fewer than three or where one does not vary."""
+    """Spearman's correlation over finite pairs; nan for fewer than three or if one side is constant."""
     known = np.isfinite(a) & np.isfinite(b)
     if known.sum() < 3 or np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
         return float("nan")
@@ -207,21 +209,21 @@ def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> str:
     """The rank correlation in words."""
-    found = rank_correlation(a, b)
-    if np.isnan(found):
+    value = rank_correlation(a, b)
+    if np.isnan(value):
         return "no rank correlation, for there are too few tokens or the values do not vary"
-    return f"rank correlation {found:+.2f}"
+    return f"rank correlation {value:+.2f}"
 
 
 def place(index: int, size: int, total: int) -> str:
-    """Which tokens the group `index` holds, in words."""
+    """The positions of the tokens of a group, in words."""
     if size == 1:
         return f"token {index}"
     return f"tokens {index * size} to {min((index + 1) * size, total) - 1}"
 
 
 def quoted(text: str) -> str:
-    """A token, or the beginning of a group, in quotation marks, with what cannot be seen made visible."""
+    """A token, or the beginning of a group, in quotation marks, with visible white space."""
     return f"“{token_labels([svg.short(text, 60)])[0]}”"
 
 
@@ -232,11 +234,11 @@ def _joined(size: int, total: int) -> str:
 
 
 def _extremes(
-    values: NDArray[np.float32], names: Sequence[str], count: int, highest: bool, place: str = "{}"
+    values: NDArray[np.float32], names: Sequence[str], highest: bool, place: str = "{}"
 ) -> list[tuple[str, str, str]]:
     known = np.flatnonzero(np.isfinite(values))
     order = known[np.argsort(values[known], kind="stable")]
-    chosen = (order[::-1] if highest else order)[:count]
+    chosen = (order[::-1] if highest else order)[:EXTREMES]
     return [(names[i], place.format(i), f"{values[i]:.3f}") for i in chosen.tolist()]
 
 

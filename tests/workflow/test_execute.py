@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LOADED = """
 import sys
-from rwkvgate.workflow.notebook import main
+from rwkvgate.workflow.execute import main
 sys.argv = ["papermill", "--version"]
 try:
     main()
@@ -51,7 +51,7 @@ def executed(module: str, folder: Path, source: str) -> tuple[int, str, nbformat
 
 @pytest.mark.parametrize("source", ["import os\nprint(number, os.getpid())", "print(number)\nraise ValueError('no')"])
 def test_it_does_what_papermill_does(source: str, tmp_path: Path) -> None:
-    plain, fast = (executed(module, tmp_path, source) for module in ("papermill", "rwkvgate.workflow.notebook"))
+    plain, fast = (executed(module, tmp_path, source) for module in ("papermill", "rwkvgate.workflow.execute"))
     assert plain[0] == fast[0] == (1 if "raise" in source else 0)
     one, other = (
         [(cell.source, [output.output_type for output in cell.get("outputs", [])]) for cell in notebook.cells]
@@ -77,7 +77,7 @@ def test_a_kernel_that_is_starting_ends_with_its_papermill(end: signal.Signals, 
     cell = nbformat.v4.new_code_cell("1", id="one")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "in.ipynb")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_PATH": str(tmp_path)}
-    command = [sys.executable, "-m", "rwkvgate.workflow.notebook", "in.ipynb", "out.ipynb", "-k", "deaf"]
+    command = [sys.executable, "-m", "rwkvgate.workflow.execute", "in.ipynb", "out.ipynb", "-k", "deaf"]
     # In a group of its own, all of which is signalled, as a terminal's Ctrl-C does.
     papermill = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True

@@ -1,0 +1,41 @@
+"""papermill's command line, faster to start, and with kernels that end when it does.
+
+`python -m rwkvgate.workflow.execute` takes papermill's arguments; the run graph executes every notebook with it. It
+leaves out what these notebooks do not need:
+
+- jsonschema's check of internationalised addresses, whose grammar takes most of papermill's start to build;
+- pyarrow's file systems, with which papermill reads notebooks from Hadoop, and which take most of the rest;
+- the kernel's slow shutdown: when the last cell is done and its outputs have arrived, nothing is worth waiting for.
+
+It adds that messages to the kernel are encrypted where that is possible, since others may use the machine, and that
+on Linux the kernel ends with papermill even if papermill is killed, or interrupted while the kernel starts.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+
+def main() -> None:
+    """Execute the notebook named on the command line; exits with papermill's status."""
+    # None makes the import fail; jsonschema and papermill then take the module for one that is not installed.
+    sys.modules["rfc3987_syntax"] = sys.modules["pyarrow"] = None  # type: ignore[assignment]
+
+    from jupyter_client import launcher
+    from jupyter_client.manager import KernelManager
+    from nbclient import NotebookClient
+    from papermill.cli import papermill
+
+    from rwkvgate.experiment.processes import tied
+
+    NotebookClient.shutdown_kernel.default_value = "immediate"
+    # A kernel that is still starting does not yet check whether its parent is alive.
+    launcher.Popen = partial(launcher.Popen, preexec_fn=tied())  # type: ignore[assignment,misc]
+    if encryption := getattr(KernelManager, "transport_encryption", None):  # older versions have none
+        encryption.default_value = "auto"
+    papermill()
+
+
+if __name__ == "__main__":
+    main()

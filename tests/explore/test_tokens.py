@@ -1,0 +1,42 @@
+"""Tokens as legible text: parts of characters, invisible ones, direction, groups."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
+from rwkvgate.explore.tokens import aggregate, direction, readable, token_labels, token_texts
+from tests.explore.hostile import TEXTS
+
+
+def test_tokens_with_a_part_of_a_character_are_their_bytes(reader: Any) -> None:
+    for tokenizer in (reader()[1], train_tokenizer(["plain English text"], 300)):
+        for text in TEXTS.values():
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            data = b""
+            for token in token_texts(tokenizer, ids):
+                split = re.fullmatch(r"⟨([0-9a-f ]+)⟩", token)
+                data += bytes.fromhex(split[1]) if split else token.encode()
+            assert data.decode() == text
+
+
+def test_readable_tokens() -> None:
+    shown = {" ": "·", " a": " a", "\n": "⏎", "a\t": "a⇥", "\x07": "□", "\u0301": "◌\u0301", "\u200d": "□"}
+    assert {token: readable(token) for token in shown} == shown
+    assert readable("👩\u200d") == "👩\u200d" and readable("") == ""
+    assert direction(["שלום", " hi"]) == "rtl" and direction(["hello", " ש"]) == "ltr" and direction(["1"]) == "ltr"
+
+
+def test_labels_show_white_space() -> None:
+    assert token_labels([" a", "\n", "\x07"]) == ["·a", "⏎", "□"]
+
+
+def test_groups_of_tokens() -> None:
+    values = np.array([[1, 3, np.nan, 5, 7]], dtype=np.float32)
+    texts, means, size = aggregate(list("abcde"), values, 3)
+    assert texts == ["ab", "cd", "e"] and size == 2 and means.tolist() == [[2, 5, 7]]
+    assert aggregate([], values[:, :0], 3)[2] == 1
+    assert np.isnan(aggregate(["a", "b"], np.full(2, np.nan, np.float32), 1)[1]).all()

@@ -1,0 +1,68 @@
+"""A notebook opens its run: parameters checked, figures in the page, the copy in Drive kept up to date."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from rwkvgate.gate.validation import SettingsError
+from rwkvgate.workflow.drive import DRIVE_VARIABLE, LISTING
+from rwkvgate.workflow.opening import open_notebook
+
+ROOT = Path(__file__).resolve().parents[2]
+OPEN = """
+from rwkvgate.workflow.opening import open_notebook
+
+run = open_notebook(profile, run_dir, arm, seed, model, corpus, gate, training, evaluation)
+"""
+WRITE = "run.results.mkdir()\n(run.results / 'table.txt').write_text('1')"
+DRAW = "from matplotlib.figure import Figure\nfigure = Figure()\nfigure.subplots()\nfigure"
+
+
+def executed(folder: Path, *cells: str, **parameters: Any) -> tuple[str, nbformat.NotebookNode]:
+    """The error output and the executed notebook of cells behind the notebooks' own parameters cell."""
+    committed = json.loads((ROOT / "notebooks" / "01_setup.ipynb").read_text(encoding="utf-8"))
+    notebook = nbformat.from_dict(committed)
+    notebook.cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in cells]
+    nbformat.write(notebook, folder / "in.ipynb")
+    words = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "rwkvgate.workflow.execute", "in.ipynb", "out.ipynb", "-k", "python3", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), DRIVE_VARIABLE: str(folder / "MyDrive")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return done.stderr, nbformat.read(folder / "out.ipynb", as_version=4)
+
+
+def test_what_a_cell_writes_is_copied_when_the_cell_ends(tmp_path: Path) -> None:
+    (tmp_path / "MyDrive").mkdir()
+    run_dir = tmp_path / "disk" / "first"
+    error, notebook = executed(tmp_path, OPEN, WRITE, DRAW, profile="smoke", run_dir=run_dir)
+    copy = tmp_path / "MyDrive" / "smoke" / "first"
+    assert (copy / "results" / "table.txt").read_text() == "1", error
+    assert set(json.loads((copy / LISTING).read_text())) >= {"manifest.json", "results/table.txt"}
+    assert "image/png" in notebook.cells[-1].outputs[0].data
+    (run_dir / "results" / "table.txt").unlink()
+    (run_dir / "results").rmdir()
+    _, notebook = executed(tmp_path, OPEN, profile="smoke", run_dir=run_dir)
+    assert "restored from" in notebook.cells[-1].outputs[0].text
+    assert (run_dir / "results" / "table.txt").read_text() == "1"
+
+
+def test_a_misspelt_parameter_of_papermill_s_is_refused(tmp_path: Path) -> None:
+    error, _ = executed(tmp_path, OPEN, profile="smoke", sed=1)
+    assert "unknown parameter 'sed'; did you mean 'seed'" in error
+
+
+def test_without_a_notebook_it_opens_a_run(tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {}
+    run = open_notebook("smoke", str(tmp_path / "run"), "base", 1, nothing, nothing, nothing, nothing, nothing)
+    assert run.folder == tmp_path / "run" and run.settings.profile == "smoke"
+    with pytest.raises(SettingsError, match="did you mean"):
+        open_notebook("smoke", "", "enhancd", 0, nothing, nothing, nothing, nothing, nothing)
