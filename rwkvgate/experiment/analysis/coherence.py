@@ -24,7 +24,8 @@ def entity_scores(domains: Sequence[str], prompts: Sequence[str], continuations:
     Returns:
         One row a continuation, in order: `document`, its number; `entity_claims`, claims about holders in sentences
         that follow one of the genre's frames, and `entity_right`, those that are right; `entity_sentences`, complete
-        sentences, and `entity_known`, those that follow a frame. Counts are nan where the domain is no genre of stories.
+        sentences, and `entity_known`, those that follow a frame. Counts are nan where the domain is not a genre of
+        stories.
 
     Raises:
         ValueError: the lists differ in length.
