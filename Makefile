@@ -1,4 +1,4 @@
-# `make reproduce` runs the experiment, `make test` proves the checkout. Both install what they need, once.
+# `make reproduce` runs the experiment, `make test` checks the checkout. Both install what they need, once.
 PYTHON ?= python3
 PROFILE ?= cpu
 CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -13,66 +13,62 @@ CLUSTER ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 CONFIG := profile=$(PROFILE) $(if $(ARMS),arms=$(ARMS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(STUDIES),studies=$(STUDIES)) $(if $(RUN_DIR),'run_dir=$(RUN_DIR)')
-# Here: as many jobs at once as CORES, MEMORY (MB) and GPUS allow. On a cluster the profile says.
-# The run folder has a lock of its own, which dies with its holder; snakemake's would want unlocking after a kill.
+# On this machine: as many jobs at once as CORES, MEMORY (MB) and GPUS allow. On a cluster the profile decides.
+# The run folder has a lock that ends with its holder; snakemake's own would need unlocking after a kill.
 LOCAL := --cores $(CORES) --nolock --rerun-incomplete --resources gpu=$(GPUS) $(if $(MEMORY),mem_mb=$(MEMORY))
 WHERE := $(if $(CLUSTER),--profile profiles/$(CLUSTER),$(LOCAL))
 PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 export PYTHONUTF8 = 1
-# Threads that wait spin briefly, then give their core away. Alone this is as fast as the default and faster than
-# OMP_WAIT_POLICY=PASSIVE; beside another busy process two spinning threads would run up to ten times slower.
+# Waiting threads spin briefly and then release their core. Alone this is as fast as the default and faster than
+# OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
 .PHONY: help install reproduce sweep compare test test-fast test-notebooks test-processors test-kills test-slurm test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
 
-install: $(STAMP)  ## .venv with the pinned versions
+install: $(STAMP)  ## make .venv with the pinned versions
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found; 3.11 to 3.13 wanted: make PYTHON=python3.12 install")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported; 3.11 to 3.13 are: make PYTHON=python3.12 install")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the pinned packages into .venv: a few minutes, once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,dev]'
 	@touch $@
 
-reproduce: $(STAMP)  ## the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu, SEEDS=, STUDIES=off, RUN_DIR=
+reproduce: $(STAMP)  ## run the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu SEEDS= STUDIES=off RUN_DIR=
 	@$(BIN)/python -m snakemake --quiet host $(LOCAL) --config $(CONFIG)
 
-sweep: $(STAMP)  ## arms x seeds, as many jobs at once as fit, failures listed last: ARMS=all SEEDS=5 CORES= MEMORY= GPUS= CLUSTER=slurm
+sweep: $(STAMP)  ## run many arms and seeds, as many jobs at once as fit: ARMS=all SEEDS=5 CORES= MEMORY= GPUS= CLUSTER=slurm
 	@$(BIN)/python -m snakemake --quiet host $(WHERE) --keep-going --config $(CONFIG)
 
-compare: $(STAMP)  ## what differs between two runs, and which numbers moved: A=outputs/x B=outputs/y
+compare: $(STAMP)  ## show how two runs differ, and which numbers: A=outputs/x B=outputs/y
 	@$(BIN)/python -m rwkvgate.experiment.compare '$(A)' '$(B)'
 
-test: $(STAMP)  ## everything that proves the checkout: lint, types, unit tests, notebooks
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/notebooks
-	@$(MAKE) --no-print-directory test-notebooks
+test: lint test-fast test-notebooks  ## check the checkout: lint, types, unit tests, notebooks
 
-test-fast: $(STAMP)  ## the unit tests alone
+test-fast: $(STAMP)  ## run the unit tests alone
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/notebooks
 
-test-notebooks: $(STAMP)  ## the notebooks by nbval and by papermill, profile smoke
-	@$(BIN)/python tests/notebooks/expect.py
+test-notebooks: $(STAMP)  ## run the notebooks by nbval and by papermill, profile smoke
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(WORKERS) --dist loadfile \
-		--nbval-sanitize-with tests/notebooks/sanitize.cfg build/notebooks tests/notebooks
+		notebooks tests/notebooks
 
-test-processors: $(STAMP)  ## the numerical tests under the kernels of other processors, with one thread and two
+test-processors: $(STAMP)  ## run the numerical tests with the kernels of other processors, on one thread and two
 	@$(BIN)/python tests/processors.py
 
-test-kills: $(STAMP)  ## a run killed at 100 random moments ends as one left alone, bit for bit
+test-kills: $(STAMP)  ## kill a run at 100 random moments; it must end as an undisturbed one, bit for bit
 	@folder=$$(mktemp -d) && $(BIN)/python tests/experiment/resume/kills.py $$folder 100 1; code=$$?; rm -rf $$folder; exit $$code
 
-test-slurm: $(STAMP)  ## a sweep on a real Slurm of one node, whose node and jobs are killed; the profiles for clusters
+test-slurm: $(STAMP)  ## run a sweep on a real Slurm of one node and kill its node and jobs; check the cluster profiles
 	@(command -v slurmctld && command -v munged && command -v rsync) > /dev/null || (apt-get update --quiet && \
 		apt-get install --yes --quiet --no-install-recommends slurm-wlm munge rsync) > /dev/null 2>&1 || true
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cluster]'
-	@RWKVGATE_SLURM=1 $(BIN)/python -m pytest -rs tests/cluster
+	@RWKVGATE_SLURM=1 $(BIN)/python -m pytest -rs tests/workflow/cluster
 
-test-browser: $(STAMP)  ## the explorer in a headless Chromium, with ipywidgets 8 and with Colab's 7.7.1; build/screenshots
+test-browser: $(STAMP)  ## test the explorer in a headless Chromium, with ipywidgets 8 and Colab's 7.7.1; build/screenshots
 	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null 2>&1 || true
 	@$(BIN)/python -m pytest tests/explore/test_browser.py
 	@test -x .venv-widgets7/bin/python || $(PYTHON) -m venv .venv-widgets7
@@ -80,7 +76,7 @@ test-browser: $(STAMP)  ## the explorer in a headless Chromium, with ipywidgets 
 	@$(BIN)/python -c $(PURELIB) > "$$(.venv-widgets7/bin/python -c $(PURELIB))/project.pth"
 	@.venv-widgets7/bin/python -m pytest tests/explore/test_browser.py
 
-bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
+bench: $(STAMP)  ## measure the project's numbers, each beside its reference
 	@$(BIN)/python benchmarks/wkv.py
 	@$(BIN)/python benchmarks/decode.py
 	@$(BIN)/python benchmarks/gates.py
@@ -92,36 +88,36 @@ bench: $(STAMP)  ## the project's numbers, ours beside the reference in one run
 	@$(BIN)/python benchmarks/reproduce.py smoke
 	@$(BIN)/python benchmarks/sweep.py smoke
 
-bench-cpu: $(STAMP)  ## wall time and peak memory of the whole cpu chain, about 25 minutes
+bench-cpu: $(STAMP)  ## measure time and peak memory of the whole cpu run, about 25 minutes
 	@$(BIN)/python benchmarks/reproduce.py cpu
 
-search: $(STAMP)  ## the search for a gate worth having: hours on two cores, resumable; PROFILE=smoke for a look
+search: $(STAMP)  ## search for a gate that beats its controls: hours on two cores, resumable; PROFILE=smoke for a look
 	@$(BIN)/python -m rwkvgate.experiment.search --profile $(PROFILE)
 
-explore: $(STAMP)  ## the explorer of the newest run in a browser: type, look at the gate, clamp it
+explore: $(STAMP)  ## open the explorer of the newest run in a browser
 	@$(BIN)/python -m rwkvgate.workflow.app
 
-test-colab: $(STAMP)  ## each notebook alone, as opened from its badge, with Colab's published versions
+test-colab: $(STAMP)  ## run each notebook alone, as from its badge, with the versions that Colab publishes
 	@test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab
 	@.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/workflow/colab/requirements.txt
 	@$(BIN)/python tests/workflow/colab/chain.py
 
-verify-checkpoint: $(STAMP)  ## the paper's checkpoint against reference logits: downloads 3.2 GB, takes 7 GB of memory
+verify-checkpoint: $(STAMP)  ## compare the paper's checkpoint with reference logits: downloads 3.2 GB, takes 7 GB of memory
 	@$(BIN)/python -m rwkvgate.rwkv6.verify
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## run ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-format: $(STAMP)  ## ruff's fixes and formatting
+format: $(STAMP)  ## apply ruff's fixes and formatting
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-lock: $(STAMP)  ## rewrite constraints.txt from what is installed in .venv
+lock: $(STAMP)  ## write constraints.txt from what is installed in .venv
 	@$(BIN)/python -m rwkvgate.workflow.release lock
 
-stamp: $(STAMP)  ## write the repository's address from pyproject.toml into badges and install cells
+stamp: $(STAMP)  ## write the address and version in pyproject.toml into badges and Colab's cells
 	@$(BIN)/python -m rwkvgate.workflow.release stamp
 
-reference: $(STAMP)  ## copy the tables and figures of outputs/cpu to outputs/reference, to be committed
+reference: $(STAMP)  ## copy tables and figures of outputs/cpu to outputs/reference, to be committed
 	@$(BIN)/python -m rwkvgate.workflow.release reference
 
 clean:  ## remove the smoke run

@@ -176,6 +176,10 @@ rule evaluate:
         papermill(*OF_ARM, evaluation=STUDIES, trained=ITS_FOLDER)
 
 
+REPORT = f"{quote(sys.executable)} -m rwkvgate.workflow.report {{output:q}} {quote(str(RUN.report))}"
+"""The shell line that renders the executed notebook 04 as the run's report."""
+
+
 rule ablations:
     input:
         "notebooks/04_ablations.ipynb",
@@ -190,7 +194,7 @@ rule ablations:
         **needs(SETTINGS.profile, "ablations"),
     # The only notebook that asks which arms and seeds there are; in the others' commands it would redo them all.
     shell:
-        papermill(evaluation=CHANGED)
+        f"{papermill(evaluation=CHANGED)} && {REPORT}"
 
 
 rule gate_visualization:

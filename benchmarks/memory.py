@@ -1,8 +1,8 @@
-"""Memory that fine-tuning takes on each of 1 to 8 GPUs at the larger Finch shapes, by arithmetic: docs/several-gpus.md.
+"""Predicted memory of fine-tuning on each of 1 to 8 GPUs at the larger Finch shapes, as in docs/several-gpus.md.
 
     python benchmarks/memory.py
 
-Nothing is trained: parameters, and what a block keeps for its backward pass, are counted on two blocks of the shape.
+Nothing is trained: parameters, and the tensors that a block saves for its backward pass, are counted on two blocks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import blocks_of, select_trainable
 
 SHAPES = {"v6-Finch-3B": (2560, 32), "v6-Finch-7B": (4096, 32), "v6-Finch-14B": (4096, 61)}
-"""Width and blocks."""
+"""Hidden size and number of blocks."""
 SMALL, VOCABULARY = 64, 65536
 ROWS, LENGTH, GPUS = 8, 1024, (1, 2, 4, 8)
 WAYS: dict[str, tuple[torch.dtype, Literal["all", "gate-and-norms"]]] = {
@@ -29,7 +29,7 @@ WAYS: dict[str, tuple[torch.dtype, Literal["all", "gate-and-norms"]]] = {
 
 
 def of_shape(width: int, layers: int, dtype: torch.dtype, scope: Literal["all", "gate-and-norms"]) -> Counted:
-    """What training a network of the shape follows from, under the paper's gate and gradient checkpointing.
+    """The sizes of a network of the shape, with the paper's gate and gradient checkpointing.
 
     Counted on two blocks and a small vocabulary: every block after the first is like the second.
     """
@@ -58,21 +58,24 @@ def _second(model: Rwkv6ForCausalLM) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def predicted(counted: Counted, gpus: int, spread: bool) -> TrainingMemory:
-    """One GPU's memory where `gpus` of them share the batch, and the model too where it is spread."""
-    return counted.memory(ROWS // gpus, LENGTH, gpus, spread)
+def predicted(counted: Counted, gpus: int, sharded: bool) -> TrainingMemory:
+    """Memory of one GPU where `gpus` of them share the batch, and the model too where it is sharded."""
+    return counted.memory(ROWS // gpus, LENGTH, gpus, sharded)
 
 
 def table(counted: dict[str, Counted]) -> list[str]:
-    """Lines of a table in Markdown: every shape, whole on each GPU and spread."""
+    """Lines of a table in Markdown: every shape, replicated on each GPU and sharded."""
     lines = [
         "| base | model | " + " | ".join(f"{n} GPU{'s' * (n > 1)}" for n in GPUS) + " |",
         "|---|---|" + "---|" * len(GPUS),
     ]
-    for name, found in counted.items():
-        whole = [f"{predicted(found, n, False).total / GIB:.1f}" for n in GPUS]
-        spread = ["" if n == 1 else f"{predicted(found, n, True).total / GIB:.1f}" for n in GPUS]
-        lines += [f"| {name} | whole | {' | '.join(whole)} |", f"| {name} | spread | {' | '.join(spread)} |"]
+    for name, sizes in counted.items():
+        replicated = [f"{predicted(sizes, n, False).total / GIB:.1f}" for n in GPUS]
+        sharded = ["" if n == 1 else f"{predicted(sizes, n, True).total / GIB:.1f}" for n in GPUS]
+        lines += [
+            f"| {name} | replicated | {' | '.join(replicated)} |",
+            f"| {name} | sharded | {' | '.join(sharded)} |",
+        ]
     return lines
 
 
@@ -80,19 +83,18 @@ def main() -> None:
     """Print the tables of the page."""
     for name, (width, layers) in SHAPES.items():
         gates = layers * sum(p.numel() for p in GatedShift(GateConfig.preset("enhanced"), width).parameters())
-        found = of_shape(width, layers, torch.float32, "all")
-        every = (sum(found.blocks) + sum(found.outside)) // torch.float32.itemsize
+        sizes = of_shape(width, layers, torch.float32, "all")
+        every = (sum(sizes.blocks) + sum(sizes.outside)) // torch.float32.itemsize
         print(f"{name}: {(every - gates) / 1e9:.2f} B parameters, and {gates / 1e9:.2f} B in gates")
-    print(f"GiB a GPU; a batch of {ROWS} rows of {LENGTH:,} tokens, shared; gradient checkpointing; the paper's gate.")
-    for said, (dtype, scope) in WAYS.items():
+    print(f"GiB on each GPU; a batch of {ROWS} rows of {LENGTH:,} tokens; gradient checkpointing; the paper's gate.")
+    for title, (dtype, scope) in WAYS.items():
         counted = {name: of_shape(width, layers, dtype, scope) for name, (width, layers) in SHAPES.items()}
-        print(f"\n{said}:\n\n" + "\n".join(table(counted)) + "\n")
-        for name, found in counted.items():
+        print(f"\n{title}:\n\n" + "\n".join(table(counted)) + "\n")
+        for name, sizes in counted.items():
             for gpus in GPUS:
-                ways = [False, True] if gpus > 1 else [False]
-                for spread in ways:
-                    what = "spread over" if spread else "whole on each of"
-                    print(f"{name}, {what} {gpus}: {predicted(found, gpus, spread)}")
+                for sharded in (False, True)[: 1 + (gpus > 1)]:
+                    how = "sharded over" if sharded else "replicated on"
+                    print(f"{name}, {how} {gpus}: {predicted(sizes, gpus, sharded)}")
 
 
 if __name__ == "__main__":

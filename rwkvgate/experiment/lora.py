@@ -1,4 +1,4 @@
-"""The control of the gate's size: low-rank adapters with as many parameters as the paper's gate."""
+"""The control of equal size: low-rank adapters (LoRA) with as many parameters as the paper's gate."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TARGETS = (
 
 
 def lora_ranks(model: Model, parameters: int) -> list[int]:
-    """A rank for each block, equal to within one, so that all adapters together come nearest to `parameters`.
+    """A rank for each block, equal up to one, so that the size of all adapters is nearest to `parameters`.
 
     Raises:
-        ValueError: fewer parameters than one rank in every block.
+        ValueError: `parameters` is less than rank one takes in every block.
     """
     blocks = blocks_of(model)
     cost = sum(sum(_linear(blocks[0], name).weight.shape) for name in TARGETS)
@@ -34,12 +34,12 @@ def lora_ranks(model: Model, parameters: int) -> list[int]:
     if total < len(blocks):
         raise ValueError(f"{parameters} parameters are too few for {len(blocks)} blocks; it takes {cost} for each rank")
     lowest, higher = divmod(total, len(blocks))
-    # The later blocks take what does not divide evenly.
+    # The remainder goes to the later blocks.
     return [lowest + (i >= len(blocks) - higher) for i in range(len(blocks))]
 
 
 def gate_size(model: Model) -> int:
-    """Parameters that the paper's gate has on this model."""
+    """Number of parameters of the paper's gate on this model."""
     blocks = blocks_of(model)
     gate = GatedShift(GateConfig(), model.config.hidden_size)
     return sum(p.numel() for p in gate.parameters()) * len(blocks)
@@ -48,19 +48,19 @@ def gate_size(model: Model) -> int:
 def add_lora(model: Model, parameters: int | None = None) -> Model:
     """Put PEFT's low-rank adapters on every linear map of every block, in place, and return the model.
 
-    The second factor starts at zero, so the model is the base until it has learned. The first is drawn from
-    the global random state. The scale alpha / rank is 1.
+    The second factor starts at zero, so the model equals the base before training. The first is drawn from the global
+    random state. The scale alpha / rank is 1.
 
     Args:
         model: an RWKV-6 of this package.
-        parameters: their number to come near to; default: the paper's gate's.
+        parameters: the size of all adapters, as near as possible; default: that of the paper's gate.
 
     Raises:
-        TypeError: the model is no RWKV-6 of this package.
-        ValueError: it carries adapters already, or `parameters` is too small.
+        TypeError: the model is not an RWKV-6 of this package.
+        ValueError: it has adapters already, or `parameters` is too small.
     """
     if any(isinstance(module, peft.tuners.lora.LoraLayer) for module in model.modules()):
-        raise ValueError("the model carries adapters already")
+        raise ValueError("the model has adapters already")
     ranks = lora_ranks(model, gate_size(model) if parameters is None else parameters)
     pattern = {rf"blocks\.{i}\.{name}": rank for i, rank in enumerate(ranks) for name in TARGETS}
     config = peft.LoraConfig(

@@ -12,16 +12,8 @@ from matplotlib.figure import Figure
 from rwkvgate.experiment import order
 from rwkvgate.experiment.analysis.architecture import architecture
 from rwkvgate.experiment.analysis.curves import spread_curves
-from rwkvgate.experiment.analysis.figures import figure2, figure3, save_figure, scaling_figure
+from rwkvgate.experiment.analysis.figures import figure2, figure3, save_figure
 from rwkvgate.experiment.analysis.report import Picture, Table, write_report
-from rwkvgate.experiment.analysis.study_figures import gains_figure, grid_figure, positions_figure, quality_cost_figure
-from rwkvgate.experiment.analysis.study_tables import (
-    changes_table,
-    gains_table,
-    grid_table,
-    rewritten_table,
-    saturation_table,
-)
 from rwkvgate.experiment.arms import find_arm
 from rwkvgate.experiment.claims import Records, ledger_table
 from rwkvgate.experiment.results import Results, arms_of_run
@@ -30,9 +22,7 @@ from rwkvgate.experiment.run import Run, write_manifest
 from rwkvgate.experiment.settings import TrainingSettings
 from rwkvgate.experiment.steps import ensure_base
 from rwkvgate.experiment.steps.base import read_log
-from rwkvgate.experiment.studies.change_plots import changes_figure
 from rwkvgate.experiment.training import TrainingLog
-from rwkvgate.explore.plots import effects_by_layer
 from rwkvgate.metrics.overlap import bleu_signature, rouge_flags
 from rwkvgate.rwkv6.files import write_file, write_json
 
@@ -57,55 +47,10 @@ FIGURES = (
         "section Figure 3",
     ),
     (
-        "quality-cost",
-        "Quality against cost",
-        "Perplexity with its interval over documents against forward time and against the gates' share of FLOPs.",
-        "section Cost and length",
-    ),
-    (
         "curves",
         "Learning curves",
         "Validation loss over steps, mean over seeds and from the lowest to the highest seed.",
         "section Learning curves",
-    ),
-    (
-        "length",
-        "Time and memory against length",
-        "Reading one text with the state carried between windows, and in one pass. The exponent is fitted from "
-        "4,096 tokens on.",
-        "section Cost and length",
-    ),
-    (
-        "boundaries",
-        "The gate at boundaries and mentions",
-        "Difference from matched controls in standard deviations of the layer's gate, one line an arm and seed, "
-        "with its interval over documents. The dashed lines are the smallest effect that the ledger counts.",
-        "section Boundaries and mentions",
-    ),
-    (
-        "edits",
-        "The gate around edits",
-        "How much further an edit of punctuation or names moves the gate at the tokens after it than a neutral edit "
-        "of the nearest word.",
-        "section Edits of punctuation and names",
-    ),
-    (
-        "loss-by-position",
-        "Loss by position",
-        "In texts of eight times the trained length, with the state carried; mean over seeds, interval over texts.",
-        "section Memory, length and other domains",
-    ),
-    (
-        "memory",
-        "What memory is worth",
-        "How much likelier an answer is where it was planted earlier in the text, by the text's length.",
-        "section Memory, length and other domains",
-    ),
-    (
-        "batches",
-        "Batches and lengths",
-        "The gate's time over the base's, timed in turn.",
-        "section Cost and length",
     ),
 )
 """Name, title, caption and place in the notebook of each figure."""
@@ -113,25 +58,14 @@ FIGURES = (
 
 def draw(run: Run, results: Results) -> dict[str, Figure]:
     """The figures of a run by name, as far as there is something to draw."""
-    arms, resamples, studies = arms_of_run(run), run.settings.evaluation.resamples, results.studies
+    arms, resamples = arms_of_run(run), run.settings.evaluation.resamples
     measured, failures = [arm for arm in arms if arm not in results.failures], results.failures
     drawn = {
         "figure1": figure1(run),
         "figure2": figure2(results.latency, arms=arms, failures=failures),
         "figure3": figure3(results.documents, arms=arms, failures=failures, resamples=resamples),
-        "quality-cost": quality_cost_figure(results.documents, results.latency, results.shares, arms=measured),
         "curves": spread_curves(training_logs(run, measured), "Validation loss"),
     }
-    if run.settings.evaluation.studies:
-        trained = run.settings.training.length
-        drawn |= {
-            "length": scaling_figure(studies.scaling),
-            "boundaries": effects_by_layer(studies.effects[studies.effects["text"] == "stories"]),
-            "edits": changes_figure(studies.changes),
-            "loss-by-position": positions_figure(results.positions, trained),
-            "memory": gains_figure(results.gains, trained),
-            "batches": grid_figure(studies.grid),
-        }
     return drawn
 
 
@@ -256,47 +190,7 @@ def report_tables(results: Results) -> list[Table]:
             results,
         ),
     ]
-    return [table for table in (*tables, *_study_tables(results)) if len(table.frame)]
-
-
-def _study_tables(results: Results) -> list[Table]:
-    studies = results.studies
-    return [
-        Table(
-            "Batches and lengths, in numbers",
-            "Reading a batch, and one token more after it, base and gate in turn; memory is what the call adds at its "
-            "peak.",
-            grid_table(studies.grid),
-            source="results/grid.parquet",
-        ),
-        Table(
-            "What memory is worth, in numbers",
-            "How much likelier an answer is, in nats a token, where it was planted earlier in the text than where "
-            "something else was: a model that remembers nothing gains 0.",
-            gains_table(results.gains),
-            source="results/gains.parquet",
-        ),
-        Table(
-            "The gate around edits, in numbers",
-            "How far an edit moves the gate at the tokens after it, in its standard deviations, beside a neutral edit "
-            "of the nearest ordinary word; mean over layers and seeds, interval over documents.",
-            changes_table(studies.changes),
-            source="results/changes.parquet",
-        ),
-        Table(
-            "Continuations of edited prompts",
-            "Shares of claims about who holds what that are right, held against the prompt as edited.",
-            rewritten_table(studies.rewritten),
-            source="results/rewritten.parquet",
-        ),
-        Table(
-            "Saturation",
-            "Share of each gate's channels within 0.05 of 0 or 1, and how far its mean moves from token to token: a "
-            "gate that is saturated, or does not move, is a bottleneck.",
-            saturation_table(studies.saturation),
-            source="results/saturation.parquet",
-        ),
-    ]
+    return [table for table in tables if len(table.frame)]
 
 
 def _rates(training: TrainingSettings) -> str:

@@ -17,7 +17,7 @@ from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps import ensure_base, ensure_evaluation, ensure_probes, ensure_texts
 from rwkvgate.experiment.steps.base import best_device
 from rwkvgate.experiment.steps.evaluation import HEADLINES, Evaluation
-from rwkvgate.experiment.studies.measure import Studies, ensure_studies, no_studies
+from rwkvgate.experiment.studies import Studies, ensure_studies, no_studies
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.metrics.context import POSITION_COLUMNS
 from rwkvgate.metrics.cost import cost_table, gate_shares

@@ -170,7 +170,7 @@ def cost_table(
 
 def preset_table(channels: int, heads: int, layers: int, tokens: int) -> str:
     """Every preset's cost on a model of this shape, as a Markdown table."""
-    lines = ["| arm | parameters | multiply-adds a token | state, numbers a sequence |", "|---|---|---|---|"]
+    lines = ["| arm | parameters | multiply-adds per token | state, numbers per sequence |", "|---|---|---|---|"]
     for name, gate in PRESETS.items():
         cost = gate_cost(gate, channels, heads, tokens)
         adds = layers * cost.flops / 2 / tokens

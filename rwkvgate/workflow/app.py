@@ -1,20 +1,19 @@
-"""The explorer on a finished run: `python -m rwkvgate.workflow.app`, which `make explore` calls.
+"""Open the gate explorer on a finished run: `python -m rwkvgate.workflow.app`, which `make explore` calls.
 
-It opens a page with a kernel behind it (voila) on the newest run under outputs/. `--page FILE` writes one page that
-needs no kernel instead.
+It serves a page with a Python kernel behind it (voila) on the newest run under outputs/. `--page FILE` writes a page
+that works without a kernel instead.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 FIRST = "enhanced"
-"""The arm that is shown first, where the run has it."""
+"""The arm that is shown first if the run has it."""
 
 
 def newest_run(outputs: Path) -> Run:
@@ -62,21 +61,21 @@ def open_finished(folder: Path) -> Run:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("settings"), dict):
         raise SettingsError(f"{folder} holds no {MANIFEST} with settings: it is no run folder")
-    found = manifest["settings"] | {"run_dir": str(folder.resolve())}
-    return Run(validate(Settings, found, where=str(folder / MANIFEST)))
+    settings = manifest["settings"] | {"run_dir": str(folder.resolve())}
+    return Run(validate(Settings, settings, where=str(folder / MANIFEST)))
 
 
 def gated_arms(run: Run) -> dict[str, Callable[[], Rwkv6ForCausalLM]]:
-    """The run's finished arms with a gate, by arm and seed; each loads its model when it is called."""
-    found: dict[str, Callable[[], Rwkv6ForCausalLM]] = {}
+    """The run's finished arms with a gate: for each arm and seed a function that loads its model."""
+    loaders: dict[str, Callable[[], Rwkv6ForCausalLM]] = {}
     for arm in sorted(ARMS, key=lambda name: name != FIRST):
         for folder in sorted((run.folder / "arms" / arm).glob("seed*")):
             number = folder.name.removeprefix("seed")
             if ARMS[arm].gate and number.isdecimal():
                 variant = run.variant(arm, int(number))
                 if order.arm(variant).is_finished:
-                    found[str(variant)] = partial(load_arm, variant)
-    return found
+                    loaders[str(variant)] = partial(load_arm, variant)
+    return loaders
 
 
 def explorer_of(run: Run, text: str = next(iter(EXAMPLES.values()))) -> GateExplorer:
@@ -94,36 +93,29 @@ def explorer_of(run: Run, text: str = next(iter(EXAMPLES.values()))) -> GateExpl
 
 
 def write_notebook(folder: Path, run: Run) -> Path:
-    """A notebook of one cell that shows the explorer of a run, for voila; returns its path."""
+    """Write a notebook of one cell that shows the explorer of a run, for voila; returns its path."""
+    import nbformat  # here, since it comes with voila
+
     source = (
         "from pathlib import Path\nfrom rwkvgate.workflow.app import explorer_of, open_finished\n"
         f"explorer_of(open_finished(Path({str(run.folder)!r}))).widget"
     )
-    cell: dict[str, Any] = {
-        "cell_type": "code",
-        "id": "explorer",
-        "metadata": {},
-        "source": source,
-        "outputs": [],
-        "execution_count": None,
-    }
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    path = folder / "gate-explorer.ipynb"
-    path.write_text(json.dumps(notebook), encoding="utf-8")
+    cells, path = [nbformat.v4.new_code_cell(source)], folder / "gate-explorer.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     return path
 
 
 def serve(run: Run, port: int, browser: bool) -> None:
-    """Serve the explorer by voila until it is interrupted.
+    """Serve the explorer with voila until it is interrupted.
 
     Raises:
         SettingsError: voila is not installed.
     """
     if find_spec("voila") is None:
         raise SettingsError(
-            "voila is not installed; the extra `notebooks` brings it. `python -m rwkvgate.workflow.app --page FILE` "
-            "writes a page that needs none"
+            "voila is not installed; the extra `notebooks` installs it. `python -m rwkvgate.workflow.app --page FILE` "
+            "writes a page that works without it"
         )
     from voila.app import main as voila
 
@@ -135,10 +127,10 @@ def serve(run: Run, port: int, browser: bool) -> None:
 
 
 def main() -> None:
-    """Serve the explorer, or write its page."""
+    """Serve the explorer, or write its page, as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.workflow.app", description=__doc__)
     parser.add_argument("run", nargs="?", type=Path, help="a run folder; default: the newest under outputs/")
-    parser.add_argument("--page", type=Path, help="write a page without a kernel to this file")
+    parser.add_argument("--page", type=Path, help="write a page that works without a kernel to this file")
     parser.add_argument("--text", default=next(iter(EXAMPLES.values())), help="the text of that page")
     parser.add_argument("--port", type=int, default=8866)
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")

@@ -1,4 +1,4 @@
-"""What each job of the run graph asks of a machine or a cluster: memory, time and a GPU, in one table.
+"""The memory, time and GPUs that each job of the run graph asks a machine or a cluster for.
 
 Light enough for the run graph to import.
 """
@@ -15,16 +15,16 @@ STEPS = ("setup", "finetune", "evaluate", "ablations", "gate_visualization")
 
 
 class Needs(NamedTuple):
-    """Of the largest job of a profile: the machine's own memory in MB (a GPU's is apart), and minutes by step."""
+    """Needs of a profile's largest job: the machine's memory in MB (without a GPU's own), and minutes for each step."""
 
     mem_mb: int
     minutes: Mapping[str, int]
 
 
-# About twice what was measured for smoke and cpu (1.3 and 2.1 GiB at the peak of the whole chain, kernels, graph and
-# all), and many times what a job took. `training.memory` puts the most expensive arm at 1.2 times the base (cpu:
-# 308 against 260 MiB; gpu: 4.7 against 4.0 GiB, on the device), within that room, so one number serves all arms. t4 and
-# gpu are reckoned, not measured: the file of weights read and copied once, and torch's CUDA libraries.
+# smoke and cpu: about twice the measured peak of the whole chain with its kernels and graph (1.3 and 2.1 GiB), and many
+# times the measured duration of a job. By `training.memory` the most expensive arm takes 1.2 times the base's memory
+# (cpu: 308 against 260 MiB; gpu: 4.7 against 4.0 GiB, on the device), so one number serves all arms. t4 and gpu are
+# estimates: the file of weights, read and copied once, and torch's CUDA libraries.
 NEEDS = {
     "smoke": Needs(2048, {"default": 15}),
     "cpu": Needs(4096, {"default": 60, "ablations": 120}),
@@ -36,23 +36,23 @@ Resource = Callable[[Any, int], int] | int
 
 
 def needs(profile: str, step: str, processes: int = 1) -> dict[str, Resource]:
-    """Snakemake's resources for a step: `mem_mb`, `runtime` (minutes) and, where the profile has GPUs, `gpu`.
+    """Snakemake's resources for a step: `mem_mb`, `runtime` in minutes and, on a profile with GPUs, `gpu`.
 
-    Memory and time are functions of wildcards and attempt, since a job that was stopped for either must ask for more
-    when it is repeated. `gpu` is absent, not 0, on other profiles: the Kubernetes executor takes any number for a wish.
+    Memory and time are functions of wildcards and attempt: a job that exceeded them asks for more when it is repeated.
+    `gpu` is absent on other profiles, not 0: the Kubernetes executor takes any number for a request.
 
     Args:
-        processes: `training.processes`; a fine-tuning has a GPU for each. All else has one.
+        processes: `training.processes`; fine-tuning has a GPU for each process, every other step has one GPU.
 
     Raises:
         KeyError: no such profile or step.
     """
     if step not in STEPS:
         raise KeyError(f"{step!r} is no step; allowed: {', '.join(STEPS)}")
-    found = NEEDS[profile]
-    minutes = found.minutes.get(step, found.minutes["default"])
-    wanted: dict[str, Resource] = {
-        "mem_mb": lambda wildcards, attempt: found.mem_mb * attempt,
+    largest = NEEDS[profile]
+    minutes = largest.minutes.get(step, largest.minutes["default"])
+    resources: dict[str, Resource] = {
+        "mem_mb": lambda wildcards, attempt: largest.mem_mb * attempt,
         "runtime": lambda wildcards, attempt: minutes * attempt,
     }
-    return wanted | ({"gpu": processes if step == "finetune" else 1} if profile in GPU_PROFILES else {})
+    return resources | ({"gpu": processes if step == "finetune" else 1} if profile in GPU_PROFILES else {})

@@ -124,7 +124,7 @@ def copy_or_report(run_folder: Path, place: Path) -> None:
 def _shortened(names: list[str]) -> str:
     """The finished steps among the files, and how many files there are."""
     steps = [name.removesuffix(f"/{RECORD}") for name in names if name.endswith(f"/{RECORD}")]
-    return ", ".join([*steps, f"{len(names)} files"])
+    return ", ".join([*steps, f"{len(names)} file{'s' if len(names) > 1 else ''}"])
 
 
 def copy_changes(run_folder: Path, place: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The control of the gate's size: as many parameters as the gate, the base until trained, saved by name."""
+"""The control of equal size: as many parameters as the gate, equal to the base before training."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ TEXTS = {
     "emoji": ("🦊🦊 👩‍👩‍👧 🏳️‍🌈", "🦊 a fox"),
     "emoji alone": ("🦊", "🦊"),
     "one character": ("a" * 5000, "a" * 4999),
-    "one word again and again": ("的" * 400, "的" * 300),
+    "one repeated word": ("的" * 400, "的" * 300),
     "controls": ("\x00\x07a\u200b\ufeff", "a\u202e"),
 }
 

@@ -38,7 +38,7 @@ def test_the_newest_run_with_a_gate_is_opened(outputs: Path, tmp_path: Path) -> 
     assert explorer.session.arms == ["enhanced-untrained, seed 0"]
     explorer.to_html(tmp_path / "page.html")
     assert "Once" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    cell = json.loads(write_notebook(tmp_path, run).read_text())["cells"][0]["source"]
+    cell = "".join(json.loads(write_notebook(tmp_path, run).read_text())["cells"][0]["source"])
     assert str(run.folder) in cell
     compile(cell, "cell", "exec")
 

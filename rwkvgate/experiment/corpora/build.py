@@ -1,4 +1,4 @@
-"""From settings to the texts of a run: what to pretrain, tune, choose and test on."""
+"""Builds the texts of a run from its settings: to pretrain, tune, validate and test on."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from rwkvgate.rwkv6.files import write_json
 
 PARTS = ("train", "validation", "test", "natural_train", "natural_validation")
 SUMMARY_FILE = "corpus.json"
-# One natural document in this many is held out.
 NATURAL_VALIDATION = 33
+"""One natural document in so many is held out."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The texts of a run. The first three parts are for fine-tuning, the last two are natural text.
+    """The texts of a run.
 
-    `versions` are those that the natural text was read from: Python's, and the packages'.
+    Attributes:
+        train, validation, test: documents for fine-tuning.
+        natural_train, natural_validation: natural text.
+        versions: of Python and of the packages that the natural text was read from.
     """
 
     train: list[Document]
@@ -81,7 +84,7 @@ class Corpus:
 
 
 def build_corpus(settings: CorpusSettings) -> Corpus:
-    """The corpus that the settings describe; the same settings on the same installation give the same.
+    """The corpus of the settings; equal settings and equal versions of the packages give equal texts.
 
     Raises:
         SettingsError: fewer than ten documents, or a local file that cannot be used.
@@ -97,9 +100,9 @@ def build_corpus(settings: CorpusSettings) -> Corpus:
 
 def _stories(settings: CorpusSettings) -> dict[str, list[Document]]:
     train, validation, test = split_sizes(settings.documents, settings.splits)
-    told = generate_stories(train + validation, settings.seed, "train")
+    stories = generate_stories(train + validation, settings.seed, "train")
     # The stories are drawn independently, so a plain cut is as good as a shuffle.
-    splits = {"train": told[:train], "validation": told[train:]}
+    splits = {"train": stories[:train], "validation": stories[train:]}
     splits["test"] = generate_stories(test, settings.seed, "held-out")
     return drop_near_duplicates(splits)
 
@@ -110,28 +113,28 @@ def _local(settings: CorpusSettings) -> dict[str, list[Document]]:
 
 
 def _with_hub(parts: dict[str, list[Document]], settings: CorpusSettings) -> dict[str, list[Document]]:
-    for wanted in settings.hub:
-        more = split_documents(hub_documents(wanted), settings.splits, settings.seed)
+    for data_set in settings.hub:
+        more = split_documents(hub_documents(data_set), settings.splits, settings.seed)
         parts = {name: [*documents, *more[name]] for name, documents in parts.items()}
     parts = drop_near_duplicates(parts)
-    # A run tests its first documents, and watches its first validation documents: every domain should be among them.
-    return {name: _in_turn(documents) for name, documents in parts.items()}
+    # A run tests its first documents, and validates on its first: every domain should be among them.
+    return {name: _interleaved(documents) for name, documents in parts.items()}
 
 
-def _in_turn(documents: Sequence[Document]) -> list[Document]:
-    """The documents with their domains evenly spread, each domain in its order."""
+def _interleaved(documents: Sequence[Document]) -> list[Document]:
+    """The documents with their domains evenly interleaved, each domain in its order."""
     domains: dict[str, list[Document]] = {}
     for document in documents:
         domains.setdefault(document.domain, []).append(document)
-    placed = [(i / len(kind), document) for kind in domains.values() for i, document in enumerate(kind)]
+    placed = [(i / len(group), document) for group in domains.values() for i, document in enumerate(group)]
     return [document for _, document in sorted(placed, key=lambda pair: pair[0])]
 
 
 def split_natural(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
-    """Natural text in two by document, about 97 to 3, without train paragraphs that repeat validation's.
+    """Natural documents for training and validation, about 97 to 3, without train paragraphs that repeat validation's.
 
-    `natural_documents` gives its documents in a seeded order, so every 33rd is a fair sample. With
-    fewer documents than that the last one is held out; a single one leaves validation empty.
+    `natural_documents` returns its documents in a seeded order, so every 33rd is a fair sample. Of fewer documents the
+    last one is held out; of a single one, none is.
     """
     step = min(NATURAL_VALIDATION, max(2, len(documents)))
     validation = list(documents[step - 1 :: step])
@@ -140,11 +143,11 @@ def split_natural(documents: Sequence[Document]) -> tuple[list[Document], list[D
 
 
 def tokenizer_texts(corpus: Corpus) -> list[str]:
-    """What the tokenizer is trained on: natural text and training documents in equal parts, as far as both reach.
+    """The texts that train the tokenizer: natural text and training documents, in equal parts if both suffice.
 
-    Training documents come without their characters' names. A name that became one entry of the vocabulary
-    would reach the model whole, while the held-out names of the test documents reach it in pieces; left out,
-    all names break up alike, and a model that copies pieces from the story is as good on the one as on the other.
+    Training documents are without their characters' names. Otherwise a name could become one entry of the vocabulary,
+    while the held-out names of the test documents are several tokens each. Without them all names split alike, and
+    copying a name from the story is as hard in training as in the test.
     """
     tuning = [_without_names(document) for document in corpus.train]
     budget = sum(map(len, tuning))
@@ -159,9 +162,9 @@ def tokenizer_texts(corpus: Corpus) -> list[str]:
 
 def _without_names(document: Document) -> str:
     """The text without the mentions of characters by name; the space before a name goes with it."""
-    kept, done = [], 0
+    parts, done = [], 0
     for mention in document.mentions:
         if mention.kind in ("person", "machine") and document.text[mention.start : mention.end] == mention.entity:
-            kept.append(document.text[done : mention.start].removesuffix(" "))
+            parts.append(document.text[done : mention.start].removesuffix(" "))
             done = mention.end
-    return "".join(kept) + document.text[done:]
+    return "".join(parts) + document.text[done:]

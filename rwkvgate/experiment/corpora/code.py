@@ -1,7 +1,6 @@
-"""Python code that is already installed: the standard library's modules without their words.
+"""Python code that is already installed: the standard library's modules without comments and docstrings.
 
-A domain to test on, never trained on. Comments and docstrings are left out: the docstrings are part of the natural
-text that a base is pretrained on.
+It is a domain to test on, never to train on. The docstrings are removed because a base is pretrained on them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from rwkvgate.experiment.corpora.documents import Document
 
 SHORTEST_CODE = 200
-"""Characters: a module with less code is no document."""
+"""Characters: shorter code makes no document."""
 LARGEST_FILE = 400_000
 
 
@@ -23,10 +22,10 @@ def code_documents(count: int, characters: int, seed: int = 0) -> list[Document]
     """The beginnings of up to `count` modules of the running Python, of domain 'code', in an order set by the seed.
 
     Args:
-        characters: of a document, at most; it is cut at the end of a line.
+        characters: most characters of a document, which ends with a line.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: `count` or `characters` is too small.
     """
     if count < 1 or characters < SHORTEST_CODE:
         raise ValueError(f"count is {count} and characters {characters}; they must be at least 1 and {SHORTEST_CODE}")

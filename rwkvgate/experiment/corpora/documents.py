@@ -1,4 +1,4 @@
-"""One text with what is known about it, and the JSON lines it is kept in."""
+"""Labelled texts, and the JSON lines that store them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rwkvgate.rwkv6.files import write_file
 class Mention:
     """A stretch of text that refers to an entity: `text[start:end]`, in characters.
 
-    `entity` is the canonical name ("Mira", "silver key"), also where the surface is a pronoun.
+    `entity` is the canonical name ("Mira", "silver key"), also where the text has a pronoun.
     `kind` is 'person', 'machine', 'object' or 'place'.
     """
 
@@ -40,7 +40,7 @@ class Document:
         mentions: ascending by start, never overlapping; empty where nothing is known.
         owners: (entity, object) as they stand at the end of a story. The entity is the holder, or
             the place where the object was left.
-        key: names the document within its corpus.
+        key: identifies the document within its corpus.
     """
 
     text: str
@@ -60,7 +60,7 @@ def dump_document(document: Document) -> str:
 
 
 def parse_document(line: str) -> Document:
-    """The document that `dump_document` wrote.
+    """The document of a line from `dump_document`.
 
     Raises:
         ValueError, TypeError, KeyError: the line is not such a document.
@@ -74,13 +74,13 @@ def parse_document(line: str) -> Document:
 
 
 def write_documents(path: str | Path, documents: Iterable[Document]) -> None:
-    """Write JSON lines in UTF-8, through a temporary name, so that no reader sees half a file."""
+    """Write documents as JSON lines in UTF-8, atomically."""
     with write_file(path) as fresh, fresh.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(dump_document(document) + "\n" for document in documents)
 
 
 def read_documents(path: str | Path) -> list[Document]:
-    """The documents of a file that `write_documents` wrote.
+    """The documents of a file from `write_documents`.
 
     Raises:
         SettingsError: there is no such file, or one of its lines is not a document.
@@ -90,7 +90,7 @@ def read_documents(path: str | Path) -> list[Document]:
     except OSError as error:
         raise SettingsError(f"cannot read the documents {path}: {error.strerror}") from None
     documents = []
-    # Not splitlines(): a text may hold U+2028 and its like, which are no line ends in JSON lines.
+    # Not splitlines(): a text may contain U+2028 and the like, which do not end a line of JSON lines.
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line:
             continue

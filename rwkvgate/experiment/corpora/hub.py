@@ -1,4 +1,4 @@
-"""Documents from data sets of the hub, streamed: only what is used is downloaded."""
+"""Documents from data sets, by `datasets`: streamed from the hub, so that only what is used is downloaded, or local."""
 
 from __future__ import annotations
 
@@ -13,75 +13,75 @@ from rwkvgate.experiment.progress import Progress
 from rwkvgate.experiment.settings import HubSet, place_or_name
 from rwkvgate.gate.validation import SettingsError
 
-# Room for a prompt of 100 tokens and a reference of 50, in characters of English; and about what a row of 384 holds.
 SHORTEST, LONGEST = 700, 1500
-# A row of wikitext that opens an article: " = Title = ", where a section has two signs or more.
+"""Characters of a document: enough English for a prompt of 100 tokens and a reference of 50; at most a row of 384."""
+# A row of wikitext that begins an article: " = Title = "; a section has two signs or more.
 _TITLE = re.compile(r"\s*= [^=]+ =\s*")
 
 
-def hub_documents(wanted: HubSet) -> list[Document]:
+def hub_documents(data_set: HubSet) -> list[Document]:
     """The first documents of a data set that are long enough, cut at a sentence end where they are too long.
 
-    A data set of lines, such as wikitext, is put together into articles first. Labels are from
-    punctuation; the domain is the last part of the data set's name.
+    The lines of a data set such as wikitext are joined into articles first. Labels are from punctuation; the domain is
+    the last part of the data set's name.
 
     Raises:
-        SettingsError: the data set or its column is not there, cannot be reached, or has too few documents.
+        SettingsError: the data set or its column does not exist, cannot be reached, or has too few documents.
     """
-    domain = wanted.name.rstrip("/").rpartition("/")[2].lower()
-    progress = Progress(f"streaming {wanted.name}")
-    found: list[Document] = []
-    where = f"{wanted.name}, revision {wanted.revision or 'newest'}, split {wanted.split}"
+    domain = data_set.name.rstrip("/").rpartition("/")[2].lower()
+    progress = Progress(f"streaming {data_set.name}")
+    documents: list[Document] = []
+    where = f"{data_set.name}, revision {data_set.revision or 'newest'}, split {data_set.split}"
     try:
-        for text in itertools.islice(_fitting(_texts(wanted)), wanted.documents):
-            found.append(weak_document(text, domain, f"{domain}/{len(found)}"))
-            progress(len(found), wanted.documents)
+        for text in itertools.islice(_fitting(_texts(data_set)), data_set.documents):
+            documents.append(weak_document(text, domain, f"{domain}/{len(documents)}"))
+            progress(len(documents), data_set.documents)
     except SettingsError:
         raise
     except Exception as error:  # `datasets` raises its own, httpx's, fsspec's and huggingface_hub's
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingsError(
-            f"corpus.hub: {where} cannot be read ({type(error).__name__}: {said}). "
+            f"corpus.hub: {where} cannot be read ({type(error).__name__}: {reason}). "
             "With no network leave it out: corpus: {hub: []}"
         ) from None
-    if len(found) < wanted.documents:
+    if len(documents) < data_set.documents:
         raise SettingsError(
-            f"corpus.hub: {where} has {len(found)} documents of at least {SHORTEST} characters; "
-            f"{wanted.documents} are asked for"
+            f"corpus.hub: {where} has {len(documents)} documents of at least {SHORTEST} characters; "
+            f"{data_set.documents} are asked for"
         )
-    return found
+    return documents
 
 
-def _texts(wanted: HubSet) -> Iterator[str]:
+def _texts(data_set: HubSet) -> Iterator[str]:
     import datasets  # here, because importing it takes seconds
 
     rows: Iterable[dict[str, Any]] = datasets.load_dataset(
-        place_or_name(wanted.name),
-        wanted.config or None,
-        revision=wanted.revision or None,
-        split=wanted.split,
+        place_or_name(data_set.name),
+        data_set.config or None,
+        revision=data_set.revision or None,
+        split=data_set.split,
         streaming=True,
     )
-    lines = _column(rows, wanted)
+    lines = _column(rows, data_set)
     first = next(lines, None)
     if first is None:
         return
     lines = itertools.chain([first], lines)
-    # wikitext opens with an empty row and a title.
+    # wikitext begins with an empty row and a title.
     yield from articles(lines) if not first.strip() or _TITLE.fullmatch(first) else lines
 
 
-def _column(rows: Iterable[dict[str, Any]], wanted: HubSet) -> Iterator[str]:
+def _column(rows: Iterable[dict[str, Any]], data_set: HubSet) -> Iterator[str]:
     for row in rows:
-        if not isinstance(row.get(wanted.column), str):
+        if not isinstance(row.get(data_set.column), str):
             raise SettingsError(
-                f"corpus.hub: {wanted.name} has no text column {wanted.column!r}; it has {', '.join(row)}"
+                f"corpus.hub: {data_set.name} has no text column {data_set.column!r}; it has {', '.join(row)}"
             )
-        yield row[wanted.column]
+        yield row[data_set.column]
 
 
 def articles(lines: Iterable[str]) -> Iterator[str]:
-    """Rows of a data set of lines put together into its articles, without headings."""
+    """Articles joined from the rows of a data set of lines, without headings."""
     parts: list[str] = []
     for line in lines:
         if _TITLE.fullmatch(line) and parts:

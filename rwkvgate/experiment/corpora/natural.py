@@ -86,7 +86,7 @@ _DOCSTRING = re.compile(
 )
 _RULE = re.compile(r"^\s*([-=~^*#\"'`+._])\1{2,}\s*$")
 _FIELD = re.compile(r"\s*(?::\w+[^:]*:|\.\. |[-*+#] |\d+[.)] |@\w+|(?:Args|Parameters|Returns|Raises|Notes?):?\s*$)")
-# "name : type" or "name (type): ...", the line that introduces a parameter.
+# "name : type" or "name (type): ...", the first line of a parameter.
 _TYPED = re.compile(r"\s*(?:[\w*,. `]{1,40} : |[\w*.`]+ \([^)]*\) ?:)")
 _SPACES = re.compile(r"\s+")
 _PLAIN = re.compile(r"[^A-Za-z ,.;:'()]")
@@ -135,12 +135,12 @@ def natural_documents(characters: int, seed: int) -> list[Document]:
 
 
 def prose_paragraphs(text: str) -> list[str]:
-    """The paragraphs of a docstring that read as prose, each on one line.
+    """The paragraphs of a docstring that are prose, each on one line.
 
-    Doctest sessions, tables, underlines, field lists and parameters' type lines are dropped; what is
-    left must have 40 characters, mostly letters, words of ordinary length, and a full stop's like.
+    Doctest sessions, tables, underlines, field lists and parameters' type lines are dropped. A paragraph must have 40
+    characters, mostly letters, words of ordinary length, and final punctuation.
     """
-    kept = []
+    prose = []
     for block in re.split(r"\n\s*\n", text):
         if ">>>" in block or "|" in block or "::" in block[:-2]:
             continue
@@ -152,8 +152,8 @@ def prose_paragraphs(text: str) -> list[str]:
             lines.pop(0)
         paragraph = _SPACES.sub(" ", " ".join(lines)).strip()
         if is_prose(paragraph):
-            kept.append(paragraph)
-    return kept
+            prose.append(paragraph)
+    return prose
 
 
 def is_prose(paragraph: str) -> bool:
@@ -166,26 +166,27 @@ def is_prose(paragraph: str) -> bool:
 
 
 def without_paragraphs(documents: Sequence[Document], kept: Sequence[Document]) -> list[Document]:
-    """`documents` without the paragraphs that nearly duplicate a paragraph of `kept`."""
+    """`documents` without the paragraphs that are near-duplicates of one in `kept`."""
     places = [(number, text) for number, document in enumerate(documents) for text in document.text.split("\n\n")]
     held = [text for document in kept for text in document.text.split("\n\n")]
     gone = {number for number, _, _ in near_duplicates([text for _, text in places], held)}
     left: dict[int, list[str]] = {}
-    for number, (document, text) in enumerate(places):
+    for number, (position, text) in enumerate(places):
         if number not in gone:
-            left.setdefault(document, []).append(text)
+            left.setdefault(position, []).append(text)
     touched = {places[number][0] for number in gone}
     result = []
     for position, texts in left.items():
-        whole = documents[position]
-        cut = weak_document("\n\n".join(texts), whole.domain, whole.key) if position in touched else whole
-        result.append(cut)
+        document = documents[position]
+        if position in touched:
+            document = weak_document("\n\n".join(texts), document.domain, document.key)
+        result.append(document)
     return result
 
 
 def _sources(packages: Iterable[str], seed: int) -> Iterator[tuple[str, list[str]]]:
     """Each help topic and module by a key, with its texts; Python's own first."""
-    from pydoc_data.topics import topics  # here: half a megabyte that only this function needs
+    from pydoc_data.topics import topics  # here, for it is half a megabyte
 
     for name in sorted(topics):
         yield f"topics/{name}", [topics[name]]
@@ -203,11 +204,11 @@ def _sources(packages: Iterable[str], seed: int) -> Iterator[tuple[str, list[str
 
 
 def _python_files(folder: Path) -> list[Path]:
-    found = []
+    paths = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
-        found += [Path(root, name) for name in files if name.endswith(".py")]
-    return sorted(found)
+        paths += [Path(root, name) for name in files if name.endswith(".py")]
+    return sorted(paths)
 
 
 def _module(path: Path, key: str) -> Iterator[tuple[str, list[str]]]:
@@ -221,11 +222,10 @@ def _module(path: Path, key: str) -> Iterator[tuple[str, list[str]]]:
 def docstrings(source: str) -> list[str]:
     """The docstrings of a module's source, cleaned of their indentation, in order.
 
-    They are found by their place, at the top or after the colon of a header, because parsing whole
-    files takes ten times as long. Only a docstring with escapes goes to `ast`; one that `ast` cannot
-    read is left out.
+    They are found by their place, at the top or after the colon of a header, because parsing a file takes ten times as
+    long. Only a docstring with escapes goes to `ast`; one that `ast` cannot read is left out.
     """
-    found = []
+    texts = []
     for match in _DOCSTRING.finditer(source):
         raw, quotes, text = match.groups()
         if len(text) < SHORTEST_PARAGRAPH:
@@ -237,8 +237,8 @@ def docstrings(source: str) -> list[str]:
                     text = ast.literal_eval(f"{quotes}{text}{quotes}")
             except (SyntaxError, ValueError):
                 continue
-        found.append(cleandoc(text))
-    return found
+        texts.append(cleandoc(text))
+    return texts
 
 
 def _is_new(paragraph: str, seen: set[bytes]) -> bool:

@@ -17,17 +17,17 @@ _WORD_END = re.compile(r"(?<=\S)(?=\s)")
 def split_prompt(document: Document, encode: Encode, fewest: int, most: int) -> int:
     """The offset, in characters, at which the prompt ends: `text[:offset]`, the rest is reference.
 
-    The prompt has `fewest` to `most` tokens and ends, in order of preference, at the latest sentence
-    end, the latest word end or the latest character that fits (for scripts without spaces), and
-    leaves something other than white space. The space before the next word belongs to the reference.
+    The prompt has `fewest` to `most` tokens and ends, in order of preference, at the latest sentence end, the latest
+    word end or the latest character that fits (for scripts without spaces). The reference is more than white space, and
+    begins with the space before its first word.
 
     Args:
         encode: token ids of a string, without special tokens.
 
     Raises:
         ValueError: not 1 <= `fewest` <= `most`.
-        SettingsError: the document is no longer than the shortest prompt, or its characters take
-            so many tokens that no cut falls within the range.
+        SettingsError: the document is no longer than the shortest prompt, or no cut is within the range because a
+            character takes several tokens.
     """
     if not 1 <= fewest <= most:
         raise ValueError(f"fewest is {fewest} and most {most}; needed: 1 <= fewest <= most")
@@ -42,17 +42,17 @@ def split_prompt(document: Document, encode: Encode, fewest: int, most: int) -> 
     words = [match.start() for match in _WORD_END.finditer(text, 0, limit)]
     letters = [at for at in range(1, limit) if not unicodedata.combining(text[at])]
     for cuts in (document.sentence_ends, words, letters):
-        found = _latest([cut for cut in cuts if 0 < cut < limit], text, encode, fewest, most)
-        if found is not None:
-            return found
+        cut = _latest([cut for cut in cuts if 0 < cut < limit], text, encode, fewest, most)
+        if cut is not None:
+            return cut
     raise SettingsError(
         f"no cut of document {document.key!r} gives a prompt of {fewest} to {most} tokens; widen corpus.prompt_tokens"
     )
 
 
 def _latest(cuts: Sequence[int], text: str, encode: Encode, fewest: int, most: int) -> int | None:
-    # The token count of a prefix grows with its length but for a merge at its very end, so bisection
-    # finds the neighbourhood of the latest fit, and a few steps up settle it.
+    # The token count of a prefix grows with its length, except for a merge at its end: bisection finds the
+    # neighbourhood of the latest fit, and a few steps around it decide.
     low, high = 0, len(cuts)
     while low < high:
         middle = (low + high) // 2

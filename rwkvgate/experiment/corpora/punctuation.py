@@ -1,4 +1,4 @@
-"""Sentence ends and weak clause boundaries from punctuation alone, for text nobody labelled."""
+"""Weak labels of unlabelled text from its punctuation: sentence ends and clause boundaries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 from rwkvgate.experiment.corpora.documents import Document
 
-# Full stops of scripts that put no space after them end a sentence wherever they stand. The others
-# (Latin, Devanagari, Arabic, Urdu, Armenian, Ethiopic, Khmer, Burmese) need a space or the text's end.
+# Full stops of scripts without spaces end a sentence anywhere. The others (Latin, Devanagari, Arabic, Urdu, Armenian,
+# Ethiopic, Khmer, Burmese) need a space or the end of the text after them.
 _CLOSERS = r"[\"'”’»)\]」』】）]*"
 _SENTENCE = re.compile(rf"(?:[。！？｡]+{_CLOSERS}|[.!?…।॥؟۔։።។။]+{_CLOSERS}(?=\s|$))")
 _CLAUSE = re.compile(r"(?:[、，；：]|[,;:؛،—–](?=\s))\s*(?=\S)")
@@ -17,8 +17,7 @@ _SPACE = re.compile(r"\s*")
 def find_sentence_ends(text: str) -> tuple[int, ...]:
     """Offsets just after each sentence's final punctuation, closing quotes included.
 
-    A full stop before a lower-case letter ("e.g. this") ends no sentence. Text without any such
-    punctuation has no sentence ends.
+    A full stop before a lower-case letter ("e.g. this") ends no sentence.
     """
     ends = []
     for match in _SENTENCE.finditer(text):
@@ -30,12 +29,12 @@ def find_sentence_ends(text: str) -> tuple[int, ...]:
 
 
 def find_boundaries(text: str) -> tuple[int, ...]:
-    """Offsets of the first character after each comma, semicolon, colon or dash: weak labels."""
+    """Offsets of the first character after each comma, semicolon, colon or dash."""
     return tuple(match.end() for match in _CLAUSE.finditer(text))
 
 
 def weak_document(text: str, domain: str, key: str) -> Document:
-    """A document whose labels come from its punctuation; it has no mentions and no owners."""
+    """A document with labels from its punctuation, without mentions and owners."""
     return Document(
         text=text,
         domain=domain,

@@ -1,10 +1,10 @@
-"""Train, validation and test: which document goes where, and no near-duplicate across.
+"""Splits of documents into train, validation and test, without near-duplicates between them.
 
 Two documents are near-duplicates when at least half of the word 8-grams of the shorter one occur in
-the other *single* document. Stories share their frames by design, yet hardly a frame has eight words
-in a row between two slots, so a shared 8-gram means a sentence with the same fillers, and half of
-them the same story told twice. For ordinary prose eight words are the usual choice too: quotations
-of a sentence do not count, copies do.
+the other *single* document. Stories share sentence frames by design, but hardly a frame has eight words
+in a row between two slots: a shared 8-gram means a sentence with the same fillers, and half of them
+means the same story. For ordinary prose eight words are the usual choice too: it ignores a quoted
+sentence and finds a copy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def split_documents(
 ) -> dict[str, list[Document]]:
     """Documents by split: 'train', 'validation', 'test', each with at least one.
 
-    The order is that of SHA-256 over seed, key and text, so it depends neither on the order given
+    The order is that of SHA-256 over seed, key and text, so it depends neither on the given order
     nor on Python's hashing.
 
     Raises:
@@ -64,7 +64,7 @@ def _rank(document: Document, seed: int) -> bytes:
 
 
 def word_ngrams(text: str, n: int) -> set[str]:
-    """The distinct `n`-grams of the lower-cased words of `text`; a shorter text is one n-gram."""
+    """The distinct `n`-grams of the lower-cased words of `text`; a text of fewer words is one n-gram."""
     words = _WORD.findall(text.lower()) or [text]
     if len(words) <= n:
         return {" ".join(words)}
@@ -76,9 +76,9 @@ def near_duplicates(
 ) -> list[tuple[int, int, float]]:
     """Pairs (index in `left`, index in `right`, overlap) whose overlap is at least `threshold`.
 
-    The overlap is the number of shared distinct word `n`-grams over that of the text which has
-    fewer, from 0 to 1. An inverted index of `right` keeps the time near linear in the text; `left`
-    is streamed, so put the smaller side on the right.
+    The overlap, from 0 to 1, is the number of shared distinct word `n`-grams over the number in the text
+    that has fewer. An inverted index of `right` makes the time nearly linear in the text; put the smaller
+    side there.
 
     Raises:
         ValueError: `n` is below 1 or `threshold` is not in (0, 1].
@@ -106,9 +106,9 @@ def near_duplicates(
 
 
 def drop_near_duplicates(splits: dict[str, list[Document]]) -> dict[str, list[Document]]:
-    """The splits without what repeats across them: test is kept whole, the others give way.
+    """The splits without near-duplicates between them: test keeps all its documents.
 
-    Validation loses what nearly duplicates test, then train what nearly duplicates either.
+    Validation loses near-duplicates of test, then train loses near-duplicates of both.
 
     Raises:
         SettingsError: a split is left empty, because the documents are copies of one another.
@@ -116,8 +116,8 @@ def drop_near_duplicates(splits: dict[str, list[Document]]) -> dict[str, list[Do
     test = splits["test"]
     validation = without_duplicates(splits["validation"], test)
     train = without_duplicates(splits["train"], test + validation)
-    for name, left in (("train", train), ("validation", validation)):
-        if not left:
+    for name, rest in (("train", train), ("validation", validation)):
+        if not rest:
             raise SettingsError(
                 f"the {name} split is empty once near-duplicates of the test documents are dropped; "
                 "the documents must differ from one another"
@@ -126,7 +126,7 @@ def drop_near_duplicates(splits: dict[str, list[Document]]) -> dict[str, list[Do
 
 
 def without_duplicates(documents: Sequence[Document], kept: Sequence[Document]) -> list[Document]:
-    """`documents` without those that nearly duplicate one of `kept`."""
+    """`documents` without near-duplicates of `kept`."""
     pairs = near_duplicates([document.text for document in documents], [document.text for document in kept])
     gone = {number for number, _, _ in pairs}
     return [document for number, document in enumerate(documents) if number not in gone]

@@ -1,4 +1,4 @@
-"""The byte-level BPE of the embedded experiment: any string in, the same string out."""
+"""The byte-level BPE of a base pretrained on the spot; it encodes and decodes any string exactly."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rwkvgate.gate.validation import SettingsError
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"
-# The special token and the 256 bytes: without them not every string could be written.
 FEWEST_ENTRIES = 257
+"""The special token and the 256 bytes, which can encode every string."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE of at most `vocab_size` entries, trained on `texts`; the same for the same texts.
 
-    `<|endoftext|>` has id 0 and is beginning, end and padding; there is no unknown token, since all
-    256 bytes are entries. Padding goes to the left, for generation. The same characters inside a
-    text are ordinary text and never become id 0.
+    `<|endoftext|>` has id 0 and is the token for beginning, end and padding; there is no unknown token, since all 256
+    bytes are entries. Padding is on the left, for generation. The same characters inside a text are ordinary text and
+    never become id 0.
 
     Raises:
         ValueError: `vocab_size` is below 257.
@@ -57,12 +57,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> Pa
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that `save_tokenizer` wrote.
+    """The tokenizer from `save_tokenizer`.
 
     Raises:
         SettingsError: the folder holds no `TOKENIZER_FILE`.
     """
     if not (Path(folder) / TOKENIZER_FILE).is_file():
         raise SettingsError(f"no {TOKENIZER_FILE} in {folder}; train the base model there first")
-    # Local files only: a path that transformers does not know must not become a question to the hub.
+    # Local files only: transformers must not take an unknown path for a name on the hub.
     return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)

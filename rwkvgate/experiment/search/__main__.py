@@ -69,40 +69,37 @@ def finalists(screened: Sequence[Trial]) -> list[Arm]:
 
 @dataclass
 class Search:
-    """The search on one task: its stages, and the tables of what is finished.
+    """The search on one task, stage by stage.
 
     Attributes:
         folder: of the trials.
         part: this process's share, (1, 2) for the first of two.
         stage: 'screen', 'confirm' or 'all', what to run; 'tables' runs nothing.
-        trials, verdicts: tables of everything tried and of the confirmed differences.
+        tried: tables of the finished trials.
     """
 
     folder: Path
     task: Task
     part: tuple[int, int]
     stage: str
-    trials: list[pd.DataFrame] = field(default_factory=list)
-    verdicts: list[pd.DataFrame] = field(default_factory=list)
+    tried: list[pd.DataFrame] = field(default_factory=list)
 
-    def run(self, candidates: Sequence[Arm]) -> None:
-        """Screening, screening beyond the grid, confirmation; a stage waits for all trials of the one before."""
-        grid = [(candidate, rate, seed) for candidate in candidates for rate in self.task.rates for seed in SCREENING]
+    def verdicts(self, candidates: Sequence[Arm]) -> list[pd.DataFrame]:
+        """The confirmed differences; none while trials of a stage are not finished, for the next stage needs all."""
+        grid = [(one, rate, seed) for one in candidates for rate in self.task.rates for seed in SCREENING]
         screened = self._finished("screen", "screening", grid)
         if screened is None:
-            return
+            return []
         few, best = finalists(screened), best_rates(screened)
-        further = [
-            (one, rate, seed) for one in few for rate in rates_beyond(self.task, best[one.name]) for seed in SCREENING
-        ]
+        edges = [(one, rate) for one in few for rate in rates_beyond(self.task, best[one.name])]
+        further = [(one, rate, seed) for one, rate in edges for seed in SCREENING]
         beyond = self._finished("confirm", "screening, beyond the grid", further)
         if beyond is None:
-            return
+            return []
         best = best_rates([*screened, *beyond])
         fresh = [(one, best[one.name], seed) for one in few for seed in CONFIRMING]
         confirmed = self._finished("confirm", "confirmation", fresh)
-        if confirmed is not None:
-            self.verdicts.append(compared(confirmed))
+        return [] if confirmed is None else [compared(confirmed)]
 
     def _finished(self, stage: str, name: str, planned: Sequence[Planned]) -> list[Trial] | None:
         """Run this process's share of the trials where asked; all of them, or None while some are not finished."""
@@ -112,7 +109,7 @@ class Search:
                 print(f"{self.task.name}, {name}: trial {i} of {len(share)}", flush=True)
                 ensure_trial(self.folder, self.task, candidate, rate, seed)
         trials = [trial for one in planned if (trial := known_trial(self.folder, self.task, *one))]
-        self.trials.append(trial_frame(trials, name))
+        self.tried.append(trial_frame(trials, name))
         if len(trials) < len(planned):
             print(f"{self.task.name}: {len(trials)} of {len(planned)} trials of the {name} are finished")
             return None
@@ -121,15 +118,11 @@ class Search:
 
 def search(profile: str, chosen: Sequence[Task], part: tuple[int, int], stage: str) -> None:
     """Run the stage on these tasks, and write the tables and the page."""
-    root = project_root()
-    names = SMOKE["candidates"] if profile == "smoke" else tuple(CANDIDATES)
-    trials, verdicts = [], []
-    for task in chosen:
-        one = Search(root / "outputs" / profile / "search", task, part, stage)
-        one.run([CANDIDATES[name] for name in names])
-        trials += one.trials
-        verdicts += one.verdicts
-    is_main = profile == "cpu"
+    root, is_main = project_root(), profile == "cpu"
+    candidates = [CANDIDATES[name] for name in (SMOKE["candidates"] if profile == "smoke" else CANDIDATES)]
+    searches = [Search(root / "outputs" / profile / "search", task, part, stage) for task in chosen]
+    verdicts = [frame for one in searches for frame in one.verdicts(candidates)]
+    trials = [frame for one in searches for frame in one.tried]
     target = root / "outputs" / ("search" if is_main else f"{profile}/search")
     path = root / "docs" / "search.md" if is_main else target / "search.md"
     write_tables(target, trials, verdicts, path, {task.name: task.steps for task in chosen})

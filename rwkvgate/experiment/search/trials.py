@@ -6,7 +6,6 @@ validation data. Every trial scores the test data too, which only the comparison
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,27 +60,15 @@ class Trial:
         return float(np.average(self.test, weights=self.weights))
 
 
-class Task(ABC):
-    """What candidates are trained and tested on, with the steps and the grid of learning rates."""
+class Task:
+    """A task that candidates are trained and tested on, with its steps and its grid of learning rates."""
 
     def __init__(self, name: str, steps: int, rates: tuple[float, ...]) -> None:
         self.name, self.steps, self.rates = name, steps, rates
 
-    @abstractmethod
     def inputs(self) -> dict[str, Any]:
-        """What the task's trials depend on, besides candidate, rate and seed."""
-
-    @abstractmethod
-    def schedule(self, rate: float) -> Schedule:
-        """The schedule of a training."""
-
-    @abstractmethod
-    def start(self, schedule: Schedule, seed: int) -> tuple[Rwkv6ForCausalLM, Rows, Rows | None]:
-        """The model without a gate, its training rows, and their labels where not every token is scored."""
-
-    @abstractmethod
-    def scores(self, model: Rwkv6ForCausalLM) -> dict[str, Any]:
-        """`validation`, `test`, `weights` and `accuracy` of a trial."""
+        """What the trials depend on, besides candidate, rate and seed."""
+        raise NotImplementedError
 
     def run(self, candidate: Arm, rate: float, seed: int) -> Trial:
         """Train and score.
@@ -89,8 +76,12 @@ class Task(ABC):
         Raises:
             FloatingPointError: training diverged.
         """
-        schedule = self.schedule(rate)
-        model, rows, labels = self.start(schedule, seed)
+        raise NotImplementedError
+
+    def fit(
+        self, model: Rwkv6ForCausalLM, candidate: Arm, rows: Rows, schedule: Schedule, seed: int, **options: Any
+    ) -> Rwkv6ForCausalLM:
+        """Put the candidate's gate or adapters on the model, drawn from the seed, and train all of it."""
         torch.manual_seed(seed)
         if candidate.lora:
             from rwkvgate.experiment.lora import add_lora  # PEFT takes seconds to import
@@ -99,10 +90,9 @@ class Task(ABC):
         if candidate.gate is not None:
             patch(model, candidate.gate)
         select_trainable(model, "all")
-        label = f"{self.name}, {candidate.name}, rate {rate:g}, seed {seed}"
-        train(model, rows, schedule, label=label, seed=seed, labels=labels)
-        parameters = sum(p.numel() for p in model.parameters())
-        return Trial(self.name, candidate.name, rate, seed, parameters=parameters, **self.scores(model))
+        label = f"{self.name}, {candidate.name}, rate {schedule.learning_rate:g}, seed {seed}"
+        train(model, rows, schedule, label=label, seed=seed, **options)
+        return model
 
 
 class TextTask(Task):
@@ -113,42 +103,42 @@ class TextTask(Task):
         if not isinstance(run.settings.model, ModelSettings):
             raise SettingsError("the search pretrains its base; give a profile whose model has sizes")
         self.base_of, self.model, self.from_scratch, self.documents = run, run.settings.model, from_scratch, documents
+        schedule = self.model.pretraining if from_scratch else run.settings.training
+        grid = {} if from_scratch else {"learning_rates": ()}
+        self.schedule: Schedule = schedule.model_copy(update={"steps": steps} | grid)
         self.texts = ensure_texts(run)
 
     def inputs(self) -> dict[str, Any]:
-        """Steps, data and model."""
-        left_out = LAUNCH | {"learning_rate", "learning_rates"}
+        """Texts and model of the run, schedule, and what is scored."""
         return base_inputs(self.base_of.settings) | {
-            "schedule": self.schedule(self.rates[0]).model_dump(mode="json", exclude=left_out),
+            "schedule": self.schedule.model_dump(mode="json", exclude=LAUNCH | {"learning_rate", "learning_rates"}),
             "documents": self.documents,
             "characters": CHARACTERS,
         }
 
-    def schedule(self, rate: float) -> Schedule:
-        """The run's schedule with the task's steps, and this learning rate alone."""
-        if self.from_scratch:
-            return self.model.pretraining.model_copy(update={"steps": self.steps, "learning_rate": rate})
-        changes = {"steps": self.steps, "learning_rate": rate, "learning_rates": ()}
-        return self.base_of.settings.training.model_copy(update=changes)
-
-    def start(self, schedule: Schedule, seed: int) -> tuple[Rwkv6ForCausalLM, Rows, Rows | None]:
-        """An untrained network with rows of natural text, or the base with rows of stories."""
+    def run(self, candidate: Arm, rate: float, seed: int) -> Trial:
+        """Train and score."""
         tokenizer, corpus = self.texts.tokenizer, self.texts.corpus
+        schedule = self.schedule.model_copy(update={"learning_rate": rate})
         if self.from_scratch:
             rows = pack_rows(self.texts.encode(corpus.natural_train), schedule, tokenizer.bos_token_id, seed)
-            return new_base(self.model, tokenizer, seed), rows, None
-        rows = document_rows(self.texts.encode(corpus.train), schedule, tokenizer.bos_token_id, seed)
-        return ensure_base(self.base_of), rows, None
-
-    def scores(self, model: Rwkv6ForCausalLM) -> dict[str, Any]:
-        """Losses on held-out stories, or on pieces of held-out natural text."""
-        scored = [score_texts(model, self.texts.tokenizer, texts, batch_size=32) for texts in self._held_out()]
+            start = new_base(self.model, tokenizer, seed)
+        else:
+            rows = document_rows(self.texts.encode(corpus.train), schedule, tokenizer.bos_token_id, seed)
+            start = ensure_base(self.base_of)
+        model = self.fit(start, candidate, rows, schedule, seed)
+        scored = [score_texts(model, tokenizer, texts, batch_size=32) for texts in self._held_out()]
         validation, test = (frame[frame["tokens"] > 0] for frame in scored)
-        return {
-            "validation": float(validation["nll"].sum() / validation["tokens"].sum()),
-            "test": [round(x, 6) for x in (test["nll"] / test["tokens"])],
-            "weights": test["tokens"].tolist(),
-        }
+        return Trial(
+            task=self.name,
+            candidate=candidate.name,
+            rate=rate,
+            seed=seed,
+            validation=float(validation["nll"].sum() / validation["tokens"].sum()),
+            test=[round(x, 6) for x in (test["nll"] / test["tokens"])],
+            weights=test["tokens"].tolist(),
+            parameters=model.num_parameters(),
+        )
 
     def _held_out(self) -> tuple[list[str], list[str]]:
         """Texts to choose the rate on, and texts to test on."""
@@ -173,12 +163,12 @@ class RecallTask(Task):
         self.batch_size = batch_size
 
     def inputs(self) -> dict[str, Any]:
-        """Steps, data and model."""
+        """Steps, batch and model."""
         return {"steps": self.steps, "batch": self.batch_size, "sizes": self.SIZES}
 
-    def schedule(self, rate: float) -> Schedule:
-        """A warm-up over a twentieth of the steps."""
-        return Schedule(
+    def run(self, candidate: Arm, rate: float, seed: int) -> Trial:
+        """Train and score."""
+        schedule = Schedule(
             steps=self.steps,
             batch_size=self.batch_size,
             length=64,
@@ -187,24 +177,23 @@ class RecallTask(Task):
             weight_decay=0.001,
             gradient_checkpointing=False,
         )
-
-    def start(self, schedule: Schedule, seed: int) -> tuple[Rwkv6ForCausalLM, Rows, Rows | None]:
-        """An untrained network, and fresh sequences for every step."""
         torch.manual_seed(seed)
-        model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=FIRST + 2 * 64, **self.SIZES))
+        start = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=FIRST + 2 * 64, **self.SIZES))
         ids, labels = self._draw(self.steps * self.batch_size, seed)
-        return model, ids.tolist(), labels.tolist()
-
-    def scores(self, model: Rwkv6ForCausalLM) -> dict[str, Any]:
-        """Losses and shares of recalled tokens on sequences that no training has."""
+        model = self.fit(start, candidate, ids.tolist(), schedule, seed, labels=labels.tolist())
         _, validation = recalled(model, *self._draw(256, seed=1_000_001))
         right, test = recalled(model, *self._draw(512, seed=1_000_002))
-        return {
-            "validation": float(validation.mean()),
-            "test": [round(x, 6) for x in test.tolist()],
-            "weights": [1] * len(test),
-            "accuracy": float(right.mean()),
-        }
+        return Trial(
+            task=self.name,
+            candidate=candidate.name,
+            rate=rate,
+            seed=seed,
+            validation=float(validation.mean()),
+            test=[round(x, 6) for x in test.tolist()],
+            weights=[1] * len(test),
+            accuracy=float(right.mean()),
+            parameters=model.num_parameters(),
+        )
 
     def _draw(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         if self.name == "associative recall":

@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
+
 from rwkvgate.experiment.environment import commit, environment
 from rwkvgate.experiment.locks import hold
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import RECORD, after_step, write_manifest
 from rwkvgate.experiment.training import ranks
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest, write_folder, write_json
 
 NO_ROOM = "No space left on device"
@@ -112,6 +115,18 @@ def is_finished(step: Step) -> bool:
         _remove(step.checkpoints)  # of a process that was killed between finishing the step and removing them
         return True
     return False
+
+
+def read_frame(step: Step, name: str) -> pd.DataFrame:
+    """A table of a finished step, from the parquet file `name` in its folder.
+
+    Raises:
+        SettingsError: the file is missing or damaged.
+    """
+    try:
+        return pd.read_parquet(step.folder / name)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{step.folder} cannot be read ({error}). Remove it and run {step.run.command()}") from None
 
 
 def _write(step: Step, outputs: Write, started: float) -> None:

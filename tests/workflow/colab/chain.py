@@ -1,7 +1,7 @@
 """Each notebook alone, as someone opens it from its badge: an empty machine with Colab's versions, profile smoke.
 
 `make test-colab` makes .venv-colab from requirements.txt and runs this from .venv. papermill drives the notebooks
-from .venv, since Colab has none; the kernel is .venv-colab's. The install cell runs as it is but for two things that
+from .venv, since Colab has none; the kernel is .venv-colab's. The first cell runs unchanged but for two things that
 are not to be had here: /content is a temporary folder, and `git clone` copies this checkout.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-colab" / "bin" / "python"
 LACKING = ("evaluate", "sacrebleu", "rouge-score", "portalocker", "colorama", "pyrwkv-tokenizer")
-"""What Colab has not, and the install cell is to add."""
+"""The packages that Colab lacks and the first cell must add."""
 
 CLONED = ("rwkvgate", "params", "notebooks", "pyproject.toml", "constraints.txt")
 GIT = """#!/bin/sh
@@ -74,8 +74,8 @@ def run_alone(notebook: Path, folder: Path, **variables: str) -> Path:
     return executed
 
 
-def said_by(executed: Path, cell: str = "") -> str:
-    """What a cell printed, or all cells."""
+def printed_by(executed: Path, cell: str = "") -> str:
+    """The output of a cell, or of all cells."""
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     outputs = [out for found in cells if cell in ("", found["id"]) for out in found.get("outputs", [])]
     return "".join("".join(output.get("text", "")) for output in outputs)
@@ -88,25 +88,25 @@ def check_badges() -> None:
         before, started = set(pip("freeze").splitlines()), time.monotonic()
         with tempfile.TemporaryDirectory(prefix="colab.") as folder:
             executed = run_alone(notebook, Path(folder))
-            said = said_by(executed, "install")
+            printed = printed_by(executed, "install")
         after = set(pip("freeze").splitlines())
         added = sorted(line.partition("==")[0].replace("_", "-") for line in after - before)
         if before - after or set(added) != set(LACKING):
-            sys.exit(f"{notebook.name}: pip moved {sorted(before - after)} and added {added}; wanted only {LACKING}")
-        if "installing" not in said or ("No GPU" not in said and "GPU:" not in said):
-            sys.exit(f"{notebook.name}: the install cell said {said!r}")
+            sys.exit(f"{notebook.name}: pip moved {sorted(before - after)} and added {added}, not only {LACKING}")
+        if "installing" not in printed or ("No GPU" not in printed and "GPU:" not in printed):
+            sys.exit(f"{notebook.name}: the first cell printed {printed!r}")
         print(f"{notebook.stem:24s} alone {time.monotonic() - started:5.0f} s", flush=True)
 
 
 def check_disconnect() -> None:
-    """Run a notebook, lose the machine, and run it on another: a copy of the run spares the work."""
+    """Run a notebook, lose the machine, and run it on another: the copy of the run spares the work."""
     notebook = ROOT / "notebooks" / "02_finetune.ipynb"
     with tempfile.TemporaryDirectory(prefix="drive.") as place:
-        for wanted in (True, False):
+        for is_first in (True, False):
             with tempfile.TemporaryDirectory(prefix="colab.") as folder:
-                said = said_by(run_alone(notebook, Path(folder), RWKVGATE_DRIVE=place))
-            if ("fine-tuning enhanced" in said) != wanted or ("restored from" in said) == wanted:
-                sys.exit(f"with a copy of the run {notebook.name} said\n{said}")
+                printed = printed_by(run_alone(notebook, Path(folder), RWKVGATE_DRIVE=place))
+            if ("fine-tuning enhanced" in printed) != is_first or ("restored from" in printed) == is_first:
+                sys.exit(f"with a copy of the run {notebook.name} printed\n{printed}")
     print("after a disconnect       no step is done again")
 
 

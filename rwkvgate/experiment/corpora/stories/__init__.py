@@ -1,4 +1,4 @@
-"""Seeded labelled stories in the paper's two genres, in which later sentences follow from earlier ones."""
+"""Generated stories with labels, in the paper's two genres, in which later sentences follow from earlier ones."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rwkvgate.experiment.corpora.stories.technology import TECHNOLOGY
 
 GENRES: tuple[Genre, ...] = (FAIRY_TALE, TECHNOLOGY)
 NAMES = ("train", "held-out")
-# About 150 to 220 tokens of a byte-level BPE of 2,048 entries: room for a prompt of 50 to 100 tokens
-# and for at least 50 tokens of reference.
 WORDS = (124, 148)
+"""Fewest and most words: 150 to 220 tokens of a byte-level BPE of 2,048 entries, for a prompt of 50 to 100 tokens and a
+reference of at least 50."""
 
 
 def generate_stories(count: int, seed: int, names: str = "train") -> list[Document]:
     """`count` stories, the genres in turn; the same for a seed on every Python and platform.
 
     Story i depends on `seed`, `names` and i only, so a longer list starts with the shorter one. A
-    story outside `WORDS` is told again from the same stream of draws until its length fits.
+    story whose length is outside `WORDS` is drawn again from the same stream.
 
     Args:
-        count: how many, at least 1.
-        seed: any whole number.
-        names: 'train', or 'held-out' for characters that no training story knows.
+        count: number of stories, at least 1.
+        seed: any integer.
+        names: 'train', or 'held-out' for characters that are in no training story.
 
     Raises:
         ValueError: `count` is below 1, or `names` is neither of the two.

@@ -1,4 +1,4 @@
-"""Seeded choices that come out the same on every Python version and platform."""
+"""Seeded random choices, the same on every version of Python and every platform."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ Item = TypeVar("Item")
 
 
 class Draw:
-    """Choices from one seed.
+    """Random choices from one seed.
 
-    Only `random.Random.random()` is used: of all its methods it alone is promised to repeat its
-    sequence in later versions of Python.
+    It uses only `random.Random.random()`, the one method whose sequence Python promises to keep in later versions.
     """
 
     def __init__(self, seed: str) -> None:
         self._source = random.Random(seed)
 
     def index(self, count: int) -> int:
-        """A whole number from 0 to `count` - 1, each as likely."""
+        """An integer from 0 to `count` - 1, all equally likely."""
         return int(self._source.random() * count)
 
     def pick(self, items: Sequence[Item]) -> Item:
@@ -31,7 +30,7 @@ class Draw:
         """`count` different items in random order.
 
         Raises:
-            ValueError: there are fewer items than that.
+            ValueError: there are fewer items.
         """
         if count > len(items):
             raise ValueError(f"cannot draw {count} of {len(items)} items")

@@ -1,8 +1,8 @@
-"""Tells one story: beats change who holds what and where things lie, frames put it into words.
+"""Generates one story: beats change who holds which object and where people are, frames put the beats into words.
 
-Nothing said after an event contradicts it, and the last beats ("resolve", "sum") restate where
-every object ended up. Who acts, on which object and towards whom is drawn anew at every beat, so
-the order of introduction does not give the answer away: only the hand-overs do.
+No sentence contradicts an earlier one, and the last beats ("resolve", "sum") restate where every object is. Who acts,
+on which object and towards whom is drawn anew at every beat, so that only the hand-overs determine the answer, not the
+order of introduction.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Beat = tuple[str, Roles]
 
 
 class World:
-    """The state of one story: who is present, who holds what, where things and people are."""
+    """The state of one story: who is present, who holds which object, where objects and people are."""
 
     def __init__(self, genre: Genre, people: tuple[Character, ...], draw: Draw) -> None:
         self.draw = draw
@@ -44,7 +44,7 @@ class World:
         return self.draw.pick([one for one in self.present if one not in these])
 
     def is_held(self, item: Entity) -> bool:
-        """Whether a character, and not a place, has the object."""
+        """Whether a character has the object; otherwise it is at a place."""
         return self.holder[item.name].kind != "place"
 
     def held(self) -> Entity:
@@ -52,7 +52,7 @@ class World:
         return self.draw.pick([item for item in self.known if self.is_held(item)])
 
     def move(self, item: Entity, to: Entity) -> Entity:
-        """Record that the object went to `to`; returns the person who had it last."""
+        """Move the object to `to`; return the person who had it last."""
         before = self.holder[item.name]
         if before.kind != "place":
             self.former[item.name] = before

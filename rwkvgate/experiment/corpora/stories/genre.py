@@ -1,4 +1,4 @@
-"""What a genre of stories is made of: its people, things, places, words, frames and orders."""
+"""The data of a genre of stories: people, objects, places, words, sentence frames and orders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Character:
-    """Someone who can act. `pronoun` is 'he', 'she' or 'it'; the last makes a machine of them."""
+    """Someone who can act. `pronoun` is 'he', 'she', or 'it' for a machine."""
 
     name: str
     pronoun: str
@@ -21,7 +21,7 @@ class Character:
 
 @dataclass(frozen=True)
 class Trades:
-    """What characters of one kind are: any adjective before any noun ("a young weaver")."""
+    """Trades of one kind of character: any adjective before any noun ("a young weaver")."""
 
     adjectives: tuple[str, ...]
     nouns: tuple[str, ...]
@@ -29,7 +29,7 @@ class Trades:
 
 @dataclass(frozen=True)
 class Place:
-    """Somewhere to be; `preposition` goes before "the" and the name: "by the deep well"."""
+    """A place; `preposition` goes before "the" and the name: "by the deep well"."""
 
     name: str
     preposition: str
@@ -37,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Genre:
-    """The data of one genre; the engine adds nothing but who did what.
+    """The data of one genre; the engine draws who did what.
 
     Attributes:
         domain: the genre's name, which its documents carry.
@@ -66,9 +66,8 @@ class Genre:
 def coined(pronoun: str, starts: str, ends: str) -> tuple[tuple[Character, ...], tuple[Character, ...]]:
     """Characters that share a pronoun, for training and held out: every start joined with every end.
 
-    Names are coined from shared pieces, and every fifth pair is held out. A held-out name is then new as a
-    name and yet made of what training has seen, so that a model can know it from the story alone: whoever
-    learns a list of names by heart gains nothing on it, and whoever remembers the story loses nothing.
+    Every fifth pair is held out. A held-out name is new, but its two pieces occur in training, so that a model can know
+    it from the story alone: a memorised list of names does not help, and a memory of the story is enough.
     """
     train: list[Character] = []
     held_out: list[Character] = []

@@ -1,8 +1,8 @@
-"""Reads stories back: which frame a sentence is, who and what it names, and whether what it says of owners is so.
+"""Parses stories: which frame a sentence has, whom and what it names, and whether its claims on owners are true.
 
-The generator knows who holds what. Here that knowledge judges any continuation, whoever wrote it: the prompt is read
-for the facts, then each sentence of the continuation that follows a frame is held against them, and changes them where
-it tells of a hand-over. A sentence that follows no frame says nothing, and is counted as such.
+It judges any continuation: the facts are parsed from the prompt, then each sentence of the continuation that matches a
+frame is checked against them, and changes them if it is a hand-over. A sentence that matches no frame makes no claim;
+such sentences are counted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLAIMS: dict[str, tuple[tuple[str, str], ...]] = {
     "sum-one": (("x", "a"), ("y", "a")),
     "sum-place": (("x", "a"), ("y", "p")),
 }
-"""What a beat takes for granted: the object of the first role is with the holder, or at the place, of the second."""
+"""The claims of a beat: the object of the first role is with the holder, or at the place, of the second."""
 
 MOVES: dict[str, tuple[tuple[str, str], ...]] = {
     "own": (("x", "a"),),
@@ -52,7 +52,7 @@ _SENTENCE = re.compile(r"[^.!?]*[.!?]+")
 
 @dataclass(frozen=True)
 class Reading:
-    """How a continuation keeps to the facts: `right` of `claims` about holders, `known` of `sentences` understood."""
+    """How a continuation agrees with the facts: `right` of `claims` on holders, and `known` of `sentences` parsed."""
 
     right: int
     claims: int
@@ -67,68 +67,66 @@ def patterns(genre_domain: str) -> list[tuple[str, re.Pattern[str]]]:
     Raises:
         KeyError: there is no genre of that domain.
     """
-    from rwkvgate.experiment.corpora.stories import GENRES  # which imports the engine, and it the frames
+    from rwkvgate.experiment.corpora.stories import GENRES
 
     genre = {genre.domain: genre for genre in GENRES}[genre_domain]
     return [(beat, _pattern(genre, frame)) for beat, frames in genre.frames.items() for frame in frames]
 
 
 def understood(domain: str, sentence: str) -> tuple[str, Roles] | None:
-    """The beat and the roles of a sentence; None where it follows no frame of the genre."""
+    """The beat and the roles of a sentence; None where it matches no frame of the genre."""
     lowered = sentence[:1].lower() + sentence[1:]
     for beat, pattern in patterns(domain):
-        # A sentence that starts with "the", "his" or a filler had its first letter made a capital.
+        # The first letter of "the", "his" or a filler became a capital at the start of a sentence.
         for text in (sentence, lowered):
-            found = pattern.fullmatch(text)
-            if found is not None:
-                return beat, {role: name for role, name in found.groupdict().items() if name is not None}
+            match = pattern.fullmatch(text)
+            if match is not None:
+                return beat, {role: name for role, name in match.groupdict().items() if name is not None}
     return None
 
 
 def sentences(text: str) -> Iterator[str]:
-    """The whole sentences of a text; what follows the last full stop is none."""
-    for found in _SENTENCE.finditer(text):
-        yield " ".join(found.group().split())
+    """The complete sentences of a text; the rest after the last full stop is left out."""
+    for match in _SENTENCE.finditer(text):
+        yield " ".join(match.group().split())
 
 
 def read_continuation(domain: str, prompt: str, continuation: str) -> Reading:
-    """Hold a continuation against the facts of its prompt.
+    """Check a continuation against the facts of its prompt.
 
-    An object or a person that the story never introduced makes the claim about it wrong.
+    A claim on an object or a person that the story never introduced is wrong.
 
     Raises:
         KeyError: there is no genre of that domain.
     """
     holder: dict[str, str] = {}
-    told = [*sentences(prompt)]
     right = claims = known = 0
-    written = [*sentences(continuation)]
-    for number, sentence in enumerate(chain(told, written)):
-        found = understood(domain, sentence)
-        if found is None:
+    given, written = [*sentences(prompt)], [*sentences(continuation)]
+    for number, sentence in enumerate(chain(given, written)):
+        parsed = understood(domain, sentence)
+        if parsed is None:
             continue
-        beat, roles = found[0], _resolved(found[1], holder)
-        held = [
-            (roles[thing], roles[where]) for thing, where in CLAIMS.get(beat, ()) if thing in roles and where in roles
-        ]
-        if number >= len(told):
+        beat, roles = parsed[0], _resolved(parsed[1], holder)
+        claimed, moved = (
+            [(roles[x], roles[place]) for x, place in table.get(beat, ()) if x in roles and place in roles]
+            for table in (CLAIMS, MOVES)
+        )
+        if number >= len(given):
             known += 1
-            claims += len(held)
-            right += sum(holder.get(thing) == where for thing, where in held)
-        holder |= {
-            roles[thing]: roles[where] for thing, where in MOVES.get(beat, ()) if thing in roles and where in roles
-        }
+            claims += len(claimed)
+            right += sum(holder.get(thing) == where for thing, where in claimed)
+        holder |= dict(moved)
     return Reading(right, claims, known, len(written))
 
 
 def _resolved(roles: Roles, holder: Mapping[str, str]) -> dict[str, str]:
-    """Roles with "the key" replaced by the one key of the story; one that could be several, or none, is left out."""
-    found = {role: name for role, name in roles.items() if role != "short"}
-    if "short" in roles and "x" not in found:
+    """Roles with "the key" replaced by the only key of the story; left out where there are several, or none."""
+    resolved = {role: name for role, name in roles.items() if role != "short"}
+    if "short" in roles and "x" not in resolved:
         like = [name for name in holder if name.endswith(" " + roles["short"])]
         if len(like) == 1:
-            found["x"] = like[0]
-    return found
+            resolved["x"] = like[0]
+    return resolved
 
 
 def _pattern(genre: Genre, frame: str) -> re.Pattern[str]:

@@ -1,11 +1,11 @@
-"""The notation of sentence frames, and its realisation as text with labels.
+"""The notation of sentence frames, and how they become text with labels.
 
     {a} gave {x:a} to {b}, | because {a:he} liked {b:him}.
 
-`{a}`, `{b}` are people, `{x}`, `{y}` objects, `{p}` a place; the word after the colon picks a form
-of it (`person`, `thing` and `place` below list them). A slot whose name has two letters or more is
+`{a}`, `{b}` are people, `{x}`, `{y}` objects, `{p}` a place; the word after the colon selects a form
+(`person`, `thing` and `place` below list them). A slot whose name has two letters or more is
 filled from the genre's lexicon. `|` marks where a clause starts inside the sentence; it and the
-space after it vanish. The first letter of a sentence becomes a capital.
+space after it are removed. The first letter of a sentence becomes a capital.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PRONOUNS = {
 
 @dataclass(frozen=True)
 class Entity:
-    """Something a story tracks: `forms` maps a slot's form to (words before the mention, mention)."""
+    """A person, object or place of a story: `forms` maps a form to (words before the mention, mention)."""
 
     name: str
     kind: str
@@ -35,7 +35,7 @@ class Entity:
 
 
 def with_article(phrase: str) -> str:
-    """`phrase` after "a" or "an", by its first letter; no frame's word starts with a mute h or "eu"."""
+    """`phrase` after "a" or "an", by its first letter; no word of the genres starts with a mute h or "eu"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
@@ -61,7 +61,7 @@ def place(where: Place) -> Entity:
 
 @dataclass
 class Page:
-    """A story's text as it grows, with its labels; offsets in characters from the story's start."""
+    """A growing text with its labels; offsets are in characters from its start."""
 
     text: str = ""
     sentence_ends: list[int] = field(default_factory=list)
@@ -69,10 +69,10 @@ class Page:
     mentions: list[Mention] = field(default_factory=list)
 
     def add(self, frame: str, cast: Mapping[str, Entity], fill: Callable[[str], str]) -> None:
-        """Realise one frame as the next sentence; `fill` draws a word for a lexicon slot.
+        """Append a frame as the next sentence; `fill` draws a word for a lexicon slot.
 
         Raises:
-            KeyError: the frame names a role or a form that it was not given.
+            KeyError: the frame names a role or a form that does not exist.
         """
         if self.text:
             self.text += " "

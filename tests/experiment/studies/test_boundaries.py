@@ -13,7 +13,7 @@ from scipy import stats
 from rwkvgate.experiment.corpora.documents import Document, Mention
 from rwkvgate.experiment.corpora.stories import generate_stories
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
-from rwkvgate.experiment.studies.linguistics import LabelledTokens, group_effects, label_tokens, token_starts
+from rwkvgate.experiment.studies.boundaries import LabelledTokens, group_effects, label_tokens, token_starts
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
 
 
