@@ -14,10 +14,10 @@ import matplotlib
 import seaborn.objects as so
 from matplotlib.figure import Figure
 
-from rwkvgate.experiment.arms import ARMS, YELLOW
+from rwkvgate.experiment.arms import ARMS
 from rwkvgate.rwkv6.files import write_file
 
-GREY, DARK_YELLOW = "#7F7F7F", "#A89A00"
+GREY = "#7F7F7F"
 STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#333333",
@@ -43,14 +43,13 @@ WIDTH = 6.5
 
 
 def palette(arms: Iterable[str]) -> dict[str, str]:
-    """The colour of each arm, as "#RRGGBB": darker where thin lines would be lost on white, grey where it has none.
+    """The colour of each arm, as "#RRGGBB"; grey for a name that is no arm.
 
     Example:
         >>> palette(["base", "mine"])
         {'base': '#000000', 'mine': '#7F7F7F'}
     """
-    colours = {arm: ARMS[arm].colour if arm in ARMS else GREY for arm in arms}
-    return {arm: DARK_YELLOW if colour == YELLOW else colour for arm, colour in colours.items()}
+    return {arm: ARMS[arm].colour if arm in ARMS else GREY for arm in arms}
 
 
 def draw(plot: so.Plot, title: str, failures: Mapping[str, str] | None = None, height: float = 3.0) -> Figure:
@@ -67,6 +66,24 @@ def draw(plot: so.Plot, title: str, failures: Mapping[str, str] | None = None, h
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=9)
         plot.on(figure).theme(STYLE).plot()
     return figure
+
+
+def finish(figure: Figure, *, at: float | None = None) -> None:
+    """Move the legend that seaborn lays over the panels below them, and mark a reference value.
+
+    Args:
+        figure: with constrained layout, drawn by `seaborn.objects.Plot.on`.
+        at: where on the x axis of every panel a dashed line stands, such as the trained length.
+    """
+    if at is not None:
+        for axes in figure.axes:
+            axes.axvline(at, color="black", linestyle="--", linewidth=1, zorder=1)
+    if figure.legends:
+        legend = figure.legends.pop()
+        handles = [handle for handle in legend.legend_handles if handle is not None]
+        labels = [text.get_text() for text in legend.get_texts()]
+        style = {"ncols": min(4, len(labels)), "frameon": False, "fontsize": 9}
+        figure.legend(handles, labels, loc="outside lower center", **style)
 
 
 def rows_height(arms: Iterable[str]) -> float:
