@@ -20,9 +20,9 @@ from rwkvgate.metrics.measures import MEASURES
 from rwkvgate.metrics.statistics import RESAMPLES
 from rwkvgate.rwkv6.files import read_json
 
-PARTS = ("settings", "commit", "versions", "packages", "hardware", "corpus", "checkpoint", "seeds")
-"""The compared parts of a manifest. `packages` are those of environment.txt that `versions` does not name."""
-ONLY_IN_BOTH = ("packages.", "corpus.versions.")
+PARTS = ("settings", "commit", "versions", "hardware", "corpus", "checkpoint", "seeds")
+"""The compared parts of a manifest; `versions` has every package of environment.txt too."""
+ONLY_IN_BOTH = ("corpus.versions.",)
 """Entries that runs of an earlier version do not have, which is no difference in each of them."""
 MISSING = "missing"
 TABLES = ("documents", "latency")
@@ -52,9 +52,8 @@ def read_run(folder: Path) -> Finished:
         documents, latency = (pd.read_parquet(folder / "results" / f"{name}.parquet") for name in TABLES)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{folder} holds no finished results ({error})") from None
-    if packages := _packages(folder):
-        named = {re.sub(r"[-_.]+", "-", name) for name in manifest.get("versions", {})}
-        manifest["packages"] = {name: version for name, version in packages.items() if name not in named}
+    named = {re.sub(r"[-_.]+", "-", name): version for name, version in manifest.get("versions", {}).items()}
+    manifest["versions"] = _packages(folder) | named
     claims = read_json(folder / "results" / "claims.json") or []
     return Finished(manifest, documents, latency, {claim["claim"]: claim["verdict"] for claim in claims})
 
@@ -95,7 +94,7 @@ def named_differences(entries: pd.DataFrame) -> str:
     titles = {
         "Texts that differ": ("corpus.hashes.",),
         "Natural text was read from other versions of": ("corpus.versions.",),
-        "Packages in other versions": ("versions.", "packages."),
+        "Packages in other versions": ("versions.",),
     }
     lines = []
     for title, prefixes in titles.items():
