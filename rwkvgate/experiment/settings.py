@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from rwkvgate.gate.validation import Frozen, SettingsError, share_of, unknown, validate
+from rwkvgate.gate.validation import Frozen, SettingsError, unknown, validate
 
 PROFILES = ("smoke", "cpu", "t4", "gpu")
 GPU_PROFILES = ("t4", "gpu")
@@ -30,6 +30,21 @@ float32's tolerance need not be made again. The arm's log records them."""
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+def share_of(batch: int, processes: int, key: str = "training.batch_size") -> int:
+    """Rows of a batch that each process takes.
+
+    Raises:
+        SettingsError: the number of processes does not divide the batch.
+    """
+    if batch % processes:
+        allowed = [n for n in range(1, batch + 1) if batch % n == 0]
+        raise SettingsError(
+            f"{key} is {batch}, of all processes together, and {processes} processes cannot share it evenly; "
+            f"their number must be {', '.join(map(str, allowed[:-1]))}{' or ' if allowed[:-1] else ''}{allowed[-1]}"
+        )
+    return batch // processes
 
 
 class Schedule(Frozen):

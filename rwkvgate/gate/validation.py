@@ -15,21 +15,6 @@ class SettingsError(ValueError):
     """Invalid settings: the message names the key, its value and the values allowed."""
 
 
-def share_of(batch: int, processes: int, key: str = "training.batch_size") -> int:
-    """Rows of a batch that each process takes.
-
-    Raises:
-        SettingsError: the number of processes does not divide the batch.
-    """
-    if batch % processes:
-        allowed = [n for n in range(1, batch + 1) if batch % n == 0]
-        raise SettingsError(
-            f"{key} is {batch}, of all processes together, and {processes} processes cannot share it evenly; "
-            f"their number must be {', '.join(map(str, allowed[:-1]))}{' or ' if allowed[:-1] else ''}{allowed[-1]}"
-        )
-    return batch // processes
-
-
 def explain(model: type[BaseModel], problem: Any, where: str) -> str:
     """One of pydantic's errors in words that a user can act on."""
     path = [str(part) for part in problem["loc"]]

@@ -8,16 +8,14 @@ mount or a lost upload costs the newest changes and nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rwkvgate.experiment.run import RECORD, Run, after_step, write_manifest
-from rwkvgate.rwkv6.files import read_json, write_file, write_json
+from rwkvgate.rwkv6.files import file_hash, read_json, write_file, write_json
 
 DRIVE_VARIABLE = "RWKVGATE_DRIVE"
 """The environment variable that names the Drive folder; child processes inherit it."""
@@ -140,7 +138,7 @@ def copy_changes(run_folder: Path, place: Path) -> list[str]:
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         raise DriveError(f"{place} and the run folder {run_folder} lie in each other; choose a folder outside")
     try:
-        listing, local = _read_listing(place), {name: _sha256(run_folder / name) for name in _files(run_folder)}
+        listing, local = _read_listing(place), {name: file_hash(run_folder / name) for name in _files(run_folder)}
         changed = sorted((name for name, sha in local.items() if listing.get(name) != sha), key=_records_last)
         removed = [name for name in listing if name not in local and (run_folder / name).parent.is_dir()]
         if not changed and not removed:
@@ -235,16 +233,5 @@ def _copy(source: Path, target: Path, sha: str) -> None:
     """
     with write_file(target) as fresh:
         shutil.copyfile(source, fresh)
-        if _sha256(fresh) != sha:
+        if file_hash(fresh) != sha:
             raise DamagedError(f"{target} differs from {source} after copying")
-
-
-def _sha256(path: Path) -> str:
-    return _sha256_of(path, path.stat().st_mtime_ns, path.stat().st_size)
-
-
-@cache
-def _sha256_of(path: Path, changed: int, size: int) -> str:
-    """The SHA-256 of one version of a file, read once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

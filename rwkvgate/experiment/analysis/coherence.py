@@ -1,4 +1,4 @@
-"""Entity coherence: does a continuation keep to who owns what? Judged by the generator's own knowledge."""
+"""Entity coherence: are a continuation's claims about who holds what right? The stories' own grammar decides."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ ENTITY_COLUMNS = ("entity_right", "entity_claims", "entity_known", "entity_sente
 
 
 def entity_scores(domains: Sequence[str], prompts: Sequence[str], continuations: Sequence[str]) -> pd.DataFrame:
-    """How often continuations are right about who holds what, or where it lies.
+    """Claims of continuations about who holds what, or where it lies, and how many of them are right.
+
+    Args:
+        domains: of each document; only the genres of the stories have known holders.
+        prompts: what each continuation continues, and is compared with.
+        continuations: the texts to score.
 
     Returns:
-        One row a continuation, in order: `document`, and counts `entity_claims` (claims about holders in sentences that
-        follow one of the genre's frames), `entity_right` (of these), `entity_sentences` (whole sentences) and
-        `entity_known` (of these, those that follow a frame). All are nan where the domain is no genre of stories:
-        there nobody knows who owns what.
+        One row a continuation, in order: `document`, its number; `entity_claims`, claims about holders in sentences
+        that follow one of the genre's frames, and `entity_right`, those that are right; `entity_sentences`, complete
+        sentences, and `entity_known`, those that follow a frame. Counts are nan where the domain is not a genre of
+        stories.
 
     Raises:
         ValueError: the lists differ in length.
@@ -28,7 +33,7 @@ def entity_scores(domains: Sequence[str], prompts: Sequence[str], continuations:
     if not len(domains) == len(prompts) == len(continuations):
         raise ValueError(
             f"{len(domains)} domains, {len(prompts)} prompts and {len(continuations)} continuations; "
-            "they must be as many"
+            "there must be one of each for every document"
         )
     genres = {genre.domain for genre in GENRES}
     rows = []
@@ -36,8 +41,8 @@ def entity_scores(domains: Sequence[str], prompts: Sequence[str], continuations:
         if domain not in genres:
             rows.append([np.nan] * len(ENTITY_COLUMNS))
             continue
-        found = read_continuation(domain, prompt, continuation)
-        rows.append([found.right, found.claims, found.known, found.sentences])
+        counts = read_continuation(domain, prompt, continuation)
+        rows.append([counts.right, counts.claims, counts.known, counts.sentences])
     frame = pd.DataFrame(rows, columns=list(ENTITY_COLUMNS), dtype="float64")
     frame.insert(0, "document", np.arange(len(rows), dtype=np.int64))
     return frame

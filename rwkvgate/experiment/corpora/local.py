@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.punctuation import weak_document
 from rwkvgate.experiment.corpora.splits import FEWEST_DOCUMENTS
 from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import file_hash
 
 SUFFIXES = (".txt", ".jsonl")
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
@@ -49,28 +49,16 @@ def local_documents(path: str | Path) -> list[Document]:
 def content_hash(path: Path) -> str | None:
     """SHA-256 of a file, or of a folder's files with their names; None where there is neither.
 
-    Hidden files are left out, as `datasets` does. A process reads a file once, and again when it has changed.
+    Hidden files are left out, as `datasets` does.
     """
     if not path.is_dir():
-        return _file_hash(path) if path.is_file() else None
+        return file_hash(path) if path.is_file() else None
     total = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
         if file.is_file() and not any(part.startswith(".") for part in name.parts):
-            total.update(f"{name.as_posix()}\n{_file_hash(file)}\n".encode())
+            total.update(f"{name.as_posix()}\n{file_hash(file)}\n".encode())
     return total.hexdigest()
-
-
-def _file_hash(file: Path) -> str:
-    # These change when a file is written or replaced.
-    state = file.stat()
-    return _read_hash(file, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-
-
-@lru_cache(maxsize=1024)
-def _read_hash(file: Path, *state: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _checked_text(file: Path) -> str:

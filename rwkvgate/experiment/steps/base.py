@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ from rwkvgate.experiment.training import TrainingLog, pack_rows, ranks, train
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.checkpoints import loaded_commit
 from rwkvgate.rwkv6.configuration import Rwkv6Config
-from rwkvgate.rwkv6.files import read_json, write_json
+from rwkvgate.rwkv6.files import file_hash, read_json, write_json
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.rwkv6.vocabulary import IDS
 
@@ -163,9 +162,5 @@ def _fingerprint(folder: Path) -> dict[str, str] | None:
     """SHA-256 of a local checkpoint's files; None for a name on the hub, whose commit identifies it."""
     if not folder.is_dir():
         return None
-    hashes = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".bin"):
-            with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    kept = (".json", ".safetensors", ".bin")
+    return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.suffix in kept}

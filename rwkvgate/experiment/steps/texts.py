@@ -17,7 +17,6 @@ from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, Settings
 from rwkvgate.experiment.steps.making import Write, complete, makes
-from rwkvgate.experiment.training import ranks
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
 
 TOKENIZER = "tokenizer"
@@ -47,7 +46,7 @@ class Texts:
 
 def ensure_texts(run: Run) -> Texts:
     """The corpus and its tokenizer, made where that is not done yet."""
-    ranks.from_main(lambda: complete(order.corpus(run)))  # one process suffices
+    complete(order.corpus(run))
     folder = run.corpus / TOKENIZER
     world = isinstance(run.settings.model, CheckpointSettings)
     return Texts(Corpus.load(run.corpus), Rwkv6Tokenizer.from_pretrained(folder) if world else load_tokenizer(folder))
@@ -56,14 +55,14 @@ def ensure_texts(run: Run) -> Texts:
 @makes("corpus")
 def _make_texts(step: Step) -> Write:
     settings = step.run.settings
-    print("corpus: reading natural text and making the fine-tuning documents", flush=True)
-    corpus = build_corpus(settings.corpus)
-    tokenizer = _new_tokenizer(settings.model, corpus)
-    texts = Texts(corpus, tokenizer)
-    for document in corpus.test:
-        texts.prompt(document, settings)  # a document too short for its prompt is an error now, not later
 
-    def write(folder: Path) -> None:
+    def write(folder: Path) -> None:  # all of it here: the main process alone makes the texts
+        print("corpus: reading natural text and making the fine-tuning documents", flush=True)
+        corpus = build_corpus(settings.corpus)
+        tokenizer = _new_tokenizer(settings.model, corpus)
+        texts = Texts(corpus, tokenizer)
+        for document in corpus.test:
+            texts.prompt(document, settings)  # a document too short for its prompt is an error now, not later
         corpus.save(folder)
         save_tokenizer(tokenizer, folder / TOKENIZER)
 

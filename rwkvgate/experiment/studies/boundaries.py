@@ -32,7 +32,8 @@ EFFECT_COLUMNS = ("group", "match", "layer", "effect", "low", "high", "p", "p_ho
 ARMS_READ = ("enhanced", "enhanced-untrained")
 """The paper's gate, and the same gate before training, the control: any function of the hidden state tells tokens
 apart, a random one too."""
-PERMUTATIONS, RESAMPLES = 400, 2000
+PERMUTATIONS, DRAWS = 400, 2000
+"""Permutations of the labels for a test, and bootstrap resamples of the documents for an interval."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _over_documents(
     _, index = np.unique(documents, return_inverse=True)
     sums = np.stack([np.bincount(index, weights=column) for column in parts.T], axis=1)
     n = len(sums)
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
     low, high = np.percentile(counts @ sums, [2.5, 97.5], axis=0)
     return low, high
 

@@ -20,9 +20,6 @@ from rwkvgate.explore.traces import GateTrace, record_gates
 from rwkvgate.metrics.inference import device_of
 from rwkvgate.metrics.statistics import Reduce, interval, mean
 
-RESAMPLES = 2000
-"""Bootstrap resamples of an interval that is shown and decides no claim."""
-
 
 def no_variants(run: Run) -> list[Variant]:
     """The variants of a study that reads no tuned arm, but the base alone."""
@@ -122,5 +119,5 @@ def intervals(
         values = part.groupby(list(units), dropna=False)[list(columns)].mean().to_numpy(dtype=np.float64)
         if part[list(columns)].isna().to_numpy().any():  # which the mean has passed over
             values = np.full_like(values, np.nan)
-        rows.append((*group, *interval(values, reduce, resamples=RESAMPLES)))
+        rows.append((*group, *interval(values, reduce)))
     return pd.DataFrame(rows, columns=[*by, "estimate", "low", "high", "n"])

@@ -10,7 +10,6 @@ training does not draw from. So any number of processes resumes from a checkpoin
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -26,7 +25,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from rwkvgate.experiment.training import ranks
 from rwkvgate.experiment.training.sharding import is_sharded, load_optimizer_state, optimizer_state, put, reshard, whole
-from rwkvgate.rwkv6.files import read_json, write_json
+from rwkvgate.rwkv6.files import file_hash, read_json, write_json
 from rwkvgate.rwkv6.loss import IGNORED
 
 SAVE_SECONDS = float(os.environ.get("RWKVGATE_SAVE_SECONDS", "20"))
@@ -191,7 +190,7 @@ def resume_point(folder: Path, owner: str) -> Path | None:
 def seal(folder: Path, owner: str) -> None:
     """Write the hashes of a checkpoint's files and of its training; it is complete with that."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SEAL)
-    write_json(folder / SEAL, {"owner": owner, "files": {name: _hash(folder / name) for name in names}})
+    write_json(folder / SEAL, {"owner": owner, "files": {name: file_hash(folder / name) for name in names}})
 
 
 def is_sound(folder: Path) -> bool:
@@ -200,7 +199,7 @@ def is_sound(folder: Path) -> bool:
     files = sealed.get("files") if isinstance(sealed, dict) else None
     if not isinstance(files, dict) or WEIGHTS not in files or "owner" not in sealed:
         return False
-    return all((folder / name).is_file() and _hash(folder / name) == mark for name, mark in files.items())
+    return all((folder / name).is_file() and file_hash(folder / name) == mark for name, mark in files.items())
 
 
 def _give_up(folder: Path, step: int, error: Exception, stops: bool = False) -> None:
@@ -216,11 +215,6 @@ def _give_up(folder: Path, step: int, error: Exception, stops: bool = False) -> 
         f"Training {'stops, and resumes' if stops else 'continues; it would resume'} from {start}",
         flush=True,
     )
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from rwkvgate.experiment.progress import clock
-from rwkvgate.experiment.settings import LAUNCH, Schedule, TrainingSettings
+from rwkvgate.experiment.settings import LAUNCH, Schedule, TrainingSettings, share_of
 from rwkvgate.experiment.training import ranks
 from rwkvgate.experiment.training.checkpointing import KEPT, ResumableTrainer, Saver, resume_point
 from rwkvgate.experiment.training.duration import step_seconds, training_seconds
@@ -39,7 +39,7 @@ from rwkvgate.experiment.training.memory import GIB, TrainingMemory, count, peak
 from rwkvgate.experiment.training.rows import Rows, collate_for_loss
 from rwkvgate.experiment.training.sharding import put, shard, whole
 from rwkvgate.experiment.training.watching import Report, ScaleWatch
-from rwkvgate.gate.validation import SettingsError, share_of
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest
 
 

@@ -25,10 +25,10 @@ from rwkvgate.experiment import order
 from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.processes import end_with_parent
 from rwkvgate.experiment.run import Run
-from rwkvgate.experiment.settings import SECTIONS, ModelSettings, resolve
+from rwkvgate.experiment.settings import SECTIONS, ModelSettings, resolve, share_of
 from rwkvgate.experiment.steps.making import complete
 from rwkvgate.experiment.training import ranks
-from rwkvgate.gate.validation import SettingsError, share_of
+from rwkvgate.gate.validation import SettingsError
 
 COLLECTIVE_TIMEOUT = timedelta(hours=4)
 """How long processes wait for each other, as while the main one reads texts or downloads a base. If one dies, the

@@ -1,4 +1,4 @@
-"""Effects at labelled tokens: planted ones are found, words that only look like one are not, nothing is nothing."""
+"""Effects at labelled tokens: a planted one is detected, a word's own gate is not taken for one, and p is honest."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_a_words_own_gate_is_no_effect_of_its_place() -> None:
     labelled = made_up(1, word=3.0)
     raw = labelled.values[0]
     inside = labelled.frame["boundary"].to_numpy()
-    assert stats.ttest_ind(raw[inside], raw[~inside]).pvalue < 1e-6  # as one would be told without matching
+    assert stats.ttest_ind(raw[inside], raw[~inside]).pvalue < 1e-6  # the conclusion without matching
     assert group_effects(labelled, "boundary", permutations=300)["p"].min() > 0.05
 
 
-def test_nothing_is_found_at_the_nominal_rate() -> None:
+def test_false_positives_come_at_the_nominal_rate() -> None:
     repeats = 200
     p = [
         group_effects(made_up(s, documents=8, length=30), "boundary", permutations=99)["p"].iloc[0]
@@ -82,8 +82,8 @@ def test_labels_stand_on_the_tokens_they_belong_to(tiny_model: Any) -> None:
     for number, document in enumerate(documents[:3]):
         rows = labelled.frame[labelled.frame["document"] == number]
         starts = token_starts(tokenizer, document.text)
-        said = [start for start, flag in zip(starts, rows["boundary"], strict=True) if flag]
-        assert said == list(document.boundaries)
+        labels = [start for start, flag in zip(starts, rows["boundary"], strict=True) if flag]
+        assert labels == list(document.boundaries)
         assert rows["mention"].sum() >= 0.8 * len(document.mentions)
     effects = group_effects(labelled, "boundary", permutations=20)
     assert len(effects) == 3

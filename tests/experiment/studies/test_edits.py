@@ -1,4 +1,4 @@
-"""Edits change what they say and nothing else; a gate that reacts to commas alone is found out."""
+"""Edits change what they name and nothing else; differences from neutral edits have intervals over documents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from rwkvgate.experiment.studies.edits import (
     edits,
     gate_changes,
 )
-from rwkvgate.experiment.studies.study import RESAMPLES
 from rwkvgate.metrics.measures import ratio_of_sums
 from rwkvgate.metrics.statistics import interval
 
@@ -91,7 +90,7 @@ def test_differences_are_means_over_layers_and_seeds_with_an_interval_over_docum
     row = table.set_index(["arm", "kind", "reach"]).loc["enhanced", "swap-name", "at the site"]
     part = frame[(frame["arm"] == "enhanced") & (frame["kind"] == "swap-name") & (frame["reach"] == "at the site")]
     means = (part["edited"] - part["neutral"]).groupby(part["document"]).mean().to_numpy()
-    assert tuple(row[["estimate", "low", "high", "n"]]) == interval(means, resamples=RESAMPLES)
+    assert tuple(row[["estimate", "low", "high", "n"]]) == interval(means)
     np.testing.assert_allclose(row["edited"] - row["neutral"], row["estimate"])
 
 
@@ -103,7 +102,7 @@ def test_gaps_stay_gaps() -> None:
     assert table[["low", "high"]].isna().all(axis=None)  # one document has no interval
 
 
-def test_a_difference_is_told_from_none() -> None:
+def test_a_difference_is_distinguished_from_none() -> None:
     rng = np.random.default_rng(0)
     rows = [
         {"arm": "enhanced", "kind": kind, "document": d, "reach": "at the site", "edited": shift + x, "neutral": y}
@@ -130,4 +129,4 @@ def test_claims_are_pooled_and_the_unedited_are_those_of_the_same_documents() ->
     assert table.loc[("swap-name", UNEDITED), "estimate"] == 0.2 and table.loc[("swap-name", UNEDITED), "n"] == 2
     assert np.isnan(table.loc[("drop-name", "neutral"), "estimate"])  # no claim was made
     found = table.loc[("swap-name", "edited"), ["estimate", "low", "high", "n"]]
-    assert tuple(found) == interval([[1, 3], [1, 1]], ratio_of_sums, resamples=RESAMPLES)
+    assert tuple(found) == interval([[1, 3], [1, 1]], ratio_of_sums)

@@ -13,8 +13,9 @@ from rwkvgate.experiment import order
 from rwkvgate.experiment.rules import RULES
 from rwkvgate.experiment.run import RECORD, Run
 from rwkvgate.experiment.settings import resolve
+from rwkvgate.experiment.steps.making import MAKERS
 from rwkvgate.experiment.studies import STUDIES, Studies, no_studies
-from rwkvgate.experiment.studies.study import RESAMPLES, Study, intervals, variants_of
+from rwkvgate.experiment.studies.study import Study, intervals, variants_of
 from rwkvgate.metrics.measures import ratio_of_sums
 from rwkvgate.metrics.statistics import interval
 from rwkvgate.rwkv6.files import write_json
@@ -66,9 +67,7 @@ def test_a_study_is_measured_once_and_its_columns_are_in_order(
     counted: tuple[Run, Study, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, study, calls = counted
-    monkeypatch.setitem(
-        __import__("rwkvgate.experiment.steps.making", fromlist=["MAKERS"]).MAKERS, "counted", study.make
-    )
+    monkeypatch.setitem(MAKERS, "counted", study.make)
     for _ in range(2):
         pd.testing.assert_frame_equal(study.ensure(run), pd.DataFrame({"arm": ["base"], "value": [1.5]}))
     assert calls == ["measured"]
@@ -79,9 +78,7 @@ def test_intervals_average_within_a_unit_and_resample_units() -> None:
     frame = pd.DataFrame([(seed, d, rng.random()) for seed in range(2) for d in range(9)], columns=["seed", "d", "x"])
     found = intervals(frame.assign(arm="enhanced", kind="a"), ("arm", "kind"), ("d",), ("x",))
     means = frame.groupby("d")["x"].mean().to_numpy()
-    assert found.to_dict("records") == [
-        {"arm": "enhanced", "kind": "a"} | interval(means, resamples=RESAMPLES)._asdict()
-    ]
+    assert found.to_dict("records") == [{"arm": "enhanced", "kind": "a"} | interval(means)._asdict()]
     assert found.loc[0, "n"] == 9 and found.loc[0, "low"] < means.mean() < found.loc[0, "high"]
 
 
