@@ -117,3 +117,11 @@ def test_papermill_is_given_parameters_that_exist(page: Path) -> None:
     for parameters in given:
         assert set(parameters) <= known
         resolve(profile="cpu", **parameters)  # refuses a setting that does not exist
+
+
+def test_the_changelog_names_the_places_that_modules_moved_to() -> None:
+    rows = re.findall(r"^\| `(.*)` \| (`.*`).* \|$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
+    assert rows
+    for before, now in rows:
+        assert not (ROOT / before.split("`")[0].replace(".", "/")).with_suffix(".py").exists()
+        assert all(find_spec(name) for name in re.findall(r"rwkvgate[\w.]*\w", now)), now
