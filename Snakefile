@@ -176,6 +176,104 @@ rule evaluate:
         papermill(*OF_ARM, evaluation=STUDIES, trained=ITS_FOLDER)
 
 
+REPORT = f"{quote(sys.executable)} -m rwkvgate.workflow.report {quote(FOLDER)} {{output:q}}"
+"""The shell line that executes a rule's notebook and moves it into place when it has succeeded.
+
+    What cells print goes to the terminal; a notebook that failed is kept beside, to be read.
+
+    An arm whose training diverged is a result: its notebooks are kept as they ended, and the tables say so. `trained`
+    is the arm and seed that the notebook needs, as in their folder.
+    """
+    fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", FOLDER]
+    quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING"]
+    words = [sys.executable, "-m", "rwkvgate.workflow.execute", "{input[0]:q}", '"$part"', "-k", "python3"]
+    words += [*quiet, *fixed, *parameters]
+    # Through cat, for papermill opens the file it is given anew, and would cut off a log that two jobs share.
+    words += ["--stdout-file", ">(cat)"]
+    words += ["-y", f"evaluation: {evaluation}"] if evaluation else []
+    plain = ('"$part"', "{", ">(")
+    line = " ".join(word if word.startswith(plain) else quote(word) for word in words)
+    failure = f"{quote(FOLDER)}/arms/{trained}.failed.json"
+    kept = f"|| {{{{ test -e {failure} && grep -q '\"ename\": \"FloatingPointError\"' \"$part\"; }}}}" if trained else ""
+    return (
+        'export OMP_NUM_THREADS={threads}; part={output:q}.failed.ipynb; mkdir -p "$(dirname "$part")"; '
+        f'{{{{ {line} {kept}; }}}} && mv "$part" {{output:q}}'
+    )
+
+
+def quote(word):
+    # Braces are doubled, for snakemake formats the line.
+    return shlex.quote(word).replace("{", "{{").replace("}", "}}")
+
+
+OF_ARM = ("-p", "arm", "{wildcards.arm}", "-p", "seed", "{wildcards.seed}")
+ITS_FOLDER = "{wildcards.arm}/seed{wildcards.seed}"
+
+
+onstart:
+    # In the head process alone: snakemake starts its jobs, here or on a cluster, without hooks.
+    HELD.append(lock_folder(RUN.folder))
+
+
+onerror:
+    print(failures(Path(NOTEBOOKS)), file=sys.stderr)
+
+
+rule all:
+    input:
+        f"{NOTEBOOKS}/04_ablations.ipynb",
+        [f"{NOTEBOOKS}/05_gate_visualization.ipynb"] if ("enhanced", 0) in TRAINED else [],
+
+
+rule setup:
+    input:
+        "notebooks/01_setup.ipynb",
+    output:
+        f"{NOTEBOOKS}/01_setup.ipynb",
+    params:
+        inputs=order.base(RUN).digest,
+    threads: alone
+    resources:
+        **needs(SETTINGS.profile, "setup"),
+    shell:
+        papermill()
+
+
+rule finetune:
+    input:
+        "notebooks/02_finetune.ipynb",
+        lambda w: executed(*order.arm(variant(w)).requires),
+    output:
+        f"{NOTEBOOKS}/02_finetune.{{arm}}.seed{{seed}}.ipynb",
+    params:
+        inputs=lambda w: order.arm(variant(w)).digest,
+    resources:
+        **needs(SETTINGS.profile, "finetune", SETTINGS.training.processes),
+    shell:
+        papermill(*OF_ARM, trained=ITS_FOLDER)
+
+
+def measured(variant):
+    """The steps that notebook 03 makes."""
+    return [order.evaluation(variant)] + ([order.probes(variant)] if SETTINGS.evaluation.studies else [])
+
+
+rule evaluate:
+    input:
+        "notebooks/03_evaluate.ipynb",
+        lambda w: executed(*order.evaluation(variant(w)).requires),
+    output:
+        f"{NOTEBOOKS}/03_evaluate.{{arm}}.seed{{seed}}.ipynb",
+    params:
+        inputs=lambda w: digest([step.inputs for step in measured(variant(w))]),
+    # It times the model, so nothing else may run beside it; smoke's times mean nothing.
+    threads: 1 if SETTINGS.profile == "smoke" else alone
+    resources:
+        **needs(SETTINGS.profile, "evaluate"),
+    shell:
+        papermill(*OF_ARM, evaluation=STUDIES, trained=ITS_FOLDER)
+
+
 REPORT = f"{quote(sys.executable)} -m rwkvgate.workflow.report {{output:q}} {quote(str(RUN.report))}"
 """The shell line that renders the executed notebook 04 as the run's report."""
 

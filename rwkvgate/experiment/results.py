@@ -1,170 +1,198 @@
-"""All arms and seeds of a run gathered into tables and the ledger."""
+"""All arms and seeds of a run gathered into tidy tables, each number computed once, and their files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from rwkvgate.experiment import order
-from rwkvgate.experiment.analysis.comparison import ablations, comparisons
-from rwkvgate.experiment.analysis.report import Sample
-from rwkvgate.experiment.analysis.tables import comparison_table, table1, table2, trivial_table
-from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.claims import Evidence, Records, ledger
-from rwkvgate.experiment.run import Run, Variant
+from rwkvgate.experiment.analysis.comparison import (
+    comparisons,
+    is_measured,
+    pairs_of,
+    pooled_times,
+    seed_values,
+    summary,
+)
+from rwkvgate.experiment.analysis.figures import save_figure
+from rwkvgate.experiment.analysis.tables import TABLE2_METRICS
+from rwkvgate.experiment.claims import Evidence, Records, claim_pairs, decide_claims
+from rwkvgate.experiment.run import Run, Variant, write_manifest
 from rwkvgate.experiment.steps import ensure_base, ensure_evaluation, ensure_probes, ensure_texts
-from rwkvgate.experiment.steps.base import best_device
+from rwkvgate.experiment.steps.base import best_device, read_log
 from rwkvgate.experiment.steps.evaluation import HEADLINES, Evaluation
 from rwkvgate.experiment.studies import Studies, ensure_studies, no_studies
-from rwkvgate.gate.config import GateConfig
 from rwkvgate.metrics.context import POSITION_COLUMNS
-from rwkvgate.metrics.cost import cost_table, gate_shares
+from rwkvgate.metrics.cost import cost_table
 from rwkvgate.metrics.latency import device_name
 from rwkvgate.metrics.long_range import PROBE_COLUMNS
-from rwkvgate.metrics.trivial import trivial_overlap
+from rwkvgate.metrics.overlap import corpus_bleu
+from rwkvgate.metrics.trivial import SYSTEMS, trivial_overlap
+from rwkvgate.rwkv6.files import write_file, write_json
 
 FURTHER_METRICS = ("entity_consistency", "loss_far", "perplexity_natural", "perplexity_code", "order_loss")
 """Measures beyond the paper's: whether entities stay who they are, longer texts, other domains, distant context."""
-
-
 SAMPLES = 6
 """Prompts whose continuations by every arm are shown."""
+
+Measured = list[tuple[Variant, Evaluation]]
 
 
 @dataclass(frozen=True)
 class Results:
-    """All arms and seeds of a run in tidy tables, and the paper's tables made of them.
+    """A run in tidy tables, one row a number and what it belongs to.
 
-    `shares` are the gates' FLOPs over the base's, by arm; `failures` says of an arm why it has no results.
+    Attributes:
+        arms: the arms of the run, in the order of tables and figures.
+        failures: arm -> why it has no results.
+        documents: scores of each document (arm, seed, document, metric, value), of arms that did not fail.
+        latency: times of each arm and seed, with `latency.LATENCY_COLUMNS`.
+        curves: losses while training (arm, seed, step, text, loss), in nats per token.
+        seeds: corpus measures of each seed (arm, seed, metric, value).
+        summary: corpus measures of each arm, `comparison.summary`: the paper's Table 2, and further measures.
+        comparisons: pairs of arms, `comparison.comparisons`; the claims read them too.
+        times: times of each arm, `comparison.pooled_times`: the paper's Table 1.
+        cost: of each trained gate beside the base, `cost.cost_table`.
+        trivial: scores of systems without a model (system, metric, value).
+        positions: losses by position in long texts, of `steps.probes`.
+        gains: what memory is worth, of `steps.probes`.
+        samples: prompts with each arm's continuation (prompt, reference, arm, continuation).
+        studies: the studies' tables.
+        claims: the verdict on each claim, `claims.decide_claims`.
     """
 
+    arms: list[str]
+    failures: dict[str, str]
     documents: pd.DataFrame
     latency: pd.DataFrame
-    table1: pd.DataFrame
-    table2: pd.DataFrame
-    ablations: pd.DataFrame
+    curves: pd.DataFrame
+    seeds: pd.DataFrame
+    summary: pd.DataFrame
     comparisons: pd.DataFrame
-    trivial: pd.DataFrame
+    times: pd.DataFrame
     cost: pd.DataFrame
-    shares: dict[str, float]
-    further: pd.DataFrame
+    trivial: pd.DataFrame
     positions: pd.DataFrame
     gains: pd.DataFrame
+    samples: pd.DataFrame
     studies: Studies
     claims: list[Records]
-    failures: dict[str, str]
-    samples: list[Sample]
 
-
-def missing_evaluations(run: Run) -> list[Variant]:
-    """Arms and seeds of the full run that are not measured yet."""
-    return [variant for variant in run.variants() if not order.evaluation(variant).is_finished]
-
-
-def arms_of_run(run: Run) -> list[str]:
-    """The arms of the full run, in the order of tables and figures."""
-    return list(dict.fromkeys(variant.arm.name for variant in run.variants()))
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """All tables by name, those of the studies included."""
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: frame for name, frame in own.items() if isinstance(frame, pd.DataFrame)} | self.studies.frames()
 
 
 def gather(run: Run) -> Results:
-    """Tables over every arm and seed of the full run; what is not measured yet is measured first."""
-    found, failures = _evaluations(run)
-    probed = [ensure_probes(run.variant(arm, seed)) for arm, seed in found] if run.settings.evaluation.studies else []
-    scores = [*(one.documents for one in found.values()), *(one.scores for one in probed)]
+    """Tables over every arm and seed of the whole run; what is not measured yet is measured first."""
+    settings = run.settings.evaluation
+    arms = list(dict.fromkeys(variant.arm.name for variant in run.variants()))
+    measured, failures = _evaluations(run)
+    probed = [ensure_probes(variant) for variant, _ in measured] if settings.studies else []
+    scores = [*(one.documents for _, one in measured), *(one.scores for one in probed)]
     documents = pd.concat(scores, ignore_index=True)
     documents = documents[~documents["arm"].isin(failures)]
-    latency = pd.concat([e.latency for e in found.values()], ignore_index=True)
-    resamples, arms = run.settings.evaluation.resamples, arms_of_run(run)
-    compared = comparisons(
-        documents, arms=arms, failures=failures, metrics=(*HEADLINES, *FURTHER_METRICS), resamples=resamples
-    )
-    ablated = ablations(documents, failures=failures, metrics=HEADLINES, resamples=resamples)
-    studies = ensure_studies(run) if run.settings.evaluation.studies else no_studies()
-    tested = ensure_texts(run).corpus.test[: run.settings.evaluation.documents]
-    evidence = Evidence(
-        documents,
-        latency,
-        domains={number: document.domain for number, document in enumerate(tested)},
-        device=device_name(best_device()),
-        scaling=studies.scaling if len(studies.scaling) else None,
-        effects=studies.effects if len(studies.effects) else None,
-        failures=failures,
-        resamples=resamples,
-    )
+    latency = pd.concat([one.latency for _, one in measured], ignore_index=True)
+    domains = {i: document.domain for i, document in enumerate(ensure_texts(run).corpus.test[: settings.documents])}
+    further = [metric for metric in FURTHER_METRICS if is_measured(documents, metric)]
+    metrics = [*TABLE2_METRICS, *further]
+    pairs = pairs_of(arms, [*HEADLINES, *further], ablation_metrics=HEADLINES)
+    pairs += [pair for pair in claim_pairs(domains.values()) if is_measured(documents, pair.metric)]
+    compared = comparisons(documents, pairs, domains=domains, failures=failures, resamples=settings.resamples)
+    times = pooled_times(latency, arms=arms, failures=failures)
+    studies = ensure_studies(run) if settings.studies else no_studies()
+    evidence = Evidence(compared, times, device_name(best_device()), studies.scaling, studies.effects)
     return Results(
+        arms=arms,
+        failures=failures,
         documents=documents,
         latency=latency,
-        table1=table1(latency, arms=arms, failures=failures),
-        table2=table2(documents, arms=arms, failures=failures, resamples=resamples),
-        ablations=comparison_table(ablated),
-        comparisons=comparison_table(compared),
-        trivial=_trivial(run),
+        curves=_curves(run, failures),
+        seeds=seed_values(documents, arms, metrics),
+        summary=summary(documents, arms=arms, metrics=metrics, failures=failures, resamples=settings.resamples),
+        comparisons=compared,
+        times=times,
         cost=_cost(run, documents, arms),
-        shares=_shares(run, arms),
-        further=_further(documents, arms, failures, resamples),
-        positions=_together([p.positions for p in probed], ("arm", "seed", "kind", *POSITION_COLUMNS)),
-        gains=_together([p.gains for p in probed], ("arm", "seed", *PROBE_COLUMNS)),
+        trivial=_trivial(run),
+        positions=_together([one.positions for one in probed], ("arm", "seed", "kind", *POSITION_COLUMNS)),
+        gains=_together([one.gains for one in probed], ("arm", "seed", *PROBE_COLUMNS)),
+        samples=_samples(measured),
         studies=studies,
-        claims=ledger(evidence),
-        failures=failures,
-        samples=_samples(found, arms),
+        claims=decide_claims(evidence),
     )
 
 
-def _evaluations(run: Run) -> tuple[dict[tuple[str, int], Evaluation], dict[str, str]]:
+def write_results(run: Run, results: Results, figures: Mapping[str, Figure]) -> dict[str, Path]:
+    """Write tables, claims, figures and the manifest into the run folder; the files by name.
+
+    Tables without a row, of a run without studies, are left out.
+    """
+    written = {name: run.results / f"{name}.parquet" for name, frame in results.frames().items() if len(frame)}
+    for name, path in written.items():
+        with write_file(path) as fresh:
+            results.frames()[name].to_parquet(fresh, index=False)
+    written["claims"] = run.results / "claims.json"
+    write_json(written["claims"], results.claims)
+    written |= {name: save_figure(figure, run.figures, name)[0] for name, figure in figures.items()}
+    write_manifest(run)
+    return written
+
+
+def _evaluations(run: Run) -> tuple[Measured, dict[str, str]]:
     """What was measured on each arm and seed, and why arms failed: one diverged seed is the arm's failure."""
-    found, failures = {}, {}
+    measured, failures = [], {}
     for variant in run.variants():
         try:
-            found[variant.arm.name, variant.seed] = ensure_evaluation(variant)
+            measured.append((variant, ensure_evaluation(variant)))
         except FloatingPointError as error:
             failures[variant.arm.name] = str(error)
-    return found, failures
+    return measured, failures
 
 
-def _samples(found: Mapping[tuple[str, int], Evaluation], arms: list[str]) -> list[Sample]:
+def _curves(run: Run, failures: Mapping[str, str]) -> pd.DataFrame:
+    trained = [variant for variant in run.variants() if variant.arm.trained and variant.arm.name not in failures]
+    frames = [read_log(order.arm(v)).frame().assign(arm=v.arm.name, seed=v.seed) for v in trained]
+    return _together(frames, ("arm", "seed", "step", "text", "loss"))
+
+
+def _samples(measured: Measured) -> pd.DataFrame:
     """The same prompts continued by every arm, its first seed."""
-    written = [arm for arm in arms if (arm, 0) in found]
-    return [
-        Sample(
-            shared[0]["prompt"],
-            shared[0]["reference"],
-            {arm: one["continuation"] for arm, one in zip(written, shared, strict=True)},
-        )
-        for shared in zip(*(found[arm, 0].samples[:SAMPLES] for arm in written), strict=False)
+    rows = [
+        (number, sample["prompt"], sample["reference"], variant.arm.name, sample["continuation"])
+        for variant, one in measured
+        for number, sample in enumerate(one.samples[:SAMPLES])
+        if variant.seed == 0
     ]
+    frame = pd.DataFrame(rows, columns=["number", "prompt", "reference", "arm", "continuation"])
+    return frame.sort_values("number", kind="stable", ignore_index=True)
 
 
 def _trivial(run: Run) -> pd.DataFrame:
     texts = ensure_texts(run)
-    tested = texts.corpus.test[: run.settings.evaluation.documents]
-    pairs = [texts.prompt(document, run.settings) for document in tested]
-    told = [document.text for document in texts.corpus.train]
-    return trivial_table(trivial_overlap([p for p, _ in pairs], [r for _, r in pairs], told))
-
-
-def _gates(run: Run, arms: list[str]) -> dict[str, GateConfig]:
-    return {arm: gate for arm in arms if (gate := run.variant(arm).gate)}
+    pairs = [
+        texts.prompt(document, run.settings) for document in texts.corpus.test[: run.settings.evaluation.documents]
+    ]
+    prompts, references = [prompt for prompt, _ in pairs], [reference for _, reference in pairs]
+    overlap = trivial_overlap(prompts, references, [document.text for document in texts.corpus.train])
+    rows = []
+    for name, description in SYSTEMS.items():
+        part = overlap[overlap["system"] == name]
+        scores = {"bleu": corpus_bleu(part), "rouge1": part["rouge1"].mean(), "rougeL": part["rougeL"].mean()}
+        rows += [(description, metric, float(value)) for metric, value in scores.items()]
+    return pd.DataFrame(rows, columns=["system", "metric", "value"])
 
 
 def _cost(run: Run, documents: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     counts = documents[documents["metric"] == "counted_flops"].groupby("arm")["value"].mean()
     counted = {str(arm): float(value) for arm, value in counts.items()}
-    gates = {arm: gate for arm, gate in _gates(run, arms).items() if ARMS[arm].trained}
+    variants = [run.variant(arm) for arm in arms]
+    gates = {variant.arm.name: gate for variant in variants if variant.arm.trained and (gate := variant.gate)}
     return cost_table(ensure_base(run).config, gates, run.settings.evaluation.longest, counted)
-
-
-def _shares(run: Run, arms: list[str]) -> dict[str, float]:
-    shares = gate_shares(ensure_base(run).config, _gates(run, arms), run.settings.evaluation.longest)
-    return dict.fromkeys(arms, 0.0) | shares
-
-
-def _further(documents: pd.DataFrame, arms: list[str], failures: dict[str, str], resamples: int) -> pd.DataFrame:
-    """The measures that the paper has not; each has documents of its own, which the comparisons count."""
-    table = table2(documents, arms=arms, metrics=FURTHER_METRICS, failures=failures, resamples=resamples)
-    return table[table["Metric"] != "Documents"].drop(columns=["paper: base", "paper: enhanced"]).reset_index(drop=True)
 
 
 def _together(frames: list[pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:

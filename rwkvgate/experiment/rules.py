@@ -1,20 +1,22 @@
-"""The claims to settle and how each is decided, in one file, versioned.
+"""The paper's claims and the rule that decides each, versioned; `claims` carries the rules out.
 
-A change to a rule raises `VERSION`; every ledger says which version decided it. The verdicts are
+A change to a rule raises `VERSION`, which every verdict carries. The verdicts are
 
     reproduced        the claim holds here, by its rule
-    not reproduced    what was claimed to differ was not shown to
+    not reproduced    a difference was claimed, and none was shown
     contradicted      the opposite was shown
-    undecided here    this run does not have what the rule asks for; the reason says what
+    undecided here    this run lacks what the rule asks for; the reason names it
 
 A difference is shown where it stands against chance in the documents (paired permutation test) and in the
 training seeds (Student's test on the seeds' paired differences), at the 5 % level after Holm's correction over
-every test of the ledger. Where it is not shown, the smallest effect that could have been is given.
+every test of all claims. Where it is not shown, the minimum detectable effect is given.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from rwkvgate.experiment.analysis.comparison import CONTROL, ENHANCED, Pair
 
 VERSION = 4
 """1: all rules, before the numbers they decide. 2: two were changed after a first look at profile cpu.
@@ -32,13 +34,33 @@ VERDICTS = (REPRODUCED, NOT_REPRODUCED, CONTRADICTED, UNDECIDED)
 
 @dataclass(frozen=True)
 class Rule:
-    """A claim of the paper and its decision rule, in words that the code in `claims` carries out."""
+    """A claim of the paper and its decision rule.
+
+    Attributes:
+        claim: its name.
+        text: the claim in short.
+        source: where the paper makes it.
+        stated: the paper's number, or "in words".
+        rule: when it is reproduced, contradicted, undecided.
+        pairs: the comparisons that decide it, each of which must be for the better; `domains` adds one a domain.
+        timed: the arm whose ratio of times to the base decides it.
+    """
 
     claim: str
     text: str
     source: str
     stated: str
     rule: str
+    pairs: tuple[Pair, ...] = ()
+    timed: str = ""
+
+
+def _gain(metric: str) -> tuple[Pair, ...]:
+    return (Pair(ENHANCED, CONTROL, metric),)
+
+
+def _perplexity(*arms: tuple[str, str]) -> tuple[Pair, ...]:
+    return tuple(Pair(arm, against, "perplexity") for arm, against in arms)
 
 
 GAIN = (
@@ -47,7 +69,11 @@ GAIN = (
     "stands beside it and decides nothing: fine-tuning alone can explain it"
 )
 MARGIN = 0.02
-"""How far above the stated ratio of two times an interval may reach that is said to reproduce it."""
+"""How far above the stated ratio of two times the interval may reach for the claim to be reproduced."""
+SMALLEST_EFFECT = 0.2
+"""Standard deviations of the gate from which on a difference at boundaries counts."""
+LINEAR = 1.1
+"""The largest exponent of time against length that is called linear."""
 RATIO = (
     "contradicted if the 95 % interval of the ratio of medians, timed in turn, lies wholly above the stated ratio; "
     f"reproduced if not, and it ends at most {MARGIN} above; else undecided, the times being too unsteady. For this "
@@ -57,13 +83,50 @@ RATIO = (
 RULES: dict[str, Rule] = {
     rule.claim: rule
     for rule in (
-        Rule("rouge-l-gain", "ROUGE-L nearly doubles", "v2, abstract; v1, Table 2", "+96.5 %; 0.115 to 0.225", GAIN),
-        Rule("bleu-gain", "BLEU doubles", "v1, section 5.2, Table 2", "0.085 to 0.167", GAIN),
-        Rule("rouge-1-gain", "ROUGE-1 nearly doubles", "v1, section 5.2, Table 2", "0.115 to 0.225", GAIN),
-        Rule("perplexity", "improved perplexity", "v1, section 6; Table 2", "improved; 3.353 to 3.353", GAIN),
-        Rule("forward-latency", "a forward pass takes 2.95 % longer", "v2, abstract; v1, Table 1", "+2.95 %", RATIO),
-        Rule("latency-no-layer-norm", "forward time without LayerNorm", "v1, Table 1", "+1.9 %", RATIO),
-        Rule("latency-fixed-gate", "forward time with the gate fixed", "v1, Table 1", "+1.9 %", RATIO),
+        Rule(
+            "rouge-l-gain",
+            "ROUGE-L nearly doubles",
+            "v2, abstract; v1, Table 2",
+            "+96.5 %; 0.115 to 0.225",
+            GAIN,
+            _gain("rougeL"),
+        ),
+        Rule("bleu-gain", "BLEU doubles", "v1, section 5.2, Table 2", "0.085 to 0.167", GAIN, _gain("bleu")),
+        Rule(
+            "rouge-1-gain",
+            "ROUGE-1 nearly doubles",
+            "v1, section 5.2, Table 2",
+            "0.115 to 0.225",
+            GAIN,
+            _gain("rouge1"),
+        ),
+        Rule(
+            "perplexity",
+            "improved perplexity",
+            "v1, section 6; Table 2",
+            "improved; 3.353 to 3.353",
+            GAIN,
+            _gain("perplexity"),
+        ),
+        Rule(
+            "forward-latency",
+            "a forward pass takes 2.95 % longer",
+            "v2, abstract; v1, Table 1",
+            "+2.95 %",
+            RATIO,
+            timed=ENHANCED,
+        ),
+        Rule(
+            "latency-no-layer-norm",
+            "forward time without LayerNorm",
+            "v1, Table 1",
+            "+1.9 %",
+            RATIO,
+            timed="no-layer-norm",
+        ),
+        Rule(
+            "latency-fixed-gate", "forward time with the gate fixed", "v1, Table 1", "+1.9 %", RATIO, timed="fixed-gate"
+        ),
         Rule(
             "generation-time",
             "50 tokens in 2.29 s, by the base",
@@ -79,6 +142,7 @@ RULES: dict[str, Rule] = {
             "in words",
             "reproduced if the enhanced model is shown to have lower perplexity than the arm without LayerNorm; "
             "contradicted if shown higher; else not reproduced",
+            _perplexity((ENHANCED, "no-layer-norm")),
         ),
         Rule(
             "adaptive-beats-fixed",
@@ -87,6 +151,7 @@ RULES: dict[str, Rule] = {
             "in words",
             "reproduced if the enhanced model is shown better than the fixed gate in perplexity; contradicted if "
             "shown worse; else not reproduced",
+            _perplexity((ENHANCED, "fixed-gate")),
         ),
         Rule(
             "linear-complexity",
@@ -104,6 +169,7 @@ RULES: dict[str, Rule] = {
             "in words",
             "reproduced if, beyond the trained length, the enhanced model is shown to lose less for each token than "
             "the tuned base; contradicted if shown to lose more; else not reproduced",
+            _gain("loss_far"),
         ),
         Rule(
             "syntactic-boundaries",
@@ -122,6 +188,7 @@ RULES: dict[str, Rule] = {
             "in words",
             "reproduced if the enhanced model's continuations are shown to be right about who holds what more often "
             "than the tuned base's, as shares of what they say of it; contradicted if less often; else not reproduced",
+            _gain("entity_consistency"),
         ),
         Rule(
             "component-contributions",
@@ -130,6 +197,7 @@ RULES: dict[str, Rule] = {
             "in words",
             "reproduced if convolution alone and routing alone are each shown to have lower perplexity than the "
             "tuned base; contradicted if either is shown higher; else not reproduced",
+            _perplexity(("conv-only", CONTROL), ("routing-only", CONTROL)),
         ),
         Rule(
             "fits-one-t4",
@@ -146,6 +214,7 @@ RULES: dict[str, Rule] = {
             "reproduced if the enhanced model is shown to have lower perplexity than the tuned base in every domain: "
             "those of the test set, natural text, Python code; contradicted if shown higher in any; else not "
             "reproduced",
+            _gain("perplexity_natural") + _gain("perplexity_code"),
         ),
         Rule(
             "state-of-the-art",

@@ -127,45 +127,35 @@ def counted_flops(model: nn.Module, tokens: int) -> int:
     return int(counter.get_total_flops())
 
 
-def gate_shares(config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int) -> dict[str, float]:
-    """FLOPs of the gates over those of the base, its WKV by definition included: 0.01 is one per cent more.
-
-    Example:
-        >>> config = Rwkv6Config(vocab_size=100, hidden_size=64, num_hidden_layers=2, head_size=8)
-        >>> {arm: round(share, 2) for arm, share in gate_shares(config, PRESETS, 64).items() if "fixed" in arm}
-        {'fixed-gate': 0.0}
-    """
-    total, heads, layers = _total_flops(config, tokens), config.num_attention_heads, config.num_hidden_layers
-    assert heads is not None  # the config fills it in
-    return {
-        arm: layers * gate_cost(gate, config.hidden_size, heads, tokens).flops / total for arm, gate in gates.items()
-    }
-
-
 def cost_table(
     config: Rwkv6Config, gates: Mapping[str, GateConfig], tokens: int, counted: Mapping[str, float] | None = None
 ) -> pd.DataFrame:
     """Parameters, FLOPs and state of the gates on a model of this shape, beside the base's.
 
-    Columns: `Arm`; `Gate parameters`; `MFLOP a token` (matrix products per token, WKV by definition); `Of the base`
-    (share of the base's); `State` (numbers that the gates carry per sequence); `Counted` (MFLOP per token by torch's
-    counter: all of the base's, and what the gates add to it; WKV as it is computed).
+    Columns: `arm`; `parameters` (of the gates); `mflops` (10^6 FLOPs of matrix products per token, WKV by definition;
+    of the gates alone, and of the whole base); `share` (of the base's: 0.01 is one per cent more; 1 for the base);
+    `state` (numbers that the gates carry per sequence); `counted` (10^6 FLOPs per token by torch's counter: all of the
+    base's, and what the gates add to it; WKV as it is computed).
 
     Args:
         counted: FLOPs per token of whole models by arm, as `counted_flops` gives them.
+
+    Example:
+        >>> config = Rwkv6Config(vocab_size=100, hidden_size=64, num_hidden_layers=2, head_size=8)
+        >>> cost_table(config, {"fixed-gate": PRESETS["fixed-gate"]}, tokens=64)["share"].tolist()
+        [1.0, 0.0]
     """
     total, heads, layers = _total_flops(config, tokens), config.num_attention_heads, config.num_hidden_layers
     assert heads is not None  # the config fills it in
-    rows = [("base", 0, total / tokens / 1e6, "100 %", 0)]
+    rows: list[tuple[str, int, float, float, int]] = [("base", 0, total / tokens / 1e6, 1.0, 0)]
     for arm, gate in gates.items():
         cost = gate_cost(gate, config.hidden_size, heads, tokens)
         flops = layers * cost.flops
-        share = f"+{100 * (flops / total):.2f} %"
-        rows.append((arm, layers * cost.parameters, flops / tokens / 1e6, share, layers * cost.state))
-    frame = pd.DataFrame(rows, columns=["Arm", "Gate parameters", "MFLOP a token", "Of the base", "State"])
+        rows.append((arm, layers * cost.parameters, flops / tokens / 1e6, flops / total, layers * cost.state))
+    frame = pd.DataFrame(rows, columns=["arm", "parameters", "mflops", "share", "state"])
     known = counted or {}
-    below = {arm: 0.0 if arm == "base" else known.get("base", np.nan) for arm in frame["Arm"]}
-    return frame.assign(Counted=[(known.get(arm, np.nan) - below[arm]) / 1e6 for arm in frame["Arm"]])
+    below = {arm: 0.0 if arm == "base" else known.get("base", np.nan) for arm in frame["arm"]}
+    return frame.assign(counted=[(known.get(arm, np.nan) - below[arm]) / 1e6 for arm in frame["arm"]])
 
 
 def preset_table(channels: int, heads: int, layers: int, tokens: int) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from rwkvgate.experiment.analysis.tables import markdown, signed
-from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.analysis.tables import comparison_table, markdown, quality_table, time_table
+from rwkvgate.experiment.claims import claims_summary
 from rwkvgate.experiment.environment import packages
 from rwkvgate.experiment.settings import project_root
 from rwkvgate.gate.validation import SettingsError
@@ -37,10 +37,10 @@ ADDRESSES = (
 REFERENCE_FILES = (
     "manifest.json",
     "environment.txt",
-    "results/table*.parquet",
-    "results/ablations.parquet",
+    "results/summary.parquet",
+    "results/seeds.parquet",
+    "results/times.parquet",
     "results/comparisons.parquet",
-    "results/further.parquet",
     "results/cost.parquet",
     "results/claims.json",
     # `make compare` reads these two.
@@ -49,7 +49,7 @@ REFERENCE_FILES = (
     "figures/*.svg",
 )
 RESULTS_OPEN, RESULTS_CLOSE = "<!-- results -->", "<!-- end of results -->"
-SHOWN = ("Perplexity", "BLEU", "ROUGE-1", "ROUGE-L", "Entity consistency", "Loss beyond the trained length")
+SHOWN = ("perplexity", "bleu", "rouge1", "rougeL", "entity_consistency", "loss_far")
 """The metrics in the README's comparison; the report has all."""
 COMPARED = ("Difference", "95 % interval", "Relative", "Over seeds", "Reading")
 
@@ -132,38 +132,27 @@ def write_results(root: Path) -> Path:
 def results_in_markdown(run: Path) -> list[str]:
     """The paragraphs, tables and figures of the README's results; the one place that formats a run's tables here."""
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    quality, time, compared = (
-        pd.read_parquet(run / "results" / f"{name}.parquet") for name in ("table2", "table1", "comparisons")
+    summary, times, compared = (
+        pd.read_parquet(run / "results" / f"{name}.parquet") for name in ("summary", "times", "comparisons")
     )
-    columns = [name for name in ("Metric", *ARMS, "paper: base", "paper: enhanced") if name in quality]
-    is_shown = (compared["Arm"] == "enhanced") & compared["Metric"].isin(SHOWN)
-    forward = time.loc[time["Measure"] == "forward", ["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
+    is_shown = (compared["arm"] == "enhanced") & compared["metric"].isin(SHOWN) & (compared["domain"] == "")
+    is_shown &= compared["against"].isin(["base", "base-tuned"])
+    forward = time_table(times)[["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
     claims = json.loads((run / "results" / "claims.json").read_text(encoding="utf-8"))
     return [
         f"From the committed run of profile cpu (`outputs/reference`): {manifest['hardware']['cores']} cores, no GPU, "
         f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",
-        "**The ledger**: every claim of the paper, decided by the rules of `rwkvgate/experiment/rules.py`:",
-        markdown(ledger_summary(claims)),
+        "**Every claim of the paper**, decided by the rules of `rwkvgate/experiment/rules.py`:",
+        markdown(claims_summary(claims)),
         "**Quality** (the paper's Table 2), mean over seeds ± their standard deviation:",
-        markdown(quality[columns]),
+        markdown(quality_table(summary)),
         "**Enhanced against the untouched base (the paper's comparison) and the tuned base**, paired by document:",
-        markdown(compared.loc[is_shown, ["Metric", "Against", *COMPARED]]),
+        markdown(comparison_table(compared[is_shown])[["Metric", "Against", *COMPARED]]),
         "![BLEU, ROUGE-1 and ROUGE-L of each arm](outputs/reference/figures/figure3.svg)",
         "**Time of a forward pass** (the paper's Table 1), median [quartiles], ratio [95 % interval]:",
         markdown(forward),
         "![Mean gate of each layer over the tokens of a text](outputs/reference/figures/gates.svg)",
     ]
-
-
-def ledger_summary(claims: list[dict[str, Any]]) -> pd.DataFrame:
-    """The ledger in short: each claim, the paper's number, ours with its interval, and the verdict."""
-    rows = []
-    for claim in claims:
-        ours = "–" if claim.get("ours") is None else signed(claim["ours"])
-        if claim.get("low") is not None:
-            ours += f" [{signed(claim['low'])}, {signed(claim['high'])}] {claim['unit']}"
-        rows.append({"Claim": claim["text"], "Paper": claim["stated"], "Ours": ours, "Verdict": claim["verdict"]})
-    return pd.DataFrame(rows)
 
 
 def main() -> None:

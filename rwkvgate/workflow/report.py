@@ -1,9 +1,7 @@
-"""The report: notebook 04, executed, as one page without its code.
+"""`report.html`: notebook 04 as executed, without its code, on one page that loads nothing.
 
-    python -m rwkvgate.workflow.report outputs/cpu/notebooks/04_ablations.ipynb outputs/cpu/report.html
-
-The run graph calls it when notebook 04 has ended. The page stands alone: pictures are in it, and its content security
-policy lets a browser ask no host and run no script, whatever a text in a table says.
+`python -m rwkvgate.workflow.report outputs/cpu` renders the notebook that the run graph executed; a second argument
+names another copy, such as the one that was run and saved in JupyterLab or Colab.
 """
 
 from __future__ import annotations
@@ -11,78 +9,121 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import nbformat
-from nbconvert.exporters import HTMLExporter
+from bleach import ALLOWED_TAGS
+from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
+from nbconvert.preprocessors.sanitize import SanitizeHTML
 from nbformat import NotebookNode
-from traitlets.config import Config
 
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_text
 
-NOT_IN_REPORT = {"parameters", "not-in-report"}
-"""Tags of cells that the page leaves out."""
-BADGE = re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\s*")
-"""A linked picture of another host, as notebooks have at their top."""
+NOTEBOOK = "notebooks/04_ablations.ipynb"
+NOT_SHOWN = "not-in-report"
+"""The tag of cells that are about running the notebook."""
+TAGS = [*ALLOWED_TAGS, "h1", "h2", "h3", "h4", "hr", "p", "pre", "span", "table", "tbody", "td", "th", "thead", "tr"]
+BADGE = re.compile(r"\[!\[.*?\]\(.*?\)\]\(.*?\)")
+HEADING = re.compile(r"^#+ +(.+)$", flags=re.MULTILINE)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
-:root { color-scheme: light }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem 1.25rem 4rem; color: #1a1a1a; background: #fff;
-  font: 16px/1.55 system-ui, sans-serif }
-h1 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd } .anchor-link { display: none }
-.jp-OutputArea-output, .jp-RenderedHTMLCommon { overflow-x: auto; max-width: 100% }
-table { border-collapse: collapse; margin: .75rem 0; font-size: .875rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #e3e3e3; text-align: left; vertical-align: top }
-thead th { border-bottom: 2px solid #888 } caption { text-align: left; color: #555; padding: .25rem 0 }
-img, svg { max-width: 100%; height: auto } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8125rem }
-code { font-size: .875em }
+:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --line: #d5d5d5; --dim: #5c5c5c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #16181a; --line: #3a3d40; --dim: #a3a8ad; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 84rem; padding: 1rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2rem 0 .3rem; }
+p, li { max-width: 42rem; } .anchor-link { display: none; }
+.output_html, .output_text { overflow-x: auto; } pre { font-size: .85rem; }
+table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0; overflow-wrap: normal; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
+  max-width: 30rem; font-variant-numeric: tabular-nums; }
+thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
+img { max-width: 100%; height: auto; background: #fff; padding: .4rem; border-radius: .3rem; }
+nav ul { columns: 18rem; padding-left: 1.2rem; } a { color: inherit; }
+@media print { body { max-width: none; font-size: 10pt; } nav { display: none; } .output_html { overflow: visible; }
+  table, img { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
 
-def render(notebook: NotebookNode) -> str:
-    """An executed notebook as an HTML page: its prose, tables and figures, without code and printed lines.
+def render_report(notebook: Path, target: Path) -> Path:
+    """Write the page of an executed notebook, atomically; returns its path.
+
+    Whatever the notebook shows can become no markup but plain tags without attributes that act: scripts, styles,
+    remote images and links to other pages are removed.
 
     Raises:
-        ValueError: the notebook has not been executed.
+        SettingsError: the notebook is missing or damaged, or was not executed to its end.
     """
-    if not any(cell.get("outputs") for cell in notebook.cells):
-        raise ValueError("the notebook has no outputs; execute it first")
+    try:
+        executed = nbformat.read(notebook, as_version=4)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{notebook} cannot be read ({error}); `make reproduce` executes it") from None
+    codes = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
+    if not codes or codes[-1].execution_count is None:
+        raise SettingsError(f"{notebook} was not executed to its end; run all its cells and save it")
+    headings = _prepare(executed)
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True)
+    exporter.exclude_output_prompt = True
+    exporter.register_preprocessor(_hidden(), enabled=True)
+    attributes = {"th": ["colspan", "rowspan", "scope"], "td": ["colspan", "rowspan"]}
+    exporter.register_preprocessor(SanitizeHTML(tags=TAGS, attributes=attributes, strip=True), enabled=True)
+    body, _ = exporter.from_notebook_node(executed)
+    # Text that a model wrote may hold half a surrogate pair, which no UTF-8 file can.
+    write_text(target, _page(headings, body).encode("utf-8", "replace").decode("utf-8"))
+    return target
+
+
+def _hidden() -> TagRemovePreprocessor:
+    """What drops the cells that are about running the notebook."""
+    return TagRemovePreprocessor(remove_cell_tags={NOT_SHOWN}, enabled=True)
+
+
+def _prepare(notebook: NotebookNode) -> list[str]:
+    """Take badges and progress lines out, name each picture by the heading above it; returns the headings."""
+    headings: list[str] = []
     for cell in notebook.cells:
+        if NOT_SHOWN in cell.metadata.get("tags", []):
+            continue
         if cell.cell_type == "markdown":
             cell.source = BADGE.sub("", cell.source)
+            headings += HEADING.findall(cell.source)
         elif cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
-    remover = Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": NOT_IN_REPORT}})
-    exporter = HTMLExporter(template_name="basic", config=remover, exclude_input=True, exclude_output_prompt=True)
-    exporter.register_preprocessor(TagRemovePreprocessor(config=remover), enabled=True)
-    body, _ = exporter.from_notebook_node(notebook)
-    headings = re.findall(r"^# (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
+            cell.metadata["alt"] = headings[-1] if headings else ""
+            cell.outputs = [
+                output for output in cell.outputs if output.output_type in ("display_data", "execute_result")
+            ]
+    return headings
+
+
+def _page(headings: list[str], body: str) -> str:
+    """The whole page: a heading's anchor is what nbconvert makes of its text."""
+    title, *sections = headings or ["Report"]
+    links = "".join(f'<li><a href="#{escape(name.replace(" ", "-"))}">{escape(name)}</a></li>' for name in sections)
+    contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(headings[0] if headings else 'Report')}</title>\n<style>{STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body></html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{contents}\n"
+        f"<main>\n{body}</main>\n</body>\n</html>\n"
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Render the notebook of the command line; the exit status is 2 where it cannot be read or was not executed."""
-    parser = argparse.ArgumentParser(prog="rwkvgate.workflow.report", description="Render an executed notebook.")
-    parser.add_argument("notebook", type=Path, help="the executed notebook 04 of a run")
-    parser.add_argument("page", type=Path, help="the HTML file to write")
-    given = parser.parse_args(arguments)
+def main() -> None:
+    """Render the report of a run."""
+    parser = argparse.ArgumentParser(prog="python -m rwkvgate.workflow.report", description=__doc__)
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("notebook", type=Path, nargs="?", help=f"the executed notebook; by default RUN/{NOTEBOOK}")
+    given = parser.parse_args()
     try:
-        page = render(nbformat.read(given.notebook, as_version=4))
-    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
-        print(f"{given.notebook} cannot be rendered: {error}", file=sys.stderr)
-        return 2
-    write_text(given.page, page)
-    return 0
+        print(render_report(given.notebook or given.run / NOTEBOOK, given.run / "report.html"))
+    except SettingsError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

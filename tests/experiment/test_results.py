@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
-from rwkvgate.experiment import pipeline
 from rwkvgate.experiment.pipeline import ensure_arm, open_run
 from rwkvgate.experiment.reporting import FIGURES, publish
+
+from rwkvgate.experiment import pipeline
 from rwkvgate.experiment.results import Results, gather
 from rwkvgate.experiment.rules import RULES
 from rwkvgate.experiment.run import Run

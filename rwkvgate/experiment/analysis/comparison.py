@@ -1,19 +1,20 @@
-"""Arms summarised and compared: the numbers behind the tables, the figures and the claims.
+"""Arms summarised and compared: the numbers that tables, figures and claims all read.
 
-Input is the tidy long table `results` (arm, seed, document, metric, value). Every comparison is paired by
-document. An arm that is expected and has no rows is listed with its reason, never dropped or averaged in.
+Input is the tidy table of scores (arm, seed, document, metric, value). Every comparison is paired by document. An arm
+that is expected and has no scores keeps its rows, with the reason in `status`; it is never dropped or averaged in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from rwkvgate.experiment.analysis import paper
+from rwkvgate.metrics.latency import TIMES
 from rwkvgate.metrics.measures import MEASURES, Measure, documents_of
 from rwkvgate.metrics.statistics import (
     RESAMPLES,
@@ -27,45 +28,33 @@ from rwkvgate.metrics.statistics import (
     seed_spread,
 )
 
-CONTROLS = ("base", "base-tuned")
-"""What arms are compared with: the untouched base, as in the paper, and the equal-budget control."""
-
+BASE, CONTROL, ENHANCED = "base", "base-tuned", "enhanced"
+"""The untouched base, which the paper compares with; the matched control; and the paper's gate."""
+CONTROLS = (BASE, CONTROL)
+ABLATIONS = ("no-layer-norm", "fixed-gate")
+"""The paper's two ablations, which its gate is compared with."""
+PLACE = ("batch", "tokens", "dtype", "threads", "device")
+"""What a time was measured on; columns that a table of times lacks are left out."""
 NOT_RUN = "not run"
 SUMMARY_COLUMNS = (
-    "arm",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "deviation",
-    "lowest",
-    "highest",
-    "seeds",
-    "n",
-    "status",
+    *("arm", "metric", "value", "low", "high", "deviation", "lowest", "highest", "seeds", "n", "paper", "status"),
 )
 COMPARISON_COLUMNS = (
-    "arm",
-    "against",
-    "metric",
-    "value",
-    "reference",
-    "difference",
-    "low",
-    "high",
-    "relative",
-    "separates",
-    "n",
-    "seeds",
-    "reference_seeds",
-    "seed_deviation",
-    "p_documents",
-    "p_seeds",
-    "p",
-    "smallest",
-    "status",
+    *("arm", "against", "metric", "domain", "value", "reference", "difference", "low", "high", "relative", "separates"),
+    *("n", "seeds", "reference_seeds", "seed_deviation", "p_documents", "p_seeds", "p", "smallest", "status"),
 )
+UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)
 Failures = Mapping[str, str]
+"""Arm -> why it has no results."""
+
+
+class Pair(NamedTuple):
+    """One comparison: an arm, the arm it is compared with, the measure, and a domain where it is not of all texts."""
+
+    arm: str
+    against: str
+    metric: str
+    domain: str = ""
 
 
 def arms_of(frame: pd.DataFrame, first: Sequence[str] = paper.ARMS, failures: Failures | None = None) -> list[str]:
@@ -75,28 +64,37 @@ def arms_of(frame: pd.DataFrame, first: Sequence[str] = paper.ARMS, failures: Fa
     return list(dict.fromkeys([*known, *present, *(failures or {})]))
 
 
-def seed_values(results: pd.DataFrame, measure: Measure, arm: str) -> dict[int, float]:
-    """The corpus measure of each seed of an arm over that seed's documents: seed -> value."""
-    found = {}
-    for seed, frame in documents_of(results, measure, arm).items():
-        sums = frame.to_numpy(dtype=np.float64).sum(axis=0)
-        if len(frame):
-            found[seed] = float(measure.reduce(sums, len(frame)))
-    return found
+def is_measured(results: pd.DataFrame, metric: str) -> bool:
+    """Whether the scores hold any column of a measure."""
+    return bool(results["metric"].isin(MEASURES[metric].columns).any())
+
+
+def seed_values(results: pd.DataFrame, arms: Iterable[str], metrics: Iterable[str]) -> pd.DataFrame:
+    """The corpus measures of each arm and seed over that seed's documents: `arm`, `seed`, `metric`, `value`."""
+    rows = []
+    for name in metrics:
+        for arm in arms:
+            for seed, frame in documents_of(results, MEASURES[name], arm).items():
+                if len(frame):
+                    columns = np.ascontiguousarray(frame.to_numpy(dtype=np.float64))
+                    rows.append(
+                        (arm, seed, name, float(MEASURES[name].reduce(np.ones(len(frame)) @ columns, len(frame))))
+                    )
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"])
 
 
 def paired_documents(results: pd.DataFrame, measure: Measure, arms: Sequence[str]) -> tuple[list[Floats], pd.Index]:
-    """The documents that every seed of every arm has, as arrays (seed, document, column), one an arm."""
+    """The documents that every seed of every arm has, as arrays (seed, document, column), one per arm."""
     seeds = [documents_of(results, measure, arm) for arm in arms]
-    frames = [frame for found in seeds for frame in found.values()]
+    frames = [frame for by_seed in seeds for frame in by_seed.values()]
     common = frames[0].index if frames else pd.Index([])
     for frame in frames[1:]:
         common = common.intersection(frame.index)
     common = common.sort_values()
     empty = np.empty((0, len(common), len(measure.columns)))
     arrays = [
-        np.stack([frame.loc[common].to_numpy(dtype=np.float64) for frame in found.values()]) if found else empty
-        for found in seeds
+        np.stack([frame.loc[common].to_numpy(dtype=np.float64) for frame in by_seed.values()]) if by_seed else empty
+        for by_seed in seeds
     ]
     return arrays, common
 
@@ -114,8 +112,8 @@ def summary(
     Returns:
         One row an arm and metric with `SUMMARY_COLUMNS`: `value` (mean over seeds, on the `n` documents that
         all its seeds have), `low` and `high` (95 %, bootstrap over documents), `deviation`, `lowest` and
-        `highest` (over seeds, each on all its documents), `seeds`, and `status`: "" where all is well, else
-        why not.
+        `highest` (over seeds, each on all its documents), `seeds`, `paper` (the paper's value, nan where it has none)
+        and `status`: "" where all is well, else why not.
 
     Raises:
         ValueError: results without the needed columns or with a value twice; KeyError for an unknown metric.
@@ -125,10 +123,8 @@ def summary(
         measure = MEASURES[name]
         for arm in arms_of(results, failures=failures) if arms is None else arms:
             (values,), common = paired_documents(results, measure, [arm])
-            found = Interval(np.nan, np.nan, np.nan, 0)
-            if values.size:
-                found = interval(values, measure.reduce, resamples=resamples)
-            spread = seed_spread(list(seed_values(results, measure, arm).values()))
+            found = interval(values, measure.reduce, resamples=resamples) if values.size else UNKNOWN
+            spread = seed_spread(list(seed_values(results, [arm], [name])["value"]))
             rows.append(
                 {
                     "arm": arm,
@@ -141,93 +137,82 @@ def summary(
                     "highest": spread.highest,
                     "seeds": spread.n,
                     "n": len(common),
-                    "status": _status(arm, found, failures),
+                    "paper": paper.QUALITY.get(name, {}).get(arm, np.nan),
+                    "status": _failed(arm, failures) or (_status(found) if found.n else NOT_RUN),
                 }
             )
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
+def pairs_of(arms: Sequence[str], metrics: Iterable[str], ablation_metrics: Iterable[str] = ()) -> list[Pair]:
+    """The comparisons of the tables: each arm against both controls, and the paper's gate against its ablations.
+
+    The two controls are compared once, the tuned against the untouched.
+    """
+    against = [(arm, other) for other in CONTROLS for arm in arms if arm not in CONTROLS[: CONTROLS.index(other) + 1]]
+    pairs = [Pair(arm, other, metric) for metric in metrics for arm, other in against]
+    return pairs + [Pair(ENHANCED, other, metric) for metric in ablation_metrics for other in ABLATIONS]
+
+
 def comparisons(
     results: pd.DataFrame,
+    pairs: Iterable[Pair],
     *,
-    arms: Sequence[str] | None = None,
-    against: Sequence[str] = CONTROLS,
-    metrics: Iterable[str] = tuple(MEASURES),
+    domains: Mapping[int, str] | None = None,
     failures: Failures | None = None,
     resamples: int = RESAMPLES,
 ) -> pd.DataFrame:
-    """Each arm against each reference arm, paired by document: the difference arm - reference.
+    """Pairs of arms compared, paired by document: the difference arm - against. A pair given twice is computed once.
+
+    Args:
+        domains: the domain of each test document, by its number, where a pair asks for one.
 
     Returns:
-        One row a pair and metric with `COMPARISON_COLUMNS`: `value` and `reference` (means over seeds),
-        `difference` with its 95 % interval over the `n` documents that all seeds of both have, `relative`
-        (difference / reference), `separates` (the interval excludes 0), the numbers of seeds,
-        `seed_deviation` (standard deviation over seeds of the difference; seeds are paired where both arms
-        have the same ones, else the reference is its mean), `p_documents` and `p_seeds` of the tests against either
-        kind of noise, `p` the larger of them (not corrected for the number of rows: the ledger's are), `smallest` the
-        difference that these tests would have found with 80 % power, and `status`.
+        One row a pair with `COMPARISON_COLUMNS`: `value` and `reference` (means over seeds), `difference` with its
+        95 % interval over the `n` documents that all seeds of both have, `relative` (difference / reference),
+        `separates` (the interval excludes 0), the numbers of seeds, `seed_deviation` (standard deviation over seeds
+        of the difference; seeds are paired where both arms have the same ones, else the reference is its mean),
+        `p_documents` and `p_seeds` of the tests against either kind of noise, `p` the larger of them (not corrected
+        for the number of rows: those of the claims are), `smallest`, the minimum detectable effect of these tests at
+        80 % power, and `status`: "" where all is well, else why not.
     """
-    rows: list[dict[str, Any]] = []
-    for name in metrics:
-        measure = MEASURES[name]
-        for reference in against:
-            for arm in arms_of(results, failures=failures) if arms is None else arms:
-                # A pair of references is compared once, the later of them against the earlier.
-                if arm not in against[: list(against).index(reference) + 1]:
-                    rows.append(compare(results, measure, arm, reference, failures, resamples))
+    rows = []
+    for pair in dict.fromkeys(pairs):
+        scores = results
+        if pair.domain:
+            numbers = {number for number, name in (domains or {}).items() if name == pair.domain}
+            scores = results[results["document"].isin(numbers)]
+        rows.append(pair._asdict() | _compare(scores, pair, failures, resamples))
     return pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
 
 
-def ablations(
-    results: pd.DataFrame,
-    *,
-    arms: Sequence[str] = ("no-layer-norm", "fixed-gate"),
-    metrics: Iterable[str] = tuple(MEASURES),
-    failures: Failures | None = None,
-    resamples: int = RESAMPLES,
-) -> pd.DataFrame:
-    """The paper's two ablations against its enhanced model; columns as in `comparisons`."""
-    return comparisons(
-        results, arms=arms, against=("enhanced",), metrics=metrics, failures=failures, resamples=resamples
-    )
-
-
-def compare(
-    results: pd.DataFrame,
-    measure: Measure,
-    arm: str,
-    reference: str,
-    failures: Failures | None = None,
-    resamples: int = RESAMPLES,
-) -> dict[str, Any]:
-    """One row of `comparisons`.
+def _compare(results: pd.DataFrame, pair: Pair, failures: Failures | None, resamples: int) -> dict[str, Any]:
+    """The numbers of one pair.
 
     The test over seeds pairs the seeds that both arms have; a reference with other seeds counts as their mean.
     """
-    (left, right), common = paired_documents(results, measure, [arm, reference])
-    found = Interval(np.nan, np.nan, np.nan, 0)
+    measure, arms = MEASURES[pair.metric], (pair.arm, pair.against)
+    (left, right), common = paired_documents(results, measure, arms)
+    found, p_documents = UNKNOWN, np.nan
     values = references = np.empty(0)
     if left.size and right.size:
         found = paired_difference(left, right, measure.reduce, resamples=resamples)
         values, references = (measure.reduce(side.sum(axis=1), len(common)) for side in (left, right))
-    middle = float(references.mean()) if references.size else np.nan
-    same = list(documents_of(results, measure, arm)) == list(documents_of(results, measure, reference))
-    differences = list(values - (references if same else middle))
-    p_documents = np.nan
-    if left.size and right.size:
         p_documents = permutation_p(left, right, measure.reduce, resamples=resamples)
+    reference = float(references.mean()) if references.size else np.nan
+    seeds, other_seeds = (list(documents_of(results, measure, arm)) for arm in arms)
+    differences = list(values - (references if seeds == other_seeds else reference))
     p_seeds = seed_p(differences)
-    status = next((said for name in (arm, reference) if (said := _missing(results, name, failures))), "")
+    present = set(results["arm"])
+    problems = [(arm, _failed(arm, failures) or ("" if arm in present else NOT_RUN)) for arm in arms]
+    missing = next((f"{arm} {problem}" for arm, problem in problems if problem), "")
     return {
-        "arm": arm,
-        "against": reference,
-        "metric": measure.name,
         "value": float(values.mean()) if values.size else np.nan,
-        "reference": middle,
+        "reference": reference,
         "difference": found.estimate,
         "low": found.low,
         "high": found.high,
-        "relative": found.estimate / middle if middle else np.nan,
+        "relative": found.estimate / reference if reference else np.nan,
         "separates": found.separates,
         "n": found.n,
         "seeds": left.shape[0],
@@ -236,13 +221,13 @@ def compare(
         "p_documents": p_documents,
         "p_seeds": p_seeds,
         "p": float(np.maximum(p_documents, p_seeds)),
-        "smallest": _smallest(found, differences),
-        "status": status or _status("", found, None),
+        "smallest": _detectable(found, differences),
+        "status": missing or (_status(found) if found.n else "no documents in common"),
     }
 
 
-def _smallest(found: Interval, differences: Sequence[float]) -> float:
-    """The larger of what the tests over documents and over seeds would have found."""
+def _detectable(found: Interval, differences: Sequence[float]) -> float:
+    """The larger of the minimum detectable effects of the tests over documents and over seeds."""
     over_documents = minimum_detectable_effect((found.high - found.low) / (2 * stats.norm.ppf(0.975)))
     n = len(differences)
     if n < 2:
@@ -250,16 +235,45 @@ def _smallest(found: Interval, differences: Sequence[float]) -> float:
     return max(over_documents, minimum_detectable_effect(float(np.std(differences, ddof=1)) / np.sqrt(n), n - 1))
 
 
-def _missing(results: pd.DataFrame, arm: str, failures: Failures | None) -> str:
-    if arm in (failures or {}):
-        return f"{arm} failed: {(failures or {})[arm]}"
-    return "" if (results["arm"] == arm).any() else f"{arm} {NOT_RUN}"
+def pooled_times(
+    latency: pd.DataFrame, *, arms: Sequence[str] | None = None, failures: Failures | None = None
+) -> pd.DataFrame:
+    """Times of each arm, pooled over seeds, and a row for an arm without any: the paper's Table 1 in numbers.
+
+    Seeds differ in weights, not in work, so their spread is noise of the measurement: the median over seeds, with the
+    widest bounds of any seed.
+
+    Args:
+        latency: columns `latency.LATENCY_COLUMNS`, of which `seed`, `repeats` and parts of the place may be missing.
+
+    Returns:
+        One row an arm, measure ("forward", "generation") and place: `PLACE`, seconds (median and quartiles), ratio to
+        the base with its 95 % interval, `repeats` (sum over seeds), `runs` (the seeds), `paper` (seconds, nan where
+        the paper has none) and `status`. Generation has no rows where none was timed.
+    """
+    keys = ["arm", "measure", *(column for column in PLACE if column in latency)]
+    low, high = ("seconds_low", "ratio_low"), ("seconds_high", "ratio_high")
+    rules = {name: "min" if name in low else "max" if name in high else "median" for name in TIMES}
+    rules |= {"repeats": "sum"} if "repeats" in latency else {}
+    groups = latency.groupby(keys, sort=False, dropna=False)
+    pooled = groups[list(rules)].agg(rules).assign(runs=groups.size()).reset_index()
+    rows: list[dict[str, Any]] = []
+    for measure, stated in (("forward", paper.FORWARD_SECONDS), ("generation", paper.GENERATION_SECONDS)):
+        part = pooled[pooled["measure"] == measure]
+        if part.empty and measure == "generation":
+            continue
+        for arm in arms_of(latency, failures=failures) if arms is None else arms:
+            timed: list[Any] = part[part["arm"] == arm].to_dict("records")
+            status = _failed(arm, failures) or ("" if timed else NOT_RUN)
+            known = {"arm": arm, "measure": measure, "paper": stated.get(arm, np.nan), "status": status}
+            rows += [row | known for row in timed or [{}]]
+    return pd.DataFrame(rows, columns=[*keys, *rules, "runs", "paper", "status"])
 
 
-def _status(arm: str, found: Interval, failures: Failures | None) -> str:
-    """A failure that was reported stands beside whatever the arm's surviving seeds gave."""
-    if arm in (failures or {}):
-        return f"failed: {(failures or {})[arm]}"
-    if found.n == 0:
-        return NOT_RUN if arm else "no documents in common"
+def _failed(arm: str, failures: Failures | None) -> str:
+    """Why an arm failed; a failure stands beside whatever the arm's other seeds gave."""
+    return f"failed: {failures[arm]}" if failures and arm in failures else ""
+
+
+def _status(found: Interval) -> str:
     return "" if np.isfinite(found.estimate) else "not finite"

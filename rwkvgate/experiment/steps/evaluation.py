@@ -10,7 +10,7 @@ import torch
 
 from rwkvgate.experiment import order
 from rwkvgate.experiment.analysis.coherence import entity_scores
-from rwkvgate.experiment.analysis.comparison import summary
+from rwkvgate.experiment.analysis.comparison import seed_values
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.progress import Progress
 from rwkvgate.experiment.run import Variant
@@ -62,8 +62,7 @@ def ensure_evaluation(variant: Variant) -> Evaluation:
 
 def headline(documents: pd.DataFrame) -> dict[str, float]:
     """The corpus measures of one arm and seed, by name."""
-    arm = str(documents["arm"].iloc[0])
-    values = summary(documents, arms=[arm], metrics=HEADLINES, resamples=100)
+    values = seed_values(documents, [str(documents["arm"].iloc[0])], HEADLINES)
     return {str(row["metric"]): float(row["value"]) for row in values.to_dict("records")}
 
 

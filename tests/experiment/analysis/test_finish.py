@@ -7,7 +7,7 @@ import seaborn.objects as so
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rwkvgate.experiment.analysis.panels import finish
+from rwkvgate.experiment.analysis.figures import finish
 
 
 def drawn(**variables: str) -> Figure:
