@@ -13,7 +13,7 @@ from rwkvgate.gate.validation import unknown_name
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#A89A00", "#0072B2", "#D55E00", "#CC79A7"
-"""Okabe and Ito's palette, which colour-blind readers can distinguish; the yellow is darker, for thin lines on white."""
+"""Okabe and Ito's palette, distinct for colour-blind readers; the yellow is darker, for thin lines on white."""
 
 
 @dataclass(frozen=True)
