@@ -1,9 +1,8 @@
-"""The checkout's own consistency: versions in three files, packages in order, the README's commands."""
+"""The checkout's own consistency: versions in three files, packages in order."""
 
 from __future__ import annotations
 
 import ast
-import re
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -14,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rwkvgate import __version__
-from rwkvgate.workflow.release import release, slug
+from rwkvgate.workflow.release import slug
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -111,17 +110,6 @@ def test_no_module_is_longer_than_400_lines() -> None:
 def test_tests_mirror_the_folders() -> None:
     ours = {path.parent.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
     assert ours <= {*PACKAGES, "notebooks"}
-
-
-def test_the_readme_names_commands_and_notebooks_that_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    named = set(re.findall(r"\bmake ([a-z-]+)", readme))
-    assert {"reproduce", "test"} <= named <= targets
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        assert f"colab.research.google.com/github/{slug(ROOT)}/blob/{release(ROOT)}/notebooks/{path.name}" in readme
-    for figure in re.findall(r"\]\((outputs/[^)]+)\)", readme):
-        assert (ROOT / figure).is_file()
 
 
 def test_the_import_is_cheap() -> None:

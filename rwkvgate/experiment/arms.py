@@ -1,7 +1,7 @@
-"""What an arm of the experiment is (`ARMS`): a gate, or none, what is trained, its label and its colour.
+"""The arms of the experiment (`ARMS`): networks that are compared, each a base with or without a gate, tuned or not.
 
-Adding one is one entry here, and its gate in `rwkvgate.gate.config.PRESETS` where that is new: settings, tables,
-figures and the run graph all ask this list.
+A new arm is one entry here and, if its gate is new, one in `rwkvgate.gate.config.PRESETS`. Settings, tables, figures
+and the run graph read this list.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rwkvgate.gate.validation import unknown_name
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#A89A00", "#0072B2", "#D55E00", "#CC79A7"
-"""Okabe and Ito's colours, which colour-blind readers can tell apart; the yellow is darker, for thin lines on white."""
+"""Okabe and Ito's palette, distinct for colour-blind readers; the yellow is darker, for thin lines on white."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Arm:
     """One arm of the experiment.
 
     Attributes:
-        name: as in settings, folders and tables.
-        label: as figures write it.
-        description: what a table says of it.
-        colour: in every figure, as hexadecimal RGB; families share one, so figures never tell arms apart by it alone.
-        gate: the gate that the base is patched with; None for an arm without one.
-        trained: whether it is fine-tuned.
-        lora: give a gateless arm low-rank adapters with as many parameters as the paper's gate has.
+        name: in settings, folders and tables.
+        label: in figures.
+        description: in tables.
+        colour: in figures, hexadecimal RGB. Similar arms share one, so no figure distinguishes arms by colour alone.
+        gate: the gate that the base is patched with; None for an arm without a gate.
+        trained: whether the arm is fine-tuned.
+        lora: whether the base gets low-rank adapters, with as many parameters as the paper's gate, in place of a gate.
     """
 
     name: str
@@ -92,14 +92,14 @@ _ARMS = (
     _gated("hierarchical", "Hierarchical", "the paper's gate under a slower one over segments of 16 tokens", YELLOW),
 )
 ARMS: dict[str, Arm] = {arm.name: arm for arm in _ARMS}
-"""Every arm by name, in the order of tables and figures."""
+"""All arms by name, in the order of tables and figures."""
 
 
 def find_arm(name: str) -> Arm:
     """The arm of that name.
 
     Raises:
-        SettingsError: there is none; the nearest is suggested.
+        SettingsError: there is no such arm; the message suggests the most similar name.
     """
     if name not in ARMS:
         raise unknown_name("arm", name, list(ARMS))

@@ -1,4 +1,4 @@
-"""What the steps of a run depend on, as JSON values to be hashed; light enough for the run graph to import."""
+"""The inputs of the steps, as JSON values to hash. Imports no torch, so that the run graph starts quickly."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rwkvgate.gate.config import GateConfig
 
 
 def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
-    """The gate of an arm under the settings' changes; None for an arm without one.
+    """The gate of an arm with the changes in `settings.gate`; None for an arm without a gate.
 
     Raises:
-        SettingsError: a change names no field of GateConfig, or is impossible for this arm.
+        SettingsError: a change is to an unknown field of GateConfig, or this arm's gate cannot have it.
     """
     if arm.gate is None:
         unknown = {name: value for name, value in settings.gate.items() if name not in GateConfig.model_fields}
@@ -26,7 +26,7 @@ def gate_of(arm: Arm, settings: Settings) -> GateConfig | None:
 
 
 def corpus_inputs(settings: Settings) -> dict[str, Any]:
-    """What texts and tokenizer depend on: settings, versions of what natural text is read from, content of files."""
+    """Inputs of texts and tokenizer: settings, versions of the packages with natural text, content of local files."""
     corpus = settings.corpus
     versions = text_versions(corpus.natural_characters)
     places = {} if corpus.source == "stories" else {corpus.source: place(corpus.source)}
@@ -41,15 +41,15 @@ def corpus_inputs(settings: Settings) -> dict[str, Any]:
 
 
 def base_inputs(settings: Settings) -> dict[str, Any]:
-    """What the base depends on."""
+    """Inputs of the base: those of the texts, and the model's settings."""
     return corpus_inputs(settings) | {"model": settings.model.model_dump(mode="json")}
 
 
 def arm_inputs(settings: Settings, arm: Arm, seed: int) -> dict[str, Any]:
-    """What a tuned arm's weights depend on."""
+    """Inputs of an arm's weights: those of the base, the gate, the seed and, if the arm is trained, the training."""
     gate = gate_of(arm, settings)
     inputs = base_inputs(settings) | {"arm": arm.name, "gate": gate and gate.model_dump(mode="json"), "seed": seed}
-    # Without a grid the learning rate alone decides.
+    # An empty grid has no effect, so it stays out of the hash.
     left_out = LAUNCH | (set() if settings.training.learning_rates else {"learning_rates"})
     training = settings.training.model_dump(mode="json", exclude=left_out)
     return inputs | ({"training": training} if arm.trained else {})

@@ -1,4 +1,4 @@
-"""Opening a run from a notebook's parameters."""
+"""Open a run from a notebook's parameters."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, requ
 from rwkvgate.gate.validation import SettingsError, unknown_name
 
 MARK = "# Parameters"
-"""What papermill begins the cell with that it injects."""
+"""First line of the cell that papermill injects."""
 
 
 def open_run(arm: str = "enhanced", seed: int = 0, **parameters: Any) -> Run:
-    """The run that a notebook's parameters describe: settings, arm, gate and folder checked.
+    """Open the run that a notebook's parameters describe, after checking settings, arm, gate and run folder.
 
     Args:
-        arm: the notebook's arm; `run.variant(arm, seed)` is what it works on.
+        arm: the notebook's arm; `run.variant(arm, seed)` is the arm with its seed and folder.
         seed: the notebook's training seed.
-        parameters: those of `rwkvgate.experiment.settings.resolve`.
+        parameters: of `rwkvgate.experiment.settings.resolve`.
 
     Raises:
-        SettingsError: any of them is unknown or impossible, the profile needs a GPU that is not there,
-            or the run folder belongs to something else; or papermill was given a parameter that no notebook has.
+        SettingsError: a parameter is unknown or has an impossible value, the profile needs a GPU and there is none, the
+            run folder holds something else, or papermill injected a parameter that no notebook has.
     """
     import torch
     from transformers.utils.logging import disable_progress_bar
 
     refuse_unknown(cells_so_far())
-    disable_progress_bar()  # its bars would leave widget state in notebooks; `Progress` prints lines
+    disable_progress_bar()  # progress bars leave widget state in notebooks; `Progress` prints lines
     settings = resolve(**parameters)
     require_hardware(settings.profile)
     run = Run(settings)
@@ -46,13 +46,13 @@ def open_run(arm: str = "enhanced", seed: int = 0, **parameters: Any) -> Run:
 
 
 def refuse_unknown(cells: Iterable[str]) -> None:
-    """Check the names that injected cells assign.
+    """Refuse a parameter that papermill injected and no notebook has.
 
     Args:
-        cells: sources of the cells that have run.
+        cells: sources of the executed cells.
 
     Raises:
-        SettingsError: names the parameter, and the one that may have been meant.
+        SettingsError: names the parameter and the most similar known one.
     """
     known = ("arm", "seed", *inspect.signature(resolve).parameters)
     for cell in cells:
@@ -66,10 +66,10 @@ def refuse_unknown(cells: Iterable[str]) -> None:
 
 
 def cells_so_far() -> list[str]:
-    """The cells that have run in this kernel; none outside one."""
+    """Sources of the cells executed in this kernel; empty outside a notebook."""
     try:
         from IPython.core.getipython import get_ipython
-    except ImportError:  # the package alone needs none
+    except ImportError:  # the library works without IPython
         return []
     shell = get_ipython()
     manager = getattr(shell, "history_manager", None)

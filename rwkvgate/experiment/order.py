@@ -1,9 +1,9 @@
-"""The steps of a run and what each requires: their order is stated here and nowhere else.
+"""The steps of a run, and the steps that each requires: the one place that states their order.
 
     corpus -> base -> arm -> evaluation and probes (one of each for every arm and seed) -> studies
 
-`rwkvgate.experiment.steps` makes a step after what it requires; the Snakefile turns the same requirements into the
-graph of notebooks. Light enough for the run graph to import.
+`rwkvgate.experiment.steps` makes a step after the steps that it requires; the Snakefile turns the same requirements
+into its graph of notebooks. Imports no torch, so that the run graph starts quickly.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ NOTEBOOKS = {
     "evaluation": "03_evaluate",
     "probes": "03_evaluate",
 }
-"""The notebook that makes each kind of step; studies are made by `ABLATIONS`."""
+"""The notebook that makes each step, by the step's name; `ABLATIONS` makes the studies."""
 ABLATIONS = "04_ablations"
 
 SCORES, PROBED = 4, 1
-"""Raised when an evaluation, or the probes, measure something new, so that finished ones are made again."""
+"""Versions of the evaluation and of the probes. A change in what they measure raises the version, so that finished ones
+are made again."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run, whether it is made yet or not.
+    """One step of a run, made or not.
 
     Attributes:
-        run: the run that it belongs to.
-        name: what is made, such as 'base'; `rwkvgate.experiment.steps` has a function for each.
-        folder: where its outputs lie, with a record of what they were made from.
+        run: the run of the step.
+        name: of the step, such as 'base'; `rwkvgate.experiment.steps` registers the function that makes it.
+        folder: of the outputs, and of the record of the inputs that they were made from.
         inputs: JSON values that the outputs depend on.
         requires: the steps that come before it.
-        variant: the arm and seed, for a step of one.
+        variant: the arm with its seed; None for a step that no single arm has.
     """
 
     run: Run
@@ -62,57 +63,57 @@ class Step:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its folder holds what these inputs give."""
+        """Whether the folder's record has the hash of these inputs."""
         record = read_json(self.folder / RECORD)
         return isinstance(record, dict) and record.get("inputs") == self.digest
 
     @property
     def checkpoints(self) -> Path:
-        """Where a training of these very inputs keeps its checkpoints while it runs."""
+        """The folder of the checkpoints while a model is trained on exactly these inputs."""
         name = f"{self.variant.arm.name}.seed{self.variant.seed}" if self.variant else self.name
         return self.run.folder / "checkpoints" / name / self.digest
 
     @property
     def failure(self) -> Path:
-        """The record of a training that diverged; beside the folder, which appears only when the step is finished."""
+        """The record of a training that diverged. It lies beside the folder, which exists only for a finished step."""
         return self.folder.with_name(f"{self.folder.name}.failed.json")
 
     @property
     def divergence(self) -> str:
-        """Why the training of these inputs diverged; "" where it did not, or was not tried."""
+        """The error with which training on these inputs diverged; "" if it did not, or was not tried."""
         failed = read_json(self.failure)
         return str(failed["error"]) if isinstance(failed, dict) and failed.get("inputs") == self.digest else ""
 
     @property
     def notebook(self) -> str:
-        """The executed notebook that makes it: its name in the run's `notebooks` folder, without the suffix."""
+        """The notebook that makes the step: its name in the run's `notebooks` folder, without the suffix."""
         name = NOTEBOOKS.get(self.name, ABLATIONS)
         if self.variant is None:
             return name
         if self.name == "arm" and not self.variant.arm.trained:
-            return self.requires[-1].notebook  # nothing is trained: it is made by whoever reads it
+            return self.requires[-1].notebook  # no notebook trains it; the first reader makes it, on this base
         return f"{name}.{self.variant.arm.name}.seed{self.variant.seed}"
 
 
 def corpus(run: Run) -> Step:
-    """The texts of a run and their tokenizer."""
+    """The step of the texts and their tokenizer."""
     return Step(run, "corpus", run.corpus, corpus_inputs(run.settings))
 
 
 def base(run: Run) -> Step:
-    """The base model: pretrained on the natural text, or a checkpoint that is given."""
+    """The step of the base model: pretrained on the natural text, or a given checkpoint."""
     given = isinstance(run.settings.model, CheckpointSettings)
     return Step(run, "base", run.base, base_inputs(run.settings), () if given else (corpus(run),))
 
 
 def arm(variant: Variant) -> Step:
-    """The weights of an arm and seed."""
+    """The step of an arm's weights."""
     run = variant.run
     return Step(run, "arm", variant.folder, variant.inputs, (corpus(run), base(run)), variant)
 
 
 def evaluation(variant: Variant) -> Step:
-    """Scores, times and samples of an arm and seed on the test documents."""
+    """The step of an arm's scores, times and samples on the test documents."""
     apart = {"arms", "seeds", "resamples", "longest", "probes", "studies"}
     measured = variant.run.settings.evaluation.model_dump(mode="json", exclude=apart)
     inputs = variant.inputs | {"evaluation": measured, "scores": SCORES}
@@ -120,7 +121,7 @@ def evaluation(variant: Variant) -> Step:
 
 
 def probes(variant: Variant) -> Step:
-    """What an arm and seed does on long texts, in other domains and on probes of memory."""
+    """The step of an arm's measurements on long texts, in other domains and on probes of memory."""
     settings = variant.run.settings
     inputs = variant.inputs | {
         "documents": settings.evaluation.documents,
@@ -132,7 +133,7 @@ def probes(variant: Variant) -> Step:
 
 
 def study(run: Run, name: str, inputs: dict[str, Any], variants: Sequence[Variant] = ()) -> Step:
-    """A study of a run that reads these arms and seeds, or the base alone."""
+    """The step of a study over these arms and seeds, or, with none, over the base."""
     inputs = (
         inputs | {"arms": [variant.inputs for variant in variants]} if variants else base_inputs(run.settings) | inputs
     )

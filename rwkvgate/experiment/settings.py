@@ -1,8 +1,7 @@
 """Settings: a profile file plus overrides becomes one validated, frozen `Settings`.
 
-The five notebooks, the Snakefile and the tests all go through `resolve`. Nothing else reads
-`params/*.yaml`, so every default has one place and every misspelt key is an error that names the
-key, what was found and what is allowed, before any work is done.
+The five notebooks, the Snakefile and the tests all call `resolve`. Nothing else reads `params/*.yaml`, so every default
+has one place. A misspelt key is an error that names the key, its value and the allowed ones, before any work is done.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ PROFILES = ("smoke", "cpu", "t4", "gpu")
 GPU_PROFILES = ("t4", "gpu")
 SECTIONS = ("model", "corpus", "gate", "training", "evaluation")
 NOTEBOOK_KEYS = ("arm", "seed")
-"""Keys of a profile's file that are a notebook's, not the run's: papermill puts them into its cell."""
+"""Keys of a profile's file that belong to a notebook, not to the run; papermill injects them into its cell."""
 PROFILE_VARIABLE = "RWKVGATE_PROFILE"
 LAUNCH = {"processes", "sharded"}
-"""Settings that say where a training runs. They are left out of every hash of inputs: they change the rounding of sums,
-as another processor does, so bits are the same for equal numbers of processes only, but an arm that is the same within
-float32's tolerance need not be made again. The arm's log records them."""
+"""Settings that choose the processes of a training. Like another processor they change the rounding of sums and nothing
+else, so they are left out of the hash of inputs, and a finished arm is not trained again. Bits are equal only for equal
+numbers of processes; the arm's log records both settings."""
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -56,7 +55,7 @@ class Schedule(Frozen):
     learning_rate: Rate = Field(description="peak learning rate of AdamW")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(description="steps of linear warm-up")
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="on weight matrices only")
-    gradient_checkpointing: bool = Field(description="keep a block's input only, and compute it twice")
+    gradient_checkpointing: bool = Field(description="keep only blocks' inputs, and compute each block twice")
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Schedule:
@@ -66,9 +65,9 @@ class Schedule(Frozen):
 
 
 class ModelSettings(Frozen):
-    """The base RWKV-6 network, and how it is pretrained on the spot."""
+    """The base as a new RWKV-6 network: its sizes and its pretraining."""
 
-    vocab_size: Annotated[int, Field(ge=300, le=65536)] = Field(description="byte-level BPE entries")
+    vocab_size: Annotated[int, Field(ge=300, le=65536)] = Field(description="entries of the byte-level BPE vocabulary")
     hidden_size: Positive = Field(description="channels of the residual stream")
     num_hidden_layers: Positive = Field(description="blocks")
     head_size: Positive = Field(description="channels of one WKV head")
@@ -89,7 +88,7 @@ class ModelSettings(Frozen):
 
 
 class CheckpointSettings(Frozen):
-    """The base as a checkpoint with the World vocabulary. Sizes under it in a profile are passed over."""
+    """The base as a checkpoint with the World vocabulary. Network sizes of the profile are ignored."""
 
     checkpoint: str = Field(min_length=1, description="hub name or folder of an RWKV-6 checkpoint")
     revision: str = Field(default="", description="commit or tag on the hub; empty takes the newest")
@@ -114,25 +113,25 @@ def _model_kind(data: Any) -> str:
 
 
 class HubSet(Frozen):
-    """Documents of a data set on the hub, added to the run's own."""
+    """A dataset of the hub whose documents are added to those of `corpus.source`."""
 
     name: str = Field(min_length=1, description="owner/name on the hub, or a local folder that `datasets` reads")
-    config: str = Field(default="", description="configuration of the data set, where it has several")
+    config: str = Field(default="", description="configuration of the dataset, if it has several")
     revision: str = Field(default="", description="commit; empty takes the newest")
-    split: str = Field(default="train", description="split of the data set to read from")
+    split: str = Field(default="train", description="split of the dataset to read")
     column: str = Field(default="text", description="column that holds the text")
-    documents: Annotated[int, Field(ge=10)] = Field(description="documents to take, over all three splits")
+    documents: Annotated[int, Field(ge=10)] = Field(description="documents to take, for all three splits together")
 
 
 class CorpusSettings(Frozen):
-    """The texts: what the base is pretrained on, and what the arms are tuned and tested on."""
+    """The texts that the base is pretrained on, and those that the arms are tuned and tested on."""
 
     source: str = Field(description="'stories', or the path of a local .txt or .jsonl file")
     documents: Positive = Field(description="stories to generate, over all three splits")
-    hub: tuple[HubSet, ...] = Field(description="data sets of the hub, split and tested beside the source's")
-    natural_characters: Annotated[int, Field(ge=10_000)] = Field(description="natural text to read at most")
+    hub: tuple[HubSet, ...] = Field(description="datasets of the hub, whose documents join the source's in every split")
+    natural_characters: Annotated[int, Field(ge=10_000)] = Field(description="natural text to read, at most")
     seed: Annotated[int, Field(ge=0)] = Field(description="seed of the stories and of the splits")
-    prompt_tokens: tuple[Positive, Positive] = Field(description="fewest and most tokens of a prompt")
+    prompt_tokens: tuple[Positive, Positive] = Field(description="minimum and maximum tokens of a prompt")
     splits: tuple[Rate, Rate, Rate] = Field(description="shares of train, validation and test")
 
     @model_validator(mode="after")
@@ -145,16 +144,16 @@ class CorpusSettings(Frozen):
 
 
 class TrainingSettings(Schedule):
-    """Fine-tuning of one arm: the same for every arm, so that the comparison is fair."""
+    """Fine-tuning, the same for every arm, so that the comparison is fair."""
 
-    scope: Literal["all", "gate-and-norms"] = Field(description="what a tuned arm may change")
+    scope: Literal["all", "gate-and-norms"] = Field(description="parameters that are trained")
     learning_rates: tuple[Rate, ...] = Field(
-        description="grid of learning rates: each arm keeps its best on validation; empty takes learning_rate alone"
+        description="grid of learning rates: each arm keeps the best on validation; empty: learning_rate alone"
     )
     log_every: Positive = Field(description="steps between two logged losses")
     eval_every: Positive = Field(description="steps between two validation losses")
     processes: Positive = Field(description="processes that train together, one a GPU, and share each batch")
-    sharded: bool = Field(description="spread the model over the processes, where one GPU cannot hold it")
+    sharded: bool = Field(description="shard the model over the processes, for one that does not fit on a GPU")
 
     @model_validator(mode="after")
     def _processes_fit(self) -> TrainingSettings:
@@ -165,26 +164,26 @@ class TrainingSettings(Schedule):
 
 
 class EvaluationSettings(Frozen):
-    """What is measured on the test split, and how."""
+    """The measurements on the test split."""
 
     documents: Positive = Field(description="test documents scored")
     new_tokens: Positive = Field(description="tokens generated at most for BLEU and ROUGE")
-    batch_size: Positive = Field(description="documents in one batch")
-    arms: tuple[str, ...] = Field(description="arms of the whole run; the base is one of them")
+    batch_size: Positive = Field(description="documents per batch")
+    arms: tuple[str, ...] = Field(description="arms of the whole run, which must include the base")
     seeds: Positive = Field(description="training seeds of each tuned arm in the whole run")
     resamples: Annotated[int, Field(ge=100)] = Field(description="bootstrap resamples")
     latency_tokens: Positive = Field(description="tokens of the timed forward pass")
     latency_repeats: Annotated[int, Field(ge=3)] = Field(
-        description="base and arm timed in turn: three times as many forward passes, a third as many generations"
+        description="repeats, base and arm interleaved: three times as many forward passes, a third as many generations"
     )
     timed_tokens: Positive = Field(description="tokens of the timed generation (the paper's 50)")
-    studies: bool = Field(description="measure length, language, memory and other domains too")
+    studies: bool = Field(description="also measure length, language, memory and other domains")
     probes: Positive = Field(description="long-range probes of each kind and length")
     longest: Annotated[int, Field(ge=256)] = Field(description="tokens of the longest text timed, from 256 on")
 
     @property
     def forward_repeats(self) -> int:
-        """Timed repeats of a forward pass, which is short and so the more easily disturbed."""
+        """Timed repeats of a forward pass: more of them, because a short measurement is noisier."""
         return 3 * self.latency_repeats
 
     @property
@@ -202,7 +201,7 @@ class EvaluationSettings(Frozen):
 
 
 class Settings(Frozen):
-    """Everything a run depends on. `section(...)` gives the part a step depends on, for hashing."""
+    """All settings of a run. `rwkvgate.experiment.inputs` selects those that each step depends on."""
 
     profile: Literal["smoke", "cpu", "t4", "gpu"]
     run_dir: str
@@ -225,9 +224,8 @@ def project_root() -> Path:
     """The checkout: the nearest folder, from here upward, that holds `params/cpu.yaml`.
 
     papermill keeps its caller's working directory, nbval uses the notebook's folder and Colab
-    `/content`, so no relative path can be trusted without this look-up. Where no folder above the
-    working directory is a checkout, the one the package was imported from is taken, and failing
-    that (an installed wheel) the working directory itself.
+    `/content`, so relative paths need this look-up. If the working directory is in no checkout, it is
+    the one that the package was imported from, and for an installed wheel the working directory.
     """
     package = Path(__file__).resolve().parents[1]
     for start in (Path.cwd(), package.parent):
@@ -238,28 +236,28 @@ def project_root() -> Path:
 
 
 def place(path: str) -> Path:
-    """The absolute path that a setting means: a relative one starts at the checkout, wherever it is read."""
+    """The absolute path of a path in a setting; a relative one starts at the checkout."""
     given = Path(path).expanduser()
     return given if given.is_absolute() else project_root() / given
 
 
 def place_or_name(given: str) -> str:
-    """The absolute path of a folder, where there is one, and otherwise a name on the hub, as given."""
+    """The absolute path of a folder that exists; otherwise the string itself, a name on the hub."""
     folder = place(given)
     return str(folder) if folder.is_dir() else given
 
 
 def profile_path(profile: str) -> Path:
-    """The YAML file of a profile: the checkout's, or the copy that a wheel carries."""
+    """The YAML file of a profile: the checkout's, or the copy in an installed wheel."""
     here = project_root() / "params" / f"{profile}.yaml"
     return here if here.is_file() else Path(__file__).resolve().parents[1] / "params" / f"{profile}.yaml"
 
 
 def resolve_profile(profile: str) -> str:
-    """The profile that a name stands for; `auto` asks the environment, then the hardware.
+    """The profile of that name; `auto` takes it from the environment variable, else from the hardware.
 
     Raises:
-        SettingsError: the name, or what `RWKVGATE_PROFILE` holds, is no profile.
+        SettingsError: the name, or the value of `RWKVGATE_PROFILE`, is not a profile.
     """
     if profile == "auto":
         named = os.environ.get(PROFILE_VARIABLE, "")
@@ -274,7 +272,7 @@ def resolve_profile(profile: str) -> str:
 
 
 def _profile_of_hardware() -> str:
-    import torch  # here, so that reading settings does not cost an import of torch
+    import torch  # here, so that settings can be read without importing torch
 
     if not torch.cuda.is_available():
         return "cpu"
@@ -283,10 +281,10 @@ def _profile_of_hardware() -> str:
 
 
 def require_hardware(profile: str) -> None:
-    """Refuse a profile for a GPU where there is none, before hours of work are begun on a processor.
+    """Refuse a GPU profile on a machine without a GPU, before hours of work begin on its CPU.
 
     Raises:
-        SettingsError: names the profile that fits.
+        SettingsError: there is no GPU; the message names the profile that fits.
     """
     if profile in GPU_PROFILES and _profile_of_hardware() == "cpu":
         raise SettingsError(
@@ -299,7 +297,7 @@ def load_profile(profile: str) -> dict[str, Any]:
     """The keys of a profile file, as written.
 
     Raises:
-        SettingsError: the file is missing, is not YAML, or is not a mapping.
+        SettingsError: the file is missing, not YAML, or not a mapping.
     """
     path = profile_path(profile)
     try:
@@ -322,10 +320,10 @@ def resolve(
     training: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Lay the overrides over the profile's file and validate the whole.
+    """Override the profile's settings and validate the result.
 
-    The arguments are the notebooks' parameters cell. A section may be partial; nested mappings are
-    merged key by key, anything else replaces what the profile says.
+    The arguments are those of the notebooks' parameters cell. A section may be partial: nested mappings
+    are merged key by key, and any other value replaces the profile's.
 
     Raises:
         SettingsError: an unknown profile or key, a wrong type or an impossible value.
@@ -359,7 +357,7 @@ def _section(value: Any, what: str) -> Mapping[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`, mapping by mapping."""
+    """`below` with the values of `above`; nested mappings are merged."""
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)

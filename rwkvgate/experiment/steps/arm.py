@@ -1,6 +1,6 @@
-"""The model of an arm and seed: the base with its gate, fine-tuned where the arm is.
+"""The model of an arm: the base with the arm's gate, fine-tuned if the arm is a trained one.
 
-`build_arm`, `tuning_rows`, `validation_rows` and `arm_files` are the pieces that notebook 02 shows one by one.
+Notebook 02 calls `tuning_rows`, `validation_rows` and `arm_files` one by one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 WEIGHTS = "weights.safetensors"
 VALIDATION_DOCUMENTS = 64
-"""Documents whose loss is watched during training; the whole split would slow it without telling more."""
+"""Documents for the validation loss during training; the whole split would take longer and show no more."""
 
 
 def ensure_arm(variant: Variant) -> Rwkv6ForCausalLM:
-    """The model of an arm and seed in evaluation mode, fine-tuned where the arm is and that is not done yet.
+    """The model of an arm in evaluation mode; fine-tunes it first if the arm is trained and not finished.
 
     Raises:
-        FloatingPointError: its training diverged, now or when it was tried before.
-        RuntimeError: one of `training.processes` failed; training goes on from what they saved.
+        FloatingPointError: its training diverged, now or earlier.
+        RuntimeError: one of the `training.processes` failed; the next call resumes from their checkpoint.
     """
     step, processes = order.arm(variant), variant.run.settings.training.processes
     alone = ranks.count() == 1
@@ -44,7 +44,7 @@ def ensure_arm(variant: Variant) -> Rwkv6ForCausalLM:
         try:
             launch(variant)
         except RuntimeError:
-            is_finished(step)  # raises with the reason, where training diverged
+            is_finished(step)  # raises the reason, if training diverged
             raise
     else:
         complete(step)
@@ -52,30 +52,30 @@ def ensure_arm(variant: Variant) -> Rwkv6ForCausalLM:
 
 
 def build_arm(variant: Variant) -> Rwkv6ForCausalLM:
-    """The base with the arm's untrained gate, drawn from the seed: arms that share a gate share its start."""
+    """The base with the arm's untrained gate. The seed initialises the gate, so arms with the same gate start alike."""
     model = ensure_base(variant.run)
     torch.manual_seed(variant.seed)
     if variant.arm.lora:
-        from rwkvgate.experiment.lora import add_lora  # PEFT takes seconds to import, and one arm needs it
+        from rwkvgate.experiment.lora import add_lora  # peft takes seconds to import, and only one arm needs it
 
         return add_lora(model)
     return model if variant.gate is None else patch(model, variant.gate)
 
 
 def tuning_rows(run: Run, texts: Texts, seed: int) -> list[list[int]]:
-    """The rows that every arm of this seed is tuned on, in their order."""
+    """The training rows, in order; the same for every arm of this seed."""
     return document_rows(texts.encode(texts.corpus.train), run.settings.training, texts.tokenizer.bos_token_id, seed)
 
 
 def validation_rows(run: Run, texts: Texts) -> list[list[int]]:
-    """The rows whose loss is watched while an arm is tuned."""
+    """The rows for the validation loss during training."""
     documents = texts.encode(texts.corpus.validation[:VALIDATION_DOCUMENTS])
     return [close_row(document, run.settings.training.length, texts.tokenizer.bos_token_id) for document in documents]
 
 
 def arm_files(model: Rwkv6ForCausalLM, log: TrainingLog) -> Write:
-    """How an arm is written: its gate and whatever was trained in one file, and the log of its training."""
-    # By name, for a model that is spread over processes has new parameters.
+    """The function that writes an arm: its gate and all trained parameters in one file, and the training log."""
+    # By name, because sharding a model over processes replaces its parameters.
     gate = {id(p) for one in gates_of(model) for p in one.parameters()}
     kept = {name for name, p in model.named_parameters() if id(p) in gate or (p.requires_grad and log.steps)}
     weights = {name: whole(p).cpu() for name, p in model.named_parameters() if name in kept}
@@ -111,16 +111,16 @@ def load_arm(variant: Variant) -> Rwkv6ForCausalLM:
     """The model of a finished arm and seed, in evaluation mode.
 
     Raises:
-        SettingsError: its weights are missing, damaged, or another model's.
+        SettingsError: the weights are missing, damaged, or those of another model.
     """
     return load_weights(build_arm(variant), variant)
 
 
 def load_weights(model: Rwkv6ForCausalLM, variant: Variant) -> Rwkv6ForCausalLM:
-    """Put the weights of a finished arm and seed into a model built alike, in place; it is frozen, in evaluation mode.
+    """Load the weights of a finished arm into a model of its structure, in place, frozen and in evaluation mode.
 
     Raises:
-        SettingsError: they are missing, damaged, or another model's.
+        SettingsError: they are missing, damaged, or those of another model.
     """
     path = variant.folder / WEIGHTS
     try:
@@ -132,6 +132,6 @@ def load_weights(model: Rwkv6ForCausalLM, variant: Variant) -> Rwkv6ForCausalLM:
     if wrong:
         raise SettingsError(f"{path} holds weights of another model: {', '.join(wrong[:3])}. Remove {path.parent}")
     for name, x in weights.items():
-        own[name].data = own[name].data.to(x.dtype)  # what was trained in float32 stays so on a half-precision base
+        own[name].data = own[name].data.to(x.dtype)  # parameters trained in float32 stay so on a half-precision base
     model.load_state_dict(weights, strict=False)
     return model.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""The base model of a run: pretrained on natural text, or a checkpoint that is given."""
+"""The base model of a run: pretrained on natural text, or a given checkpoint."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.rwkv6.vocabulary import IDS
 
 BASE_SEED = 0
-"""One base serves every arm and seed, so its own seed is no parameter."""
+"""All arms and seeds share one base, so its own seed is not a parameter."""
 LOG = "training.json"
 VALIDATION_BLOCKS = 128
-"""Blocks of held-out text whose loss is watched during pretraining."""
+"""Blocks of held-out text for the validation loss during pretraining."""
 
 
 def best_device() -> torch.device:
-    """Where models of a run live: the GPU where there is one."""
+    """The device for the models of a run: the GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def ensure_base(run: Run) -> Rwkv6ForCausalLM:
-    """The base model in evaluation mode, pretrained or fetched where that is not done yet.
+    """The base model in evaluation mode; pretrains or downloads it first if it is not finished.
 
     Raises:
         SettingsError: its files are missing or damaged, or the checkpoint cannot be loaded.
@@ -65,10 +65,10 @@ def new_base(model: ModelSettings, tokenizer: PreTrainedTokenizerBase, seed: int
 
 
 def read_log(step: Step) -> TrainingLog:
-    """The log of a base's pretraining or an arm's fine-tuning; one without steps where nothing was trained.
+    """The log of a base's pretraining or an arm's fine-tuning; it has no steps if nothing was trained.
 
     Raises:
-        SettingsError: it is missing or damaged.
+        SettingsError: the log is missing or damaged.
     """
     log = read_json(step.folder / LOG)
     if log is None:
@@ -112,12 +112,12 @@ def _blocks(documents: Sequence[Sequence[int]], length: int, separator: int) -> 
 
 
 def _home(settings: Settings) -> torch.device:
-    """Where a model is loaded: one that will be spread over the GPUs, for which one is too small, in main memory."""
+    """The device to load a model on: main memory for a model to be sharded, which one GPU may not hold."""
     return torch.device("cpu") if settings.training.sharded and ranks.count() > 1 else best_device()
 
 
 def _record_checkpoint(step: Step, given: CheckpointSettings) -> Write:
-    """Read a checkpoint for the first time: its commit and its files' hashes are what later readings must match."""
+    """Read a checkpoint for the first time, and record its commit and file hashes, which later readings must match."""
     files = ranks.from_main(lambda: _fingerprint(Path(place_or_name(given.checkpoint))))
     model = _read_checkpoint(given, given.revision or None, step.run.settings)
     record = {"checkpoint": given.checkpoint, "commit": loaded_commit(model), "files": files}
@@ -159,7 +159,7 @@ def _read_checkpoint(given: CheckpointSettings, revision: str | None, settings: 
 
 
 def _fingerprint(folder: Path) -> dict[str, str] | None:
-    """SHA-256 of a local checkpoint's files; None for a name on the hub, whose commit identifies it."""
+    """SHA-256 of each file of a local checkpoint; None for a name on the hub, which its commit identifies."""
     if not folder.is_dir():
         return None
     kept = (".json", ".safetensors", ".bin")

@@ -1,8 +1,8 @@
-"""Making a step once: after what it requires, by one process at a time, atomically, with a record of its inputs.
+"""Make a step once: after the steps it requires, by one process at a time, atomically, with a record of its inputs.
 
-A step writes its folder under a temporary name, with a record of its inputs' hash, and renames it. A folder whose
-record has the hash at hand is finished and is not made again; any other is. Processes that were launched together make
-a step together: all of them compute, the main one decides what is finished, and it alone writes.
+A step writes its folder under a temporary name, with the hash of its inputs, and renames it. A folder with the present
+hash is finished; any other is made again. Processes that were launched together make a step together: all of them
+compute, and the main one alone decides what is finished, and writes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest, write_folder, write_json
 
 NO_ROOM = "No space left on device"
-"""A full disk in the words of the system."""
+"""The system's message for a full disk."""
 
 Write = Callable[[Path], object]
-"""Writes a step's outputs into a folder."""
+"""A function that writes a step's outputs into a folder."""
 MAKERS: dict[str, Callable[[Step], Write]] = {}
-"""For each step's name the function that computes its outputs and returns how they are written."""
+"""By a step's name the function that makes it: it computes the outputs and returns the function that writes them."""
 
 
 def makes(name: str) -> Callable[[Callable[[Step], Write]], Callable[[Step], Write]]:
-    """Register the function that makes the steps of a name."""
+    """Decorator that registers the function that makes the steps of that name."""
 
     def register(maker: Callable[[Step], Write]) -> Callable[[Step], Write]:
         MAKERS[name] = maker
@@ -46,12 +46,12 @@ def makes(name: str) -> Callable[[Callable[[Step], Write]], Callable[[Step], Wri
 
 
 def complete(step: Step) -> None:
-    """Make a step where it is not finished, after the steps that it requires.
+    """Make an unfinished step, after the steps that it requires; a finished one is left as it is.
 
     Raises:
-        FloatingPointError: its training diverged, now or when it was tried before. That is recorded: the same inputs
+        FloatingPointError: its training diverged, now or earlier. The record of this is kept, because the same inputs
             would diverge again.
-        SettingsError: another process makes it.
+        SettingsError: another process is making it.
         OSError: the disk is full.
     """
     if ranks.from_main(lambda: is_finished(step)):
@@ -65,16 +65,16 @@ def complete(step: Step) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """A step that this process, or those launched together, are making."""
+    """A step while it is made, by this process or by processes that were launched together."""
 
     step: Step
     started: float = field(default_factory=time.monotonic)
 
     def write(self, outputs: Write) -> None:
-        """Write the step's folder atomically, with its record; on an error, what stood there before stays.
+        """Write the step's folder and its record atomically; after an error the earlier folder is unchanged.
 
         Args:
-            outputs: called with a temporary folder, by the main process alone.
+            outputs: writes into the temporary folder that it is given; only the main process calls it.
 
         Raises:
             OSError: the disk is full.
@@ -84,15 +84,16 @@ class Work:
 
 @contextmanager
 def making(step: Step) -> Iterator[Work | None]:
-    """Keep a step to this process, or those launched together, while it is made; None where it is finished.
+    """Context manager that locks a step while it is made, and yields its `Work`, or None if it is finished.
 
-    A training that diverges inside is recorded.
+    The lock is held by this process, or by the main one of those launched together. A training that diverges inside is
+    recorded.
 
     Raises:
         FloatingPointError, SettingsError: as `complete`.
     """
     with ranks.on_main(lambda: hold(step.run.folder, step.folder)):
-        finished = ranks.from_main(lambda: is_finished(step))  # another process may have made it meanwhile
+        finished = ranks.from_main(lambda: is_finished(step))  # another process may just have finished it
         try:
             yield None if finished else Work(step)
         except FloatingPointError as error:
@@ -103,16 +104,16 @@ def making(step: Step) -> Iterator[Work | None]:
 
 
 def is_finished(step: Step) -> bool:
-    """Whether a step is finished; leftovers of earlier attempts are removed.
+    """Whether a step is finished. Removes what earlier attempts left.
 
     Raises:
-        FloatingPointError: the training of these inputs diverged when it was tried.
+        FloatingPointError: an earlier training on these inputs diverged.
     """
     if reason := step.divergence:
         raise FloatingPointError(f"{reason} (recorded in {step.failure}; remove it to try again)")
-    step.failure.unlink(missing_ok=True)  # of other inputs
+    step.failure.unlink(missing_ok=True)  # a record of other inputs
     if step.is_finished:
-        _remove(step.checkpoints)  # of a process that was killed between finishing the step and removing them
+        _remove(step.checkpoints)  # a process may have been killed after finishing the step and before removing them
         return True
     return False
 
@@ -146,7 +147,7 @@ def _write(step: Step, outputs: Write, started: float) -> None:
     except Exception as error:
         if NO_ROOM not in str(error):
             raise
-        # safetensors, parquet and json report it each in other words, and none names the disk.
+        # safetensors, parquet and json each word this error differently, and none names the disk.
         free = shutil.disk_usage(next(path for path in folder.parents if path.is_dir())).free / 2**20
         raise OSError(
             errno.ENOSPC,
@@ -160,7 +161,7 @@ def _write(step: Step, outputs: Write, started: float) -> None:
 
 
 def _remove(checkpoints: Path) -> None:
-    """Remove a folder of checkpoints, and the one that it lies in if that is empty then."""
+    """Remove a folder of checkpoints, and its parent if that is then empty."""
     if checkpoints.is_dir():
         shutil.rmtree(checkpoints, ignore_errors=True)
         with suppress(OSError):

@@ -38,14 +38,14 @@ class Texts:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def prompt(self, document: Document, settings: Settings) -> tuple[str, str]:
-        """A document as its prompt and its reference."""
+        """Split a document into its prompt and its reference."""
         fewest, most = settings.corpus.prompt_tokens
         end = split_prompt(document, self.encode_text, fewest, most)
         return document.text[:end], document.text[end:]
 
 
 def ensure_texts(run: Run) -> Texts:
-    """The corpus and its tokenizer, made where that is not done yet."""
+    """The corpus and its tokenizer; makes them first if they are not finished."""
     complete(order.corpus(run))
     folder = run.corpus / TOKENIZER
     world = isinstance(run.settings.model, CheckpointSettings)
@@ -62,7 +62,7 @@ def _make_texts(step: Step) -> Write:
         tokenizer = _new_tokenizer(settings.model, corpus)
         texts = Texts(corpus, tokenizer)
         for document in corpus.test:
-            texts.prompt(document, settings)  # a document too short for its prompt is an error now, not later
+            texts.prompt(document, settings)  # a document too short for a prompt is refused now, not in the evaluation
         corpus.save(folder)
         save_tokenizer(tokenizer, folder / TOKENIZER)
 
