@@ -1,6 +1,6 @@
-"""Seconds of the statistics alone: every arm's intervals, tests and the ledger, 10,000 resamples, from finished scores.
+"""Seconds of the statistics alone: intervals, comparisons and verdicts, 10,000 resamples, from finished scores.
 
-The scores are those of the newest cpu run, or made up in its shape (300 documents, two seeds) where there is none.
+The scores are those of the newest cpu run, or random ones of its shape (300 documents, two seeds) where there is none.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pandas as pd
 
-from rwkvgate.experiment.analysis.comparison import ablations, comparisons, summary
-from rwkvgate.experiment.claims import Evidence, ledger
+from rwkvgate.experiment.analysis.comparison import comparisons, pairs_of, pooled_times, summary
+from rwkvgate.experiment.claims import Evidence, claim_pairs, decide_claims
 from rwkvgate.experiment.results import FURTHER_METRICS
 from rwkvgate.experiment.settings import project_root, resolve
 from rwkvgate.experiment.steps.evaluation import HEADLINES
@@ -22,7 +22,7 @@ from rwkvgate.metrics.statistics import RESAMPLES
 GOAL = 60
 
 
-def made_up() -> pd.DataFrame:
+def random_scores() -> pd.DataFrame:
     """Scores of the cpu profile's arms in the shape of a run."""
     settings, rng = resolve("cpu").evaluation, np.random.default_rng(0)
     columns = sorted({column for measure in MEASURES.values() for column in measure.columns})
@@ -38,25 +38,22 @@ def made_up() -> pd.DataFrame:
 def main() -> None:
     """Print what each part takes."""
     path = project_root() / "outputs" / "cpu" / "results" / "documents.parquet"
-    scores = pd.read_parquet(path) if path.is_file() else made_up()
+    scores = pd.read_parquet(path) if path.is_file() else random_scores()
     arms, metrics = list(dict.fromkeys(scores["arm"])), (*HEADLINES, *FURTHER_METRICS)
     domains = {int(n): ("fairy-tale", "technology")[int(n) % 2] for n in scores["document"].unique()}
-    evidence = Evidence(scores, pd.DataFrame(columns=list(LATENCY_COLUMNS)), domains)
-    parts = {
-        "intervals of every arm and measure": lambda: summary(scores, arms=arms, metrics=metrics),
-        "comparisons with base and tuned base": lambda: comparisons(scores, arms=arms, metrics=metrics),
-        "ablations": lambda: ablations(scores, metrics=HEADLINES),
-        "the ledger": lambda: ledger(evidence),
-    }
-    total = 0.0
-    print(f"{'measured' if path.is_file() else 'made-up'} scores: {len(arms)} arms, {len(metrics)} measures")
-    for name, part in parts.items():
-        started = time.perf_counter()
-        part()
-        seconds = time.perf_counter() - started
-        total += seconds
-        print(f"  {name}: {seconds:.1f} s")
-    print(f"statistics alone, {RESAMPLES:,} resamples: {total:.1f} s (goal {GOAL})")
+    pairs = [*pairs_of(arms, metrics, ablation_metrics=HEADLINES), *claim_pairs(domains.values())]
+    print(f"{'measured' if path.is_file() else 'random'} scores: {len(arms)} arms, {len(metrics)} measures")
+    started = time.perf_counter()
+    summary(scores, arms=arms, metrics=metrics)
+    summarised = time.perf_counter()
+    compared = comparisons(scores, pairs, domains=domains)
+    finished = time.perf_counter()
+    decide_claims(Evidence(compared, pooled_times(pd.DataFrame(columns=list(LATENCY_COLUMNS)))))
+    decided = time.perf_counter()
+    print(f"  intervals of every arm and measure: {summarised - started:.1f} s")
+    print(f"  {len(compared)} comparisons: {finished - summarised:.1f} s")
+    print(f"  verdicts: {decided - finished:.1f} s")
+    print(f"statistics alone, {RESAMPLES:,} resamples: {decided - started:.1f} s (goal {GOAL})")
 
 
 if __name__ == "__main__":

@@ -117,10 +117,11 @@ def answer(claims: Sequence[Records]) -> list[str]:
     """
     by_name = {row["claim"]: row for row in claims}
     rouge, time = by_name["rouge-l-gain"], by_name["forward-latency"]
-    stated = paper.QUALITY["rougeL"]
+    change, stated = rouge.get("against_base") or "not measured", paper.QUALITY["rougeL"]
     first = (
-        f"Against the untouched base, as in the paper, the gated and tuned model's ROUGE-L is: "
-        f"{rouge.get('against_base') or 'not measured'}; the paper reports {stated[BASE]} to {stated[ENHANCED]}."
+        "Against the untouched base, as in the paper, the gated and tuned model's ROUGE-L "
+        + (f"goes from {change}" if change[0].isdigit() else f"cannot be compared ({change})")
+        + f"; the paper reports {stated[BASE]} to {stated[ENHANCED]}."
     )
     second = "Against a base tuned on the same data for the same steps, the gate " + _gains(by_name)
     counts = {verdict: sum(row["verdict"] == verdict for row in claims) for verdict in VERDICTS}
@@ -143,7 +144,8 @@ def _gains(claims: dict[str, Records]) -> str:
         NOT_REPRODUCED: "shows no difference in {}",
         UNDECIDED: "cannot be judged in {}",
     }
-    gains = {claim: MEASURES[rule.pairs[0].metric].label for claim, rule in RULES.items() if rule.rule == GAIN}
+    labels = {name: measure.label.replace("Perplexity", "perplexity") for name, measure in MEASURES.items()}
+    gains = {claim: labels[rule.pairs[0].metric] for claim, rule in RULES.items() if rule.rule == GAIN}
     by_verdict = {v: [label for claim, label in gains.items() if claims[claim]["verdict"] == v] for v in words}
     said = _listed([words[v].format(_listed(labels)) for v, labels in by_verdict.items() if labels])
     rouge = claims["rouge-l-gain"]

@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from html import escape
 from pathlib import Path
 
 import nbformat
-from bleach import ALLOWED_TAGS
+from bleach import ALLOWED_TAGS, clean
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
-from nbconvert.preprocessors.sanitize import SanitizeHTML
 from nbformat import NotebookNode
 
 from rwkvgate.gate.validation import SettingsError
@@ -25,9 +23,12 @@ from rwkvgate.rwkv6.files import write_text
 NOTEBOOK = "notebooks/04_ablations.ipynb"
 NOT_SHOWN = "not-in-report"
 """The tag of cells that are about running the notebook."""
-TAGS = [*ALLOWED_TAGS, "h1", "h2", "h3", "h4", "hr", "p", "pre", "span", "table", "tbody", "td", "th", "thead", "tr"]
+SHOWN = ("text/html", "text/markdown", "image/png", "text/plain")
+"""The kinds of output that the page shows."""
+TAGS = {"div", "h1", "h2", "h3", "h4", "hr", "img", "p", "pre", "span", "table", "tbody", "td", "th", "thead", "tr"}
+ATTRIBUTES = {"alt", "class", "colspan", "id", "rowspan"}
 BADGE = re.compile(r"\[!\[.*?\]\(.*?\)\]\(.*?\)")
-HEADING = re.compile(r"^#+ +(.+)$", flags=re.MULTILINE)
+HEADING = re.compile(r'<h([1-3]) id="([^"]*)">(.*?)<a class="anchor-link".*?</a></h\1>', flags=re.DOTALL)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --line: #d5d5d5; --dim: #5c5c5c; }
@@ -36,7 +37,7 @@ STYLE = """
 body { margin: 0 auto; max-width: 84rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2rem 0 .3rem; }
-p, li { max-width: 42rem; } .anchor-link { display: none; }
+p, li { max-width: 42rem; }
 .output_html, .output_text { overflow-x: auto; } pre { font-size: .85rem; }
 table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0; overflow-wrap: normal; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
@@ -44,6 +45,7 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align:
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 img { max-width: 100%; height: auto; background: #fff; padding: .4rem; border-radius: .3rem; }
 nav ul { columns: 18rem; padding-left: 1.2rem; } a { color: inherit; }
+@media (max-width: 50rem) { td { min-width: 7rem; } }
 @media print { body { max-width: none; font-size: 10pt; } nav { display: none; } .output_html { overflow: visible; }
   table, img { break-inside: avoid; } h2 { break-after: avoid; } }
 """
@@ -65,51 +67,52 @@ def render_report(notebook: Path, target: Path) -> Path:
     codes = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
     if not codes or codes[-1].execution_count is None:
         raise SettingsError(f"{notebook} was not executed to its end; run all its cells and save it")
-    headings = _prepare(executed)
+    _prepare(executed)
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True)
     exporter.exclude_output_prompt = True
-    exporter.register_preprocessor(_hidden(), enabled=True)
-    attributes = {"th": ["colspan", "rowspan", "scope"], "td": ["colspan", "rowspan"]}
-    exporter.register_preprocessor(SanitizeHTML(tags=TAGS, attributes=attributes, strip=True), enabled=True)
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={NOT_SHOWN}), enabled=True)
     body, _ = exporter.from_notebook_node(executed)
+    body = clean(body, tags=ALLOWED_TAGS | TAGS, attributes=_is_allowed, protocols={"data"}, strip=True)
     # Text that a model wrote may hold half a surrogate pair, which no UTF-8 file can.
-    write_text(target, _page(headings, body).encode("utf-8", "replace").decode("utf-8"))
+    write_text(target, _page(body).encode("utf-8", "replace").decode("utf-8"))
     return target
 
 
-def _hidden() -> TagRemovePreprocessor:
-    """What drops the cells that are about running the notebook."""
-    return TagRemovePreprocessor(remove_cell_tags={NOT_SHOWN}, enabled=True)
-
-
-def _prepare(notebook: NotebookNode) -> list[str]:
-    """Take badges and progress lines out, name each picture by the heading above it; returns the headings."""
-    headings: list[str] = []
+def _prepare(notebook: NotebookNode) -> None:
+    """Take out badges, progress lines and outputs of other kinds, and name each picture by the heading above it."""
+    heading = ""
     for cell in notebook.cells:
-        if NOT_SHOWN in cell.metadata.get("tags", []):
-            continue
         if cell.cell_type == "markdown":
             cell.source = BADGE.sub("", cell.source)
-            headings += HEADING.findall(cell.source)
+            heading = next((line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")), heading)
         elif cell.cell_type == "code":
-            cell.metadata["alt"] = headings[-1] if headings else ""
-            cell.outputs = [
-                output for output in cell.outputs if output.output_type in ("display_data", "execute_result")
-            ]
-    return headings
+            cell.metadata["alt"] = heading
+            cell.outputs = [out for out in cell.outputs if out.output_type in ("display_data", "execute_result")]
+            for output in cell.outputs:
+                output.data = {kind: data for kind, data in output.data.items() if kind in SHOWN}
 
 
-def _page(headings: list[str], body: str) -> str:
-    """The whole page: a heading's anchor is what nbconvert makes of its text."""
-    title, *sections = headings or ["Report"]
-    links = "".join(f'<li><a href="#{escape(name.replace(" ", "-"))}">{escape(name)}</a></li>' for name in sections)
-    contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+def _is_allowed(tag: str, name: str, value: str) -> bool:
+    """Whether a tag may keep an attribute: links stay on the page, pictures are part of it."""
+    if name == "href":
+        return value.startswith("#")
+    if name == "src":
+        return value.startswith("data:image/png;")
+    return name in ATTRIBUTES
+
+
+def _page(body: str) -> str:
+    """The whole page around the cells, with its contents on top."""
+    headings = [(anchor, re.sub("<.*?>", "", text)) for _, anchor, text in HEADING.findall(body)]
+    body = HEADING.sub(r'<h\1 id="\2">\3</h\1>', body)
+    title = headings[0][1] if headings else "Report"
+    links = "".join(f'<li><a href="#{anchor}">{text}</a></li>' for anchor, text in headings[1:])
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{contents}\n"
-        f"<main>\n{body}</main>\n</body>\n</html>\n"
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>\n{body}</main>\n</body>\n</html>\n'
     )
 
 

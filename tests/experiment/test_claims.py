@@ -1,8 +1,9 @@
-"""The ledger on results made up for the purpose: a twin is not told apart, a planted arm is, what lacks is said."""
+"""Verdicts on planted results: twins show no difference, a planted gain is found, and what is missing is named."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,21 @@ import pandas as pd
 import pytest
 
 from rwkvgate.experiment.analysis import paper
-from rwkvgate.experiment.claims import FURTHER, Evidence, contrast, ledger, ledger_table
+from rwkvgate.experiment.analysis.comparison import Pair, comparisons, is_measured, pooled_times
+from rwkvgate.experiment.claims import (
+    Evidence,
+    answer,
+    claim_pairs,
+    claims_summary,
+    claims_table,
+    decide_claims,
+)
 from rwkvgate.experiment.rules import RULES, VERDICTS
 from rwkvgate.metrics.measures import BLEU_COLUMNS
 
 ARMS = ("base", "base-tuned", "enhanced", "no-layer-norm", "fixed-gate", "conv-only", "routing-only")
 DOCUMENTS = 120
+FURTHER = ("long-range", "entity-coherence")
 GAINS = ("rouge-l-gain", "bleu-gain", "rouge-1-gain", "perplexity")
 
 
@@ -73,102 +83,118 @@ def times(ratio: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def made_up(gains: dict[str, float] | None = None, seeds: int = 5, repeat: int = 0, **changes: Any) -> Evidence:
-    """Evidence in which the arms named differ from the tuned base."""
+def planted(gains: dict[str, float] | None = None, seeds: int = 5, repeat: int = 0) -> pd.DataFrame:
+    """Scores in which the arms named differ from the tuned base."""
     every = {arm: (gains or {}).get(arm, -0.5 if arm == "base" else 0.0) for arm in ARMS}
     frames = [scores(arm, s, gain, repeat) for arm, gain in every.items() for s in range(1 if arm == "base" else seeds)]
-    fields: dict[str, Any] = {
-        "results": pd.concat(frames, ignore_index=True),
-        "latency": times(1.02),
-        "domains": {d: ("fairy-tale", "technology")[d % 2] for d in range(DOCUMENTS)},
-        "resamples": 400,
-    }
-    return Evidence(**fields | changes)
+    return pd.concat(frames, ignore_index=True)
 
 
-def verdicts(evidence: Evidence) -> dict[str, str]:
+def evidence(
+    gains: dict[str, float] | None = None,
+    seeds: int = 5,
+    repeat: int = 0,
+    *,
+    results: pd.DataFrame | None = None,
+    latency: pd.DataFrame | None = None,
+    domains: dict[int, str] | None = None,
+    failures: dict[str, str] | None = None,
+    **more: Any,
+) -> Evidence:
+    """Evidence from planted scores, or from those given."""
+    rows = planted(gains, seeds, repeat) if results is None else results
+    domains = {d: ("fairy-tale", "technology")[d % 2] for d in range(DOCUMENTS)} if domains is None else domains
+    pairs = [pair for pair in claim_pairs(domains.values()) if is_measured(rows, pair.metric)]
+    compared = comparisons(rows, pairs, domains=domains, failures=failures, resamples=400)
+    return Evidence(compared, pooled_times(times(1.02) if latency is None else latency), **more)
+
+
+def decided(found: Evidence) -> dict[str, dict[str, Any]]:
+    """Claim -> record."""
+    return {row["claim"]: row for row in decide_claims(found)}
+
+
+def verdicts(found: Evidence) -> dict[str, str]:
     """Claim -> verdict."""
-    return {row["claim"]: row["verdict"] for row in ledger(evidence)}
+    return {claim: row["verdict"] for claim, row in decided(found).items()}
 
 
 def test_every_claim_has_a_row_that_json_can_hold() -> None:
-    rows = ledger(made_up())
+    rows = decide_claims(evidence())
     assert [row["claim"] for row in rows] == list(RULES) and {row["verdict"] for row in rows} <= set(VERDICTS)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert all(row["reason"] and row["rule"] and row["rules"] for row in rows)
-    assert len(ledger_table(rows)) == len(RULES)
+    assert len(claims_table(rows)) == len(RULES)
 
 
 def test_twins_of_the_control_are_not_told_apart() -> None:
-    found = [verdicts(made_up(repeat=repeat)) for repeat in range(12)]
+    found = [verdicts(evidence(repeat=repeat)) for repeat in range(12)]
     shown = [v for one in found for claim, v in one.items() if claim in GAINS and v != "not reproduced"]
     assert len(shown) <= 2
     assert all(one["adaptive-beats-fixed"] == "not reproduced" for one in found[:4])
 
 
 def test_a_planted_better_arm_is_found_and_a_worse_one_contradicts() -> None:
-    found = verdicts(made_up({"enhanced": 0.2}))
+    found = verdicts(evidence({"enhanced": 0.2}))
     decided = (*GAINS, *FURTHER, "layer-norm-stabilises", "adaptive-beats-fixed", "domains")
     assert {found[claim] for claim in decided} == {"reproduced"}
     assert found["component-contributions"] == "not reproduced"
-    found = verdicts(made_up({"enhanced": -0.2, "conv-only": 0.2, "routing-only": 0.2}))
+    found = verdicts(evidence({"enhanced": -0.2, "conv-only": 0.2, "routing-only": 0.2}))
     assert {found[claim] for claim in (*GAINS, *FURTHER, "adaptive-beats-fixed", "domains")} == {"contradicted"}
     assert found["component-contributions"] == "reproduced"
 
 
 def test_a_domain_that_gets_worse_contradicts_and_is_named() -> None:
-    evidence = made_up({"enhanced": 0.2})
-    results = evidence.results
+    results = planted({"enhanced": 0.2})
     code = (results["metric"] == "code_nll") & (results["arm"] == "enhanced")
     worse = results.assign(value=np.where(code, results["value"] * 2, results["value"]))
-    row = {row["claim"]: row for row in ledger(made_up(results=worse))}["domains"]
+    row = decided(evidence(results=worse))["domains"]
     assert row["verdict"] == "contradicted" and "Perplexity of code" in row["reason"]
     assert all(name in row["reason"] for name in ("fairy-tale:", "technology:", "Perplexity of natural text"))
 
 
 def test_what_was_not_measured_is_undecided() -> None:
-    results = made_up().results
+    results = planted()
     bare = results[~results["metric"].str.startswith(("far", "entity", "natural", "code"))]
-    found = verdicts(made_up(results=bare))
+    found = verdicts(evidence(results=bare))
     assert {found[claim] for claim in FURTHER} == {"undecided here"}
-    one = verdicts(made_up(results=bare, domains={}))
+    one = verdicts(evidence(results=bare, domains={}))
     assert one["domains"] == "undecided here"
 
 
 def test_rows_that_a_verdict_rests_on_are_named() -> None:
-    rows = {row["claim"]: row for row in ledger(made_up())}
+    rows = decided(evidence())
     assert rows["rouge-l-gain"]["rests_on"] == ["ROUGE-L/enhanced/base-tuned"]
     assert rows["long-range"]["rests_on"] == ["Loss beyond the trained length/enhanced/base-tuned"]
     assert rows["forward-latency"]["rests_on"] == ["figure2"]
 
 
 def test_the_papers_comparison_stands_beside_and_decides_nothing() -> None:
-    row = ledger(made_up())[list(RULES).index("rouge-l-gain")]
+    row = decide_claims(evidence())[list(RULES).index("rouge-l-gain")]
     assert "+" in row["against_base"] and row["verdict"] == "not reproduced"
-    assert "no difference shown" in row["reason"] and "the smallest that would have been" in row["reason"]
+    assert "no difference shown" in row["reason"] and "minimum detectable effect" in row["reason"]
     assert row["smallest"] > 0 and row["seeds"] == 5 and row["n"] == DOCUMENTS
 
 
 def test_one_seed_decides_nothing() -> None:
-    row = ledger(made_up({"enhanced": 0.5}, seeds=1))[0]
+    row = decide_claims(evidence({"enhanced": 0.5}, seeds=1))[0]
     assert row["verdict"] == "undecided here" and "one training seed" in row["reason"] and row["p"] is None
 
 
 def test_noise_between_seeds_alone_can_undo_a_difference_between_documents() -> None:
-    evidence = made_up({"enhanced": 0.0})
-    results = evidence.results
+    results = planted({"enhanced": 0.0})
     own = (results["arm"] == "enhanced") & (results["metric"] == "rougeL")
     swing = results["seed"].map({0: 0.2, 1: -0.15, 2: 0.2, 3: -0.15, 4: 0.1})
     moved = results.assign(value=results["value"] + np.where(own, swing, 0.0))
-    found = contrast(made_up(results=moved), "enhanced", "base-tuned", "rougeL")
-    assert found.p_documents < 0.01 < found.p_seeds and found.p == found.p_seeds
+    found = comparisons(moved, [Pair("enhanced", "base-tuned", "rougeL")], resamples=400).iloc[0]
+    assert found["p_documents"] < 0.01 < found["p_seeds"] == found["p"]
 
 
 @pytest.mark.parametrize(
     ("ratio", "verdict"), [(1.0, "reproduced"), (1.033, "reproduced"), (1.06, "contradicted"), (0.9, "reproduced")]
 )
 def test_latency_is_held_against_the_papers_ratio(ratio: float, verdict: str) -> None:
-    row = {row["claim"]: row for row in ledger(made_up(latency=times(ratio)))}["forward-latency"]
+    row = decided(evidence(latency=times(ratio)))["forward-latency"]
     assert row["verdict"] == verdict and "100 tokens, batch 1" in row["reason"]
     stated = paper.FORWARD_SECONDS["enhanced"] / paper.FORWARD_SECONDS["base"]
     assert f"{stated:.4f}" in row["reason"]
@@ -176,23 +202,25 @@ def test_latency_is_held_against_the_papers_ratio(ratio: float, verdict: str) ->
 
 def test_times_too_unsteady_to_tell_reproduce_nothing() -> None:
     wide = times(1.02).assign(ratio_low=0.95, ratio_high=1.3)
-    assert verdicts(made_up(latency=wide))["forward-latency"] == "undecided here"
+    assert verdicts(evidence(latency=wide))["forward-latency"] == "undecided here"
 
 
 def test_what_is_missing_failed_or_no_number_is_said() -> None:
-    full = made_up()
-    without = full.results[full.results["arm"] != "fixed-gate"]
-    rows = {row["claim"]: row for row in ledger(made_up(results=without))}
+    full = planted()
+    without = full[full["arm"] != "fixed-gate"]
+    rows = decided(evidence(results=without))
     assert rows["adaptive-beats-fixed"]["verdict"] == "undecided here"
     assert "fixed-gate not run" in rows["adaptive-beats-fixed"]["reason"]
-    rows = {row["claim"]: row for row in ledger(made_up(results=without, failures={"fixed-gate": "loss is nan"}))}
+    rows = decided(evidence(results=without, failures={"fixed-gate": "loss is nan"}))
     assert "fixed-gate failed: loss is nan" in rows["adaptive-beats-fixed"]["reason"]
-    broken = full.results["metric"].eq("nll") & full.results["arm"].eq("enhanced") & full.results["document"].eq(3)
-    nan = full.results.assign(value=full.results["value"].where(~broken, np.nan))
-    row = {row["claim"]: row for row in ledger(made_up(results=nan))}["perplexity"]
+    broken = full["metric"].eq("nll") & full["arm"].eq("enhanced") & full["document"].eq(3)
+    nan = full.assign(value=full["value"].where(~broken, np.nan))
+    row = decided(evidence(results=nan))["perplexity"]
     assert row["verdict"] == "undecided here" and "Perplexity is not a finite number" in row["reason"]
-    empty = pd.DataFrame(columns=full.results.columns)
-    assert set(verdicts(Evidence(empty, times(1.0).iloc[:0])).values()) == {"undecided here"}
+    empty = pd.DataFrame(columns=full.columns)
+    assert set(verdicts(evidence(results=empty, latency=times(1.0).iloc[:0], domains={})).values()) == {
+        "undecided here"
+    }
 
 
 def effects(*by_seed: tuple[float, float], p: float = 0.001, before: float | None = 0.05) -> pd.DataFrame:
@@ -223,15 +251,53 @@ def effects(*by_seed: tuple[float, float], p: float = 0.001, before: float | Non
     ],
 )
 def test_boundaries_are_decided_by_every_seed(found: Any, verdict: str) -> None:
-    row = {row["claim"]: row for row in ledger(made_up(effects=found))}["syntactic-boundaries"]
+    row = decided(evidence(effects=found))["syntactic-boundaries"]
     assert row["verdict"] == verdict and row["reason"]
 
 
 def test_the_device_decides_what_fits_a_t4() -> None:
-    assert verdicts(made_up(device="Tesla T4"))["fits-one-t4"] == "reproduced"
-    assert verdicts(made_up(device="cpu"))["fits-one-t4"] == "undecided here"
+    assert verdicts(evidence(device="Tesla T4"))["fits-one-t4"] == "reproduced"
+    assert verdicts(evidence(device="cpu"))["fits-one-t4"] == "undecided here"
 
 
 def test_rules_cover_the_papers_claims() -> None:
-    assert {item.claim for item in paper.statements()} <= set(RULES)
-    assert len(RULES) == 18
+    assert set(paper.CHANGES) <= set(RULES) and len(RULES) == 18
+
+
+def test_the_papers_arithmetic() -> None:
+    changes = {claim: paper.relative_change(claim) for claim in paper.CHANGES}
+    assert changes["rouge-l-gain"] == pytest.approx(95.65, abs=0.01)
+    assert changes["bleu-gain"] == pytest.approx(96.47, abs=0.01)
+    assert changes["perplexity"] == 0
+    assert changes["forward-latency"] == pytest.approx(2.979, abs=0.001)
+
+
+def test_a_pair_that_tables_and_claims_share_is_computed_once() -> None:
+    pairs = [Pair("enhanced", "base-tuned", "rougeL")]
+    assert len(comparisons(planted(), [*pairs, *claim_pairs(), *pairs], resamples=50)) == len(set(claim_pairs()))
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"), [(0.2, "is better in"), (-0.2, "is worse in"), (0.0, "shows no difference in")]
+)
+def test_the_answer_follows_the_verdicts(gain: float, words: str) -> None:
+    claims = decide_claims(evidence({"enhanced": gain}))
+    first, second, third = answer(claims)
+    assert re.search(r"goes from 0\.\d+ to 0\.\d+ \(\+\d+\.\d %\); the paper reports 0\.115 to 0\.225\.$", first)
+    assert f"the gate {words} ROUGE-L, BLEU, ROUGE-1 and perplexity: ROUGE-L differs by" in second
+    sign = {True: "+", False: "−"}[claims[0]["ours"] > 0]
+    assert f"differs by {sign}" in second and "minimum detectable effect" in second
+    counted = sum(row["verdict"] == "undecided here" for row in claims)
+    assert third.startswith("Of 18 claims, ") and f"{counted} are undecided here" in third
+    assert "differs from the base's by +2.00 % [+1.50, +2.50], +2.95 % stated" in third
+
+
+def test_an_answer_that_cannot_be_given_says_why() -> None:
+    _, second, _ = answer(decide_claims(evidence({"enhanced": 0.5}, seeds=1)))
+    assert "cannot be judged in ROUGE-L" in second and "one training seed" in second
+    gone = planted()[lambda rows: ~rows["arm"].isin(["base", "enhanced"])]
+    claims = decide_claims(evidence(results=gone, latency=times(1.0).iloc[:0], failures={"enhanced": "loss is nan"}))
+    first, second, third = answer(claims)
+    assert "cannot be compared (enhanced failed: loss is nan)" in first and "enhanced failed: loss is nan" in second
+    assert third.endswith("the time of a forward pass was not measured.")
+    assert claims_summary(claims)["Ours"].iloc[0] == "–"

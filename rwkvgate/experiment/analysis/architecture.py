@@ -16,7 +16,7 @@ PLACES = (("time mixing", "gated_shift_time"), ("channel mixing", "gated_shift_c
 SHIFTS = {
     "previous": ("Previous state", r"$s_t = h_{t-1}$"),
     "offset": ("State {offset} tokens back", r"$s_t = h_{t-{offset}}$"),
-    "learned": ("Learned shift, {taps} taps", r"$s_t = \sum_j p_{tj}\, h_{t-j}$, $p_t$ from $h_{t-1}$"),
+    "learned": ("Learned shift, {taps} taps", r"$s_t = \sum_j p_j(h_{t-1})\, h_{t-j}$"),
     "convolution": ("Convolution, {taps} taps", r"$s_t = \sum_j w_j \odot h_{t-j}$"),
     "window": ("Window, {taps} states", r"$s_t = \sum_j a_{tj}\, h_{t-j}$"),
 }
@@ -24,7 +24,7 @@ GATES = {
     "sigmoid": ("Sigmoid gate", r"$g_t = \sigma(W h_t + b)$"),
     "fixed": ("Fixed gate", r"$g_t = {value:g}$"),
     "low-rank": ("Low-rank gate", r"$g_t = \sigma(W_2 W_1 h_t + b)$"),
-    "per-head": ("Gate per head", r"$g_t = \sigma(W h_t + b)$, one value a head"),
+    "per-head": ("Gate, one value a head", r"$g_t = \sigma(W h_t + b)$"),
     "attention": ("Attention", r"$a_{tj} \propto \exp(q_t \cdot k_{t-j})$"),
     "hierarchical": ("Hierarchical gate", r"$g_t = \sigma(W h_t + b) \odot \sigma(U m_t + c)$"),
     "routing": ("Routing gate", r"$g_t = \sigma(W h_t + V s_t + b)$"),

@@ -1,51 +1,48 @@
-"""Figures are drawn, saved whole, and the same for the same numbers."""
+"""Figures are drawn from tidy frames, saved atomically, and the same for the same numbers."""
 
 from __future__ import annotations
 
+import itertools
 import re
 
+import pandas as pd
 import pytest
+import seaborn.objects as so
 
-from rwkvgate.experiment.analysis.figures import colour_of, figure2, figure3, save_figure
+from rwkvgate.experiment.analysis.figures import draw, palette, rows_height, save_figure
 from rwkvgate.experiment.arms import ARMS
 
-FAILED = {"no-layer-norm": "diverged"}
+FRAME = pd.DataFrame({"arm": list(ARMS), "value": range(len(ARMS)), "low": -1.0, "high": 20.0})
 
 
-def texts(figure):
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
+def figure(failures=None):
+    """Every arm on a row of its own, with an interval."""
+    plot = so.Plot(FRAME, x="value", y="arm", color="arm").add(so.Dot(), legend=False)
+    plot = plot.add(so.Range(), xmin="low", xmax="high", legend=False).scale(color=palette(ARMS))
+    return draw(plot, "Values with intervals", failures, rows_height(ARMS))
 
 
-def test_figure2(latency, tmp_path):
-    figure = figure2(latency, failures=FAILED)
-    assert "failed" in texts(figure) and "0.4867" in texts(figure)
-    assert all("(s)" in axes.get_xlabel() for axes in figure.axes)
-    svg, png = save_figure(figure, tmp_path / "new", "figure2")
-    assert svg.read_text().startswith("<?xml") and png.read_bytes().startswith(b"\x89PNG")
-    assert len(list(svg.parent.iterdir())) == 2
-    with pytest.raises(ValueError, match="'forward'"):
-        figure2(latency[latency["measure"] != "forward"])
+def test_a_figure_names_what_it_shows_and_the_arms_that_failed(tmp_path):
+    drawn = figure({"low-rank": "the loss is nan"})
+    assert "Values with intervals\nNo results, training failed: low-rank." in drawn.get_suptitle()
+    drawn.canvas.draw()
+    axes = drawn.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(ARMS)
+    places = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(above.y0 >= below.y1 - 1 for above, below in itertools.pairwise(places))
 
 
-def test_figure3_marks_seeds_and_the_paper(results, tmp_path):
-    figure = figure3(results, resamples=200)
-    assert [axes.get_xlabel() for axes in figure.axes] == ["BLEU", "ROUGE-1", "ROUGE-L"]
-    assert "not run" in texts(figure)
-    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert sorted(len(line.get_xdata()) for line in dots) == [1, 3, 3, 3]
-    diamonds = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "D"]
-    assert diamonds == [0.085, 0.167]
-    assert all(path.stat().st_size > 5000 for path in save_figure(figure, tmp_path, "figure3"))
+def test_the_same_numbers_give_the_same_file(tmp_path):
+    first, png = save_figure(figure(), tmp_path / "a", "name")
+    second, _ = save_figure(figure(), tmp_path / "b", "name")
+    assert first.read_bytes() == second.read_bytes() and first.read_text().startswith("<?xml")
+    assert "<dc:date>" not in first.read_text() and png.read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "a").iterdir())) == 2
 
 
-def test_the_same_numbers_give_the_same_file(latency, tmp_path):
-    first, _ = save_figure(figure2(latency), tmp_path / "a", "figure2")
-    second, _ = save_figure(figure2(latency), tmp_path / "b", "figure2")
-    assert first.read_bytes() == second.read_bytes()
-    assert "<dc:date>" not in first.read_text()
-
-
-def test_every_arm_has_a_colour():
-    colours = [arm.colour for arm in ARMS.values()]
-    assert all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in colours)
-    assert colour_of("unheard-of") not in colours
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_has_a_colour_that_is_seen_on_white(arm):
+    colour = palette([arm])[arm]
+    assert re.fullmatch("#[0-9A-F]{6}", colour) and colour != palette(["unheard-of"])["unheard-of"]
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.75
