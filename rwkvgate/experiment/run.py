@@ -26,7 +26,7 @@ LOCK = ".lock"
 """The file that a whole run holds."""
 
 after_step: dict[str, Callable[[Path], object]] = {}
-"""Called with the folder of each step just finished, by who asked: the copy to Drive does."""
+"""Callbacks by name that get the folder of each finished step; the copy to Drive registers one."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,9 @@ def open_folder(settings: Settings) -> Run:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """Names of what is somebody's own in a folder without a manifest.
+    """Names of files that no run wrote, in a folder without a manifest.
 
-    The run graph puts notebooks there before the first step; those are ours.
+    The run graph puts notebooks there before the first step.
     """
     return sorted(path.name for path in folder.glob("[!.]*") if path.name != "notebooks")
 
@@ -190,8 +190,8 @@ def lock_folder(folder: Path) -> Any:
 def write_manifest(run: Run) -> dict[str, Any]:
     """Write and return the run's manifest: settings, versions, commit, hardware, texts, seeds, finished steps.
 
-    Beside it, `environment.txt` gets every installed package. Both are the last writer's; what each step was made
-    with stands in its own record, which has the environment's hash.
+    Beside it, `environment.txt` gets every installed package. Both describe the last process that wrote them; each
+    step's record describes its own, with the environment's hash.
     """
     from rwkvgate.experiment.corpora.build import (
         SUMMARY_FILE,  # here, so that the run graph can import this module cheaply

@@ -55,7 +55,7 @@ def test_every_result_is_there(chain: tuple[Path, str]) -> None:
     assert set(documents["arm"]) == set(ARMS_OF_RUN)
     assert list(documents.columns) == ["arm", "seed", "document", "metric", "value"]
     assert not documents.duplicated(["arm", "seed", "document", "metric"]).any()
-    for name in ("latency", "table1", "table2", "ablations", "comparisons", "gates"):
+    for name in ("latency", "times", "summary", "comparisons", "cost", "gates"):
         assert len(pd.read_parquet(folder / "results" / f"{name}.parquet"))
     for name in ("figure2", "figure3", "gates"):
         assert (folder / "figures" / f"{name}.svg").stat().st_size > 1000
