@@ -41,7 +41,7 @@ p, li { max-width: 42rem; }
 .output_html, .output_text { overflow-x: auto; } pre { font-size: .85rem; }
 table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0; overflow-wrap: normal; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
-  max-width: 30rem; font-variant-numeric: tabular-nums; }
+  max-width: 42rem; font-variant-numeric: tabular-nums; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 img { max-width: 100%; height: auto; background: #fff; padding: .4rem; border-radius: .3rem; }
 nav ul { columns: 18rem; padding-left: 1.2rem; } a { color: inherit; }
