@@ -123,7 +123,7 @@ onerror:
 
 rule all:
     input:
-        f"{NOTEBOOKS}/04_ablations.ipynb",
+        str(RUN.report),
         [f"{NOTEBOOKS}/05_gate_visualization.ipynb"] if ("enhanced", 0) in TRAINED else [],
 
 
@@ -176,10 +176,6 @@ rule evaluate:
         papermill(*OF_ARM, evaluation=STUDIES, trained=ITS_FOLDER)
 
 
-REPORT = f"{quote(sys.executable)} -m rwkvgate.workflow.report {quote(FOLDER)} {{output:q}}"
-"""The shell line that renders the executed notebook 04 as the run's report."""
-
-
 rule ablations:
     input:
         "notebooks/04_ablations.ipynb",
@@ -194,7 +190,17 @@ rule ablations:
         **needs(SETTINGS.profile, "ablations"),
     # The only notebook that asks which arms and seeds there are; in the others' commands it would redo them all.
     shell:
-        f"{papermill(evaluation=CHANGED)} && {REPORT}"
+        papermill(evaluation=CHANGED)
+
+
+rule report:
+    input:
+        rules.ablations.output,
+    output:
+        str(RUN.report),
+    localrule: True  # a second's work: it waits for no node of a cluster
+    shell:
+        f"{quote(sys.executable)} -m rwkvgate.workflow.report {quote(FOLDER)} {{input:q}}"
 
 
 rule gate_visualization:
