@@ -68,6 +68,12 @@ class Step:
         return isinstance(record, dict) and record.get("inputs") == self.digest
 
     @property
+    def processes(self) -> int:
+        """How many processes make it together: `training.processes` of a trained arm, and otherwise one."""
+        trained = self.name == "arm" and self.variant is not None and self.variant.arm.trained
+        return self.run.settings.training.processes if trained else 1
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints while a model is trained on exactly these inputs."""
         name = f"{self.variant.arm.name}.seed{self.variant.seed}" if self.variant else self.name

@@ -167,8 +167,8 @@ def failures(notebooks: Path) -> str:
             for output in cell.get("outputs", [])
             if output.get("output_type") == "error"
         ]
-        said = errors[-1].splitlines()[0] if errors else "it was stopped before a cell failed"
-        lines.append(f"  {path.name.removesuffix('.failed.ipynb')}: {said} ({path})")
+        reason = errors[-1].splitlines()[0] if errors else "it was stopped before a cell failed"
+        lines.append(f"  {path.name.removesuffix('.failed.ipynb')}: {reason} ({path})")
     rest = "Tables and report wait for these: mend them and run again, or leave their arms out."
     return "\n".join(["failed:", *lines, rest]) if lines else ""
 
@@ -193,9 +193,8 @@ def write_manifest(run: Run) -> dict[str, Any]:
     Beside it, `environment.txt` gets every installed package. Both describe the last process that wrote them; each
     step's record describes its own, with the environment's hash.
     """
-    from rwkvgate.experiment.corpora.build import (
-        SUMMARY_FILE,  # here, so that the run graph can import this module cheaply
-    )
+    # Imported here, so that the run graph can import this module cheaply.
+    from rwkvgate.experiment.corpora.build import SUMMARY_FILE
 
     steps = _steps(run.folder)
     seeds = {int(match[1]) for name in steps if (match := re.fullmatch(r"arms/[^/]+/seed(\d+)", name))}

@@ -26,6 +26,10 @@ class GateAbout:
         training: the training settings, by name.
         results: the measured values, by name.
         license: an identifier of the hub's list, such as "apache-2.0".
+
+    Example:
+        >>> GateAbout(corpus="seeded stories", results={"perplexity": 2.8}).results["perplexity"]
+        2.8
     """
 
     corpus: str | None = None

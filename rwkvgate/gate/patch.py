@@ -28,7 +28,14 @@ def blocks_of(model: PreTrainedModel) -> list[Any]:
 
 
 def gates_of(model: PreTrainedModel) -> list[GatedShift]:
-    """The gates of a patched model, first layer to last; empty for an unpatched one."""
+    """The gates of a patched model, first layer to last; empty for an unpatched one.
+
+    Example:
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=9, hidden_size=8, num_hidden_layers=2, head_size=4))
+        >>> len(gates_of(model)), len(gates_of(patch(model, GateConfig())))
+        (0, 2)
+    """
     family = family_of(model)
     return [gate for block in family.blocks(model) for gate in family.gates(block)]
 
@@ -124,6 +131,12 @@ def gate_config(model: PreTrainedModel) -> GateConfig:
 
     Raises:
         ValueError: the model is not patched.
+
+    Example:
+        >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=9, hidden_size=8, num_hidden_layers=2, head_size=4))
+        >>> gate_config(patch(model, GateConfig.preset("low-rank"))).rank
+        8
     """
     gates = gates_of(model)
     if not gates:

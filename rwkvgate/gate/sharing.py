@@ -43,6 +43,14 @@ def push_to_hub(
         SettingsError: the repository's name is not valid.
         CheckpointError: the hub refused; nothing was committed. An `OSError`.
         HubUnreachableError: the hub gave no answer. A `CheckpointError`.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=9, hidden_size=8, num_hidden_layers=1, head_size=4))
+        >>> push_to_hub(model, "owner/gate")  # without a gate there is nothing to upload, and the hub is not asked
+        Traceback (most recent call last):
+        ...
+        ValueError: the model is not patched
     """
     with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
         folder = save_gate(model, Path(scratch) / "gate", about, with_norms)

@@ -120,6 +120,13 @@ def forward_time(models: Mapping[str, nn.Module], input_ids: Tensor, *, repeats:
         One row per arm with `LATENCY_COLUMNS`: `measure` is "forward"; `seconds_low` and `seconds_high` are
         quartiles; `ratio` is to the arm "base" with a 95 % interval; `peak_mib` is the highest memory in MiB of the
         arm's own pass on CUDA (`peak_of` "cuda"), else of the whole process so far (`peak_of` "process").
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=9, hidden_size=8, num_hidden_layers=1, head_size=4))
+        >>> times = forward_time({"base": model}, torch.tensor([[1, 2, 3]]), repeats=3)
+        >>> times[["arm", "measure", "batch", "tokens"]].values.tolist()
+        [['base', 'forward', 1, 3]]
     """
     calls: dict[str, Call] = {}
     for arm, model in models.items():
@@ -134,6 +141,13 @@ def generation_time(
 
     The end-of-text token is suppressed until then, so that all arms do the same work. Arguments and columns as
     in `forward_time`; `measure` is "generation" and `tokens` counts the new ones.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=9, hidden_size=8, num_hidden_layers=1, head_size=4))
+        >>> times = generation_time({"base": model}, torch.tensor([[1, 2, 3]]), tokens=3, repeats=3)
+        >>> times[["arm", "measure", "batch", "tokens"]].values.tolist()
+        [['base', 'generation', 1, 3]]
     """
     at_least_one(tokens=tokens)
     calls: dict[str, Call] = {}

@@ -256,5 +256,12 @@ def load_checkpoint(
 
 
 def loaded_commit(model: Any) -> str | None:
-    """The full commit on the hub that a model was loaded from; None where it was not loaded from the hub."""
+    """The full commit on the hub that a model was loaded from; None where it was not loaded from the hub.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "head_size": 4}
+        >>> loaded_commit(Rwkv6ForCausalLM(Rwkv6Config(**sizes))) is None
+        True
+    """
     return getattr(model.config, "_commit_hash", None)

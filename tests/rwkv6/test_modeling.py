@@ -15,8 +15,8 @@ from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Model, Rwkv
 from tests.conftest import ROUNDING
 
 ARMS = [None, "enhanced", "no-layer-norm", "fixed-gate"]
-SINGLE = 1e-4
-"""The same in float32, which kernels for other processors reach by a quarter: float64 shows that nothing is missing."""
+SINGLE = 3e-5
+"""The same in float32: on the kernels of older processors the largest difference is 2.4e-5. float64 has `ROUNDING`."""
 TOLERANCE = {torch.float64: ROUNDING, torch.float32: SINGLE}
 
 

@@ -132,7 +132,7 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
     for row in compared.to_dict("records"):
         measure = MEASURES[str(row["metric"])]
         known, spread = np.isfinite(row["low"]), row["seed_deviation"]
-        said = reading(row["difference"], row["p"], row["smallest"], row["low"], row["high"], measure.better)
+        shown_effect = reading(row["difference"], row["p"], row["smallest"], row["low"], row["high"], measure.better)
         rows.append(
             {
                 "Metric": measure.label + (f", {row['domain']}" if row["domain"] else ""),
@@ -147,7 +147,7 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
                 "Seeds": f"{row['seeds']} / {row['reference_seeds']}",
                 "Over seeds": f"± {number(spread, 2)}" if np.isfinite(spread) else NOTHING,
                 "p": number(row["p"], 2),
-                "Reading": row["status"] or said,
+                "Reading": row["status"] or shown_effect,
             }
         )
     return pd.DataFrame(rows)

@@ -16,10 +16,9 @@ from rwkvgate.experiment import order
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps.base import LOG, ensure_base
-from rwkvgate.experiment.steps.making import Write, complete, is_finished, makes
+from rwkvgate.experiment.steps.making import Write, complete, makes
 from rwkvgate.experiment.steps.texts import Texts, ensure_texts
-from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, ranks, train
-from rwkvgate.experiment.training.launching import launch
+from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, train
 from rwkvgate.experiment.training.sharding import whole
 from rwkvgate.gate.patch import gates_of, patch, select_trainable
 from rwkvgate.gate.validation import SettingsError
@@ -38,16 +37,7 @@ def ensure_arm(variant: Variant) -> Rwkv6ForCausalLM:
         FloatingPointError: its training diverged, now or earlier.
         RuntimeError: one of the `training.processes` failed; the next call resumes from their checkpoint.
     """
-    step, processes = order.arm(variant), variant.run.settings.training.processes
-    alone = ranks.count() == 1
-    if alone and processes > 1 and variant.arm.trained and not is_finished(step):
-        try:
-            launch(variant)
-        except RuntimeError:
-            is_finished(step)  # raises the reason, if training diverged
-            raise
-    else:
-        complete(step)
+    complete(order.arm(variant))
     return load_arm(variant)
 
 
@@ -113,15 +103,7 @@ def load_arm(variant: Variant) -> Rwkv6ForCausalLM:
     Raises:
         SettingsError: the weights are missing, damaged, or those of another model.
     """
-    return load_weights(build_arm(variant), variant)
-
-
-def load_weights(model: Rwkv6ForCausalLM, variant: Variant) -> Rwkv6ForCausalLM:
-    """Load the weights of a finished arm into a model of its structure, in place, frozen and in evaluation mode.
-
-    Raises:
-        SettingsError: they are missing, damaged, or those of another model.
-    """
+    model = build_arm(variant)
     path = variant.folder / WEIGHTS
     try:
         weights = load_file(str(path))

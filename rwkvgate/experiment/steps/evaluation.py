@@ -16,9 +16,8 @@ from rwkvgate.experiment.progress import Progress
 from rwkvgate.experiment.run import Variant
 from rwkvgate.experiment.steps.arm import ensure_arm
 from rwkvgate.experiment.steps.base import ensure_base
-from rwkvgate.experiment.steps.making import Write, complete, makes
+from rwkvgate.experiment.steps.making import Write, complete, makes, read_frame
 from rwkvgate.experiment.steps.texts import Texts, ensure_texts
-from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.generation import continue_prompts
 from rwkvgate.metrics.latency import forward_time, generation_time
 from rwkvgate.metrics.likelihood import score_texts
@@ -53,11 +52,8 @@ def ensure_evaluation(variant: Variant) -> Evaluation:
     """
     step = order.evaluation(variant)
     complete(step)
-    try:
-        documents, latency = (pd.read_parquet(step.folder / name) for name in (DOCUMENTS, LATENCY))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{step.folder} cannot be read ({error}). Remove it and run {step.run.command()}") from None
-    return Evaluation(documents, latency, read_json(step.folder / SAMPLES) or [])
+    samples = read_json(step.folder / SAMPLES) or []
+    return Evaluation(read_frame(step, DOCUMENTS), read_frame(step, LATENCY), samples)
 
 
 def headline(documents: pd.DataFrame) -> dict[str, float]:

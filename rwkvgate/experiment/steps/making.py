@@ -23,6 +23,7 @@ from rwkvgate.experiment.locks import hold
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import RECORD, after_step, write_manifest
 from rwkvgate.experiment.training import ranks
+from rwkvgate.experiment.training.launching import launch
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest, write_folder, write_json
 
@@ -51,10 +52,14 @@ def complete(step: Step) -> None:
     Raises:
         FloatingPointError: its training diverged, now or earlier. The record of this is kept, because the same inputs
             would diverge again.
+        RuntimeError: one of the processes that it was launched in failed; the next call resumes from their checkpoint.
         SettingsError: another process is making it.
         OSError: the disk is full.
     """
-    if ranks.from_main(lambda: is_finished(step)):
+    if ranks.from_main(lambda: check_finished(step)):
+        return
+    if step.processes > 1 and ranks.count() == 1:
+        _launch(step)
         return
     for required in step.requires:
         complete(required)
@@ -93,7 +98,7 @@ def making(step: Step) -> Iterator[Work | None]:
         FloatingPointError, SettingsError: as `complete`.
     """
     with ranks.on_main(lambda: hold(step.run.folder, step.folder)):
-        finished = ranks.from_main(lambda: is_finished(step))  # another process may just have finished it
+        finished = ranks.from_main(lambda: check_finished(step))  # another process may just have finished it
         try:
             yield None if finished else Work(step)
         except FloatingPointError as error:
@@ -103,7 +108,17 @@ def making(step: Step) -> Iterator[Work | None]:
             raise FloatingPointError(message) from error
 
 
-def is_finished(step: Step) -> bool:
+def _launch(step: Step) -> None:
+    """Make a step, and what it requires, in several processes, and wait for them."""
+    assert step.variant is not None
+    try:
+        launch(step.variant)
+    except RuntimeError:
+        check_finished(step)  # raises the reason, if training diverged
+        raise
+
+
+def check_finished(step: Step) -> bool:
     """Whether a step is finished. Removes what earlier attempts left.
 
     Raises:

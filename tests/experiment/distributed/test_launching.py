@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import yaml
 
 from rwkvgate.experiment import locks, order
 from rwkvgate.experiment.open_run import open_run
-from rwkvgate.experiment.run import Run, lock_folder
+from rwkvgate.experiment.run import Run, Variant, lock_folder
 from rwkvgate.experiment.settings import resolve
-from rwkvgate.experiment.steps import ensure_arm, ensure_base
+from rwkvgate.experiment.steps import ensure_arm, ensure_base, ensure_evaluation, ensure_probes, making
 from rwkvgate.experiment.steps.base import read_log
 from rwkvgate.experiment.steps.making import complete
 from rwkvgate.experiment.training import launching
@@ -113,6 +114,25 @@ def test_a_failed_launch_says_what_to_do(alone: Path, monkeypatch: pytest.Monkey
     with pytest.raises(RuntimeError, match=r"in 2 processes ended with status 7; the same call resumes.*\nthe reason"):
         launching.launch(run_in(alone, processes=2).variant("enhanced"))
     assert "the reason" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ensure", [ensure_arm, ensure_evaluation, ensure_probes])
+def test_whoever_asks_first_launches_the_training(
+    ensure: Callable[[Variant], object], alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[str] = []
+
+    def launch(variant: Variant) -> None:
+        launched.append(str(variant))
+        raise RuntimeError("a process was killed")
+
+    monkeypatch.setattr(making, "launch", launch)
+    run = run_in(alone, processes=2)
+    with pytest.raises(RuntimeError, match="a process was killed"):
+        ensure(run.variant("fixed-gate", 1))
+    assert launched == ["fixed-gate, seed 1"]
+    ensure_arm(run.variant("enhanced-untrained"))  # nothing is trained, and nothing launched
+    assert len(launched) == 1
 
 
 def test_what_cannot_be_shared_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
