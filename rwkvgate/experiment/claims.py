@@ -141,7 +141,7 @@ def _gains(claims: dict[str, Records]) -> str:
     words = {
         REPRODUCED: "is better in {}",
         CONTRADICTED: "is worse in {}",
-        NOT_REPRODUCED: "shows no difference in {}",
+        NOT_REPRODUCED: "is not shown to differ in {}",
         UNDECIDED: "cannot be judged in {}",
     }
     labels = {name: measure.label.replace("Perplexity", "perplexity") for name, measure in MEASURES.items()}

@@ -278,7 +278,7 @@ def test_a_pair_that_tables_and_claims_share_is_computed_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gain", "words"), [(0.2, "is better in"), (-0.2, "is worse in"), (0.0, "shows no difference in")]
+    ("gain", "words"), [(0.2, "is better in"), (-0.2, "is worse in"), (0.0, "is not shown to differ in")]
 )
 def test_the_answer_follows_the_verdicts(gain: float, words: str) -> None:
     claims = decide_claims(evidence({"enhanced": gain}))
