@@ -1,14 +1,22 @@
-"""Writing files and folders atomically: under a temporary name beside the target, which is then renamed."""
+"""Writing files and folders atomically: under a temporary name beside the target, which is then renamed.
+
+A killed process leaves its temporary file or folder, which the next writer of the same target removes, and may leave a
+folder half replaced, which `restore_folder` completes.
+"""
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +27,8 @@ def write_file(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to, renamed to `path` when the block ends without an error, and removed otherwise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    _remove_abandoned(path)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=path.parent)
     os.close(handle)
     fresh = Path(name)
     try:
@@ -32,28 +41,88 @@ def write_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def write_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder to fill, which replaces `path` when the block ends without an error."""
+    """A temporary folder to fill, which replaces `path` when the block ends without an error.
+
+    A rename cannot replace a folder, so the earlier one is moved aside first. `restore_folder` moves it back if the
+    process is killed between the two renames.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _remove_abandoned(path)
+    restore_folder(path)
+    fresh = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
     try:
         yield fresh
         fresh.chmod(0o755)
-        if path.exists():
-            # A rename cannot replace a folder, so the old one is moved aside first.
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, aside / path.name)
-            try:
-                os.replace(fresh, path)
-            except BaseException:
-                os.replace(aside / path.name, path)
-                aside.rmdir()
-                raise
-            shutil.rmtree(aside)
-        else:
-            os.replace(fresh, path)
+        _replace_folder(path, fresh)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def restore_folder(path: str | Path) -> None:
+    """Move a folder back whose replacement was killed after it had been moved aside; otherwise nothing."""
+    path = Path(path)
+    aside = _aside(path)
+    if not aside.exists():
+        return
+    if path.exists():
+        _remove(aside)
+    else:
+        with suppress(OSError):  # another process may be doing the same, or the disk is read-only
+            os.replace(aside, path)
+
+
+def _replace_folder(path: Path, fresh: Path) -> None:
+    for _ in range(100):
+        try:
+            if path.exists():
+                os.replace(path, _aside(path))
+            os.replace(fresh, path)
+            break
+        except BaseException as error:
+            restore_folder(path)
+            # A reader has just moved the earlier folder back, or another writer was faster.
+            if getattr(error, "errno", None) not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    else:
+        raise OSError(errno.EEXIST, f"{path} could not be replaced: other processes write it again and again")
+    restore_folder(path)  # removes what was moved aside
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _prefix(path: Path) -> str:
+    """How the names of this process's temporary files for a target begin: the target, this machine, this process."""
+    machine = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+    return f".{path.name[:120]}.{machine}.{os.getpid()}."
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes of this machine that have ended left while they wrote the same target."""
+    start, process, _ = _prefix(path).rsplit(".", 2)
+    for left in path.parent.glob(f"{glob.escape(start)}.*"):
+        owner = left.name[len(start) + 1 :].split(".")[0]
+        if owner.isdecimal() and owner != process and not _is_alive(int(owner)):
+            _remove(left)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # another user's
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

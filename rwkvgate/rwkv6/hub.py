@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
+from rwkvgate.rwkv6.files import restore_folder
 from rwkvgate.rwkv6.layouts import CheckpointError
 
 PAPER_MODEL = "RWKV/v6-Finch-1B6-HF"
@@ -81,6 +82,7 @@ def open_folder(name: str | PathLike[str], files: Sequence[str], subfolder: str 
     """
     text = fspath(name)
     path = Path(text).expanduser()
+    restore_folder(path)
     if path.is_dir():
         return Folder(path / subfolder, str(path / subfolder))
     if path.is_file():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rwkvgate.rwkv6.files import digest, write_file, write_folder, write_json, write_text
+from rwkvgate.rwkv6.files import digest, restore_folder, write_file, write_folder, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -84,7 +86,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path, 
 
     def refuse(source: Any, target: Any) -> None:
         # The new folder arrives under a hidden name; the old one stepping aside and back are let through.
-        if Path(target) == folder and Path(source).name.startswith("."):
+        if Path(target) == folder and Path(source).name.startswith(".") and not Path(source).name.endswith(".old"):
             raise OSError("no")
         replace(source, target)
 
@@ -92,6 +94,78 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path, 
     with pytest.raises(OSError, match="no"), write_folder(folder) as fresh:
         (fresh / "new").write_text("new")
     assert names(folder) == ["old"] and names(tmp_path) == ["arm"]
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from rwkvgate.rwkv6 import files
+kind, path = sys.argv[1], Path(sys.argv[2])
+if kind == "file":
+    with files.write_file(path) as fresh:
+        fresh.write_text("half")
+        os._exit(9)
+if kind == "between":
+    whole = files.os.replace
+    def replace(source, target):
+        if Path(target) == path:
+            os._exit(9)
+        whole(source, target)
+    files.os.replace = replace
+with files.write_folder(path) as fresh:
+    (fresh / "new").write_text("half")
+    if kind == "folder":
+        os._exit(9)
+"""
+
+
+def killed_writer(kind: str, path: Path) -> None:
+    """A process that ends as if it were killed: while it writes a file or a folder, or between the two renames."""
+    assert subprocess.run([sys.executable, "-c", WRITER, kind, str(path)], check=False).returncode == 9
+
+
+def test_a_folder_killed_between_its_two_renames_is_found_again(tmp_path: Path) -> None:
+    folder = tmp_path / "arm"
+    fill(folder, "old")
+    killed_writer("between", folder)
+    assert not folder.exists()
+    restore_folder(folder)
+    assert names(folder) == ["old"]
+    killed_writer("between", folder)
+    with write_folder(folder) as fresh:
+        (fresh / "new").write_text("new")
+        assert names(folder) == ["old"]  # until the end
+    assert names(folder) == ["new"] and names(tmp_path) == ["arm"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path, kind: str) -> None:
+    killed_writer(kind, tmp_path / "arm")
+    killed_writer(kind, tmp_path / "arm.b")
+    with write_folder(tmp_path / "arm") as living:
+        (living / "new").write_text("new")
+        write_text(tmp_path / "arm", "a file of the same name")
+        assert living.is_dir()
+    left = names(tmp_path)
+    assert len(left) == 2 and left[0].startswith(".arm.b.") and left[1] == "arm"
+
+
+def test_a_folder_that_a_reader_moves_back_while_it_is_replaced_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    folder, replace, moved = tmp_path / "arm", os.replace, []
+    fill(folder, "old")
+
+    def interfere(source: Any, target: Any) -> None:
+        replace(source, target)
+        if Path(source) == folder and not moved:
+            moved.append(target)
+            restore_folder(folder)
+
+    monkeypatch.setattr(os, "replace", interfere)
+    with write_folder(folder) as fresh:
+        (fresh / "new").write_text("new")
+    assert moved and names(folder) == ["new"] and names(tmp_path) == ["arm"]
 
 
 def test_a_file_in_the_way_of_a_folder_is_replaced(tmp_path: Path) -> None:

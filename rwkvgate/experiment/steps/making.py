@@ -25,7 +25,7 @@ from rwkvgate.experiment.run import RECORD, after_step, write_manifest
 from rwkvgate.experiment.training import ranks
 from rwkvgate.experiment.training.launching import launch
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import digest, write_folder, write_json
+from rwkvgate.rwkv6.files import digest, restore_folder, write_folder, write_json
 
 NO_ROOM = "No space left on device"
 """The system's message for a full disk."""
@@ -119,11 +119,12 @@ def _launch(step: Step) -> None:
 
 
 def check_finished(step: Step) -> bool:
-    """Whether a step is finished. Removes what earlier attempts left.
+    """Whether a step is finished. Removes what earlier attempts left, and completes what a kill left half done.
 
     Raises:
         FloatingPointError: an earlier training on these inputs diverged.
     """
+    restore_folder(step.folder)
     if reason := step.divergence:
         raise FloatingPointError(f"{reason} (recorded in {step.failure}; remove it to try again)")
     step.failure.unlink(missing_ok=True)  # a record of other inputs
