@@ -5,6 +5,7 @@ The operating system holds the locks: a lock is freed when its process ends, how
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +22,14 @@ PATIENCE = 10.0
 def take(path: Path, refusal: str, patience: float = 0.0) -> BaseFileLock | None:
     """Take the lock of a file, which is created if it is missing; the lock is held as long as the result is kept.
 
-    Returns None where the file system is read-only or has no locks, after a warning that two runs may then meet.
+    Returns None where the file system has no locks, after a warning that two runs may then meet.
 
     Args:
         refusal: the message if another process holds the lock: what is wrong, and what to do.
         patience: seconds to wait for that process.
 
     Raises:
-        SettingsError: another process holds the lock.
+        SettingsError: another process holds the lock, or nothing can be written there.
     """
     lock = FileLock(path, timeout=patience, poll_interval=0.1)
     try:
@@ -37,6 +38,8 @@ def take(path: Path, refusal: str, patience: float = 0.0) -> BaseFileLock | None
     except Timeout:
         raise SettingsError(refusal) from None
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise SettingsError(f"{path.parent} cannot be written: {error.strerror}") from None
         print(f"{path.parent} cannot be locked ({error}): make sure that no other run works there", flush=True)
         return None
     return lock

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +54,19 @@ class Run:
         return self.folder / "base"
 
     @property
+    def shown(self) -> Path:
+        """Where notebooks write what they show: the run folder, or a temporary one where that is read-only."""
+        return writable(self.folder)
+
+    @property
     def results(self) -> Path:
         """Tidy tables over all arms and seeds."""
-        return self.folder / "results"
+        return self.shown / "results"
 
     @property
     def figures(self) -> Path:
         """Figures as SVG and PNG."""
-        return self.folder / "figures"
+        return self.shown / "figures"
 
     @property
     def report(self) -> Path:
@@ -120,7 +128,17 @@ class Variant:
     @property
     def adapter(self) -> Path:
         """The gate alone, as `save_gate` writes it; beside the folder, which is one step's."""
-        return self.folder.with_name(f"{self.folder.name}.gate")
+        return self.run.shown / self.folder.relative_to(self.run.folder).with_name(f"{self.folder.name}.gate")
+
+
+@cache
+def writable(folder: Path) -> Path:
+    """The folder itself, which need not exist yet; or a new temporary one where it exists and is read-only."""
+    if not folder.exists() or os.access(folder, os.W_OK):
+        return folder
+    aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
+    print(f"{folder} is read-only: what this notebook writes goes to {aside}", flush=True)
+    return aside
 
 
 def open_folder(settings: Settings) -> Run:
@@ -132,20 +150,43 @@ def open_folder(settings: Settings) -> Run:
     run = Run(settings)
     if run.folder.exists() and not run.folder.is_dir():
         raise SettingsError(f"run_dir {run.folder} is a file; it must be a folder")
-    manifest = read_json(run.folder / MANIFEST)
-    if manifest is None:
-        if foreign := _foreign(run.folder):
-            raise SettingsError(
-                f"run_dir {run.folder} holds {', '.join(foreign[:3])} and no {MANIFEST}: it is no run "
-                "folder. Choose an empty or a new one"
-            )
-        write_manifest(run)
-    elif (profile := manifest.get("settings", {}).get("profile")) != settings.profile:
+    profile = _profile_of(run.folder)
+    if profile is not None and profile != settings.profile:
         raise SettingsError(
             f"run_dir {run.folder} holds a run of profile {profile!r}; this one is {settings.profile!r}. "
             "Choose another run_dir, or that profile"
         )
+    if profile is None and (foreign := _foreign(run.folder)):
+        raise SettingsError(
+            f"run_dir {run.folder} holds {', '.join(foreign[:3])} and no {MANIFEST}: it is no run "
+            "folder. Choose an empty or a new one"
+        )
+    if not (run.folder / MANIFEST).exists():
+        try:
+            write_manifest(run)
+        except OSError as error:
+            raise SettingsError(f"run_dir {run.folder} cannot be written: {error.strerror}") from None
     return run
+
+
+def _profile_of(folder: Path) -> str | None:
+    """The profile of the run in a folder, by its manifest or, where that was removed, by its steps; None without any.
+
+    Raises:
+        SettingsError: the manifest is damaged, or no run's.
+    """
+    path = folder / MANIFEST
+    manifest, records = (read_json(path), []) if path.exists() else (None, _steps(folder).values())
+    profiles = [record["profile"] for record in records if isinstance(record.get("profile"), str)]
+    if not path.exists():
+        return profiles[0] if profiles else None
+    settings = manifest.get("settings") if isinstance(manifest, dict) else None
+    if not isinstance(settings, dict) or not isinstance(settings.get("profile"), str):
+        raise SettingsError(
+            f"{path} is damaged, or was not written by a run: it holds no settings with a profile. Choose another "
+            "run_dir; or, if this folder is a run's, remove that file and run again: finished steps are kept"
+        )
+    return str(settings["profile"])
 
 
 def _foreign(folder: Path) -> list[str]:
@@ -191,7 +232,7 @@ def write_manifest(run: Run) -> dict[str, Any]:
     """Write and return the run's manifest: settings, versions, commit, hardware, texts, seeds, finished steps.
 
     Beside it, `environment.txt` gets every installed package. Both describe the last process that wrote them; each
-    step's record describes its own, with the environment's hash.
+    step's record describes its own, with the environment's hash. Those of a read-only run folder stay as they are.
     """
     # Imported here, so that the run graph can import this module cheaply.
     from rwkvgate.experiment.corpora.build import SUMMARY_FILE
@@ -209,8 +250,8 @@ def write_manifest(run: Run) -> dict[str, Any]:
     }
     checkpoint = read_json(run.base / CHECKPOINT)
     manifest |= {"checkpoint": checkpoint} if checkpoint else {}
-    write_json(run.folder / MANIFEST, manifest)
-    write_text(run.folder / ENVIRONMENT, environment())  # after it: a folder without a manifest is no run's
+    write_json(run.shown / MANIFEST, manifest)
+    write_text(run.shown / ENVIRONMENT, environment())  # after it: a folder without a manifest is no run's
     return manifest
 
 

@@ -163,5 +163,5 @@ def read_json(path: Path) -> Any:
     """The JSON value of a file; None where the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

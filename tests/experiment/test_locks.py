@@ -76,29 +76,30 @@ def test_what_another_process_has_made_meanwhile_is_not_made_again(tmp_path: Pat
     assert made == ["corpus"]
 
 
-@pytest.mark.parametrize(
-    ("function", "code"), [("fcntl.flock", errno.ENOLCK), ("os.open", errno.EROFS), ("os.open", errno.EACCES)]
-)
-def test_a_file_system_without_locks_is_named_and_used(
-    tmp_path: Path, monkeypatch: Any, capsys: Any, function: str, code: int
-) -> None:
-    def fail(*arguments: Any) -> None:
+def failing(code: int) -> Any:
+    def fail(*arguments: Any, **options: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(f"filelock._unix.{function}", fail)
+    return fail
+
+
+def test_a_file_system_without_locks_is_named_and_used(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr("filelock._unix.fcntl.flock", failing(errno.ENOLCK))
     with hold(tmp_path, tmp_path / "base"):
         pass
-    assert f"cannot be locked ([Errno {code}] {os.strerror(code)}): make sure" in capsys.readouterr().out
+    message = f"cannot be locked ([Errno {errno.ENOLCK}] {os.strerror(errno.ENOLCK)}): make sure"
+    assert message in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_written_is_named_and_read(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    def mkdir(*arguments: Any, **options: Any) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(Path, "mkdir", mkdir)
-    with hold(tmp_path, tmp_path / "base"):
+@pytest.mark.parametrize("function", ["filelock._unix.os.open", "pathlib.Path.mkdir"])
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_step_is_not_begun_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: Any, function: str, code: int
+) -> None:
+    monkeypatch.setattr(function, failing(code))
+    refused = pytest.raises(SettingsError, match=f"cannot be written: {os.strerror(code)}")
+    with refused, hold(tmp_path, tmp_path / "base"):
         pass
-    assert "Read-only file system" in capsys.readouterr().out
 
 
 def test_a_lock_is_free_after_its_block_and_leaves_the_time_of_its_file(tmp_path: Path) -> None:

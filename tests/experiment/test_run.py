@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +13,12 @@ from typing import Any
 
 import pytest
 
-from rwkvgate.experiment.run import failures, lock_folder
+from rwkvgate.experiment import order
+from rwkvgate.experiment.run import MANIFEST, Run, failures, lock_folder, open_folder, writable, write_manifest
+from rwkvgate.experiment.settings import resolve
+from rwkvgate.experiment.steps.making import making
 from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import read_json
 from tests.experiment.holder import holding
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +66,51 @@ def test_nothing_is_written_into_a_folder_that_is_no_run(tmp_path: Path) -> None
     (tmp_path / "thesis.txt").write_text("mine")
     assert lock_folder(tmp_path) is None and lock_folder(tmp_path / "thesis.txt") is None
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def opened(folder: Path, profile: str = "smoke") -> Run:
+    return open_folder(resolve(profile=profile, run_dir=str(folder)))
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"settings": {"prof', "[]", "{}", '{"settings": {"profile": 3}}', "\0", "[" * 9999]
+)
+def test_a_damaged_or_foreign_manifest_is_refused_with_what_to_do(tmp_path: Path, text: str) -> None:
+    with making(order.corpus(opened(tmp_path))) as work:
+        assert work
+        work.write(lambda folder: None)
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(SettingsError, match=r"manifest.json is damaged, or was not written by a run"):
+        opened(tmp_path)
+    assert (tmp_path / MANIFEST).read_text() == text
+    (tmp_path / MANIFEST).unlink()
+    with pytest.raises(SettingsError, match="holds a run of profile 'smoke'; this one is 'cpu'"):
+        opened(tmp_path, "cpu")
+    run = opened(tmp_path)
+    assert read_json(tmp_path / MANIFEST)["settings"]["profile"] == "smoke" and order.corpus(run).is_finished
+
+
+def test_what_is_shown_of_a_read_only_run_is_written_elsewhere(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    opened(tmp_path)
+    before = (tmp_path / MANIFEST).read_bytes()
+    writable.cache_clear()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    run = opened(tmp_path)
+    assert run.shown == run.results.parent == run.figures.parent != tmp_path
+    assert run.variant("enhanced").adapter == run.shown / "arms" / "enhanced" / "seed0.gate"
+    assert capsys.readouterr().out == f"{tmp_path} is read-only: what this notebook writes goes to {run.shown}\n"
+    assert write_manifest(run)["settings"]["profile"] == "smoke"
+    assert (run.shown / MANIFEST).is_file() and (tmp_path / MANIFEST).read_bytes() == before
+    writable.cache_clear()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path: Path, monkeypatch: Any) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(SettingsError, match=r"run_dir .*/new cannot be written: Read-only file system"):
+        opened(tmp_path / "new")
 
 
 def test_failed_notebooks_are_listed_with_their_errors(tmp_path: Path) -> None:

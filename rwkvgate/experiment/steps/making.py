@@ -97,6 +97,9 @@ def making(step: Step) -> Iterator[Work | None]:
     Raises:
         FloatingPointError, SettingsError: as `complete`.
     """
+    if ranks.from_main(lambda: check_finished(step)):
+        yield None  # without the lock, which a read-only disk cannot give
+        return
     with ranks.on_main(lambda: hold(step.run.folder, step.folder)):
         finished = ranks.from_main(lambda: check_finished(step))  # another process may just have finished it
         try:
@@ -153,6 +156,7 @@ def _write(step: Step, outputs: Write, started: float) -> None:
             outputs(fresh)
             record = {
                 "step": step.name,
+                "profile": step.run.settings.profile,
                 "inputs": step.digest,
                 "seconds": round(time.monotonic() - started, 2),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -99,7 +99,7 @@ def test_a_step_says_what_it_was_made_with(folder: Path) -> None:
     ensure_arm(run.variant("enhanced", 3))
     manifest = json.loads((folder / "manifest.json").read_text())
     record = manifest["steps"]["arms/enhanced/seed3"]
-    assert set(record) == {"step", "inputs", "seconds", "finished", "commit", "environment"}
+    assert set(record) == {"step", "profile", "inputs", "seconds", "finished", "commit", "environment"}
     assert 3 in manifest["seeds"] and set(manifest["corpus"]["hashes"]) >= {"train", "test"}
 
 
