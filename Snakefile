@@ -6,6 +6,7 @@ knows its inputs by their hash. Which notebook comes before which follows from `
 again when its notebook or its part of the settings changes.
 """
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from rwkvgate.experiment.run import Run, failures, lock_folder
 from rwkvgate.experiment.settings import resolve
 from rwkvgate.rwkv6.files import digest
 from rwkvgate.workflow.cluster import needs
+from rwkvgate.workflow.execute import HEAD
 
 
 def setting(name, default=""):
@@ -46,6 +48,8 @@ SETTINGS = resolve(profile=setting("profile", "auto"), run_dir=setting("run_dir"
 RUN = Run(SETTINGS)
 FOLDER = str(RUN.folder)
 HELD = []
+if not workflow.subprocess_exec:  # such a process is a job's; the head, or a job's own on a node of a cluster, is not
+    os.environ[HEAD] = str(os.getpid())
 NOTEBOOKS = f"{FOLDER}/notebooks"
 VARIANTS = RUN.variants()
 TRAINED = {(variant.arm.name, variant.seed) for variant in VARIANTS if variant.arm.trained}

@@ -8,13 +8,18 @@ leaves out what these notebooks do not need:
 - the kernel's slow shutdown: when the last cell is done and its outputs have arrived, nothing is worth waiting for.
 
 It adds that messages to the kernel are encrypted where that is possible, since others may use the machine, and that
-on Linux the kernel ends with papermill even if papermill is killed, or interrupted while the kernel starts.
+on Linux the kernel ends with papermill even if papermill is killed, or interrupted while the kernel starts. papermill
+itself ends with the run graph's head, so that nothing writes into a run folder that another head may have taken.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
+
+HEAD = "RWKVGATE_HEAD"
+"""The environment variable with the process id of the run graph's head on this machine."""
 
 
 def main() -> None:
@@ -27,8 +32,10 @@ def main() -> None:
     from nbclient import NotebookClient
     from papermill.cli import papermill
 
-    from rwkvgate.experiment.processes import tied
+    from rwkvgate.experiment.processes import end_with, tied
 
+    if head := os.environ.get(HEAD):
+        end_with(int(head))
     NotebookClient.shutdown_kernel.default_value = "immediate"
     # A kernel that is still starting does not yet check whether its parent is alive.
     launcher.Popen = partial(launcher.Popen, preexec_fn=tied())  # type: ignore[assignment,misc]

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = "notebooks/03_evaluate.enhanced.seed0.ipynb"
+TUNED = "notebooks/02_finetune.enhanced.seed0.ipynb"
 PATIENCE = 120.0
 """Seconds after which a process that was told to stop is taken to hang."""
 
@@ -57,10 +58,11 @@ class Graph:
         with self.said:
             assert self.said.wait_for(lambda: any(text in line for line in self.lines), PATIENCE), self.lines
 
-    def stop(self, kind: signal.Signals) -> None:
-        """Signal it as a terminal would, and wait until it and all that it started, kernels too, are gone."""
+    def stop(self, kind: signal.Signals, alone: bool = False) -> None:
+        """Signal it as a terminal would, or the head alone; wait until it and all that it started, kernels too, end."""
         family = [*psutil.Process(self.process.pid).children(recursive=True)]
-        os.killpg(self.process.pid, kind)
+        assert not alone or any("ipykernel" in " ".join(process.cmdline()) for process in family)
+        (os.kill if alone else os.killpg)(self.process.pid, kind)
         assert self.process.wait(PATIENCE) != 0
         _, alive = psutil.wait_procs(family, timeout=PATIENCE)
         assert not alive, [process.cmdline() for process in alive]
@@ -92,8 +94,9 @@ def test_killed_and_interrupted_it_ends_as_one_left_alone(alone: Path, tmp_path:
         graph = Graph(folder)
         graph.wait_for(text)
         threading.Event().wait(rng.random())
-        graph.stop(kind)
+        graph.stop(kind, alone=text == "fine-tuning enhanced, seed 0:")
         assert not (folder / TARGET).exists()
+        assert "tuning" not in text or not (folder / TUNED).exists()  # its kernel was stopped too
     printed = Graph(folder).finish()
     assert "resumes from step" in printed or "fine-tuning" not in printed
     left, right = (load_file(str(place / "arms/enhanced/seed0/weights.safetensors")) for place in (alone, folder))
