@@ -8,12 +8,13 @@ into its graph of notebooks. Imports no torch, so that the run graph starts quic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rwkvgate.experiment.inputs import base_inputs, corpus_inputs
+from rwkvgate.experiment.records import difference, kept_difference, read_sealed, unknown_files
 from rwkvgate.experiment.run import RECORD, Run, Variant
 from rwkvgate.experiment.settings import CheckpointSettings
 from rwkvgate.rwkv6.files import digest, read_json
@@ -27,6 +28,9 @@ NOTEBOOKS = {
 }
 """The notebook that makes each step, by the step's name; `ABLATIONS` makes the studies."""
 ABLATIONS = "04_ablations"
+GATE = "05_gate_visualization"
+LOG = "training.json"
+"""The log of a training. It holds times, so that no two trainings write the same; all other files are made alike."""
 
 SCORES, PROBED = 4, 1
 """Versions of the evaluation and of the probes. A change in what they measure raises the version, so that finished ones
@@ -63,9 +67,56 @@ class Step:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the folder's record has the hash of these inputs."""
-        record = read_json(self.folder / RECORD)
-        return isinstance(record, dict) and record.get("inputs") == self.digest
+        """Whether the folder holds what the step writes from these inputs, after the steps it requires."""
+        return not self.fault
+
+    @property
+    def fault(self) -> str:
+        """Why the step is not finished, in words; "" for a finished one."""
+        if not self.folder.is_dir():
+            return "it is not made yet"
+        if damage := self.damage:
+            return damage
+        record = self._record
+        if record["step"] != self.name or record["inputs"] != self.digest:
+            return "it was made from other inputs: settings, texts or versions"
+        for step in self.requires:
+            if fault := step.fault:
+                return f"{step} is to be made first: {fault}"
+        if record["requires"] != self.sources:
+            return f"it was made from another {' or '.join(dict.fromkeys(step.name for step in self.requires))}"
+        return ""
+
+    @property
+    def damage(self) -> str:
+        """What differs between the folder and its record, in words; "" for an intact one, whatever its inputs."""
+        if not self._record:
+            early = isinstance(record := read_json(self.folder / RECORD), dict) and "files" not in record
+            return f"{RECORD} {'of an earlier version holds no hashes' if early else 'is missing or damaged'}"
+        if wrong := difference(self.folder, self._record["files"]):
+            return wrong
+        unknown = self.unknown_files
+        return f"{unknown[0]} is not the step's" if unknown else ""
+
+    @property
+    def unknown_files(self) -> list[str]:
+        """Files in the folder that the step did not write; none where there is no record."""
+        return unknown_files(self.folder, [*self._record["files"], RECORD]) if self._record else []
+
+    @property
+    def outputs(self) -> str:
+        """The hash of what it wrote, by its record, but for times; "" where there is none."""
+        files = self._record.get("files", {})
+        return digest({name: mark for name, mark in files.items() if name != LOG}) if files else ""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The `outputs` of the steps that it requires, by their folders."""
+        return {step.folder.relative_to(self.run.folder).as_posix(): step.outputs for step in self.requires}
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        return read_sealed(self.folder / RECORD) or {}
 
     @property
     def processes(self) -> int:
@@ -77,7 +128,7 @@ class Step:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints while a model is trained on exactly these inputs."""
         name = f"{self.variant.arm.name}.seed{self.variant.seed}" if self.variant else self.name
-        return self.run.folder / "checkpoints" / name / self.digest
+        return self.run.folder / "checkpoints" / name / digest([self.digest, self.sources])
 
     @property
     def failure(self) -> Path:
@@ -145,3 +196,23 @@ def study(run: Run, name: str, inputs: dict[str, Any], variants: Sequence[Varian
     )
     requires = tuple(arm(variant) for variant in variants) or (base(run),)
     return Step(run, name, run.folder / name, inputs, requires)
+
+
+def damaged_notebooks(run: Run) -> Iterator[tuple[str, str]]:
+    """The notebooks whose step, gate, tables or figures are damaged or gone, each with what is wrong in words."""
+    steps, studied = [corpus(run), base(run)], run.settings.evaluation.studies
+    for variant in run.variants():
+        if not arm(variant).divergence:
+            steps += [arm(variant), evaluation(variant), *([probes(variant)] if studied else [])]
+    made = {step.folder for step in steps}
+    studies = (path.parent for path in run.folder.glob(f"*/{RECORD}") if path.parent not in made)
+    for step in (*steps, *(Step(run, folder.name, folder, {}) for folder in studies)):
+        if wrong := step.damage:
+            # No notebook trains an untrained arm: the first that reads it makes it.
+            untrained = step.name == "arm" and step.variant and not step.variant.arm.trained
+            maker = evaluation(step.variant) if untrained and step.variant else step
+            yield maker.notebook, f"{step} in {step.folder}: {wrong}"
+    kept = {variant.folder.parent: (arm(variant).notebook,) for variant in run.variants()}
+    for folder, notebooks in (kept | dict.fromkeys((run.results, run.figures), (ABLATIONS, GATE))).items():
+        if wrong := kept_difference(folder):
+            yield from ((notebook, f"{folder}: {wrong}") for notebook in notebooks)
