@@ -6,6 +6,7 @@ knows its inputs by their hash. Which notebook comes before which follows from `
 again when its notebook or its part of the settings changes.
 """
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -77,17 +78,17 @@ def alone(wildcards):
 DRAWN = [f"{NOTEBOOKS}/{order.GATE}.ipynb"] if ("enhanced", 0) in TRAINED else []
 
 
-def damaged():
-    """The executed notebooks of damaged steps, after a line that says what is wrong with each."""
-    found = {f"{NOTEBOOKS}/{name}.ipynb": reason for name, reason in order.damaged_notebooks(RUN)}
-    known = {path: why for path, why in found.items() if Path(path).is_file() and (order.GATE not in path or DRAWN)}
-    for path, reason in known.items():
-        print(f"{Path(path).stem} runs again: {reason}", file=sys.stderr)
-    return known.keys()
+def redo_damaged():
+    """Make the executed notebooks of damaged steps run again, after a line that says what is wrong with each."""
+    for name, reason in dict(order.damaged_notebooks(RUN)).items():
+        path = Path(NOTEBOOKS, f"{name}.ipynb")
+        if path.is_file() and (name != order.GATE or DRAWN):
+            print(f"{name} runs again: {reason}", file=sys.stderr)
+            os.utime(path, (0, 0))  # it is then older than its inputs, and still there after a dry run
 
 
-if workflow.is_main_process:  # the jobs, which read this file too, trust it
-    workflow.dag_settings.forcerun = frozenset({*workflow.dag_settings.forcerun, *damaged()})
+if workflow.is_main_process and Path(NOTEBOOKS).is_dir():  # the jobs, which read this file too, need not look
+    redo_damaged()
 
 
 wildcard_constraints:
