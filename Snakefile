@@ -6,7 +6,6 @@ knows its inputs by their hash. Which notebook comes before which follows from `
 again when its notebook or its part of the settings changes.
 """
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -74,20 +73,17 @@ def alone(wildcards):
     return workflow.cores if workflow.local_exec and not workflow.remote_exec else CLUSTER_CORES
 
 
-# The paper's gate is drawn where it was trained.
-DRAWN = [f"{NOTEBOOKS}/{order.GATE}.ipynb"] if ("enhanced", 0) in TRAINED else []
-
-
 def redo_damaged():
-    """Make the executed notebooks of damaged steps run again, after a line that says what is wrong with each."""
-    for name, reason in dict(order.damaged_notebooks(RUN)).items():
-        path = Path(NOTEBOOKS, f"{name}.ipynb")
-        if path.is_file() and (name != order.GATE or DRAWN):
+    """Remove the notebooks whose steps are damaged, and those after them, so that they run again, and print why."""
+    for name, reason in order.outdated_notebooks(RUN).items():
+        if reason:
             print(f"{name} runs again: {reason}", file=sys.stderr)
-            os.utime(path, (0, 0))  # it is then older than its inputs, and still there after a dry run
+        if not {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
+            Path(NOTEBOOKS, f"{name}.ipynb").unlink(missing_ok=True)
+            RUN.report.unlink(missing_ok=True)
 
 
-if workflow.is_main_process and Path(NOTEBOOKS).is_dir():  # the jobs, which read this file too, need not look
+if workflow.is_main_process:  # the jobs, which read this file too, need not look
     redo_damaged()
 
 
@@ -142,7 +138,7 @@ onerror:
 rule all:
     input:
         str(RUN.report),
-        DRAWN,
+        [f"{NOTEBOOKS}/05_gate_visualization.ipynb"] if ("enhanced", 0) in TRAINED else [],
 
 
 rule setup:

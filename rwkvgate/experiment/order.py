@@ -8,8 +8,9 @@ into its graph of notebooks. Imports no torch, so that the run graph starts quic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ NOTEBOOKS = {
 }
 """The notebook that makes each step, by the step's name; `ABLATIONS` makes the studies."""
 ABLATIONS = "04_ablations"
-GATE = "05_gate_visualization"
+GATE, DRAWN = "05_gate_visualization", "enhanced, seed 0"
+"""The notebook that draws a gate, and the arm whose gate it is."""
 LOG = "training.json"
 """The log of a training. It holds times, so that no two trainings write the same; all other files are made alike."""
+
+OTHER_INPUTS = "it was made from other inputs: settings, texts or versions"
 
 SCORES, PROBED = 4, 1
 """Versions of the evaluation and of the probes. A change in what they measure raises the version, so that finished ones
@@ -79,7 +83,7 @@ class Step:
             return damage
         record = self._record
         if record["step"] != self.name or record["inputs"] != self.digest:
-            return "it was made from other inputs: settings, texts or versions"
+            return OTHER_INPUTS
         for step in self.requires:
             if fault := step.fault:
                 return f"{step} is to be made first: {fault}"
@@ -198,21 +202,39 @@ def study(run: Run, name: str, inputs: dict[str, Any], variants: Sequence[Varian
     return Step(run, name, run.folder / name, inputs, requires)
 
 
-def damaged_notebooks(run: Run) -> Iterator[tuple[str, str]]:
-    """The notebooks whose step, gate, tables or figures are damaged or gone, each with what is wrong in words."""
+def outdated_notebooks(run: Run) -> dict[str, str]:
+    """The executed notebooks of what is damaged, gone or from another base, and all after them.
+
+    Those of other inputs are not among them: the run graph compares inputs itself.
+
+    Returns:
+        By notebook why, in words; "" for one that only comes after another.
+    """
+    executed = {path.stem for path in (run.folder / "notebooks").glob("*.ipynb")}
     steps, studied = [corpus(run), base(run)], run.settings.evaluation.studies
-    for variant in run.variants():
-        if not arm(variant).divergence:
-            steps += [arm(variant), evaluation(variant), *([probes(variant)] if studied else [])]
-    made = {step.folder for step in steps}
-    studies = (path.parent for path in run.folder.glob(f"*/{RECORD}") if path.parent not in made)
-    for step in (*steps, *(Step(run, folder.name, folder, {}) for folder in studies)):
-        if wrong := step.damage:
+    variants = [variant for variant in run.variants() if not arm(variant).divergence]
+    for variant in variants:
+        steps += [arm(variant), evaluation(variant), *([probes(variant)] if studied else [])]
+    found: dict[str, list[str]] = {}
+    for step in steps:
+        if (fault := step.fault) and not fault.endswith(OTHER_INPUTS):
             # No notebook trains an untrained arm: the first that reads it makes it.
             untrained = step.name == "arm" and step.variant and not step.variant.arm.trained
             maker = evaluation(step.variant) if untrained and step.variant else step
-            yield maker.notebook, f"{step} in {step.folder}: {wrong}"
-    kept = {variant.folder.parent: (arm(variant).notebook,) for variant in run.variants()}
-    for folder, notebooks in (kept | dict.fromkeys((run.results, run.figures), (ABLATIONS, GATE))).items():
-        if wrong := kept_difference(folder):
-            yield from ((notebook, f"{folder}: {wrong}") for notebook in notebooks)
+            is_first = all(required.is_finished for required in step.requires)
+            reasons = [f"{step} in {step.folder}: {fault}"] if is_first else []
+            found[maker.notebook] = found.get(maker.notebook, []) + reasons
+            if (step.name, str(step.variant)) == ("arm", DRAWN):
+                found.setdefault(GATE, [])
+    made = {step.folder for step in steps}
+    for folder in sorted(path.parent for path in run.folder.glob(f"*/{RECORD}")):
+        if folder not in made and (damage := Step(run, folder.name, folder, {}).damage):
+            found.setdefault(ABLATIONS, []).append(f"{folder}: {damage}")
+    kept = [(variant.folder.parent, arm(variant).notebook) for variant in variants]
+    for folder, notebook in (*kept, *product((run.results, run.figures), (ABLATIONS, GATE))):
+        if damage := kept_difference(folder):
+            found.setdefault(notebook, []).append(f"{folder}: {damage}")
+    if DRAWN not in map(str, variants):  # of an earlier run with other arms
+        found.pop(GATE, None)
+    outdated = {name: "; ".join(dict.fromkeys(reasons)) for name, reasons in found.items() if name in executed}
+    return {ABLATIONS: ""} | outdated if outdated else {}
