@@ -18,6 +18,7 @@ from rwkvgate.experiment.inputs import base_inputs, corpus_inputs
 from rwkvgate.experiment.records import difference, kept_difference, read_sealed, unknown_files
 from rwkvgate.experiment.run import RECORD, Run, Variant
 from rwkvgate.experiment.settings import CheckpointSettings
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest, read_json
 
 NOTEBOOKS = {
@@ -90,6 +91,16 @@ class Step:
         if record["requires"] != self.sources:
             return f"it was made from another {' or '.join(dict.fromkeys(step.name for step in self.requires))}"
         return ""
+
+    def verified(self) -> Path:
+        """The folder of a finished step, for readers that must not make it.
+
+        Raises:
+            SettingsError: it is not finished.
+        """
+        if fault := self.fault:
+            raise SettingsError(f"{self} in {self.folder} is not finished: {fault}; {self.run.command()} makes it")
+        return self.folder
 
     @property
     def damage(self) -> str:

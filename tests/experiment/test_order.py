@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rwkvgate.experiment.settings import resolve
 from rwkvgate.experiment.steps.making import Work
 from rwkvgate.rwkv6.files import write_json, write_text
 
+PACKAGE = Path(order.__file__).parents[1]
 ARMS = ["base", "enhanced-untrained", "enhanced"]
 TUNED = {"02_finetune.enhanced.seed0", "03_evaluate.enhanced.seed0", "05_gate_visualization", "04_ablations"}
 UNTUNED = {"03_evaluate.base.seed0", "03_evaluate.enhanced-untrained.seed0"}
@@ -84,3 +86,15 @@ def test_an_arm_that_diverged_is_not_damaged(run: Run) -> None:
     shutil.rmtree(step.folder)
     write_json(step.failure, {"inputs": step.digest, "error": "the loss is nan"})
     assert outdated_notebooks(run) == {}
+
+
+def test_the_files_of_a_step_are_read_after_verification_alone() -> None:
+    """Readers take a step's folder from `complete` or `verified`; nothing else puts together a path in it."""
+    path_in_a_step = re.compile(r"\b(step|variant|order\.\w+\(\w+\))\.folder\s*/|\brun\.(base|corpus)\b")
+    found = {
+        module.relative_to(PACKAGE).as_posix(): match.group()
+        for place in ("experiment", "workflow")
+        for module in sorted((PACKAGE / place).rglob("*.py"))
+        if (match := path_in_a_step.search(module.read_text()))
+    }
+    assert set(found) <= {"experiment/order.py", "experiment/run.py"}, found

@@ -109,10 +109,8 @@ def load_arm(variant: Variant) -> Rwkv6ForCausalLM:
     Raises:
         SettingsError: the arm is not finished, or its file does not hold exactly its weights.
     """
-    step = order.arm(variant)
-    if not step.is_finished:
-        raise SettingsError(f"{step} in {step.folder} is not finished ({step.fault}); {variant.run.command()} makes it")
-    model, path = build_arm(variant), step.folder / WEIGHTS
+    path = order.arm(variant).verified() / WEIGHTS
+    model = build_arm(variant)
     if variant.arm.trained:
         select_trainable(model, variant.run.settings.training.scope)  # makes them float32, as they were trained
     try:

@@ -134,7 +134,8 @@ def check_finished(step: Step) -> bool:
     """
     if reason := step.divergence:
         raise FloatingPointError(f"{reason} (recorded in {step.failure}; remove it to try again)")
-    step.failure.unlink(missing_ok=True)  # a record of other inputs
+    if step.failure.exists():
+        step.failure.unlink(missing_ok=True)  # a record of other inputs
     if step.is_finished:
         _remove(step.checkpoints)  # a process may have been killed after finishing the step and before removing them
         return True
