@@ -110,13 +110,19 @@ class Step:
             return f"{RECORD} {'of an earlier version holds no hashes' if early else 'is missing or damaged'}"
         if wrong := difference(self.folder, self._record["files"]):
             return wrong
-        unknown = self.unknown_files
+        unknown = unknown_files(self.folder, [*self._record["files"], RECORD])
         return f"{unknown[0]} is not the step's" if unknown else ""
 
-    @property
-    def unknown_files(self) -> list[str]:
-        """Files in the folder that the step did not write; none where there is no record."""
-        return unknown_files(self.folder, [*self._record["files"], RECORD]) if self._record else []
+    def refuse_unknown(self) -> None:
+        """Refuse files that the step did not write: a library might read them, and making the step removes them.
+
+        Raises:
+            SettingsError: names the first of them.
+        """
+        if self._record and (unknown := unknown_files(self.folder, [*self._record["files"], RECORD])):
+            raise SettingsError(
+                f"{unknown[0]} was not written by {self}, whose folder is the run's alone. Move it away"
+            )
 
     @property
     def outputs(self) -> str:
@@ -131,7 +137,8 @@ class Step:
 
     @property
     def _record(self) -> dict[str, Any]:
-        return read_sealed(self.folder / RECORD) or {}
+        record = read_sealed(self.folder / RECORD) or {}
+        return record if {"step", "inputs", "requires", "files"} <= record.keys() else {}
 
     @property
     def processes(self) -> int:
@@ -154,7 +161,7 @@ class Step:
     def divergence(self) -> str:
         """The error with which training on these inputs diverged; "" if it did not, or was not tried."""
         failed = read_json(self.failure)
-        return str(failed["error"]) if isinstance(failed, dict) and failed.get("inputs") == self.digest else ""
+        return str(failed.get("error")) if isinstance(failed, dict) and failed.get("inputs") == self.digest else ""
 
     @property
     def notebook(self) -> str:
@@ -220,6 +227,9 @@ def outdated_notebooks(run: Run) -> dict[str, str]:
 
     Returns:
         By notebook why, in words; "" for one that only comes after another.
+
+    Raises:
+        SettingsError: a step's folder holds files that are not the step's.
     """
     executed = {path.stem for path in (run.folder / "notebooks").glob("*.ipynb")}
     steps, studied = [corpus(run), base(run)], run.settings.evaluation.studies
@@ -228,6 +238,7 @@ def outdated_notebooks(run: Run) -> dict[str, str]:
         steps += [arm(variant), evaluation(variant), *([probes(variant)] if studied else [])]
     found: dict[str, list[str]] = {}
     for step in steps:
+        step.refuse_unknown()
         if (fault := step.fault) and not fault.endswith(OTHER_INPUTS):
             # No notebook trains an untrained arm: the first that reads it makes it.
             untrained = step.name == "arm" and step.variant and not step.variant.arm.trained

@@ -93,8 +93,8 @@ def kept_difference(folder: Path) -> str:
     """What differs between a folder and its record, in words; "" where nothing does, or where there is no record."""
     if not (folder / KEPT).exists():
         return ""
-    record = read_sealed(folder / KEPT)
-    return difference(folder, record["files"]) if record else f"{KEPT} is damaged"
+    record = read_sealed(folder / KEPT) or {}
+    return difference(folder, record["files"]) if "files" in record else f"{KEPT} is damaged"
 
 
 def intact(path: Path) -> Path:

@@ -14,6 +14,7 @@ from rwkvgate.experiment.records import keep_record
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import resolve
 from rwkvgate.experiment.steps.making import Work
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_json, write_text
 
 PACKAGE = Path(order.__file__).parents[1]
@@ -73,6 +74,12 @@ def test_damage_is_said_once_and_outdates_what_came_after(run: Run, name: str, w
     assert set(found) == wanted
     reasons = {reason for reason in found.values() if reason}
     assert len(reasons) == 1 and str(path.parent if "gate/" not in name else path.parents[1]) in reasons.pop()
+
+
+def test_a_file_of_somebody_else_s_is_refused_before_anything_is_removed(run: Run) -> None:
+    write_text(run.base / "notes.txt", "mine")
+    with pytest.raises(SettingsError, match=r"base/notes\.txt was not written by base, .* Move it away"):
+        outdated_notebooks(run)
 
 
 def test_an_arm_of_another_base_is_outdated(run: Run) -> None:

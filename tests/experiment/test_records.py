@@ -125,5 +125,8 @@ def test_a_damaged_trial_of_the_search_is_said_and_not_used(tmp_path: Path, caps
     path = trial_path(tmp_path, task, arm, 0.1, 0)
     write_sealed(path, asdict(trial))
     assert known_trial(tmp_path, task, arm, 0.1, 0) == trial
-    write_text(path, re.sub("1.5", "1.4", path.read_text()))
+    whole = path.read_text()
+    write_text(path, re.sub("1.5", "1.4", whole))
     assert known_trial(tmp_path, task, arm, 0.1, 0) is None and "is damaged" in capsys.readouterr().out
+    write_text(trial_path(tmp_path, task, arm, 0.1, 1), whole)
+    assert known_trial(tmp_path, task, arm, 0.1, 1) is None and "of another trial" in capsys.readouterr().out

@@ -212,10 +212,13 @@ def trial_path(folder: Path, task: Task, candidate: Arm, rate: float, seed: int)
 def known_trial(folder: Path, task: Task, candidate: Arm, rate: float, seed: int) -> Trial | None:
     """The trial, if it is finished; a damaged one is not, which is printed."""
     path = trial_path(folder, task, candidate, rate, seed)
+    own = {"task": task.name, "candidate": candidate.name, "rate": rate, "seed": seed}
     known = read_sealed(path)
-    if known is None and path.exists():
-        print(f"{path} is damaged, or of an earlier version: this trial is run again", flush=True)
-    return None if known is None else Trial(**known)
+    if known and own.items() <= known.items():
+        return Trial(**known)
+    if path.exists():
+        print(f"{path} is damaged, of another trial or of an earlier version: this trial is run again", flush=True)
+    return None
 
 
 def ensure_trial(folder: Path, task: Task, candidate: Arm, rate: float, seed: int) -> Trial:

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from rwkvgate.experiment.records import files_below, marks, write_sealed
 from rwkvgate.experiment.run import RECORD, after_step, write_manifest
 from rwkvgate.experiment.training import ranks
 from rwkvgate.experiment.training.launching import launch
-from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest, write_folder, write_json
 
 NO_ROOM = "No space left on device"
@@ -74,12 +73,14 @@ def complete(step: Step) -> Path:
     return step.folder
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """A step while it is made, by this process or by processes that were launched together."""
 
     step: Step
-    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.started, self.sources = time.monotonic(), self.step.sources
 
     def write(self, outputs: Write) -> None:
         """Write the step's folder and its record atomically; after an error the earlier folder is unchanged.
@@ -90,7 +91,7 @@ class Work:
         Raises:
             OSError: the disk is full.
         """
-        ranks.from_main(lambda: _write(self.step, outputs, self.started))
+        ranks.from_main(lambda: _write(self, outputs))
 
 
 @contextmanager
@@ -148,8 +149,7 @@ def _say_why(step: Step) -> None:
     Raises:
         SettingsError: that would remove files that are not the step's.
     """
-    if unknown := step.unknown_files:
-        raise SettingsError(f"{unknown[0]} was not written by {step}, whose folder is the run's alone. Move it away")
+    step.refuse_unknown()
     if step.folder.is_dir():
         print(f"{step} in {step.folder} is made again: {step.fault}", flush=True)
 
@@ -164,19 +164,19 @@ def read_value(step: Step, name: str) -> Any:
     return json.loads((complete(step) / name).read_text(encoding="utf-8"))
 
 
-def _write(step: Step, outputs: Write, started: float) -> None:
-    folder = step.folder
+def _write(work: Work, outputs: Write) -> None:
+    step, folder = work.step, work.step.folder
     try:
         with write_folder(folder) as fresh:
             outputs(fresh)
             record = {
                 "step": step.name,
                 "inputs": step.digest,
-                "seconds": round(time.monotonic() - started, 2),
+                "seconds": round(time.monotonic() - work.started, 2),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "commit": commit(),
                 "environment": digest(environment()),
-                "requires": step.sources,
+                "requires": work.sources,
                 "files": marks(fresh, files_below(fresh)),
             }
             write_sealed(fresh / RECORD, record)

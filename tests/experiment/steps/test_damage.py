@@ -184,6 +184,12 @@ def test_a_record_of_an_earlier_version_vouches_for_nothing(run: Run, capsys: An
     assert "of an earlier version holds no hashes" in capsys.readouterr().out
 
 
+def test_a_sealed_record_of_something_else_is_no_step_s(run: Run, capsys: Any) -> None:
+    write_sealed(run.folder / ARM / RECORD, {"files": {}})
+    ensure_arm(run.variant("enhanced"))
+    assert "is made again" in capsys.readouterr().out
+
+
 def test_other_inputs_are_said(run: Run, capsys: Any) -> None:
     changed = open_run(
         profile="smoke", run_dir=str(run.folder), model=MODEL, corpus=CORPUS, training=TRAINING | {"steps": 4}
