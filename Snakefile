@@ -77,6 +77,20 @@ def alone(wildcards):
     return workflow.cores if workflow.local_exec and not workflow.remote_exec else CLUSTER_CORES
 
 
+def redo_damaged():
+    """Remove the notebooks whose steps are damaged, and those after them, so that they run again, and print why."""
+    for name, reason in order.outdated_notebooks(RUN).items():
+        if reason:
+            print(f"{name} runs again: {reason}", file=sys.stderr)
+        if not {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
+            Path(NOTEBOOKS, f"{name}.ipynb").unlink(missing_ok=True)
+            RUN.report.unlink(missing_ok=True)
+
+
+if workflow.is_main_process:  # the jobs, which read this file too, need not look
+    redo_damaged()
+
+
 wildcard_constraints:
     arm="|".join(ARMS),
     seed=r"\d+",

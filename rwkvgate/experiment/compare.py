@@ -14,6 +14,7 @@ import pandas as pd
 
 from rwkvgate.experiment.analysis.comparison import arms_of, summary
 from rwkvgate.experiment.analysis.tables import number
+from rwkvgate.experiment.records import intact
 from rwkvgate.experiment.run import ENVIRONMENT, MANIFEST
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.measures import MEASURES
@@ -40,21 +41,22 @@ class Finished:
 
 
 def read_run(folder: Path) -> Finished:
-    """The results of a finished run.
+    """The results of a finished run, verified by their record.
 
     Raises:
-        SettingsError: the folder holds none.
+        SettingsError: the folder holds none, or damaged ones.
     """
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict):
         raise SettingsError(f"{folder} holds no {MANIFEST}: it is no run folder")
+    tables = [intact(folder / "results" / f"{name}.parquet") for name in TABLES]
     try:
-        documents, latency = (pd.read_parquet(folder / "results" / f"{name}.parquet") for name in TABLES)
+        documents, latency = map(pd.read_parquet, tables)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{folder} holds no finished results ({error})") from None
     named = {re.sub(r"[-_.]+", "-", name): version for name, version in manifest.get("versions", {}).items()}
     manifest["versions"] = _packages(folder) | named
-    claims = read_json(folder / "results" / "claims.json") or []
+    claims = read_json(intact(folder / "results" / "claims.json")) or []
     return Finished(manifest, documents, latency, {claim["claim"]: claim["verdict"] for claim in claims})
 
 

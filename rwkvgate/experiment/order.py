@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rwkvgate.experiment.inputs import base_inputs, corpus_inputs
+from rwkvgate.experiment.records import difference, kept_difference, read_sealed, unknown_files
 from rwkvgate.experiment.run import RECORD, Run, Variant
 from rwkvgate.experiment.settings import CheckpointSettings
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest, read_json
 
 NOTEBOOKS = {
@@ -27,6 +30,12 @@ NOTEBOOKS = {
 }
 """The notebook that makes each step, by the step's name; `ABLATIONS` makes the studies."""
 ABLATIONS = "04_ablations"
+GATE, DRAWN = "05_gate_visualization", "enhanced, seed 0"
+"""The notebook that draws a gate, and the arm whose gate it is."""
+LOG = "training.json"
+"""The log of a training. It holds times, so that no two trainings write the same; all other files are made alike."""
+
+OTHER_INPUTS = "it was made from other inputs: settings, texts or versions"
 
 SCORES, PROBED = 4, 1
 """Versions of the evaluation and of the probes. A change in what they measure raises the version, so that finished ones
@@ -63,9 +72,73 @@ class Step:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the folder's record has the hash of these inputs."""
-        record = read_json(self.folder / RECORD)
-        return isinstance(record, dict) and record.get("inputs") == self.digest
+        """Whether the folder holds what the step writes from these inputs, after the steps it requires."""
+        return not self.fault
+
+    @property
+    def fault(self) -> str:
+        """Why the step is not finished, in words; "" for a finished one."""
+        if not self.folder.is_dir():
+            return "it is not made yet"
+        if damage := self.damage:
+            return damage
+        record = self._record
+        if record["step"] != self.name or record["inputs"] != self.digest:
+            return OTHER_INPUTS
+        for step in self.requires:
+            if fault := step.fault:
+                return f"{step} is to be made first: {fault}"
+        if record["requires"] != self.sources:
+            return f"it was made from another {' or '.join(dict.fromkeys(step.name for step in self.requires))}"
+        return ""
+
+    def verified(self) -> Path:
+        """The folder of a finished step, for readers that must not make it.
+
+        Raises:
+            SettingsError: it is not finished.
+        """
+        if fault := self.fault:
+            raise SettingsError(f"{self} in {self.folder} is not finished: {fault}; {self.run.command()} makes it")
+        return self.folder
+
+    @property
+    def damage(self) -> str:
+        """What differs between the folder and its record, in words; "" for an intact one, whatever its inputs."""
+        if not self._record:
+            early = isinstance(record := read_json(self.folder / RECORD), dict) and "files" not in record
+            return f"{RECORD} {'of an earlier version holds no hashes' if early else 'is missing or damaged'}"
+        if wrong := difference(self.folder, self._record["files"]):
+            return wrong
+        unknown = unknown_files(self.folder, [*self._record["files"], RECORD])
+        return f"{unknown[0]} is not the step's" if unknown else ""
+
+    def refuse_unknown(self) -> None:
+        """Refuse files that the step did not write: a library might read them, and making the step removes them.
+
+        Raises:
+            SettingsError: names the first of them.
+        """
+        if self._record and (unknown := unknown_files(self.folder, [*self._record["files"], RECORD])):
+            raise SettingsError(
+                f"{unknown[0]} was not written by {self}, whose folder is the run's alone. Move it away"
+            )
+
+    @property
+    def outputs(self) -> str:
+        """The hash of what it wrote, by its record, but for times; "" where there is none."""
+        files = self._record.get("files", {})
+        return digest({name: mark for name, mark in files.items() if name != LOG}) if files else ""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The `outputs` of the steps that it requires, by their folders."""
+        return {step.folder.relative_to(self.run.folder).as_posix(): step.outputs for step in self.requires}
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        record = read_sealed(self.folder / RECORD) or {}
+        return record if {"step", "inputs", "requires", "files"} <= record.keys() else {}
 
     @property
     def processes(self) -> int:
@@ -77,7 +150,7 @@ class Step:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints while a model is trained on exactly these inputs."""
         name = f"{self.variant.arm.name}.seed{self.variant.seed}" if self.variant else self.name
-        return self.run.folder / "checkpoints" / name / self.digest
+        return self.run.folder / "checkpoints" / name / digest([self.digest, self.sources])
 
     @property
     def failure(self) -> Path:
@@ -88,7 +161,7 @@ class Step:
     def divergence(self) -> str:
         """The error with which training on these inputs diverged; "" if it did not, or was not tried."""
         failed = read_json(self.failure)
-        return str(failed["error"]) if isinstance(failed, dict) and failed.get("inputs") == self.digest else ""
+        return str(failed.get("error")) if isinstance(failed, dict) and failed.get("inputs") == self.digest else ""
 
     @property
     def notebook(self) -> str:
@@ -145,3 +218,45 @@ def study(run: Run, name: str, inputs: dict[str, Any], variants: Sequence[Varian
     )
     requires = tuple(arm(variant) for variant in variants) or (base(run),)
     return Step(run, name, run.folder / name, inputs, requires)
+
+
+def outdated_notebooks(run: Run) -> dict[str, str]:
+    """The executed notebooks of what is damaged, gone or from another base, and all after them.
+
+    Those of other inputs are not among them: the run graph compares inputs itself.
+
+    Returns:
+        By notebook why, in words; "" for one that only comes after another.
+
+    Raises:
+        SettingsError: a step's folder holds files that are not the step's.
+    """
+    executed = {path.stem for path in (run.folder / "notebooks").glob("*.ipynb")}
+    steps, studied = [corpus(run), base(run)], run.settings.evaluation.studies
+    variants = [variant for variant in run.variants() if not arm(variant).divergence]
+    for variant in variants:
+        steps += [arm(variant), evaluation(variant), *([probes(variant)] if studied else [])]
+    found: dict[str, list[str]] = {}
+    for step in steps:
+        step.refuse_unknown()
+        if (fault := step.fault) and not fault.endswith(OTHER_INPUTS):
+            # No notebook trains an untrained arm: the first that reads it makes it.
+            untrained = step.name == "arm" and step.variant and not step.variant.arm.trained
+            maker = evaluation(step.variant) if untrained and step.variant else step
+            is_first = all(required.is_finished for required in step.requires)
+            reasons = [f"{step} in {step.folder}: {fault}"] if is_first else []
+            found[maker.notebook] = found.get(maker.notebook, []) + reasons
+            if (step.name, str(step.variant)) == ("arm", DRAWN):
+                found.setdefault(GATE, [])
+    made = {step.folder for step in steps}
+    for folder in sorted(path.parent for path in run.folder.glob(f"*/{RECORD}")):
+        if folder not in made and (damage := Step(run, folder.name, folder, {}).damage):
+            found.setdefault(ABLATIONS, []).append(f"{folder}: {damage}")
+    kept = [(variant.folder.parent, arm(variant).notebook) for variant in variants]
+    for folder, notebook in (*kept, *product((run.results, run.figures), (ABLATIONS, GATE))):
+        if damage := kept_difference(folder):
+            found.setdefault(notebook, []).append(f"{folder}: {damage}")
+    if DRAWN not in map(str, variants):  # of an earlier run with other arms
+        found.pop(GATE, None)
+    outdated = {name: "; ".join(dict.fromkeys(reasons)) for name, reasons in found.items() if name in executed}
+    return {ABLATIONS: ""} | outdated if outdated else {}

@@ -21,6 +21,7 @@ from rwkvgate.experiment.analysis.comparison import (
 from rwkvgate.experiment.analysis.figures import save_figure
 from rwkvgate.experiment.analysis.tables import TABLE2_METRICS
 from rwkvgate.experiment.claims import Evidence, Records, claim_pairs, decide_claims
+from rwkvgate.experiment.records import keep_record
 from rwkvgate.experiment.run import Run, Variant, write_manifest
 from rwkvgate.experiment.steps import ensure_base, ensure_evaluation, ensure_probes, ensure_texts
 from rwkvgate.experiment.steps.base import best_device, read_log
@@ -128,7 +129,7 @@ def gather(run: Run) -> Results:
 
 
 def write_results(run: Run, results: Results, figures: Mapping[str, Figure]) -> dict[str, Path]:
-    """Write tables, claims, figures and the manifest into the run folder; the files by name.
+    """Write tables, claims, figures and the manifest into the run folder, with their hashes; the files by name.
 
     Tables without a row, of a run without studies, are left out.
     """
@@ -138,6 +139,7 @@ def write_results(run: Run, results: Results, figures: Mapping[str, Figure]) -> 
             results.frames()[name].to_parquet(fresh, index=False)
     written["claims"] = run.results / "claims.json"
     write_json(written["claims"], results.claims)
+    keep_record(run.results, *written.values())
     written |= {name: save_figure(figure, run.figures, name)[0] for name, figure in figures.items()}
     write_manifest(run)
     return written

@@ -66,14 +66,19 @@ def open_finished(folder: Path) -> Run:
 
 
 def gated_arms(run: Run) -> dict[str, Callable[[], Rwkv6ForCausalLM]]:
-    """The run's finished arms with a gate: for each arm and seed a function that loads its model."""
+    """The run's finished arms with a gate: for each arm and seed a function that loads its model.
+
+    Why one that was made cannot be used is printed.
+    """
     loaders: dict[str, Callable[[], Rwkv6ForCausalLM]] = {}
     for arm in sorted(ARMS, key=lambda name: name != FIRST):
         for folder in sorted((run.folder / "arms" / arm).glob("seed*")):
             number = folder.name.removeprefix("seed")
             if ARMS[arm].gate and number.isdecimal():
                 variant = run.variant(arm, int(number))
-                if order.arm(variant).is_finished:
+                if fault := order.arm(variant).fault:
+                    print(f"{folder} is left out: {fault}", flush=True)
+                else:
                     loaders[str(variant)] = partial(load_arm, variant)
     return loaders
 

@@ -20,6 +20,7 @@ import pandas as pd
 from rwkvgate.experiment.analysis.tables import comparison_table, markdown, quality_table, time_table
 from rwkvgate.experiment.claims import claims_summary
 from rwkvgate.experiment.environment import packages
+from rwkvgate.experiment.records import KEPT, intact
 from rwkvgate.experiment.settings import project_root
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder, write_text
@@ -47,6 +48,8 @@ REFERENCE_FILES = (
     "results/documents.parquet",
     "results/latency.parquet",
     "figures/*.svg",
+    f"results/{KEPT}",
+    f"figures/{KEPT}",
 )
 RESULTS_OPEN, RESULTS_CLOSE = "<!-- results -->", "<!-- end of results -->"
 SHOWN = ("perplexity", "bleu", "rouge1", "rougeL", "entity_consistency", "loss_far")
@@ -112,7 +115,7 @@ def reference(root: Path) -> Path:
             for path in sorted(run.glob(pattern)):
                 copy = fresh / path.relative_to(run)
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy)
+                shutil.copyfile(path if path.parent == run or path.name == KEPT else intact(path), copy)
     write_results(root)
     return target
 
@@ -133,12 +136,12 @@ def results_in_markdown(run: Path) -> list[str]:
     """The paragraphs, tables and figures of the README's results; the one place that formats a run's tables here."""
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     summary, times, compared = (
-        pd.read_parquet(run / "results" / f"{name}.parquet") for name in ("summary", "times", "comparisons")
+        pd.read_parquet(intact(run / "results" / f"{name}.parquet")) for name in ("summary", "times", "comparisons")
     )
     is_shown = (compared["arm"] == "enhanced") & compared["metric"].isin(SHOWN) & (compared["domain"] == "")
     is_shown &= compared["against"].isin(["base", "base-tuned"])
     forward = time_table(times)[["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
-    claims = json.loads((run / "results" / "claims.json").read_text(encoding="utf-8"))
+    claims = json.loads(intact(run / "results" / "claims.json").read_text(encoding="utf-8"))
     return [
         f"From the committed run of profile cpu (`outputs/reference`): {manifest['hardware']['cores']} cores, no GPU, "
         f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",

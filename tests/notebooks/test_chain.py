@@ -138,6 +138,20 @@ def test_an_arm_that_diverged_is_a_result_and_not_a_failure(chain: tuple[Path, s
     assert not list((folder / "notebooks").glob("*.failed.ipynb"))
 
 
+def test_what_was_damaged_runs_again_and_nothing_else(chain: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(chain[0], folder)
+    path, again = folder / "effects" / "effects.parquet", folder / "notebooks" / "04_ablations.ipynb"
+    before, sound = {p: p.stat().st_mtime_ns for p in again.parent.iterdir()}, pd.read_parquet(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "04_ablations runs again: " in snakemake(folder, "--dry-run") and again.is_file()
+    printed = snakemake(folder)
+    assert "effects.parquet has" in printed and f"effects in {path.parent} is made again" in printed
+    assert {p for p in again.parent.iterdir() if p.stat().st_mtime_ns != before.get(p)} == {again}
+    assert pd.read_parquet(path).equals(sound) and (folder / "report.html").is_file()
+    assert "Nothing to be done" in snakemake(folder)
+
+
 def test_arms_without_the_papers_own_need_not_train_it(tmp_path: Path) -> None:
     words = ["--cores", "1", "--dry-run", "--config", "profile=smoke", f"run_dir={tmp_path / 'run'}", "arms=base-tuned"]
     planned = launched("snakemake", *words).stdout

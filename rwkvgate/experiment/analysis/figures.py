@@ -15,6 +15,7 @@ import seaborn.objects as so
 from matplotlib.figure import Figure
 
 from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.records import keep_record
 from rwkvgate.rwkv6.files import write_file
 
 GREY = "#7F7F7F"
@@ -94,7 +95,8 @@ def rows_height(arms: Iterable[str]) -> float:
 def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     """Write `name`.svg and `name`.png (200 dots an inch) atomically into a folder, made if need be; returns the paths.
 
-    The SVG carries no date and its identifiers depend on `name` alone, so the same numbers give the same file.
+    The folder's record gets their hashes. The SVG carries no date and its identifiers depend on `name` alone, so the
+    same numbers give the same file.
     """
     written = []
     for suffix in ("svg", "png"):
@@ -103,4 +105,5 @@ def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
         with write_file(path) as fresh, matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
             figure.savefig(fresh, format=suffix, dpi=200, metadata=metadata)
         written.append(path)
+    keep_record(folder, *written)
     return written[0], written[1]

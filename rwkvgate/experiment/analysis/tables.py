@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -151,6 +151,30 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def step_table(steps: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The steps of a run: seconds and hash of the inputs; commit and environment too where those are several.
+
+    Args:
+        steps: the steps' records by their folders, as a run's manifest holds them.
+
+    Example:
+        >>> record = {"seconds": 1.5, "inputs": "ab", "environment": "e1", "commit": {"id": "c1" * 20, "dirty": False}}
+        >>> step_table({"base": record}).columns.tolist()
+        ['step', 'seconds', 'inputs']
+        >>> other = record | {"commit": {"id": "c1" * 20, "dirty": True}}
+        >>> step_table({"base": record, "corpus": other})["commit"].tolist()
+        ['c1c1c1c1c1c1', 'c1c1c1c1c1c1, with changes']
+    """
+    rows = []
+    for name, record in steps.items():
+        commit = record.get("commit") or {}
+        made = str(commit.get("id") or "unknown")[:12] + (", with changes" if commit.get("dirty") else "")
+        rows.append((name, record["seconds"], record["inputs"], made, str(record.get("environment", "unknown"))))
+    frame = pd.DataFrame(rows, columns=["step", "seconds", "inputs", "commit", "environment"])
+    makers = ["commit", "environment"]
+    return frame if len(frame[makers].drop_duplicates()) > 1 else frame.drop(columns=makers)
 
 
 def shown(frame: pd.DataFrame, **formats: str) -> Styler:

@@ -15,6 +15,7 @@ import torch
 
 from rwkvgate.experiment.arms import Arm
 from rwkvgate.experiment.inputs import base_inputs
+from rwkvgate.experiment.records import read_sealed, write_sealed
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import LAUNCH, ModelSettings, Schedule
 from rwkvgate.experiment.steps import ensure_base, ensure_texts
@@ -25,7 +26,7 @@ from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.likelihood import score_texts
 from rwkvgate.metrics.recall import FIRST, associative_recall, copying, recalled
 from rwkvgate.rwkv6.configuration import Rwkv6Config
-from rwkvgate.rwkv6.files import digest, read_json, write_json
+from rwkvgate.rwkv6.files import digest
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 CHARACTERS = 2000
@@ -209,9 +210,15 @@ def trial_path(folder: Path, task: Task, candidate: Arm, rate: float, seed: int)
 
 
 def known_trial(folder: Path, task: Task, candidate: Arm, rate: float, seed: int) -> Trial | None:
-    """The trial, if it is finished."""
-    known = read_json(trial_path(folder, task, candidate, rate, seed))
-    return None if known is None else Trial(**known)
+    """The trial, if it is finished; a damaged one is not, which is printed."""
+    path = trial_path(folder, task, candidate, rate, seed)
+    own = {"task": task.name, "candidate": candidate.name, "rate": rate, "seed": seed}
+    known = read_sealed(path)
+    if known and own.items() <= known.items():
+        return Trial(**known)
+    if path.exists():
+        print(f"{path} is damaged, of another trial or of an earlier version: this trial is run again", flush=True)
+    return None
 
 
 def ensure_trial(folder: Path, task: Task, candidate: Arm, rate: float, seed: int) -> Trial:
@@ -223,5 +230,5 @@ def ensure_trial(folder: Path, task: Task, candidate: Arm, rate: float, seed: in
     except FloatingPointError as error:
         print(f"{task.name}, {candidate.name}, rate {rate:g}, seed {seed}: {error}", flush=True)
         trial = Trial(task.name, candidate.name, rate, seed, validation=float("inf"), test=[float("inf")], weights=[1])
-    write_json(trial_path(folder, task, candidate, rate, seed), asdict(trial))
+    write_sealed(trial_path(folder, task, candidate, rate, seed), asdict(trial))
     return trial

@@ -5,6 +5,7 @@ Notebook 02 calls `tuning_rows`, `validation_rows` and `arm_files` one by one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,9 +66,7 @@ def validation_rows(run: Run, texts: Texts) -> list[list[int]]:
 
 def arm_files(model: Rwkv6ForCausalLM, log: TrainingLog) -> Write:
     """The function that writes an arm: its gate and all trained parameters in one file, and the training log."""
-    # By name, because sharding a model over processes replaces its parameters.
-    gate = {id(p) for one in gates_of(model) for p in one.parameters()}
-    kept = {name for name, p in model.named_parameters() if id(p) in gate or (p.requires_grad and log.steps)}
+    kept = kept_names(model, trained=log.steps > 0)
     weights = {name: whole(p).cpu() for name, p in model.named_parameters() if name in kept}
 
     def write(folder: Path) -> None:
@@ -75,6 +74,13 @@ def arm_files(model: Rwkv6ForCausalLM, log: TrainingLog) -> Write:
         write_json(folder / LOG, asdict(log))
 
     return write
+
+
+def kept_names(model: Rwkv6ForCausalLM, trained: bool) -> set[str]:
+    """The parameters that an arm's file holds: its gate's, and all that were trained, those that require gradients."""
+    # By name, because sharding a model over processes replaces its parameters.
+    gate = {id(p) for one in gates_of(model) for p in one.parameters()}
+    return {name for name, p in model.named_parameters() if id(p) in gate or (p.requires_grad and trained)}
 
 
 @makes("arm")
@@ -101,19 +107,32 @@ def load_arm(variant: Variant) -> Rwkv6ForCausalLM:
     """The model of a finished arm and seed, in evaluation mode.
 
     Raises:
-        SettingsError: the weights are missing, damaged, or those of another model.
+        SettingsError: the arm is not finished, or its file does not hold exactly its weights.
     """
+    path = order.arm(variant).verified() / WEIGHTS
     model = build_arm(variant)
-    path = variant.folder / WEIGHTS
+    if variant.arm.trained:
+        select_trainable(model, variant.run.settings.training.scope)  # makes them float32, as they were trained
     try:
         weights = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise SettingsError(f"{path} cannot be read ({error}). Remove {path.parent} and run again") from None
     own = dict(model.named_parameters())
-    wrong = [name for name, x in weights.items() if name not in own or own[name].shape != x.shape]
-    if wrong:
-        raise SettingsError(f"{path} holds weights of another model: {', '.join(wrong[:3])}. Remove {path.parent}")
-    for name, x in weights.items():
-        own[name].data = own[name].data.to(x.dtype)  # parameters trained in float32 stay so on a half-precision base
-    model.load_state_dict(weights, strict=False)
+    if wrong := _wrong_weights(weights, {name: own[name] for name in kept_names(model, variant.arm.trained)}):
+        raise SettingsError(f"{path} does not hold the weights of {variant}: {wrong}. Remove {path.parent}")
+    model.load_state_dict(weights, strict=False)  # the others are the frozen base's
     return model.requires_grad_(False).eval()
+
+
+def _wrong_weights(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:
+    """The first difference between a file's tensors and a model's parameters, in words; "" where there is none."""
+    for names, state in ((own.keys() - given.keys(), "missing"), (given.keys() - own.keys(), "unknown")):
+        if names:
+            return f"{', '.join(sorted(names)[:3])} {'is' if len(names) == 1 else 'are'} {state}"
+    for name, x in given.items():
+        if (x.shape, x.dtype) != (own[name].shape, own[name].dtype):
+            both = (f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}" for one in (x, own[name]))
+            return f"{name} is {' and not '.join(both)}"
+        if not bool(x.isfinite().all()):
+            return f"{name} holds values that are no numbers"
+    return ""

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rwkvgate.experiment import order
 from rwkvgate.experiment.corpora.tokenizer import save_tokenizer
-from rwkvgate.experiment.order import Step
+from rwkvgate.experiment.order import LOG, Step
 from rwkvgate.experiment.run import CHECKPOINT, Run
 from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, Settings, place_or_name
-from rwkvgate.experiment.steps.making import Write, complete, makes
+from rwkvgate.experiment.steps.making import Write, complete, makes, read_value
 from rwkvgate.experiment.steps.texts import ensure_texts
 from rwkvgate.experiment.training import TrainingLog, pack_rows, ranks, train
 from rwkvgate.gate.validation import SettingsError
@@ -28,7 +28,6 @@ from rwkvgate.rwkv6.vocabulary import IDS
 
 BASE_SEED = 0
 """All arms and seeds share one base, so its own seed is not a parameter."""
-LOG = "training.json"
 VALIDATION_BLOCKS = 128
 """Blocks of held-out text for the validation loss during pretraining."""
 
@@ -44,15 +43,14 @@ def ensure_base(run: Run) -> Rwkv6ForCausalLM:
     Raises:
         SettingsError: its files are missing or damaged, or the checkpoint cannot be loaded.
     """
-    complete(order.base(run))
-    model = run.settings.model
+    folder, model = complete(order.base(run)), run.settings.model
     if isinstance(model, CheckpointSettings):
-        return _load_checkpoint(run, model)
+        return _load_checkpoint(run, folder, model)
     try:
-        loaded = Rwkv6ForCausalLM.from_pretrained(run.base, local_files_only=True)
+        loaded = Rwkv6ForCausalLM.from_pretrained(folder, local_files_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise SettingsError(
-            f"the base in {run.base} cannot be read ({error}). Remove that folder and run {run.command()}"
+            f"the base in {folder} cannot be read ({error}). Remove that folder and run {run.command()}"
         ) from None
     return loaded.to(_home(run.settings)).eval()
 
@@ -65,17 +63,8 @@ def new_base(model: ModelSettings, tokenizer: PreTrainedTokenizerBase, seed: int
 
 
 def read_log(step: Step) -> TrainingLog:
-    """The log of a base's pretraining or an arm's fine-tuning; it has no steps if nothing was trained.
-
-    Raises:
-        SettingsError: the log is missing or damaged.
-    """
-    log = read_json(step.folder / LOG)
-    if log is None:
-        raise SettingsError(
-            f"{step.folder / LOG} is missing or damaged. Remove that folder and run {step.run.command()}"
-        )
-    return TrainingLog(**log)
+    """The log of a base's pretraining or an arm's fine-tuning; it has no steps if nothing was trained."""
+    return TrainingLog(**read_value(step, LOG))
 
 
 @makes("base")
@@ -130,8 +119,8 @@ def _record_checkpoint(step: Step, given: CheckpointSettings) -> Write:
     return write
 
 
-def _load_checkpoint(run: Run, given: CheckpointSettings) -> Rwkv6ForCausalLM:
-    record: dict[str, Any] = ranks.from_main(lambda: read_json(run.base / CHECKPOINT)) or {}
+def _load_checkpoint(run: Run, folder: Path, given: CheckpointSettings) -> Rwkv6ForCausalLM:
+    record: dict[str, Any] = ranks.from_main(lambda: read_json(folder / CHECKPOINT))
     files = ranks.from_main(lambda: _fingerprint(Path(place_or_name(given.checkpoint))))
     if record.get("files") != files:
         raise SettingsError(

@@ -16,14 +16,14 @@ from rwkvgate.experiment.progress import Progress
 from rwkvgate.experiment.run import Variant
 from rwkvgate.experiment.steps.arm import ensure_arm
 from rwkvgate.experiment.steps.base import ensure_base
-from rwkvgate.experiment.steps.making import Write, complete, makes, read_frame
+from rwkvgate.experiment.steps.making import Write, makes, read_frame, read_value
 from rwkvgate.experiment.steps.texts import Texts, ensure_texts
 from rwkvgate.metrics.generation import continue_prompts
 from rwkvgate.metrics.latency import forward_time, generation_time
 from rwkvgate.metrics.likelihood import score_texts
 from rwkvgate.metrics.measures import tidy
 from rwkvgate.metrics.overlap import document_overlap
-from rwkvgate.rwkv6.files import read_json, write_json
+from rwkvgate.rwkv6.files import write_json
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 DOCUMENTS, LATENCY, SAMPLES, METRICS = "documents.parquet", "latency.parquet", "samples.json", "metrics.json"
@@ -47,13 +47,10 @@ def ensure_evaluation(variant: Variant) -> Evaluation:
     """The scores of an arm and seed on the test documents, measured where that is not done yet.
 
     Raises:
-        SettingsError: their files are missing or damaged.
         FloatingPointError: the arm's training diverged.
     """
     step = order.evaluation(variant)
-    complete(step)
-    samples = read_json(step.folder / SAMPLES) or []
-    return Evaluation(read_frame(step, DOCUMENTS), read_frame(step, LATENCY), samples)
+    return Evaluation(read_frame(step, DOCUMENTS), read_frame(step, LATENCY), read_value(step, SAMPLES))
 
 
 def headline(documents: pd.DataFrame) -> dict[str, float]:

@@ -1,30 +1,34 @@
 """Make a step once: after the steps it requires, by one process at a time, atomically, with a record of its inputs.
 
-A step writes its folder under a temporary name, with the hash of its inputs, and renames it. A folder with the present
-hash is finished; any other is made again. Processes that were launched together make a step together: all of them
-compute, and the main one alone decides what is finished, and writes.
+A step writes its folder under a temporary name, with a record, and renames it. The record holds the hash of the inputs,
+of every file, and of what the required steps wrote. A folder that agrees with all of these is finished; any other is
+made again, and the reason printed. Files of a step are read in the folder that `complete` returns, and nowhere else.
+Processes that were launched together make a step together: all of them compute, and the main one alone decides what is
+finished, and writes.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from rwkvgate.experiment.environment import commit, environment
 from rwkvgate.experiment.locks import hold
 from rwkvgate.experiment.order import Step
+from rwkvgate.experiment.records import files_below, marks, write_sealed
 from rwkvgate.experiment.run import RECORD, after_step, write_manifest
 from rwkvgate.experiment.training import ranks
 from rwkvgate.experiment.training.launching import launch
-from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest, restore_folder, write_folder, write_json
 
 NO_ROOM = "No space left on device"
@@ -46,8 +50,8 @@ def makes(name: str) -> Callable[[Callable[[Step], Write]], Callable[[Step], Wri
     return register
 
 
-def complete(step: Step) -> None:
-    """Make an unfinished step, after the steps that it requires; a finished one is left as it is.
+def complete(step: Step) -> Path:
+    """The folder of a finished step, whose files are verified; an unfinished one is made first, and what it requires.
 
     Raises:
         FloatingPointError: its training diverged, now or earlier. The record of this is kept, because the same inputs
@@ -57,23 +61,26 @@ def complete(step: Step) -> None:
         OSError: the disk is full.
     """
     if ranks.from_main(lambda: check_finished(step)):
-        return
+        return step.folder
     if step.processes > 1 and ranks.count() == 1:
         _launch(step)
-        return
+        return step.folder
     for required in step.requires:
         complete(required)
     with making(step) as work:
         if work:
             work.write(MAKERS[step.name](step))
+    return step.folder
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """A step while it is made, by this process or by processes that were launched together."""
 
     step: Step
-    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.started, self.sources = time.monotonic(), self.step.sources
 
     def write(self, outputs: Write) -> None:
         """Write the step's folder and its record atomically; after an error the earlier folder is unchanged.
@@ -84,7 +91,7 @@ class Work:
         Raises:
             OSError: the disk is full.
         """
-        ranks.from_main(lambda: _write(self.step, outputs, self.started))
+        ranks.from_main(lambda: _write(self, outputs))
 
 
 @contextmanager
@@ -102,6 +109,8 @@ def making(step: Step) -> Iterator[Work | None]:
         return
     with ranks.on_main(lambda: hold(step.run.folder, step.folder)):
         finished = ranks.from_main(lambda: check_finished(step))  # another process may just have finished it
+        if not finished:
+            ranks.from_main(lambda: _say_why(step))
         try:
             yield None if finished else Work(step)
         except FloatingPointError as error:
@@ -130,27 +139,37 @@ def check_finished(step: Step) -> bool:
     restore_folder(step.folder)
     if reason := step.divergence:
         raise FloatingPointError(f"{reason} (recorded in {step.failure}; remove it to try again)")
-    step.failure.unlink(missing_ok=True)  # a record of other inputs
+    if step.failure.exists():
+        step.failure.unlink(missing_ok=True)  # a record of other inputs
     if step.is_finished:
         _remove(step.checkpoints)  # a process may have been killed after finishing the step and before removing them
         return True
     return False
 
 
-def read_frame(step: Step, name: str) -> pd.DataFrame:
-    """A table of a finished step, from the parquet file `name` in its folder.
+def _say_why(step: Step) -> None:
+    """Print why a step that was made before is made again.
 
     Raises:
-        SettingsError: the file is missing or damaged.
+        SettingsError: that would remove files that are not the step's.
     """
-    try:
-        return pd.read_parquet(step.folder / name)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{step.folder} cannot be read ({error}). Remove it and run {step.run.command()}") from None
+    step.refuse_unknown()
+    if step.folder.is_dir():
+        print(f"{step} in {step.folder} is made again: {step.fault}", flush=True)
 
 
-def _write(step: Step, outputs: Write, started: float) -> None:
-    folder = step.folder
+def read_frame(step: Step, name: str) -> pd.DataFrame:
+    """A table of a step, which is made first if need be, from the parquet file `name` in its folder."""
+    return pd.read_parquet(complete(step) / name)
+
+
+def read_value(step: Step, name: str) -> Any:
+    """The value of the JSON file `name` in the folder of a step, which is made first if need be."""
+    return json.loads((complete(step) / name).read_text(encoding="utf-8"))
+
+
+def _write(work: Work, outputs: Write) -> None:
+    step, folder = work.step, work.step.folder
     try:
         with write_folder(folder) as fresh:
             outputs(fresh)
@@ -158,12 +177,14 @@ def _write(step: Step, outputs: Write, started: float) -> None:
                 "step": step.name,
                 "profile": step.run.settings.profile,
                 "inputs": step.digest,
-                "seconds": round(time.monotonic() - started, 2),
+                "seconds": round(time.monotonic() - work.started, 2),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "commit": commit(),
                 "environment": digest(environment()),
+                "requires": work.sources,
+                "files": marks(fresh, files_below(fresh)),
             }
-            write_json(fresh / RECORD, record)
+            write_sealed(fresh / RECORD, record)
     except Exception as error:
         if NO_ROOM not in str(error):
             raise

@@ -15,7 +15,7 @@ from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps.arm import ensure_arm
-from rwkvgate.experiment.steps.making import Write, complete, makes, read_frame
+from rwkvgate.experiment.steps.making import Write, makes, read_frame
 from rwkvgate.experiment.steps.texts import Texts, ensure_texts
 from rwkvgate.metrics.context import distant_context, long_texts, losses_by_position, position_edges
 from rwkvgate.metrics.cost import counted_flops
@@ -60,11 +60,9 @@ def ensure_probes(variant: Variant) -> Probes:
     """The probes of an arm and seed, made where that is not done yet.
 
     Raises:
-        SettingsError: their files are missing or damaged.
         FloatingPointError: the arm's training diverged.
     """
     step = order.probes(variant)
-    complete(step)
     return Probes(*(read_frame(step, name) for name in (SCORES, POSITIONS, GAINS)))
 
 

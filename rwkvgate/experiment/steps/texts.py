@@ -46,10 +46,10 @@ class Texts:
 
 def ensure_texts(run: Run) -> Texts:
     """The corpus and its tokenizer; makes them first if they are not finished."""
-    complete(order.corpus(run))
-    folder = run.corpus / TOKENIZER
+    corpus = complete(order.corpus(run))
+    folder = corpus / TOKENIZER
     world = isinstance(run.settings.model, CheckpointSettings)
-    return Texts(Corpus.load(run.corpus), Rwkv6Tokenizer.from_pretrained(folder) if world else load_tokenizer(folder))
+    return Texts(Corpus.load(corpus), Rwkv6Tokenizer.from_pretrained(folder) if world else load_tokenizer(folder))
 
 
 @makes("corpus")

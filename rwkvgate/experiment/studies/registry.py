@@ -35,11 +35,7 @@ class Studies:
 
 
 def ensure_studies(run: Run) -> Studies:
-    """The tables of all studies, each measured where that is not done yet.
-
-    Raises:
-        SettingsError: a table is missing or damaged.
-    """
+    """The tables of all studies, each measured where that is not done yet."""
     return Studies(**{study.name: study.ensure(run) for study in STUDIES})
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rwkvgate.experiment import order
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import Run, Variant
-from rwkvgate.experiment.steps.making import Write, complete, read_frame
+from rwkvgate.experiment.steps.making import Write, read_frame
 from rwkvgate.explore.traces import GateTrace, record_gates
 from rwkvgate.metrics.inference import device_of
 from rwkvgate.metrics.statistics import Reduce, interval, mean
@@ -47,14 +47,8 @@ class Study:
     claim: str = ""
 
     def ensure(self, run: Run) -> pd.DataFrame:
-        """Its table, measured where that is not done yet.
-
-        Raises:
-            SettingsError: the table is missing or damaged.
-        """
-        step = order.study(run, self.name, self.inputs(run), self.variants(run))
-        complete(step)
-        return read_frame(step, self.file)
+        """Its table, measured where that is not done yet."""
+        return read_frame(order.study(run, self.name, self.inputs(run), self.variants(run)), self.file)
 
     def make(self, step: Step) -> Write:
         """Measure; what is returned writes the table into a folder."""

@@ -11,9 +11,9 @@ import pytest
 
 from rwkvgate.experiment import order
 from rwkvgate.experiment.rules import RULES
-from rwkvgate.experiment.run import RECORD, Run
+from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import resolve
-from rwkvgate.experiment.steps.making import MAKERS
+from rwkvgate.experiment.steps.making import MAKERS, Work
 from rwkvgate.experiment.studies import STUDIES, Studies, no_studies
 from rwkvgate.experiment.studies.study import Study, intervals, variants_of
 from rwkvgate.metrics.measures import ratio_of_sums
@@ -59,7 +59,7 @@ def counted(tmp_path: Path) -> tuple[Run, Study, list[str]]:
 
     base = order.base(run)
     for step in (*base.requires, base):
-        write_json(step.folder / RECORD, {"inputs": step.digest})
+        Work(step).write(lambda folder: None)
     return run, Study("counted", ("arm", "value"), measure, lambda run: {"version": 1}), calls
 
 

@@ -1,0 +1,122 @@
+"""Records of written files: the size and SHA-256 of each, under a seal, by which a reader notices damage.
+
+A step's folder holds the record of the step; results, figures and gates, which are no steps, have one in the folder
+that they lie in. Imports no torch, so that the run graph starts quickly.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rwkvgate.experiment.locks import take
+from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import digest, file_hash, read_json, write_json
+
+KEPT = "files.json"
+"""The record of files that no step wrote, in the folder that they lie in."""
+SEAL = "seal"
+LOCK = ".files.lock"
+PATIENCE = 30.0
+"""Seconds to wait for another process that adds to a record."""
+
+
+def write_sealed(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, with the hash of its content."""
+    write_json(path, record | {SEAL: digest(record)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The record of a file without its seal; None where the file is missing or damaged, or has no seal."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        return None
+    seal = record.pop(SEAL, None)
+    return record if seal == digest(record) else None
+
+
+def marks(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The size in bytes and the SHA-256 of each of a folder's files."""
+    return {name: {"size": (folder / name).stat().st_size, "sha256": file_hash(folder / name)} for name in names}
+
+
+def files_below(folder: Path) -> list[str]:
+    """Relative names of all files below a folder."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def difference(folder: Path, files: dict[str, dict[str, Any]]) -> str:
+    """The first difference between a folder's files and their marks, in words; "" where there is none.
+
+    Every size is looked at before any content is read.
+    """
+    try:
+        for name, mark in files.items():
+            status = (folder / name).stat()
+            if not stat.S_ISREG(status.st_mode):
+                return f"{name} is no file"
+            if status.st_size != mark["size"]:
+                return f"{name} has {status.st_size:,} bytes and not the {mark['size']:,} that were written"
+        for name, mark in files.items():
+            if file_hash(folder / name) != mark["sha256"]:
+                return f"the content of {name} is not what was written"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} cannot be read ({error})"
+    return ""
+
+
+def unknown_files(folder: Path, files: Iterable[str]) -> list[str]:
+    """Files beside those of the record that a library might read with them, but for hidden ones."""
+    known = {folder / name for name in files}
+    found = [path for place in {path.parent for path in known} if place.is_dir() for path in place.iterdir()]
+    return sorted(str(path) for path in found if path.is_file() and path not in known and path.name[0] != ".")
+
+
+def keep_record(folder: Path, *paths: Path) -> None:
+    """Add files below a folder, which were just written, to the folder's record."""
+    lock = take(folder / LOCK, f"another process writes to the record of {folder}", PATIENCE)
+    try:
+        known = (read_sealed(folder / KEPT) or {}).get("files", {})
+        known |= marks(folder, [path.relative_to(folder).as_posix() for path in paths])
+        write_sealed(folder / KEPT, {"files": known})
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def kept_difference(folder: Path) -> str:
+    """What differs between a folder and its record, in words; "" where nothing does, or where there is no record."""
+    if not (folder / KEPT).exists():
+        return ""
+    record = read_sealed(folder / KEPT) or {}
+    return difference(folder, record["files"]) if "files" in record else f"{KEPT} is damaged"
+
+
+def intact(path: Path) -> Path:
+    """The path of a file that is what the record of its folder says.
+
+    Where there is no record, as in runs of earlier versions, this is printed once, and the file is used.
+
+    Raises:
+        SettingsError: the file or the record is damaged.
+    """
+    folder = path.parent
+    record = read_sealed(folder / KEPT)
+    if record is None and not (folder / KEPT).exists():
+        _say_unverified(folder)
+        return path
+    mark = (record or {}).get("files", {}).get(path.name)
+    wrong = difference(folder, {path.name: mark}) if mark else f"{KEPT} is damaged, or does not name {path.name}"
+    if wrong:
+        raise SettingsError(f"{folder} is damaged: {wrong}. Run the run's command again, which makes it anew")
+    return path
+
+
+@cache
+def _say_unverified(folder: Path) -> None:
+    print(f"{folder} holds no {KEPT} with the hashes of its files: they are read unverified", flush=True)
