@@ -12,9 +12,9 @@ from rwkvgate.experiment.arms import ARMS, Arm, find_arm
 from rwkvgate.experiment.environment import commit, environment, hardware, versions
 from rwkvgate.experiment.inputs import arm_inputs, gate_of
 from rwkvgate.experiment.locks import take
-from rwkvgate.experiment.settings import Settings
+from rwkvgate.experiment.settings import LARGEST_SEED, Settings
 from rwkvgate.gate.config import GateConfig
-from rwkvgate.gate.validation import SettingsError
+from rwkvgate.gate.validation import SettingsError, shown
 from rwkvgate.rwkv6.files import read_json, write_json, write_text
 
 RECORD = "step.json"
@@ -71,8 +71,8 @@ class Run:
         Raises:
             SettingsError: there is no such arm, or the seed is no number from 0.
         """
-        if type(seed) is not int or seed < 0:
-            raise SettingsError(f"seed is {seed!r}; it must be a whole number, 0 or more")
+        if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+            raise SettingsError(f"seed is {shown(seed)}; it must be a whole number from 0 to {LARGEST_SEED}")
         return Variant(self, find_arm(arm), seed)
 
     def variants(self) -> list[Variant]:
@@ -127,9 +127,21 @@ def open_folder(settings: Settings) -> Run:
     """The run in the settings' folder, which need not exist yet.
 
     Raises:
-        SettingsError: the folder holds a run of another profile, or something that is no run.
+        SettingsError: as `check_folder`.
     """
     run = Run(settings)
+    if check_folder(run) is None:
+        write_manifest(run)
+    return run
+
+
+def check_folder(run: Run) -> Any:
+    """The manifest in a run's folder; None where the folder is new or empty. Nothing is written.
+
+    Raises:
+        SettingsError: the folder holds a run of another profile, or something that is no run.
+    """
+    settings = run.settings
     if run.folder.exists() and not run.folder.is_dir():
         raise SettingsError(f"run_dir {run.folder} is a file; it must be a folder")
     manifest = read_json(run.folder / MANIFEST)
@@ -139,13 +151,12 @@ def open_folder(settings: Settings) -> Run:
                 f"run_dir {run.folder} holds {', '.join(foreign[:3])} and no {MANIFEST}: it is no run "
                 "folder. Choose an empty or a new one"
             )
-        write_manifest(run)
     elif (profile := manifest.get("settings", {}).get("profile")) != settings.profile:
         raise SettingsError(
             f"run_dir {run.folder} holds a run of profile {profile!r}; this one is {settings.profile!r}. "
             "Choose another run_dir, or that profile"
         )
-    return run
+    return manifest
 
 
 def _foreign(folder: Path) -> list[str]:

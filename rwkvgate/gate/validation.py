@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,8 +12,34 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 Model = TypeVar("Model", bound=BaseModel)
 
 
+MOST_VALUES, DEEPEST = 10_000, 16
+"""Values and levels of nesting in settings, at most. YAML's aliases can stand for more than any memory holds."""
+MOST_SHOWN = 100
+"""Characters of a value that a message shows."""
+
+
 class SettingsError(ValueError):
     """Invalid settings: the message names the key, its value and the values allowed."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message alone, for the frames below it help nobody who mistyped a setting."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+def shown(value: object) -> str:
+    """The repr of a value for a message, cut where it is long.
+
+    Example:
+        >>> shown("smoke"), shown(10**9000), len(shown("x" * 10**6))
+        ("'smoke'", 'a whole number of 29898 bits', 101)
+    """
+    if isinstance(value, int) and value.bit_length() > 300:  # Python refuses to write the longest ones
+        return f"a whole number of {value.bit_length()} bits"
+    try:
+        text = repr(value[: 2 * MOST_SHOWN] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # such a number inside, or too many levels
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def explain(model: type[BaseModel], problem: Any, where: str) -> str:
@@ -28,7 +55,7 @@ def explain(model: type[BaseModel], problem: Any, where: str) -> str:
     value, message = problem["input"], problem["msg"].removeprefix("Value error, ")
     if not path or isinstance(value, Mapping):
         return f"{key + ': ' if key else ''}{message} (in {where})"
-    return f"{key} is {value!r} ({type(value).__name__}) in {where}: {message}"
+    return f"{key} is {shown(value)} ({type(value).__name__}) in {where}: {message}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -47,8 +74,8 @@ def unknown(kind: str, given: object, allowed: tuple[str, ...] | list[str], wher
         >>> unknown("gating", "sigmod", ["fixed", "sigmoid"])
         "unknown gating 'sigmod'; did you mean 'sigmoid'?"
     """
-    message = f"unknown {kind} {given!r}" + (f" in {where}" if where else "")
-    name = str(given)  # YAML's names may be numbers
+    message = f"unknown {kind} {shown(given)}" + (f" in {where}" if where else "")
+    name = given[:MOST_SHOWN] if isinstance(given, str) else shown(given)  # YAML's names may be numbers
     close = difflib.get_close_matches(name, allowed, n=1)
     if close:
         return f"{message}; did you mean {close[0]!r}?"
@@ -75,17 +102,20 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         where: what an error calls the source of the data.
 
     Raises:
-        SettingsError: one line for each key that is unknown, missing or wrong.
+        SettingsError: one line for each key that is unknown, missing or wrong; or the data are too many or too deep.
     """
     try:
-        return model.model_validate(_tuples(data))
+        return model.model_validate(_tuples(data, where, count()))
     except ValidationError as error:
         lines = [explain(model, problem, where) for problem in error.errors()]
         raise SettingsError("\n".join(lines)) from None
 
 
-def _tuples(data: Any) -> Any:
+def _tuples(data: Any, where: str, counter: Iterator[int], depth: int = 0) -> Any:
     # YAML and papermill have lists only; strict pydantic requires tuples for fixed-length fields.
+    if next(counter) >= MOST_VALUES or depth > DEEPEST:
+        most = f"{MOST_VALUES:,} values, {DEEPEST} levels deep"
+        raise SettingsError(f"{where} hold more values, or deeper nested ones, than settings have: at most {most}")
     if isinstance(data, Mapping):
-        return {key: _tuples(value) for key, value in data.items()}
-    return tuple(data) if isinstance(data, list) else data
+        return {key: _tuples(value, where, counter, depth + 1) for key, value in data.items()}
+    return tuple(_tuples(value, where, counter, depth + 1) for value in data) if isinstance(data, list) else data

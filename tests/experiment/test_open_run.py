@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rwkvgate.experiment.open_run import cells_so_far, refuse_unknown
+from rwkvgate.experiment.open_run import cells_so_far
+from rwkvgate.experiment.parameters import refuse_unknown
 from rwkvgate.gate.validation import SettingsError
 
 

@@ -176,7 +176,7 @@ def test_an_unknown_profile_is_refused(write: Write) -> None:
 
 
 def test_the_environment_says_what_auto_means(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    write("smoke", PROFILE)
+    write("smoke", PROFILE | {"profile": "smoke"})
     monkeypatch.setenv(PROFILE_VARIABLE, "smoke")
     assert resolve().profile == "smoke"
     assert resolve("cpu").profile == "cpu", "a profile that is named is not overruled"

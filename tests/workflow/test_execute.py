@@ -37,19 +37,19 @@ time.sleep(60)
 
 def executed(module: str, folder: Path, source: str) -> tuple[int, str, nbformat.NotebookNode]:
     """Status, error output and executed notebook of a cell that follows a parameter."""
-    parameters = nbformat.v4.new_code_cell("number = 1", id="one", metadata={"tags": ["parameters"]})
+    parameters = nbformat.v4.new_code_cell("seed = 1", id="one", metadata={"tags": ["parameters"]})
     cells = [parameters, nbformat.v4.new_code_cell(source, id="two")]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     nbformat.write(notebook, folder / "in.ipynb")
-    words = ["in.ipynb", f"{module}.ipynb", "-k", "python3", "-p", "number", "3", "--no-progress-bar"]
+    words = ["in.ipynb", f"{module}.ipynb", "-k", "python3", "-p", "seed", "3", "--no-progress-bar"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stderr, nbformat.read(folder / f"{module}.ipynb", as_version=4)
 
 
-@pytest.mark.parametrize("source", ["import os\nprint(number, os.getpid())", "print(number)\nraise ValueError('no')"])
+@pytest.mark.parametrize("source", ["import os\nprint(seed, os.getpid())", "print(seed)\nraise ValueError('no')"])
 def test_it_does_what_papermill_does(source: str, tmp_path: Path) -> None:
     plain, fast = (executed(module, tmp_path, source) for module in ("papermill", "rwkvgate.workflow.execute"))
     assert plain[0] == fast[0] == (1 if "raise" in source else 0)
