@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from rwkvgate.gate.validation import DEEPEST, SettingsError, shown, unknown_name
+from rwkvgate.gate.validation import DEEPEST, SettingsError, shown, unknown_name, values_of
 
 MARK = "# Parameters"
 """First line of the cell that papermill injects."""
@@ -114,28 +114,18 @@ def check_parameters(parameters: Mapping[Any, Any]) -> None:
     Raises:
         SettingsError: names the parameter and the most similar known one, or the value.
     """
-    for name, value in parameters.items():
+    for name in parameters:
         if name not in NAMES:
             raise unknown_name("parameter", name, NAMES)
-        _check_plain(value, name)
-
-
-def _check_plain(value: Any, name: str, depth: int = 0) -> None:
-    if depth > DEEPEST:
-        raise SettingsError(f"parameter {name} is nested too deeply; settings have at most {DEEPEST} levels")
-    if isinstance(value, Mapping):
-        for key, below in value.items():
-            if not isinstance(key, str):
-                raise SettingsError(f"parameter {name} has the key {shown(key)}; keys must be strings")
-            _check_plain(below, name, depth + 1)
-    elif isinstance(value, list):
-        for below in value:
-            _check_plain(below, name, depth + 1)
-    elif not isinstance(value, str | int | float | None):
-        raise SettingsError(
-            f"parameter {name} holds {shown(value)} ({type(value).__name__}); allowed are strings, numbers, "
-            "true, false, null, lists and mappings"
-        )
+    for value in values_of(parameters, "the parameters"):
+        if isinstance(value, Mapping):
+            if odd := [key for key in value if not isinstance(key, str)]:
+                raise SettingsError(f"the parameters hold the key {shown(odd[0])}; keys must be strings")
+        elif not isinstance(value, str | int | float | list | None):
+            raise SettingsError(
+                f"the parameters hold {shown(value)} ({type(value).__name__}); allowed are strings, numbers, true, "
+                "false, null, lists and mappings"
+            )
 
 
 def refuse_unknown(cells: Iterable[str]) -> None:
@@ -156,13 +146,16 @@ def refuse_unknown(cells: Iterable[str]) -> None:
             statements: list[ast.stmt] = ast.parse(cell).body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise _is_code(cell.removeprefix(MARK)) from None
+        names = []
         for statement in statements:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value) if _is_plain(value):
-                    if name not in NAMES:
-                        raise unknown_name("parameter", name, NAMES)
+                    names.append(name)
                 case _:
                     raise _is_code(ast.unparse(statement))
+        for name in names:
+            if name not in NAMES:
+                raise unknown_name("parameter", name, NAMES)
 
 
 def _is_code(source: str) -> SettingsError:

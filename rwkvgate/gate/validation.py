@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from itertools import count
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -105,17 +104,34 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         SettingsError: one line for each key that is unknown, missing or wrong; or the data are too many or too deep.
     """
     try:
-        return model.model_validate(_tuples(data, where, count()))
+        for _ in values_of(data, where):
+            pass  # it refuses what would take for ever
+        return model.model_validate(_tuples(data))
     except ValidationError as error:
         lines = [explain(model, problem, where) for problem in error.errors()]
         raise SettingsError("\n".join(lines)) from None
 
 
-def _tuples(data: Any, where: str, counter: Iterator[int], depth: int = 0) -> Any:
+def values_of(data: Any, where: str) -> Iterator[Any]:
+    """Every value inside mappings and lists, themselves included.
+
+    Raises:
+        SettingsError: they are more, or deeper nested, than any settings.
+    """
+    left, count = [(data, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            most = f"{MOST_VALUES:,} values, {DEEPEST} levels deep"
+            raise SettingsError(f"{where} hold more values, or deeper nested ones, than settings have: at most {most}")
+        yield value
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        left += [(part, depth + 1) for part in parts]
+
+
+def _tuples(data: Any) -> Any:
     # YAML and papermill have lists only; strict pydantic requires tuples for fixed-length fields.
-    if next(counter) >= MOST_VALUES or depth > DEEPEST:
-        most = f"{MOST_VALUES:,} values, {DEEPEST} levels deep"
-        raise SettingsError(f"{where} hold more values, or deeper nested ones, than settings have: at most {most}")
     if isinstance(data, Mapping):
-        return {key: _tuples(value, where, counter, depth + 1) for key, value in data.items()}
-    return tuple(_tuples(value, where, counter, depth + 1) for value in data) if isinstance(data, list) else data
+        return {key: _tuples(value) for key, value in data.items()}
+    return tuple(map(_tuples, data)) if isinstance(data, list) else data
