@@ -80,8 +80,8 @@ def render_report(notebook: Path, target: Path) -> Path:
     exporter.exclude_output_prompt = True
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={NOT_SHOWN}), enabled=True)
     body, _ = exporter.from_notebook_node(executed)
-    body = clean(body, tags=ALLOWED_TAGS | TAGS, attributes=_is_allowed, protocols={"data"}, strip=True)
-    write_text(target, _page(_visible(body)))
+    body = clean(_visible(body), tags=ALLOWED_TAGS | TAGS, attributes=_is_allowed, protocols={"data"}, strip=True)
+    write_text(target, _page(body))
     return target
 
 

@@ -67,6 +67,28 @@ def test_it_does_what_papermill_does(source: str, tmp_path: Path) -> None:
         os.kill(int(kernel), 0)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-f", "key.yaml"], 'unknown parameter "x = 1'),
+        (["-f", "twice.yaml"], "key 'seed' stands twice"),
+        (["-f", "none.yaml"], "No such file or directory: 'none.yaml'"),
+        (["-y", "model: {checkpoint: !!binary 'IiticmVhaygpKyI='}"], "(bytes); allowed are strings"),
+        (["-y", "seed: ["], "parameters are not valid YAML"),
+        (["-y", "{seed: 1, seed: 2}"], "key 'seed' stands twice"),
+    ],
+)
+def test_hostile_parameters_are_refused_before_anything_runs(words: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "key.yaml").write_text("\"x = 1\\nopen('pwned', 'w')\\ny\": 3")
+    (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", id="one")]), tmp_path / "in.ipynb")
+    command = [sys.executable, "-m", "rwkvgate.workflow.execute", "in.ipynb", "out.ipynb", "-k", "python3", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "pwned").exists() and not (tmp_path / "out.ipynb").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent itself, once it is up")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_a_kernel_that_is_starting_ends_with_its_papermill(end: signal.Signals, tmp_path: Path) -> None:
