@@ -45,8 +45,8 @@ def visible(text: str) -> str:
 
     Line ends, tabs and spaces stay, and so do `JOINERS`.
 
-    >>> visible("a\u202eb\x07\n")
-    'a□b□\n'
+    >>> visible("a\\u202eb\\x07")
+    'a□b□'
     """
     return "".join("□" if unicodedata.category(c) in UNSEEN and c not in f"\n\t{JOINERS}" else c for c in text)
 
