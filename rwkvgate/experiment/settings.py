@@ -335,7 +335,8 @@ def load_profile(profile: str) -> dict[str, Any]:
     try:
         return read_parameters(path)
     except FileNotFoundError:
-        raise SettingsError(f"no file {path} for profile {profile!r}; it belongs to the checkout") from None
+        missing = project_root() / "params" / path.name
+        raise SettingsError(f"no file {missing} for profile {profile!r}; it belongs to the checkout") from None
 
 
 def resolve(
