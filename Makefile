@@ -1,22 +1,27 @@
 # `make reproduce` runs the experiment, `make test` checks the checkout. Both install what they need, once.
 PYTHON ?= python3
 PROFILE ?= cpu
-CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-MEMORY ?= $(shell expr $$(getconf PAGE_SIZE) '*' $$(getconf _PHYS_PAGES) / 1048576 2>/dev/null)
-GPUS ?= 1
 WORKERS ?= 2
-ARMS ?=
-SEEDS ?=
-STUDIES ?=
-RUN_DIR ?=
-CLUSTER ?=
+GPUS ?= 1
+ifeq ($(origin CORES), undefined)
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+endif
+ifeq ($(origin MEMORY), undefined)
+MEMORY := $(shell expr $$(getconf PAGE_SIZE) '*' $$(getconf _PHYS_PAGES) / 1048576 2>/dev/null)
+endif
+# What a user may give, also ARMS, SEEDS, STUDIES, RUN_DIR, CLUSTER, A and B, is data: make passes it on as it was typed,
+# in the environment, and recipes read it there. Neither make nor the shell expands it.
+GIVEN := PYTHON PROFILE WORKERS GPUS CORES MEMORY ARMS SEEDS STUDIES RUN_DIR CLUSTER A B
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
+export $(GIVEN)
 BIN := .venv/bin
 STAMP := .venv/.installed
-CONFIG := profile=$(PROFILE) $(if $(ARMS),arms=$(ARMS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(STUDIES),studies=$(STUDIES)) $(if $(RUN_DIR),'run_dir=$(RUN_DIR)')
+CONFIG := "profile=$$PROFILE" $${ARMS:+"arms=$$ARMS"} $${SEEDS:+"seeds=$$SEEDS"} $${STUDIES:+"studies=$$STUDIES"} \
+	$${RUN_DIR:+"run_dir=$$RUN_DIR"}
 # On this machine: as many jobs at once as CORES, MEMORY (MB) and GPUS allow. On a cluster the profile decides.
 # The run folder has a lock that ends with its holder; snakemake's own would need unlocking after a kill.
-LOCAL := --cores $(CORES) --nolock --rerun-incomplete --resources gpu=$(GPUS) $(if $(MEMORY),mem_mb=$(MEMORY))
-WHERE := $(if $(CLUSTER),--profile profiles/$(CLUSTER),$(LOCAL))
+LOCAL := --cores="$$CORES" --nolock --rerun-incomplete --resources "gpu=$$GPUS" $${MEMORY:+"mem_mb=$$MEMORY"}
+WHERE := $(if $(CLUSTER),--profile="profiles/$$CLUSTER",$(LOCAL))
 PURELIB := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 export PYTHONUTF8 = 1
 # Waiting threads spin briefly and then release their core. Alone this is as fast as the default and faster than
@@ -31,8 +36,8 @@ help:  ## list the targets
 install: $(STAMP)  ## make .venv with the pinned versions
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported; 3.11 to 3.13 are: make PYTHON=python3.12 install")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported; 3.11 to 3.13 are: make PYTHON=python3.12 install")'
+	@test -x $(BIN)/python || "$$PYTHON" -m venv .venv
 	@echo "installing the pinned packages into .venv: a few minutes, once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,dev]'
@@ -45,15 +50,15 @@ sweep: $(STAMP)  ## run many arms and seeds, as many jobs at once as fit: ARMS=a
 	@$(BIN)/python -m snakemake --quiet host $(WHERE) --keep-going --config $(CONFIG)
 
 compare: $(STAMP)  ## show how two runs differ, and which numbers: A=outputs/x B=outputs/y
-	@$(BIN)/python -m rwkvgate.experiment.compare '$(A)' '$(B)'
+	@$(BIN)/python -m rwkvgate.experiment.compare -- "$$A" "$$B"
 
 test: lint test-fast test-notebooks  ## check the checkout: lint, types, unit tests, notebooks
 
 test-fast: $(STAMP)  ## run the unit tests alone
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses="$$WORKERS" --dist loadfile --ignore tests/notebooks
 
 test-notebooks: $(STAMP)  ## run the notebooks by nbval and by papermill, profile smoke
-	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses $(WORKERS) --dist loadfile \
+	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses="$$WORKERS" --dist loadfile \
 		notebooks tests/notebooks
 
 test-processors: $(STAMP)  ## run the numerical tests with the kernels of other processors, on one thread and two
@@ -71,7 +76,7 @@ test-slurm: $(STAMP)  ## run a sweep on a real Slurm of one node and kill its no
 test-browser: $(STAMP)  ## test the explorer in a headless Chromium, with ipywidgets 8 and Colab's 7.7.1; build/screenshots
 	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null 2>&1 || true
 	@$(BIN)/python -m pytest tests/explore/test_browser.py
-	@test -x .venv-widgets7/bin/python || $(PYTHON) -m venv .venv-widgets7
+	@test -x .venv-widgets7/bin/python || "$$PYTHON" -m venv .venv-widgets7
 	@.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/explore/widgets7.txt
 	@$(BIN)/python -c $(PURELIB) > "$$(.venv-widgets7/bin/python -c $(PURELIB))/project.pth"
 	@.venv-widgets7/bin/python -m pytest tests/explore/test_browser.py
@@ -92,13 +97,13 @@ bench-cpu: $(STAMP)  ## measure time and peak memory of the whole cpu run, about
 	@$(BIN)/python benchmarks/reproduce.py cpu
 
 search: $(STAMP)  ## search for a gate that beats its controls: hours on two cores, resumable; PROFILE=smoke for a look
-	@$(BIN)/python -m rwkvgate.experiment.search --profile $(PROFILE)
+	@$(BIN)/python -m rwkvgate.experiment.search --profile="$$PROFILE"
 
-explore: $(STAMP)  ## open the explorer of the newest run in a browser
-	@$(BIN)/python -m rwkvgate.workflow.app
+explore: $(STAMP)  ## open the explorer of the newest run, or of RUN_DIR, in a browser
+	@$(BIN)/python -m rwkvgate.workflow.app $${RUN_DIR:+-- "$$RUN_DIR"}
 
 test-colab: $(STAMP)  ## run each notebook alone, as from its badge, with the versions that Colab publishes
-	@test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab
+	@test -x .venv-colab/bin/python || "$$PYTHON" -m venv .venv-colab
 	@.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/workflow/colab/requirements.txt
 	@$(BIN)/python tests/workflow/colab/chain.py
 

@@ -13,39 +13,21 @@ from pathlib import Path
 
 from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.run import Run, failures, lock_folder
-from rwkvgate.experiment.settings import resolve
+from rwkvgate.experiment.run import failures, lock_folder
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest
+from rwkvgate.workflow import graph
 from rwkvgate.workflow.cluster import needs
 from rwkvgate.workflow.execute import HEAD
 
-
-def setting(name, default=""):
-    return str(config.get(name, default))
-
-
-def switch(name):
-    """{name: True or False} of an on or off given to snakemake; nothing where it is not given."""
-    if name not in config:
-        return {}
-    words = {"on": True, "off": False, "true": True, "false": False}
-    if (word := setting(name).lower()) not in words:
-        sys.exit(f"{name} is {config[name]!r}; it must be on or off")
-    return {name: words[word]}
-
-
-def arms():
-    """{"arms": [...]} of the arms given to snakemake, comma-separated, or all; nothing where none is given."""
-    given = setting("arms")
-    names = list(ARMS) if given == "all" else [name.strip() for name in given.split(",") if name.strip()]
-    return {"arms": list(dict.fromkeys(["base", *names]))} if names else {}
-
-
-SEEDS = {"seeds": int(config["seeds"])} if "seeds" in config else {}
-STUDIES = switch("studies")
-CHANGED = arms() | SEEDS | STUDIES
-SETTINGS = resolve(profile=setting("profile", "auto"), run_dir=setting("run_dir"), evaluation=CHANGED)
-RUN = Run(SETTINGS)
+try:
+    # The words as they were typed: in `config` some have become numbers.
+    GIVEN = graph.given(config, workflow.config_settings.config_args or [])
+    RUN = graph.open_graph(GIVEN)
+except SettingsError as error:
+    sys.exit(str(error))
+SETTINGS, CHANGED = RUN.settings, graph.changes(GIVEN)
+STUDIES = {name: value for name, value in CHANGED.items() if name == "studies"}
 FOLDER = str(RUN.folder)
 HELD = []
 if not workflow.subprocess_exec:  # such a process is a job's; the head, or a job's own on a node of a cluster, is not
@@ -104,7 +86,7 @@ def papermill(*parameters, evaluation=None, trained=""):
     An arm whose training diverged is a result: its notebooks are kept as they ended, and the tables say so. `trained`
     is the arm and seed that the notebook needs, as in their folder.
     """
-    fixed = ["-p", "profile", SETTINGS.profile, "-p", "run_dir", FOLDER]
+    fixed = ["-p", "profile", SETTINGS.profile, "-r", "run_dir", FOLDER]
     quiet = ["--no-progress-bar", "--no-log-output", "--log-level", "WARNING"]
     words = [sys.executable, "-m", "rwkvgate.workflow.execute", "{input[0]:q}", '"$part"', "-k", "python3"]
     words += [*quiet, *fixed, *parameters]
@@ -132,7 +114,10 @@ ITS_FOLDER = "{wildcards.arm}/seed{wildcards.seed}"
 
 onstart:
     # In the head process alone: snakemake starts its jobs, here or on a cluster, without hooks.
-    HELD.append(lock_folder(RUN.folder))
+    try:
+        HELD.append(lock_folder(RUN.folder))
+    except SettingsError as error:
+        sys.exit(str(error))
 
 
 onerror:

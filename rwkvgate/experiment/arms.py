@@ -101,6 +101,6 @@ def find_arm(name: str) -> Arm:
     Raises:
         SettingsError: there is no such arm; the message suggests the most similar name.
     """
-    if name not in ARMS:
+    if not isinstance(name, str) or name not in ARMS:  # a list, from YAML, has no hash
         raise unknown_name("arm", name, list(ARMS))
     return ARMS[name]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from rwkvgate.experiment.corpora.local import check_source
+from rwkvgate.experiment.parameters import refuse_unknown
 from rwkvgate.experiment.run import Run, open_folder
 from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, require_hardware, resolve
-from rwkvgate.gate.validation import SettingsError, unknown_name
-
-MARK = "# Parameters"
-"""First line of the cell that papermill injects."""
+from rwkvgate.gate.validation import SettingsError
 
 
 def open_run(arm: str = "enhanced", seed: int = 0, **parameters: Any) -> Run:
@@ -25,7 +24,8 @@ def open_run(arm: str = "enhanced", seed: int = 0, **parameters: Any) -> Run:
 
     Raises:
         SettingsError: a parameter is unknown or has an impossible value, the profile needs a GPU and there is none, the
-            run folder holds something else, or papermill injected a parameter that no notebook has.
+            run folder holds something else or cannot be written, the corpus is no file of text, or papermill injected
+            a parameter that no notebook has.
     """
     import torch
     from transformers.utils.logging import disable_progress_bar
@@ -34,6 +34,7 @@ def open_run(arm: str = "enhanced", seed: int = 0, **parameters: Any) -> Run:
     disable_progress_bar()  # progress bars leave widget state in notebooks; `Progress` prints lines
     settings = resolve(**parameters)
     require_hardware(settings.profile)
+    check_source(settings.corpus.source)
     run = Run(settings)
     variant, model = run.variant(arm, seed), settings.model
     if variant.gate is not None and isinstance(model, ModelSettings):
@@ -42,27 +43,25 @@ def open_run(arm: str = "enhanced", seed: int = 0, **parameters: Any) -> Run:
     half = isinstance(model, CheckpointSettings) and model.dtype == "float16"
     if half and variant.arm.trained and not torch.cuda.is_available():
         raise SettingsError("training in float16 needs a CUDA device; model.dtype float32 runs on this machine")
-    return open_folder(settings)
+    with usable(run.folder):
+        return open_folder(settings)
 
 
-def refuse_unknown(cells: Iterable[str]) -> None:
-    """Refuse a parameter that papermill injected and no notebook has.
-
-    Args:
-        cells: sources of the executed cells.
+@contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """A block that opens a run folder: what the file system answers becomes a sentence.
 
     Raises:
-        SettingsError: names the parameter and the most similar known one.
+        SettingsError: the disk is full or read-only, a link leads in a circle, a permission lacks.
     """
-    known = ("arm", "seed", *inspect.signature(resolve).parameters)
-    for cell in cells:
-        if not cell.startswith(MARK):
-            continue
-        for node in ast.parse(cell).body:
-            targets = node.targets if isinstance(node, ast.Assign) else []
-            for target in targets:
-                if isinstance(target, ast.Name) and target.id not in known:
-                    raise unknown_name("parameter", target.id, known)
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise SettingsError(
+            f"run_dir {folder} cannot be used: {error.strerror or error}{where}. "
+            "It must be a folder that can be written, on a disk with room"
+        ) from None
 
 
 def cells_so_far() -> list[str]:

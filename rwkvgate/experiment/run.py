@@ -15,9 +15,9 @@ from rwkvgate.experiment.arms import ARMS, Arm, find_arm
 from rwkvgate.experiment.environment import commit, environment, hardware, versions
 from rwkvgate.experiment.inputs import arm_inputs, gate_of
 from rwkvgate.experiment.locks import take
-from rwkvgate.experiment.settings import Settings
+from rwkvgate.experiment.settings import LARGEST_SEED, Settings
 from rwkvgate.gate.config import GateConfig
-from rwkvgate.gate.validation import SettingsError
+from rwkvgate.gate.validation import SettingsError, shown
 from rwkvgate.rwkv6.files import read_json, write_json, write_text
 
 RECORD = "step.json"
@@ -79,8 +79,8 @@ class Run:
         Raises:
             SettingsError: there is no such arm, or the seed is no number from 0.
         """
-        if type(seed) is not int or seed < 0:
-            raise SettingsError(f"seed is {seed!r}; it must be a whole number, 0 or more")
+        if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+            raise SettingsError(f"seed is {shown(seed)}; it must be a whole number from 0 to {LARGEST_SEED}")
         return Variant(self, find_arm(arm), seed)
 
     def variants(self) -> list[Variant]:
@@ -145,9 +145,22 @@ def open_folder(settings: Settings) -> Run:
     """The run in the settings' folder, which need not exist yet.
 
     Raises:
-        SettingsError: the folder holds a run of another profile, or something that is no run.
+        SettingsError: as `check_folder`.
     """
     run = Run(settings)
+    check_folder(run)
+    if not (run.folder / MANIFEST).exists():
+        write_manifest(run)
+    return run
+
+
+def check_folder(run: Run) -> None:
+    """Refuse a run folder that holds anything but a run of the same profile. Nothing is written.
+
+    Raises:
+        SettingsError: the folder holds a run of another profile, or something that is no run.
+    """
+    settings = run.settings
     if run.folder.exists() and not run.folder.is_dir():
         raise SettingsError(f"run_dir {run.folder} is a file; it must be a folder")
     profile = _profile_of(run.folder)
@@ -161,12 +174,6 @@ def open_folder(settings: Settings) -> Run:
             f"run_dir {run.folder} holds {', '.join(foreign[:3])} and no {MANIFEST}: it is no run "
             "folder. Choose an empty or a new one"
         )
-    if not (run.folder / MANIFEST).exists():
-        try:
-            write_manifest(run)
-        except OSError as error:
-            raise SettingsError(f"run_dir {run.folder} cannot be written: {error.strerror}") from None
-    return run
 
 
 def _profile_of(folder: Path) -> str | None:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from rwkvgate.gate.validation import Frozen, SettingsError, unknown, validate
+from rwkvgate.experiment.parameters import plain_name, read_parameters
+from rwkvgate.gate.validation import Frozen, SettingsError, shown, unknown, validate
 
 PROFILES = ("smoke", "cpu", "t4", "gpu")
 GPU_PROFILES = ("t4", "gpu")
@@ -27,8 +27,19 @@ LAUNCH = {"processes", "sharded"}
 else, so they are left out of the hash of inputs, and a finished arm is not trained again. Bits are equal only for equal
 numbers of processes; the arm's log records both settings."""
 
-Positive = Annotated[int, Field(ge=1)]
+MOST_SEEDS = 1000
+LARGEST_SEED = 2**32 - 1
+"""numpy's generators take no larger one."""
+MOST_ROWS, MOST_TOKENS, MOST_PARAMETERS = 10**8, 2**24, 2 * 10**10
+"""Rows of a schedule, tokens of one step, and parameters of a new network: more is a slip of the keyboard."""
+
+Positive = Annotated[int, Field(ge=1, le=10**6)]
+Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Length = Annotated[int, Field(ge=1, le=2**20)]
+Size = Annotated[int, Field(ge=1, le=2**16)]
+Name = Annotated[str, AfterValidator(plain_name)]
 
 
 def share_of(batch: int, processes: int, key: str = "training.batch_size") -> int:
@@ -50,8 +61,8 @@ class Schedule(Frozen):
     """One optimisation run: AdamW under a linear warm-up and a cosine decay to zero."""
 
     steps: Positive = Field(description="optimiser steps")
-    batch_size: Positive = Field(description="sequences in one step")
-    length: Annotated[int, Field(ge=8)] = Field(description="tokens in the longest sequence")
+    batch_size: Size = Field(description="sequences in one step")
+    length: Annotated[int, Field(ge=8, le=2**20)] = Field(description="tokens in the longest sequence")
     learning_rate: Rate = Field(description="peak learning rate of AdamW")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(description="steps of linear warm-up")
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="on weight matrices only")
@@ -61,6 +72,12 @@ class Schedule(Frozen):
     def _warmup_fits(self) -> Schedule:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be below steps, {self.steps}")
+        for product, count, most in (
+            ("steps x batch_size", self.steps * self.batch_size, MOST_ROWS),
+            ("batch_size x length", self.batch_size * self.length, MOST_TOKENS),
+        ):
+            if count > most:
+                raise ValueError(f"{product} is {count:,}; it must be at most {most:,}")
         return self
 
 
@@ -68,11 +85,11 @@ class ModelSettings(Frozen):
     """The base as a new RWKV-6 network: its sizes and its pretraining."""
 
     vocab_size: Annotated[int, Field(ge=300, le=65536)] = Field(description="entries of the byte-level BPE vocabulary")
-    hidden_size: Positive = Field(description="channels of the residual stream")
-    num_hidden_layers: Positive = Field(description="blocks")
-    head_size: Positive = Field(description="channels of one WKV head")
-    time_mix_rank: Positive = Field(description="rank of each data-dependent token-shift LoRA")
-    time_decay_rank: Positive = Field(description="rank of the data-dependent decay LoRA")
+    hidden_size: Size = Field(description="channels of the residual stream")
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1024)] = Field(description="blocks")
+    head_size: Size = Field(description="channels of one WKV head")
+    time_mix_rank: Size = Field(description="rank of each data-dependent token-shift LoRA")
+    time_decay_rank: Size = Field(description="rank of the data-dependent decay LoRA")
     pretraining: Schedule
 
     @property
@@ -84,14 +101,18 @@ class ModelSettings(Frozen):
     def _heads_divide(self) -> ModelSettings:
         if self.hidden_size % self.head_size:
             raise ValueError(f"hidden_size is {self.hidden_size}; it must be a multiple of head_size, {self.head_size}")
+        # Ten matrices of hidden_size squared a block, at least: five of time mixing, and channel mixing's.
+        count = self.hidden_size * (2 * self.vocab_size + 10 * self.hidden_size * self.num_hidden_layers)
+        if count > MOST_PARAMETERS:
+            raise ValueError(f"these sizes make {count:,} parameters; at most {MOST_PARAMETERS:,} are allowed")
         return self
 
 
 class CheckpointSettings(Frozen):
     """The base as a checkpoint with the World vocabulary. Network sizes of the profile are ignored."""
 
-    checkpoint: str = Field(min_length=1, description="hub name or folder of an RWKV-6 checkpoint")
-    revision: str = Field(default="", description="commit or tag on the hub; empty takes the newest")
+    checkpoint: Name = Field(min_length=1, description="hub name or folder of an RWKV-6 checkpoint")
+    revision: Name = Field(default="", description="commit or tag on the hub; empty takes the newest")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float32", description="type of its weights")
 
     @property
@@ -115,23 +136,25 @@ def _model_kind(data: Any) -> str:
 class HubSet(Frozen):
     """A dataset of the hub whose documents are added to those of `corpus.source`."""
 
-    name: str = Field(min_length=1, description="owner/name on the hub, or a local folder that `datasets` reads")
-    config: str = Field(default="", description="configuration of the dataset, if it has several")
-    revision: str = Field(default="", description="commit; empty takes the newest")
-    split: str = Field(default="train", description="split of the dataset to read")
-    column: str = Field(default="text", description="column that holds the text")
-    documents: Annotated[int, Field(ge=10)] = Field(description="documents to take, for all three splits together")
+    name: Name = Field(min_length=1, description="owner/name on the hub, or a local folder that `datasets` reads")
+    config: Name = Field(default="", description="configuration of the dataset, if it has several")
+    revision: Name = Field(default="", description="commit; empty takes the newest")
+    split: Name = Field(default="train", description="split of the dataset to read")
+    column: Name = Field(default="text", description="column that holds the text")
+    documents: Annotated[int, Field(ge=10, le=10**6)] = Field(
+        description="documents to take, for all three splits together"
+    )
 
 
 class CorpusSettings(Frozen):
     """The texts that the base is pretrained on, and those that the arms are tuned and tested on."""
 
-    source: str = Field(description="'stories', or the path of a local .txt or .jsonl file")
+    source: Name = Field(min_length=1, description="'stories', or the path of a local .txt or .jsonl file")
     documents: Positive = Field(description="stories to generate, over all three splits")
     hub: tuple[HubSet, ...] = Field(description="datasets of the hub, whose documents join the source's in every split")
-    natural_characters: Annotated[int, Field(ge=10_000)] = Field(description="natural text to read, at most")
-    seed: Annotated[int, Field(ge=0)] = Field(description="seed of the stories and of the splits")
-    prompt_tokens: tuple[Positive, Positive] = Field(description="minimum and maximum tokens of a prompt")
+    natural_characters: Annotated[int, Field(ge=10_000, le=10**9)] = Field(description="natural text to read, at most")
+    seed: Seed = Field(description="seed of the stories and of the splits")
+    prompt_tokens: tuple[Length, Length] = Field(description="minimum and maximum tokens of a prompt")
     splits: tuple[Rate, Rate, Rate] = Field(description="shares of train, validation and test")
 
     @model_validator(mode="after")
@@ -152,7 +175,7 @@ class TrainingSettings(Schedule):
     )
     log_every: Positive = Field(description="steps between two logged losses")
     eval_every: Positive = Field(description="steps between two validation losses")
-    processes: Positive = Field(description="processes that train together, one a GPU, and share each batch")
+    processes: Annotated[int, Field(ge=1, le=4096)] = Field(description="processes that share each batch, one a GPU")
     sharded: bool = Field(description="shard the model over the processes, for one that does not fit on a GPU")
 
     @model_validator(mode="after")
@@ -167,19 +190,19 @@ class EvaluationSettings(Frozen):
     """The measurements on the test split."""
 
     documents: Positive = Field(description="test documents scored")
-    new_tokens: Positive = Field(description="tokens generated at most for BLEU and ROUGE")
-    batch_size: Positive = Field(description="documents per batch")
+    new_tokens: Length = Field(description="tokens generated at most for BLEU and ROUGE")
+    batch_size: Size = Field(description="documents per batch")
     arms: tuple[str, ...] = Field(description="arms of the whole run, which must include the base")
-    seeds: Positive = Field(description="training seeds of each tuned arm in the whole run")
-    resamples: Annotated[int, Field(ge=100)] = Field(description="bootstrap resamples")
-    latency_tokens: Positive = Field(description="tokens of the timed forward pass")
-    latency_repeats: Annotated[int, Field(ge=3)] = Field(
+    seeds: Seeds = Field(description="training seeds of each tuned arm in the whole run")
+    resamples: Annotated[int, Field(ge=100, le=10**6)] = Field(description="bootstrap resamples")
+    latency_tokens: Length = Field(description="tokens of the timed forward pass")
+    latency_repeats: Annotated[int, Field(ge=3, le=10**6)] = Field(
         description="repeats, base and arm interleaved: three times as many forward passes, a third as many generations"
     )
-    timed_tokens: Positive = Field(description="tokens of the timed generation (the paper's 50)")
+    timed_tokens: Length = Field(description="tokens of the timed generation (the paper's 50)")
     studies: bool = Field(description="also measure length, language, memory and other domains")
     probes: Positive = Field(description="long-range probes of each kind and length")
-    longest: Annotated[int, Field(ge=256)] = Field(description="tokens of the longest text timed, from 256 on")
+    longest: Annotated[int, Field(ge=256, le=2**24)] = Field(description="tokens of the longest text timed")
 
     @property
     def forward_repeats(self) -> int:
@@ -204,7 +227,7 @@ class Settings(Frozen):
     """All settings of a run. `rwkvgate.experiment.inputs` selects those that each step depends on."""
 
     profile: Literal["smoke", "cpu", "t4", "gpu"]
-    run_dir: str
+    run_dir: Name
     model: Annotated[
         Annotated[ModelSettings, Tag("sizes")] | Annotated[CheckpointSettings, Tag("checkpoint")],
         Discriminator(_model_kind),
@@ -236,8 +259,16 @@ def project_root() -> Path:
 
 
 def place(path: str) -> Path:
-    """The absolute path of a path in a setting; a relative one starts at the checkout."""
-    given = Path(path).expanduser()
+    """The absolute path of a path in a setting; a relative one starts at the checkout.
+
+    Raises:
+        SettingsError: it begins with ~ and a name that no user has.
+    """
+    try:
+        given = Path(path).expanduser()
+    except RuntimeError:
+        user = path.partition("/")[0]
+        raise SettingsError(f"{shown(path)}: there is no home folder for {user}; write the path in full") from None
     return given if given.is_absolute() else project_root() / given
 
 
@@ -250,7 +281,8 @@ def place_or_name(given: str) -> str:
 def profile_path(profile: str) -> Path:
     """The YAML file of a profile: the checkout's, or the copy in an installed wheel."""
     here = project_root() / "params" / f"{profile}.yaml"
-    return here if here.is_file() else Path(__file__).resolve().parents[1] / "params" / f"{profile}.yaml"
+    # Also where it is there and cannot be read, which is said then.
+    return here if os.path.lexists(here) else Path(__file__).resolve().parents[1] / "params" / f"{profile}.yaml"
 
 
 def resolve_profile(profile: str) -> str:
@@ -297,18 +329,14 @@ def load_profile(profile: str) -> dict[str, Any]:
     """The keys of a profile file, as written.
 
     Raises:
-        SettingsError: the file is missing, not YAML, or not a mapping.
+        SettingsError: the file is missing or unreadable, not YAML, or not a mapping, or has a key twice.
     """
     path = profile_path(profile)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return read_parameters(path)
     except FileNotFoundError:
-        raise SettingsError(f"no file {path} for profile {profile!r}; it belongs to the checkout") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise SettingsError(f"{path} holds a {type(data).__name__}; it must be a mapping of settings")
-    return data
+        missing = project_root() / "params" / path.name
+        raise SettingsError(f"no file {missing} for profile {profile!r}; it belongs to the checkout") from None
 
 
 def resolve(
@@ -344,8 +372,12 @@ def resolve(
     for section, override in overrides.items():
         below = _section(merged.get(section), f"{section!r} in params/{name}.yaml")
         merged[section] = merge(below, _section(override, repr(section)))
-    merged |= {"profile": name, "run_dir": run_dir}
-    return validate(Settings, merged, where=f"params/{name}.yaml and its overrides")
+    if (stated := merged.get("profile", name)) != name:
+        raise SettingsError(f"params/{name}.yaml says profile {shown(stated)}; it must say {name!r}, as its name does")
+    merged |= {"profile": name, "run_dir": merged.get("run_dir", "") if run_dir == "" else run_dir}
+    settings = validate(Settings, merged, where=f"params/{name}.yaml and its overrides")
+    place(run_dir)  # refuses a home folder that does not exist
+    return settings
 
 
 def _section(value: Any, what: str) -> Mapping[str, Any]:

@@ -61,7 +61,7 @@ def read(
         without `losses`.
 
     Raises:
-        ValueError: there is no token, or `window` is below 1.
+        ValueError: there is no token, one is outside the vocabulary, or `window` is below 1.
         Stopped: `stopped` returned true.
 
     Example:
@@ -74,6 +74,10 @@ def read(
     at_least_one(window=window)
     if input_ids.dim() != 2 or not input_ids.numel():
         raise ValueError(f"input_ids is {tuple(input_ids.shape)}; it must be (batch, time) with at least one token")
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if input_ids.is_floating_point() or not 0 <= input_ids.min() <= input_ids.max() < vocabulary:
+        found = f"{input_ids.min().item()} to {input_ids.max().item()}"
+        raise ValueError(f"input_ids are {found} ({input_ids.dtype}); they must be whole, from 0 to {vocabulary - 1}")
     time = input_ids.shape[1]
     nats = torch.full(input_ids.shape, math.nan) if losses else None
     last: Tensor | None = None  # the logits at the end of the window before, (batch, vocabulary)

@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥"}
 JOINERS = "\u200c\u200d\ufe0e\ufe0f"
 """Invisible characters that shape their neighbours, in Persian or in emoji; kept inside longer tokens."""
+UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories of characters without a shape of their own."""
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text of each token; a part of a character is shown as its bytes, ⟨e7 8c⟩."""
+    """The text of each token; a part of a character is shown as its bytes, ⟨e7 8c⟩.
+
+    Raises:
+        ValueError: an id is negative, or so large that no vocabulary has it.
+    """
+    if bad := [int(index) for index in ids if not 0 <= int(index) < 2**31]:
+        raise ValueError(f"id {bad[0]} is no token; allowed are ids of the vocabulary, from 0")
     return [_text(tokenizer, int(index)) for index in ids]
 
 
@@ -30,6 +38,17 @@ def token_labels(tokens: Sequence[str]) -> list[str]:
     ['·a', '⏎']
     """
     return ["".join(VISIBLE.get(c, c if c.isprintable() else "□") for c in token) for token in tokens]
+
+
+def visible(text: str) -> str:
+    """A text without characters that act unseen: controls, and those that turn the direction of others, become □.
+
+    Line ends, tabs and spaces stay, and so do `JOINERS`.
+
+    >>> visible("a\\u202eb\\x07")
+    'a□b□'
+    """
+    return "".join("□" if unicodedata.category(c) in UNSEEN and c not in f"\n\t{JOINERS}" else c for c in text)
 
 
 def readable(token: str) -> str:

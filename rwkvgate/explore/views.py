@@ -17,7 +17,7 @@ from rwkvgate.explore import svg
 from rwkvgate.explore.effects import ClampEffect
 from rwkvgate.explore.gated_text import GatedText
 from rwkvgate.explore.palette import DIVERGING, SEQUENTIAL, class_names, style_sheet, value_range
-from rwkvgate.explore.tokens import JOINERS, aggregate, direction, readable, token_labels
+from rwkvgate.explore.tokens import aggregate, direction, readable, token_labels, visible
 
 MOST_TOKENS = 4096
 """Texts of more tokens are coloured in groups."""
@@ -193,8 +193,8 @@ def clamp_view(effect: ClampEffect) -> View:
 
 def continuation(text: str) -> View:
     """A continuation as running text."""
-    shown = "".join(c if c.isprintable() or c in JOINERS or c in "\n\t" else "□" for c in text)
-    return View(f'<div class="tokens" dir="{direction([text])}">{escape(shown) or "<i>It ends at once.</i>"}</div>')
+    shown = escape(visible(text))
+    return View(f'<div class="tokens" dir="{direction([text])}">{shown or "<i>It ends at once.</i>"}</div>')
 
 
 def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -11,8 +11,34 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 Model = TypeVar("Model", bound=BaseModel)
 
 
+MOST_VALUES, DEEPEST = 10_000, 16
+"""Values and levels of nesting in settings, at most. YAML's aliases can stand for more than any memory holds."""
+MOST_SHOWN = 100
+"""Characters of a value that a message shows."""
+
+
 class SettingsError(ValueError):
     """Invalid settings: the message names the key, its value and the values allowed."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message alone, for the frames below it help nobody who mistyped a setting."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+def shown(value: object) -> str:
+    """The repr of a value for a message, cut where it is long.
+
+    Example:
+        >>> shown("smoke"), shown(10**9000), len(shown("x" * 10**6))
+        ("'smoke'", 'a whole number of 29898 bits', 101)
+    """
+    if isinstance(value, int) and value.bit_length() > 300:  # Python refuses to write the longest ones
+        return f"a whole number of {value.bit_length()} bits"
+    try:
+        text = repr(value[: 2 * MOST_SHOWN] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # such a number inside, or too many levels
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def explain(model: type[BaseModel], problem: Any, where: str) -> str:
@@ -28,7 +54,7 @@ def explain(model: type[BaseModel], problem: Any, where: str) -> str:
     value, message = problem["input"], problem["msg"].removeprefix("Value error, ")
     if not path or isinstance(value, Mapping):
         return f"{key + ': ' if key else ''}{message} (in {where})"
-    return f"{key} is {value!r} ({type(value).__name__}) in {where}: {message}"
+    return f"{key} is {shown(value)} ({type(value).__name__}) in {where}: {message}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -47,8 +73,8 @@ def unknown(kind: str, given: object, allowed: tuple[str, ...] | list[str], wher
         >>> unknown("gating", "sigmod", ["fixed", "sigmoid"])
         "unknown gating 'sigmod'; did you mean 'sigmoid'?"
     """
-    message = f"unknown {kind} {given!r}" + (f" in {where}" if where else "")
-    name = str(given)  # YAML's names may be numbers
+    message = f"unknown {kind} {shown(given)}" + (f" in {where}" if where else "")
+    name = given[:MOST_SHOWN] if isinstance(given, str) else shown(given)  # YAML's names may be numbers
     close = difflib.get_close_matches(name, allowed, n=1)
     if close:
         return f"{message}; did you mean {close[0]!r}?"
@@ -75,17 +101,37 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         where: what an error calls the source of the data.
 
     Raises:
-        SettingsError: one line for each key that is unknown, missing or wrong.
+        SettingsError: one line for each key that is unknown, missing or wrong; or the data are too many or too deep.
     """
     try:
+        for _ in values_of(data, where):
+            pass  # it refuses what would take for ever
         return model.model_validate(_tuples(data))
     except ValidationError as error:
         lines = [explain(model, problem, where) for problem in error.errors()]
         raise SettingsError("\n".join(lines)) from None
 
 
+def values_of(data: Any, where: str) -> Iterator[Any]:
+    """Every value inside mappings and lists, themselves included.
+
+    Raises:
+        SettingsError: they are more, or deeper nested, than any settings.
+    """
+    left, count = [(data, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            most = f"{MOST_VALUES:,} values, {DEEPEST} levels deep"
+            raise SettingsError(f"{where} hold more values, or deeper nested ones, than settings have: at most {most}")
+        yield value
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        left += [(part, depth + 1) for part in parts]
+
+
 def _tuples(data: Any) -> Any:
     # YAML and papermill have lists only; strict pydantic requires tuples for fixed-length fields.
     if isinstance(data, Mapping):
         return {key: _tuples(value) for key, value in data.items()}
-    return tuple(data) if isinstance(data, list) else data
+    return tuple(map(_tuples, data)) if isinstance(data, list) else data

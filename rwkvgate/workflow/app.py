@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
 from rwkvgate.experiment.run import MANIFEST, Run
-from rwkvgate.experiment.settings import Settings, project_root
+from rwkvgate.experiment.settings import Settings, place, project_root
 from rwkvgate.experiment.steps import ensure_texts
 from rwkvgate.experiment.steps.arm import load_arm
 from rwkvgate.explore.explorer import GateExplorer
@@ -74,7 +74,7 @@ def gated_arms(run: Run) -> dict[str, Callable[[], Rwkv6ForCausalLM]]:
     for arm in sorted(ARMS, key=lambda name: name != FIRST):
         for folder in sorted((run.folder / "arms" / arm).glob("seed*")):
             number = folder.name.removeprefix("seed")
-            if ARMS[arm].gate and number.isdecimal():
+            if ARMS[arm].gate and number.isdecimal() and len(number) < 10:
                 variant = run.variant(arm, int(number))
                 if fault := order.arm(variant).fault:
                     print(f"{folder} is left out: {fault}", flush=True)
@@ -134,21 +134,26 @@ def serve(run: Run, port: int, browser: bool) -> None:
 def main() -> None:
     """Serve the explorer, or write its page, as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.workflow.app", description=__doc__)
-    parser.add_argument("run", nargs="?", type=Path, help="a run folder; default: the newest under outputs/")
+    parser.add_argument("run", nargs="?", help="a run folder; default: the newest under outputs/")
     parser.add_argument("--page", type=Path, help="write a page that works without a kernel to this file")
     parser.add_argument("--text", default=next(iter(EXAMPLES.values())), help="the text of that page")
     parser.add_argument("--port", type=int, default=8866)
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     given = parser.parse_args()
+    if not 0 <= given.port < 2**16:
+        parser.error(f"--port is {given.port}; it must be 0 to 65535")
     try:
-        run = open_finished(given.run) if given.run else newest_run(project_root() / "outputs")
+        if given.run:
+            run = open_finished(place(given.run) if given.run.startswith("~") else Path(given.run))
+        else:
+            run = newest_run(project_root() / "outputs")
         if given.page:
             explorer_of(run, given.text).to_html(given.page)
             print(given.page)
         else:
             print(f"the explorer of {run.folder}; stop it with Ctrl-C", flush=True)
             serve(run, given.port, not given.no_browser)
-    except SettingsError as error:
+    except (ValueError, OSError) as error:  # of settings and checkpoints; a text too long; a page that has no place
         sys.exit(str(error))
 
 

@@ -7,9 +7,13 @@ leaves out what these notebooks do not need:
 - pyarrow's file systems, with which papermill reads notebooks from Hadoop, and which take most of the rest;
 - the kernel's slow shutdown: when the last cell is done and its outputs have arrived, nothing is worth waiting for.
 
-It adds that messages to the kernel are encrypted where that is possible, since others may use the machine, and that
-on Linux the kernel ends with papermill even if papermill is killed, or interrupted while the kernel starts. papermill
-itself ends with the run graph's head, so that nothing writes into a run folder that another head may have taken.
+It adds:
+
+- parameters are checked before the notebook runs, for papermill writes keys into it as they are, and they may be code;
+- a failure is shown without papermill's own frames;
+- messages to the kernel are encrypted where that is possible, since others may use the machine;
+- on Linux the kernel ends with papermill even if papermill is killed, or interrupted while the kernel starts, and
+  papermill ends with the run graph's head, so that nothing writes into a run folder that another head may have taken.
 """
 
 from __future__ import annotations
@@ -17,6 +21,13 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rwkvgate.experiment.parameters import Loader, check_parameters, read_parameters
+from rwkvgate.gate.validation import SettingsError
 
 HEAD = "RWKVGATE_HEAD"
 """The environment variable with the process id of the run graph's head on this machine."""
@@ -30,7 +41,8 @@ def main() -> None:
     from jupyter_client import launcher
     from jupyter_client.manager import KernelManager
     from nbclient import NotebookClient
-    from papermill.cli import papermill
+    from papermill import cli
+    from papermill.exceptions import PapermillException
 
     from rwkvgate.experiment.processes import end_with, tied
 
@@ -41,7 +53,22 @@ def main() -> None:
     launcher.Popen = partial(launcher.Popen, preexec_fn=tied())  # type: ignore[assignment,misc]
     if encryption := getattr(KernelManager, "transport_encryption", None):  # older versions have none
         encryption.default_value = "auto"
-    papermill()
+
+    execute = cli.execute_notebook
+
+    def checked(*, parameters: dict[Any, Any], **options: Any) -> Any:
+        check_parameters(parameters)
+        return execute(parameters=parameters, **options)
+
+    cli.read_yaml_file = lambda name: read_parameters(Path(name))
+    cli.NoDatesSafeLoader = Loader
+    cli.execute_notebook = checked
+    try:
+        cli.papermill()
+    except yaml.YAMLError as error:
+        sys.exit(f"parameters are not valid YAML: {' '.join(str(error).split())}")
+    except (SettingsError, PapermillException, OSError) as error:
+        sys.exit(str(error).strip())
 
 
 if __name__ == "__main__":

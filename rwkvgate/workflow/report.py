@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from html import unescape
 from pathlib import Path
 
 import nbformat
@@ -17,7 +18,8 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 
-from rwkvgate.gate.validation import SettingsError
+from rwkvgate.explore.tokens import visible
+from rwkvgate.gate.validation import SettingsError, shown
 from rwkvgate.rwkv6.files import write_text
 
 NOTEBOOK = "notebooks/04_ablations.ipynb"
@@ -27,6 +29,7 @@ SHOWN = ("text/html", "text/markdown", "image/png", "text/plain")
 """The kinds of output that the page shows."""
 TAGS = {"div", "h1", "h2", "h3", "h4", "hr", "img", "p", "pre", "span", "table", "tbody", "td", "th", "thead", "tr"}
 ATTRIBUTES = {"alt", "class", "colspan", "id", "rowspan"}
+ENTITY = re.compile(r"&#?\w{1,32};?")
 BADGE = re.compile(r"\[!\[.*?\]\(.*?\)\]\(.*?\)")
 HEADING = re.compile(r'<h([1-3]) id="([^"]*)">(.*?)<a class="anchor-link".*?</a></h\1>', flags=re.DOTALL)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -55,15 +58,20 @@ def render_report(notebook: Path, target: Path) -> Path:
     """Write the page of an executed notebook, atomically; returns its path.
 
     Whatever the notebook shows can become no markup but plain tags without attributes that act: scripts, styles,
-    remote images and links to other pages are removed.
+    remote images and links to other pages are removed. Characters that act unseen, such as those that turn the
+    direction of others, are shown as □.
 
     Raises:
         SettingsError: the notebook is missing or damaged, or was not executed to its end.
     """
     try:
         executed = nbformat.read(notebook, as_version=4)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{notebook} cannot be read ({error}); `make reproduce` executes it") from None
+        nbformat.validate(executed, relax_add_props=True)
+    except OSError as error:
+        raise SettingsError(f"{notebook} cannot be read ({error.strerror}); `make reproduce` executes it") from None
+    except Exception as error:  # nbformat's own, jsonschema's, or any that a damaged file makes it stumble over
+        reason = shown(str(error) or type(error).__name__)
+        raise SettingsError(f"{notebook} is no notebook ({reason}); `make reproduce` executes it") from None
     codes = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
     if not codes or codes[-1].execution_count is None:
         raise SettingsError(f"{notebook} was not executed to its end; run all its cells and save it")
@@ -72,10 +80,18 @@ def render_report(notebook: Path, target: Path) -> Path:
     exporter.exclude_output_prompt = True
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={NOT_SHOWN}), enabled=True)
     body, _ = exporter.from_notebook_node(executed)
-    body = clean(body, tags=ALLOWED_TAGS | TAGS, attributes=_is_allowed, protocols={"data"}, strip=True)
-    # Text that a model wrote may hold half a surrogate pair, which no UTF-8 file can.
-    write_text(target, _page(body).encode("utf-8", "replace").decode("utf-8"))
+    body = clean(_visible(body), tags=ALLOWED_TAGS | TAGS, attributes=_is_allowed, protocols={"data"}, strip=True)
+    write_text(target, _page(body))
     return target
+
+
+def _visible(page: str) -> str:
+    """A page in which characters that act unseen are shown as □, also where an entity stands for one."""
+    return visible(ENTITY.sub(lambda entity: entity[0] if _is_seen(unescape(entity[0])) else "□", page))
+
+
+def _is_seen(text: str) -> bool:
+    return visible(text) == text
 
 
 def _prepare(notebook: NotebookNode) -> None:
@@ -124,7 +140,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         print(render_report(given.notebook or given.run / NOTEBOOK, given.run / "report.html"))
-    except SettingsError as error:
+    except (SettingsError, OSError) as error:
         sys.exit(str(error))
 
 

@@ -1,20 +1,61 @@
-"""Parameters that papermill injects: known ones pass, misspelt ones are refused, other cells are left alone."""
+"""Opening a run: what the file system or a setting does not allow is answered in one sentence."""
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from rwkvgate.experiment.open_run import cells_so_far, refuse_unknown
+from rwkvgate.experiment.open_run import open_run
 from rwkvgate.gate.validation import SettingsError
 
 
-def test_known_parameters_and_other_cells_pass() -> None:
-    refuse_unknown(["", "steps = 3", "# Parameters\nprofile = 'smoke'\ntraining = {'steps': 3}\n", "print(seed)"])
-    assert cells_so_far() == []
+def refused(words: str, **parameters: Any) -> None:
+    with pytest.raises(SettingsError, match=words) as error:
+        open_run(**({"profile": "smoke"} | parameters))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-def test_a_misspelt_one_is_named_with_what_was_meant() -> None:
-    with pytest.raises(SettingsError, match="unknown parameter 'traning'; did you mean 'training'"):
-        refuse_unknown(["seed = 1", "# Parameters\nseed = 2\ntraning = {}"])
-    with pytest.raises(SettingsError, match="unknown parameter 'zzz'; allowed: arm"):
-        refuse_unknown(["# Parameters\nzzz = 2"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_disk_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def full(*_: object) -> None:
+        raise OSError(code, os.strerror(code), str(tmp_path / "run"))
+
+    monkeypatch.setattr("rwkvgate.rwkv6.files.tempfile.mkstemp", lambda **_: full())
+    refused(
+        rf"run_dir .*cannot be used: {os.strerror(code)}.*a folder that can be written", run_dir=str(tmp_path / "run")
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    refused("cannot be used: ", run_dir=str(tmp_path / "loop"))
+    refused("is a file; it must be a folder", run_dir=str(tmp_path / "file"))
+    refused("cannot be used: Not a directory", run_dir=str(tmp_path / "file" / "run"))
+    refused("there is no home folder for ~nobody-at-all", run_dir="~nobody-at-all/run")
+
+
+def test_a_corpus_is_checked_before_the_folder_is_made(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    run = tmp_path / "run"
+    for source, words in (("pipe.txt", "a pipe, socket or device"), ("none.txt", "no file"), ("", "is a folder")):
+        refused(words, run_dir=str(run), corpus={"source": str(tmp_path / source)})
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30, 1.0, True, "1", None])
+def test_a_seed_is_a_whole_number_below_two_to_the_32(seed: Any) -> None:
+    refused("seed is .*; it must be a whole number from 0 to 4294967295", seed=seed)
+
+
+@pytest.mark.parametrize("arm", [["enhanced"], None, "x" * 10**6, 3])
+def test_an_arm_that_is_no_name_is_refused(arm: Any) -> None:
+    refused("unknown arm", arm=arm)
+
+
+def test_a_notebook_shows_the_message_alone() -> None:
+    assert SettingsError("seed is -1")._render_traceback_() == ["SettingsError: seed is -1"]

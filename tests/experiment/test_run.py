@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -102,15 +101,6 @@ def test_what_is_shown_of_a_read_only_run_is_written_elsewhere(tmp_path: Path, m
     assert write_manifest(run)["settings"]["profile"] == "smoke"
     assert (run.shown / MANIFEST).is_file() and (tmp_path / MANIFEST).read_bytes() == before
     writable.cache_clear()
-
-
-def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path: Path, monkeypatch: Any) -> None:
-    def refuse(*arguments: Any, **options: Any) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(SettingsError, match=r"run_dir .*/new cannot be written: Read-only file system"):
-        opened(tmp_path / "new")
 
 
 def test_failed_notebooks_are_listed_with_their_errors(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_an_unknown_profile_is_refused(write: Write) -> None:
 
 
 def test_the_environment_says_what_auto_means(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    write("smoke", PROFILE)
+    write("smoke", PROFILE | {"profile": "smoke"})
     monkeypatch.setenv(PROFILE_VARIABLE, "smoke")
     assert resolve().profile == "smoke"
     assert resolve("cpu").profile == "cpu", "a profile that is named is not overruled"
@@ -292,6 +292,16 @@ def test_yaml_reads_1e_4_as_a_string_and_that_is_said(write: Write) -> None:
         ("corpus.splits.1", 1.0),
         ("evaluation.resamples", 99),
         ("evaluation.latency_repeats", 2),
+        ("corpus.seed", 2**32),
+        ("training.steps", 10**30),
+        ("training.batch_size", 0),
+        ("training.length", 10**9),
+        ("model.hidden_size", 10**12),
+        ("model.num_hidden_layers", 0),
+        ("evaluation.seeds", 10**9),
+        ("evaluation.documents", 0),
+        ("evaluation.batch_size", 0),
+        ("corpus.natural_characters", 10**30),
     ],
 )
 def test_impossible_values_are_refused(write: Write, path: str, value: Any) -> None:
@@ -313,6 +323,17 @@ def test_impossible_values_are_refused(write: Write, path: str, value: Any) -> N
         ("corpus.splits", [0.8, 0.1, 0.2], "they must sum to 1"),
         ("corpus.prompt_tokens", [9, 5], "the first must not exceed the second"),
         ("corpus.prompt_tokens", [5], "prompt_tokens"),
+        (
+            "training",
+            PROFILE["training"] | {"steps": 10**6, "batch_size": 2**10},
+            "steps x batch_size is 1,024,000,000",
+        ),
+        (
+            "training",
+            PROFILE["training"] | {"batch_size": 2**10, "length": 2**20},
+            "batch_size x length is 1,073,741,824",
+        ),
+        ("model", PROFILE["model"] | {"hidden_size": 2**15, "num_hidden_layers": 1000}, "at most 20,000,000,000"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(write: Write, path: str, value: Any, said: str) -> None:
@@ -323,6 +344,36 @@ def test_values_that_contradict_each_other_are_refused(write: Write, path: str, 
 @pytest.mark.parametrize(("argument", "value"), [("run_dir", None), ("run_dir", 3)])
 def test_bad_arguments_are_refused(write: Write, argument: str, value: Any) -> None:
     refused(argument, repr(value), **{argument: value})
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a ", "\u202ea", "a\0", "x" * 300])
+@pytest.mark.parametrize("where", ["run_dir", "corpus.source", "model.checkpoint"])
+def test_names_hold_no_unseen_characters(write: Write, where: str, name: str) -> None:
+    section, _, key = where.partition(".")
+    refused(where, "is too long" if len(name) == 300 else "", **{section: {key: name} if key else name})
+
+
+def test_a_value_that_is_too_long_to_show_is_cut(write: Write) -> None:
+    for value in ("x" * 10**6, 10**9000, ["y"] * 5000):
+        with pytest.raises(SettingsError) as error:
+            resolve("cpu", training={"steps": value})
+        assert "training.steps is " in str(error.value) and len(str(error.value)) < 400
+
+
+def test_aliases_that_stand_for_more_than_a_memory_holds_are_refused(write: Write) -> None:
+    lines = ["a: &l0 [x, x]"] + [f"b{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 30)]
+    for gate in ("{" + ", ".join(lines) + "}", "&g {again: *g}"):
+        write("cpu", yaml.safe_dump(PROFILE).replace("gate: {}", f"gate: {gate}"))
+        refused("at most 10,000 values, 16 levels deep")
+
+
+def test_a_files_run_dir_holds_and_its_profile_is_its_name(write: Write) -> None:
+    write("cpu", PROFILE | {"run_dir": "outputs/mine"})
+    assert resolve("cpu").run_dir == "outputs/mine" and resolve("cpu", run_dir="other").run_dir == "other"
+    write("cpu", PROFILE | {"run_dir": 20261124})
+    refused("run_dir is 20261124 (int)")
+    write("cpu", PROFILE | {"profile": "gpu"})
+    refused("params/cpu.yaml says profile 'gpu'; it must say 'cpu'")
 
 
 def test_settings_are_frozen(write: Write) -> None:

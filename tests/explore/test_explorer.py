@@ -123,6 +123,9 @@ def test_errors_are_words_in_the_widget(reader: Any) -> None:
     assert panel.channel.value == 0 and explorer.session.choice.measure == 0
     panel.arm.value = "broken"
     assert "ZeroDivisionError" in settle(explorer).message.value and panel.arm.value == "gated"
+    for text, words in (("x" * 10**6, "at most 200,000 are read"), ("a\ud800", "half of a surrogate pair")):
+        kept, panel.text.value = panel.text.value, text
+        assert words in settle(explorer).message.value and panel.text.value == kept
     panel.text.value = ""
     assert "The text is empty" in settle(explorer).picture.value
 

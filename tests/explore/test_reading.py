@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from rwkvgate.explore.observing import observing
 from rwkvgate.explore.reading import Stopped, read
@@ -21,3 +22,9 @@ def test_a_reading_reports_progress_and_stops_between_windows(tiny_model: Any, t
     assert all(gate.observer is None for gate in gates_of(model))
     with pytest.raises(ValueError, match="window is 0"):
         read(model, tokens(1, 10), window=0)
+
+
+@pytest.mark.parametrize("ids", [[[37]], [[-1]], [[1.5]]])
+def test_ids_outside_the_vocabulary_are_refused(tiny_model: Any, ids: Any) -> None:
+    with pytest.raises(ValueError, match="they must be whole, from 0 to 36"):
+        read(tiny_model("enhanced"), torch.tensor(ids))

@@ -22,6 +22,10 @@ def test_a_refused_change_changes_nothing(reader: Any) -> None:
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"length": 0}, "length is 0; allowed are 1 to 1000"),
         ({"clamp": Clamp(1, 1.5)}, "must be 0 to 1"),
+        ({"text": "x" * 10**6}, "the text has 1,000,000 characters; at most 200,000 are read"),
+        ({"other_text": "x" * 10**6}, "at most 200,000 are read"),
+        ({"text": "a\ud800"}, "half of a surrogate pair"),
+        ({"text": None}, "of type NoneType; it must be a string"),
     ):
         with pytest.raises(ValueError, match=message):
             session.change(**change)
@@ -29,3 +33,5 @@ def test_a_refused_change_changes_nothing(reader: Any) -> None:
     assert session.undo() == session.redo() == start
     with pytest.raises(ValueError, match="at least one model"):
         Session({}, tokenizer)
+    with pytest.raises(ValueError, match="at most 200,000 are read"):
+        Session({"a": model}, tokenizer, "x" * 10**6)

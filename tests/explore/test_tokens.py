@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
 from rwkvgate.explore.tokens import aggregate, direction, readable, token_labels, token_texts
@@ -28,6 +29,13 @@ def test_readable_tokens() -> None:
     assert {token: readable(token) for token in shown} == shown
     assert readable("👩\u200d") == "👩\u200d" and readable("") == ""
     assert direction(["שלום", " hi"]) == "rtl" and direction(["hello", " ש"]) == "ltr" and direction(["1"]) == "ltr"
+
+
+@pytest.mark.parametrize("index", [-1, 2**31, 10**30])
+def test_ids_that_no_vocabulary_has_are_refused(reader: Any, index: int) -> None:
+    for tokenizer in (reader()[1], train_tokenizer(["plain English text"], 300)):
+        with pytest.raises(ValueError, match=f"id {index} is no token"):
+            token_texts(tokenizer, [index])
 
 
 def test_labels_show_white_space() -> None:

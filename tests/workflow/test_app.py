@@ -12,7 +12,7 @@ import pytest
 from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.steps import ensure_arm
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.workflow.app import explorer_of, gated_arms, newest_run, open_finished, write_notebook
+from rwkvgate.workflow.app import explorer_of, gated_arms, main, newest_run, open_finished, write_notebook
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +50,27 @@ def test_where_there_is_nothing_to_open_it_is_said(outputs: Path, tmp_path: Path
         open_finished(tmp_path)
     with pytest.raises(SettingsError, match="has no finished arm with a gate"):
         explorer_of(open_finished(outputs / "second"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{outputs}/none"], "it is no run folder"),
+        (["{outputs}/\udcff"], "it is no run folder"),
+        (["~nobody-at-all/run"], "no home folder"),
+        (["{outputs}/loop"], "it is no run folder"),
+        (["{outputs}/first", "--page", "/proc/none/page.html"], "No such file or directory"),
+        (["{outputs}/first", "--page", "x.html", "--text", "x" * 200_001], "at most 200,000 are read"),
+        (["--port", "70000"], "it must be 0 to 65535"),
+    ],
+)
+def test_the_command_answers_in_words(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str], message: str
+) -> None:
+    loop = outputs / "loop"
+    if not loop.is_symlink():
+        loop.symlink_to(loop)
+    monkeypatch.setattr("sys.argv", ["app", *(word.replace("{outputs}", str(outputs)) for word in words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert message in f"{ended.value}{capsys.readouterr().err}" and ended.value.code not in (0, None)

@@ -37,19 +37,19 @@ time.sleep(60)
 
 def executed(module: str, folder: Path, source: str) -> tuple[int, str, nbformat.NotebookNode]:
     """Status, error output and executed notebook of a cell that follows a parameter."""
-    parameters = nbformat.v4.new_code_cell("number = 1", id="one", metadata={"tags": ["parameters"]})
+    parameters = nbformat.v4.new_code_cell("seed = 1", id="one", metadata={"tags": ["parameters"]})
     cells = [parameters, nbformat.v4.new_code_cell(source, id="two")]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     nbformat.write(notebook, folder / "in.ipynb")
-    words = ["in.ipynb", f"{module}.ipynb", "-k", "python3", "-p", "number", "3", "--no-progress-bar"]
+    words = ["in.ipynb", f"{module}.ipynb", "-k", "python3", "-p", "seed", "3", "--no-progress-bar"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stderr, nbformat.read(folder / f"{module}.ipynb", as_version=4)
 
 
-@pytest.mark.parametrize("source", ["import os\nprint(number, os.getpid())", "print(number)\nraise ValueError('no')"])
+@pytest.mark.parametrize("source", ["import os\nprint(seed, os.getpid())", "print(seed)\nraise ValueError('no')"])
 def test_it_does_what_papermill_does(source: str, tmp_path: Path) -> None:
     plain, fast = (executed(module, tmp_path, source) for module in ("papermill", "rwkvgate.workflow.execute"))
     assert plain[0] == fast[0] == (1 if "raise" in source else 0)
@@ -65,6 +65,28 @@ def test_it_does_what_papermill_does(source: str, tmp_path: Path) -> None:
     assert said == "3"
     with pytest.raises(ProcessLookupError):
         os.kill(int(kernel), 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-f", "key.yaml"], 'unknown parameter "x = 1'),
+        (["-f", "twice.yaml"], "key 'seed' stands twice"),
+        (["-f", "none.yaml"], "No such file or directory: 'none.yaml'"),
+        (["-y", "model: {checkpoint: !!binary 'IiticmVhaygpKyI='}"], "(bytes); allowed are strings"),
+        (["-y", "seed: ["], "parameters are not valid YAML"),
+        (["-y", "{seed: 1, seed: 2}"], "key 'seed' stands twice"),
+    ],
+)
+def test_hostile_parameters_are_refused_before_anything_runs(words: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "key.yaml").write_text("\"x = 1\\nopen('pwned', 'w')\\ny\": 3")
+    (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", id="one")]), tmp_path / "in.ipynb")
+    command = [sys.executable, "-m", "rwkvgate.workflow.execute", "in.ipynb", "out.ipynb", "-k", "python3", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "pwned").exists() and not (tmp_path / "out.ipynb").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent itself, once it is up")

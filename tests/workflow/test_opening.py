@@ -26,18 +26,23 @@ WRITE = "run.results.mkdir()\n(run.results / 'table.txt').write_text('1')"
 DRAW = "from matplotlib.figure import Figure\nfigure = Figure()\nfigure.subplots()\nfigure"
 
 
-def executed(folder: Path, *cells: str, **parameters: Any) -> tuple[str, nbformat.NotebookNode]:
-    """The error output and the executed notebook of cells behind the notebooks' own parameters cell."""
+def launched(folder: Path, module: str, *cells: str, **parameters: Any) -> str:
+    """The error output of cells behind the notebooks' own parameters cell."""
     committed = json.loads((ROOT / "notebooks" / "01_setup.ipynb").read_text(encoding="utf-8"))
     notebook = nbformat.from_dict(committed)
     notebook.cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     notebook.cells += [nbformat.v4.new_code_cell(source) for source in cells]
     nbformat.write(notebook, folder / "in.ipynb")
     words = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "rwkvgate.workflow.execute", "in.ipynb", "out.ipynb", "-k", "python3", *words]
+    command = [sys.executable, "-m", module, "in.ipynb", "out.ipynb", "-k", "python3", *words]
     environment = os.environ | {"PYTHONPATH": str(ROOT), DRIVE_VARIABLE: str(folder / "MyDrive")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
-    return done.stderr, nbformat.read(folder / "out.ipynb", as_version=4)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120).stderr
+
+
+def executed(folder: Path, *cells: str, **parameters: Any) -> tuple[str, nbformat.NotebookNode]:
+    """The error output and the executed notebook of `launched`."""
+    error = launched(folder, "rwkvgate.workflow.execute", *cells, **parameters)
+    return error, nbformat.read(folder / "out.ipynb", as_version=4)
 
 
 def test_what_a_cell_writes_is_copied_when_the_cell_ends(tmp_path: Path) -> None:
@@ -55,9 +60,12 @@ def test_what_a_cell_writes_is_copied_when_the_cell_ends(tmp_path: Path) -> None
     assert (run_dir / "results" / "table.txt").read_text() == "1"
 
 
-def test_a_misspelt_parameter_of_papermill_s_is_refused(tmp_path: Path) -> None:
-    error, _ = executed(tmp_path, OPEN, profile="smoke", sed=1)
-    assert "unknown parameter 'sed'; did you mean 'seed'" in error
+def test_a_misspelt_parameter_is_refused_before_the_notebook_runs_and_inside_it(tmp_path: Path) -> None:
+    error = launched(tmp_path, "rwkvgate.workflow.execute", OPEN, profile="smoke", sed=1)
+    assert error.strip() == "unknown parameter 'sed'; did you mean 'seed'?"
+    assert not (tmp_path / "out.ipynb").exists()
+    error = launched(tmp_path, "papermill", OPEN, profile="smoke", sed=1)
+    assert "SettingsError: unknown parameter 'sed'; did you mean 'seed'?" in error and "open_run.py" not in error
 
 
 def test_without_a_notebook_it_opens_a_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -91,6 +92,29 @@ def test_code_and_progress_are_left_out_and_pictures_are_named(page: str) -> Non
     assert "0.1235" in tags.text and "–" in tags.text
     anchors = {a["id"] for _, a in tags.seen if a.get("id")}
     assert all((a["href"] or "")[1:] in anchors for tag, a in tags.seen if tag == "a" and "href" in a)
+
+
+def test_characters_that_act_unseen_are_shown(tmp_path: Path) -> None:
+    hostile = "a\u202eb\u2066c\x07d\ud800e&#8238;f&rlm;g&#x202e h\u200di\u00a0j"
+    table = shown(pd.DataFrame({"text": [hostile.replace("\ud800", "\x1b")]})).to_html()  # pandas takes no half pair
+    assert not re.search("[\u202e\u2066\x07]", table)
+    kinds = [("text/html", hostile), ("text/plain", hostile), ("text/markdown", hostile), ("text/html", table)]
+    outputs = [new_output("display_data", {kind: text}) for kind, text in kinds]
+    cells = [new_markdown_cell(f"# T{hostile}"), new_code_cell("x", outputs=outputs, execution_count=1)]
+    (tmp_path / "n.ipynb").write_text(json.dumps(new_notebook(cells=cells)))  # with escapes: UTF-8 has no surrogates
+    page = render_report(tmp_path / "n.ipynb", tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u200e\u200f\x00-\x08\x0b-\x1f]|&rlm|&#(8238|x202e)", page)
+    assert page.count("a□b□c□d□e") >= 4 and "h\u200di" in page
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "3", "\0", "[" * 10**5, '{"nbformat": 4}', '{"nbformat": 99, "cells": []}']
+)
+def test_a_damaged_notebook_is_answered_in_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "n.ipynb").write_text(content)
+    with pytest.raises(SettingsError, match=r"n\.ipynb is no notebook .*`make reproduce` executes it") as error:
+        render_report(tmp_path / "n.ipynb", tmp_path / "report.html")
+    assert len(str(error.value).replace(str(tmp_path), "")) < 300
 
 
 def test_wide_tables_scroll(page: str) -> None:

@@ -11,6 +11,7 @@ from pandas.io.formats.style import Styler
 
 from rwkvgate.experiment.analysis import paper
 from rwkvgate.experiment.analysis.comparison import PLACE
+from rwkvgate.explore.tokens import visible
 from rwkvgate.metrics.latency import TIMES
 from rwkvgate.metrics.measures import MEASURES
 
@@ -178,12 +179,15 @@ def step_table(steps: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def shown(frame: pd.DataFrame, **formats: str) -> Styler:
-    """A table for a notebook: no index, numbers with four significant digits, every row, and text that is never markup.
+    """A table for a notebook: no index, numbers with four significant digits, every row, and text that is never markup
+    and has no unseen characters.
 
     Args:
         formats: column -> its format, such as "{:+.2%}", for single columns.
     """
-    text = frame.map(lambda value: number(value) if isinstance(value, float) else value)
+    text = frame.map(
+        lambda value: number(value) if isinstance(value, float) else visible(value) if isinstance(value, str) else value
+    )
     for column, form in formats.items():
         text[column] = [NOTHING if pd.isna(value) else form.format(value) for value in frame[column]]
     return Styler(text, cell_ids=False).hide(axis="index").format(escape="html")

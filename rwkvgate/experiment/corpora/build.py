@@ -73,8 +73,8 @@ class Corpus:
         source = Path(folder)
         try:
             summary = json.loads((source / SUMMARY_FILE).read_text(encoding="utf-8"))
-            hashes, versions = summary["hashes"], summary.get("versions", {})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            hashes, versions = dict(summary["hashes"]), dict(summary.get("versions", {}))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise SettingsError(f"{source} holds no saved corpus: {error}") from None
         corpus = cls(**{name: read_documents(source / f"{name}.jsonl") for name in PARTS}, versions=versions)
         for name in PARTS:

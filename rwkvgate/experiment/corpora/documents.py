@@ -96,7 +96,7 @@ def read_documents(path: str | Path) -> list[Document]:
             continue
         try:
             documents.append(parse_document(line.decode("utf-8")))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise SettingsError(f"line {number} of {path} is not a document: {error}") from None
     return documents
 

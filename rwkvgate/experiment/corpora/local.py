@@ -5,16 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.punctuation import weak_document
 from rwkvgate.experiment.corpora.splits import FEWEST_DOCUMENTS
+from rwkvgate.experiment.settings import place
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import file_hash
 
 SUFFIXES = (".txt", ".jsonl")
+LARGEST = 2**30
+"""Bytes of a local file, at most: its text is held in memory, and its words several times."""
+MOST_FILES = 10_000
+"""Files of a local data set, at most."""
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 
 
@@ -28,7 +35,8 @@ def local_documents(path: str | Path) -> list[Document]:
         SettingsError: in one line: there is no such file, it is a folder, has another suffix, is empty or not UTF-8,
             has a bad line, or fewer than ten documents.
     """
-    file = Path(path).expanduser()
+    file = place(str(path))
+    check_source(str(path))
     text = _checked_text(file)
     is_plain = file.suffix.lower() == ".txt"
     if is_plain:
@@ -46,34 +54,73 @@ def local_documents(path: str | Path) -> list[Document]:
     return documents
 
 
+def check_source(source: str) -> None:
+    """Refuse, before anything is read, a `corpus.source` that is no file of text.
+
+    Raises:
+        SettingsError: it is missing, a folder, a pipe or a device, too large, or has another suffix.
+    """
+    if source == "stories":
+        return
+    file = place(source)
+    try:
+        state = file.stat()
+    except FileNotFoundError:
+        state = None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"corpus.source: cannot read {file}: {_reason(error)}") from None
+    if state is not None and stat.S_ISDIR(state.st_mode):
+        raise SettingsError(f"corpus.source: {file} is a folder; it must be a {' or '.join(SUFFIXES)} file")
+    if file.suffix.lower() not in SUFFIXES:
+        raise SettingsError(
+            f"corpus.source is {str(file)!r}; allowed: 'stories', or a file that ends in {' or '.join(SUFFIXES)}"
+        )
+    if state is None:
+        raise SettingsError(f"corpus.source: no file {file}")
+    if not stat.S_ISREG(state.st_mode):
+        raise SettingsError(f"corpus.source: {file} is a pipe, socket or device; it must be a file of text")
+    if state.st_size > LARGEST:
+        raise SettingsError(f"corpus.source: {file} holds {state.st_size:,} bytes; at most {LARGEST:,} are read")
+
+
 def content_hash(path: Path) -> str | None:
     """SHA-256 of a file, or of a folder's files with their names; None where there is neither.
 
     Hidden files are left out, as `datasets` does.
+
+    Raises:
+        SettingsError: a file cannot be read, or the folder holds more than `MOST_FILES`.
     """
-    if not path.is_dir():
-        return file_hash(path) if path.is_file() else None
-    total = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path)
-        if file.is_file() and not any(part.startswith(".") for part in name.parts):
-            total.update(f"{name.as_posix()}\n{file_hash(file)}\n".encode())
-    return total.hexdigest()
+    try:
+        if not path.is_dir():
+            return file_hash(path) if path.is_file() else None
+        total = hashlib.sha256()
+        files = (file for file in path.rglob("*") if file.is_file())
+        names = {file.relative_to(path): file for file in islice(files, MOST_FILES + 1)}
+        if len(names) > MOST_FILES:
+            raise SettingsError(f"{path} holds more than {MOST_FILES:,} files: it is no data set, or too large a one")
+        for name, file in sorted(names.items()):
+            if not any(part.startswith(".") for part in name.parts):
+                total.update(f"{name.as_posix()}\n{file_hash(file)}\n".encode(errors="surrogateescape"))
+        return total.hexdigest()
+    except (OSError, ValueError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError(f"{path} cannot be read: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _checked_text(file: Path) -> str:
-    if file.suffix.lower() not in SUFFIXES and not file.is_dir():
-        raise SettingsError(
-            f"corpus.source is {str(file)!r}; allowed: 'stories', or a file that ends in {' or '.join(SUFFIXES)}"
-        )
     try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise SettingsError(f"corpus.source: no file {file}") from None
-    except IsADirectoryError:
-        raise SettingsError(f"corpus.source: {file} is a folder; it must be a {' or '.join(SUFFIXES)} file") from None
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST + 1)
     except OSError as error:
         raise SettingsError(f"corpus.source: cannot read {file}: {error.strerror}") from None
+    if len(data) > LARGEST:
+        raise SettingsError(f"corpus.source: {file} holds more than {LARGEST:,} bytes")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

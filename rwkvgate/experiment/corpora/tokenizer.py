@@ -60,9 +60,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer from `save_tokenizer`.
 
     Raises:
-        SettingsError: the folder holds no `TOKENIZER_FILE`.
+        SettingsError: the folder holds no `TOKENIZER_FILE`, or one that is damaged.
     """
     if not (Path(folder) / TOKENIZER_FILE).is_file():
         raise SettingsError(f"no {TOKENIZER_FILE} in {folder}; train the base model there first")
     # Local files only: transformers must not take an unknown path for a name on the hub.
-    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # tokenizers raises plain ones, and json its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingsError(f"the tokenizer in {folder} cannot be loaded: {reason}") from None

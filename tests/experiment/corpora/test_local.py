@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from rwkvgate.experiment.corpora.local import content_hash, local_documents
+from rwkvgate.experiment.corpora import local
+from rwkvgate.experiment.corpora.local import check_source, content_hash, local_documents
 from rwkvgate.gate.validation import SettingsError
 
 TEXTS = [
@@ -79,6 +83,37 @@ def test_a_missing_file_and_a_folder_are_said(tmp_path: Path) -> None:
         local_documents(tmp_path / "none.txt")
     with pytest.raises(SettingsError, match="is a folder"):
         local_documents(tmp_path)
+
+
+def test_what_is_no_file_of_text_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    with (tmp_path / "sparse.txt").open("wb") as file:
+        file.truncate(10 * 2**30)
+    with socket.socket(socket.AF_UNIX) as opened, contextlib.chdir(tmp_path):
+        opened.bind("socket.txt")
+    for name, words in (
+        ("pipe.txt", "is a pipe, socket or device"),
+        ("zero.txt", "is a pipe, socket or device"),
+        ("socket.txt", "is a pipe, socket or device"),
+        ("loop.jsonl", "cannot read .* symbolic links"),
+        ("sparse.txt", "holds 10,737,418,240 bytes; at most 1,073,741,824 are read"),
+        ("a\0b.txt", "embedded null"),
+        ("x" * 300 + ".txt", "File name too long"),
+    ):
+        for check in (check_source, local_documents):
+            with pytest.raises(SettingsError, match=words):
+                check(str(tmp_path / name))
+    check_source("stories")
+
+
+def test_a_data_set_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MOST_FILES", 3)
+    for number in range(4):
+        (tmp_path / str(number)).touch()
+    with pytest.raises(SettingsError, match="holds more than 3 files"):
+        content_hash(tmp_path)
 
 
 def test_a_content_hash_changes_with_what_is_read_and_with_nothing_else(tmp_path: Path) -> None:

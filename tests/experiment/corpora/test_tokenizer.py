@@ -63,3 +63,13 @@ def test_size(tokenizer: PreTrainedTokenizerFast) -> None:
     assert len(tokenizer) == 2048
     with pytest.raises(ValueError, match="at least 257"):
         train_tokenizer(["a"], 256)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "\0", "[" * 10**5])
+def test_a_damaged_tokenizer_is_answered_in_one_line(tmp_path: Path, name: str, content: str) -> None:
+    save_tokenizer(TRAINED, tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SettingsError, match=r"cannot be loaded: .") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
