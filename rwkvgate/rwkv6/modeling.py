@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Generation
 from transformers import initialization as init
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from rwkvgate.rwkv6.arguments import known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
@@ -38,6 +38,8 @@ from rwkvgate.rwkv6.token_shift import TokenShift, real_tokens
 
 LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")
 """Options of transformers' causal loss."""
+STEP_OPTIONS = TransformersKwargs.__optional_keys__ - {"position_ids"} | {"logits_to_keep"}
+"""Arguments that `generate` hands to every forward pass; `position_ids` are looked at once, and change nothing."""
 
 
 class Rwkv6PreTrainedModel(PreTrainedModel):
@@ -247,13 +249,12 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         read the token just chosen, or without a cache the whole text.
 
         Raises:
-            ValueError: a text that does not go on from the state, a state or embeddings without a cache, and whatever
+            ValueError: a text that does not go on from the state, a state without a cache, and whatever
                 `Rwkv6Model.forward` refuses.
         """
         use_cache = kwargs.get("use_cache", True)
-        if not use_cache and (past_key_values is not None or inputs_embeds is not None):
-            name = "inputs_embeds" if past_key_values is None else "past_key_values"
-            raise ValueError(f"use_cache is False; with {name} it must be True")
+        if past_key_values is not None and not use_cache:
+            raise ValueError("use_cache is False; with past_key_values it must be True")
         prompt = input_ids
         if is_first_iteration:
             prompt = input_ids if inputs_embeds is None else inputs_embeds
@@ -265,10 +266,9 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
                 prompt, past_key_values = read_ahead(self.rwkv, prompt, attention_mask, past_key_values, window=WINDOW)
         elif past_key_values is not None:
             prompt = input_ids[:, -1:]
-        options = {name: x for name, x in kwargs.items() if name not in ("labels", "position_ids", "cache_position")}
         return {
             "logits_to_keep": 1,
-            **options,
+            **{name: kwargs[name] for name in STEP_OPTIONS & kwargs.keys()},
             "input_ids" if prompt.dim() == 2 else "inputs_embeds": prompt,
             "past_key_values": past_key_values,
             "attention_mask": attention_mask,
