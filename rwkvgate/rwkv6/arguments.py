@@ -1,4 +1,4 @@
-"""Keyword arguments of a forward pass: those that ask for what RWKV-6 does not compute are refused, not ignored."""
+"""Arguments of a forward pass: what RWKV-6 cannot compute from, or does not compute, is refused in words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from rwkvgate.rwkv6.configuration import Rwkv6Config
 
 PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "cu_seqlens")
 """Arguments that say where the documents of a packed row begin."""
@@ -61,3 +63,49 @@ def refuse_packed(position_ids: Tensor, mask: Tensor | None) -> None:
         torch._assert_async(~jumps.any(), message)
     elif bool(jumps.any()):
         raise ValueError(message)
+
+
+def check_inputs(input_ids: Any, inputs_embeds: Any, attention_mask: Tensor | None, config: Rwkv6Config) -> None:
+    """Refuse inputs that are no tokens of the vocabulary and no embeddings, and masks that are added to scores.
+
+    Values are looked at on a CPU alone: elsewhere that would wait for the device.
+
+    Raises:
+        ValueError: not exactly one input, another shape or type, ids beyond the vocabulary, a mask of other numbers.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    inputs = input_ids if inputs_embeds is None else inputs_embeds
+    if not isinstance(inputs, Tensor):
+        raise ValueError(f"the input is a {type(inputs).__name__}; it must be a tensor")
+    shape = tuple(inputs.shape)
+    if inputs.dim() != (2 if inputs_embeds is None else 3) or 0 in shape[:2]:
+        raise ValueError(f"the input is {shape}; it must be (batch, time) with at least one token")
+    if inputs_embeds is None:
+        check_ids("input_ids", inputs, config.vocab_size)
+    elif shape[2] != config.hidden_size:
+        raise ValueError(f"inputs_embeds are {shape}; the last size must be {config.hidden_size}")
+    if attention_mask is not None and attention_mask.is_floating_point() and _on_cpu(attention_mask):
+        other = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+        if len(other):
+            raise ValueError(f"attention_mask holds {other[0].item():g}; it must hold 1 at tokens and 0 at padding")
+
+
+def check_ids(name: str, ids: Tensor, vocabulary: int, ignored: int | None = None) -> None:
+    """Refuse what is no token id, but for one number that stands for none.
+
+    Raises:
+        ValueError: no integers, or one beyond the vocabulary.
+    """
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{name} are {ids.dtype}; they must be torch.int64 or torch.int32")
+    if _on_cpu(ids):
+        wrong = (ids < 0) | (ids >= vocabulary)
+        if ignored is not None:
+            wrong &= ids != ignored
+        if bool(wrong.any()):
+            raise ValueError(f"{name} hold {int(ids[wrong][0])}; ids must be from 0 to {vocabulary - 1}")
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -23,13 +23,13 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from rwkvgate.rwkv6.arguments import known_options
+from rwkvgate.rwkv6.arguments import check_ids, check_inputs, known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
 from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
 from rwkvgate.rwkv6.layouts import CheckpointError, sizes_of, to_hub_layout
-from rwkvgate.rwkv6.loss import next_token_loss
+from rwkvgate.rwkv6.loss import IGNORED, next_token_loss
 from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward
 from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.prefill import WINDOW, read_ahead, unread
@@ -142,16 +142,13 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
             request `hidden_states`: the input of each block, and the last hidden state.
 
         Raises:
-            ValueError: no tokens, a mask or state of another shape, a state from a patched model given to an unpatched
-                one or the other way round, several documents in one row, or an argument that has no use here.
+            ValueError: no tokens, ids beyond the vocabulary, a mask or state of another shape, a state from a patched
+                model given to an unpatched one or the other way round, several documents in one row, or an argument
+                that has no use here.
         """
         known_options(kwargs, attention_mask)
-        inputs = input_ids if inputs_embeds is None else inputs_embeds
-        if inputs is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        hidden = widened(self.embeddings(inputs) if inputs_embeds is None else inputs_embeds)  # (B, T, C)
-        if hidden.dim() != 3 or hidden.shape[1] == 0:
-            raise ValueError(f"the input is {tuple(inputs.shape)}; it must be (batch, time) with at least one token")
+        check_inputs(input_ids, inputs_embeds, attention_mask, self.config)
+        hidden = widened(self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds)  # (B, T, C)
         past = self.layer_states(past_key_values, hidden.shape[0])
         seen = past_key_values.seen if past_key_values else None
         shift = TokenShift(real_tokens(attention_mask, *hidden.shape[:2]), seen)
@@ -304,10 +301,15 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             `logits` in the type of the head's weight, `loss`, a mean in nats per token, and the state.
 
         Raises:
-            ValueError: `skip_logits` where the loss needs logits, and whatever `Rwkv6Model.forward` refuses.
+            ValueError: labels that are no tokens, `skip_logits` where the loss needs logits, and whatever
+                `Rwkv6Model.forward` refuses.
         """
         known = LOSS_OPTIONS if self.loss_function is ForCausalLMLoss else kwargs
         options = known_options(kwargs, attention_mask, known)
+        if isinstance(logits_to_keep, int) and logits_to_keep < 0:
+            raise ValueError(f"logits_to_keep is {logits_to_keep}; it must be 0 for all positions, or their number")
+        if labels is not None and known is LOSS_OPTIONS:
+            check_ids("labels", labels, self.config.vocab_size, options.get("ignore_index", IGNORED))
         if skip_logits and (labels is None or not self._has_plain_loss(logits_to_keep, options)):
             raise ValueError("skip_logits needs labels, a plain linear head, and no other option of loss or logits")
         if skip_logits is None:
@@ -328,6 +330,8 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         else:
             logits = self.head(hidden[:, positions])  # (B, positions, vocabulary)
             if labels is not None:
+                if known is LOSS_OPTIONS and labels.shape != logits.shape[:2]:
+                    raise ValueError(f"labels are {tuple(labels.shape)}; the tokens are {tuple(logits.shape[:2])}")
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
         return CausalLMOutputWithPast(
             loss=loss,

@@ -91,6 +91,43 @@ def test_generate_refuses_it_too(tiny_model: Any, tokens: Any, message: str, opt
         tiny_model().generate(tokens(2, 6), **options, **GREEDY)
 
 
+IDS = torch.tensor([[3, 1, 4], [1, 5, 9]])
+
+
+@pytest.mark.parametrize(
+    ("message", "inputs"),
+    [
+        ("input_ids hold 37; ids must be from 0 to 36", {"input_ids": torch.tensor([[37, 40]])}),
+        ("input_ids hold -1; ids must be from 0 to 36", {"input_ids": torch.tensor([[0, -1]])}),
+        ("input_ids are torch.float32; they must be torch.int64", {"input_ids": IDS.float()}),
+        ("the input is a list; it must be a tensor", {"input_ids": [[1, 2]]}),
+        (r"the input is \(0, 3\); .* at least one token", {"input_ids": IDS[:0]}),
+        (r"inputs_embeds are \(2, 3, 31\); the last size must be 32", {"inputs_embeds": torch.zeros(2, 3, 31)}),
+        ("attention_mask holds -3e[+]09; .* 0 at padding", {"input_ids": IDS, "attention_mask": IDS * -1e9}),
+        ("labels hold 37; ids must be from 0 to 36", {"input_ids": IDS, "labels": IDS + 32}),
+        ("labels hold -2; ids must", {"input_ids": IDS, "labels": torch.full_like(IDS, -2)}),
+        ("labels are torch.float32", {"input_ids": IDS, "labels": IDS.float()}),
+        (r"labels are \(2, 2\); the tokens are \(2, 3\)", {"input_ids": IDS, "labels": IDS[:, 1:]}),
+        ("logits_to_keep is -1; it must be 0", {"input_ids": IDS, "logits_to_keep": -1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_inputs_that_are_no_tokens_are_refused(
+    tiny_model: Any, message: str, inputs: dict[str, Any], training: bool
+) -> None:
+    model = tiny_model()
+    with pytest.raises(ValueError, match=message):
+        model.train(training)(**({"attention_mask": None, "labels": None} | inputs))
+
+
+def test_a_mask_of_ones_and_zeros_may_be_of_any_type(tiny_model: Any) -> None:
+    model, mask = tiny_model(), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    wanted = model(IDS, attention_mask=mask).logits
+    for dtype in (torch.bool, torch.float32, torch.bfloat16, torch.uint8):
+        assert torch.equal(model(IDS, attention_mask=mask.to(dtype)).logits, wanted)
+
+
 def test_options_that_ask_for_nothing_are_accepted(tiny_model: Any, tokens: Any) -> None:
     model, ids = tiny_model(), tokens(2, 6)
     nothing = {"position_ids": None, "seq_idx": None, "head_mask": None, "output_attentions": False, "is_causal": True}
