@@ -120,5 +120,5 @@ def load(tests: Path) -> dict[str, types.ModuleType]:
 if __name__ == "__main__":
     try:
         print(fetch())
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"the tests of transformers cannot be had: {' '.join(error.cmd[1:])} failed")
+    except (subprocess.CalledProcessError, ValueError) as error:
+        sys.exit(f"the tests of transformers cannot be had: {error}")
