@@ -28,7 +28,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-processors test-kills test-slurm test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-processors test-kills test-slurm test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,6 +60,11 @@ test-fast: $(STAMP)  ## run the unit tests alone
 test-notebooks: $(STAMP)  ## run the notebooks by nbval and by papermill, profile smoke
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses="$$WORKERS" --dist loadfile \
 		notebooks tests/notebooks
+
+test-transformers: $(STAMP)  ## run transformers' own tests of a model, fetched for its version, on the base and a patched one
+	@folder=$$($(BIN)/python tests/rwkv6/transformers_tests.py) && TRANSFORMERS_TESTS="$$folder" $(BIN)/python -m pytest \
+		--override-ini addopts='-q --import-mode=importlib' -W ignore::pytest.PytestUnknownMarkWarning -rsx \
+		tests/rwkv6/test_transformers.py
 
 test-processors: $(STAMP)  ## run the numerical tests with the kernels of other processors, on one thread and two
 	@$(BIN)/python tests/processors.py

@@ -21,18 +21,25 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Generation
 from transformers import initialization as init
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from rwkvgate.rwkv6.arguments import check_ids, check_inputs, known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
 from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
 from rwkvgate.rwkv6.layouts import CheckpointError, sizes_of, to_hub_layout
-from rwkvgate.rwkv6.loss import next_token_loss
+from rwkvgate.rwkv6.loss import IGNORED, next_token_loss
 from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward
 from rwkvgate.rwkv6.precision import widened
-from rwkvgate.rwkv6.prefill import WINDOW, read_ahead
+from rwkvgate.rwkv6.prefill import WINDOW, read_ahead, unread
 from rwkvgate.rwkv6.state import LayerState, Rwkv6State
 from rwkvgate.rwkv6.token_shift import TokenShift, real_tokens
+
+LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")
+"""Options of transformers' causal loss."""
+STEP_OPTIONS = TransformersKwargs.__optional_keys__ - {"position_ids"} | {"logits_to_keep"}
+"""Arguments that `generate` hands to every forward pass; `position_ids` are looked at once, and change nothing."""
 
 
 class Rwkv6PreTrainedModel(PreTrainedModel):
@@ -107,6 +114,7 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         self.ln_out = LayerNorm(config.hidden_size)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -114,10 +122,9 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         past_key_values: Rwkv6State | None = None,
         use_cache: bool | None = None,
-        output_hidden_states: bool = False,
-        return_dict: bool | None = None,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+    ) -> BaseModelOutputWithPast:
         """Run the network over tokens that follow `past_key_values`.
 
         Args:
@@ -126,24 +133,27 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
                 either side: a row gives the results that it gives alone.
             past_key_values: the state to continue from. It is not changed.
             use_cache: return the state after the last token; default: config.use_cache, not in training.
+            output_hidden_states: return the hidden states; default: config.output_hidden_states.
+            **kwargs: return_dict, False for a tuple (default: config.return_dict); position_ids, which count on by one
+                along a row and change nothing.
 
         Returns:
             `last_hidden_state`, (batch, time, channel), float32 at least; `past_key_values`, a `Rwkv6State`; and on
             request `hidden_states`: the input of each block, and the last hidden state.
 
         Raises:
-            ValueError: no tokens, a mask or state of another shape, or a state from a patched model given to an
-                unpatched one or the other way round.
+            ValueError: no tokens, ids beyond the vocabulary, a mask or state of another shape, a state from a patched
+                model given to an unpatched one or the other way round, several documents in one row, or an argument
+                that has no use here.
         """
-        inputs = input_ids if inputs_embeds is None else inputs_embeds
-        if inputs is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        hidden = widened(self.embeddings(inputs) if inputs_embeds is None else inputs_embeds)  # (B, T, C)
-        if hidden.dim() != 3 or hidden.shape[1] == 0:
-            raise ValueError(f"the input is {tuple(inputs.shape)}; it must be (batch, time) with at least one token")
-        past = self._layer_states(past_key_values, hidden.shape[0])
+        known_options(kwargs, attention_mask)
+        check_inputs(input_ids, inputs_embeds, attention_mask, self.config)
+        hidden = widened(self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds)  # (B, T, C)
+        past = self.layer_states(past_key_values, hidden.shape[0])
         seen = past_key_values.seen if past_key_values else None
         shift = TokenShift(real_tokens(attention_mask, *hidden.shape[:2]), seen)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         every, layers = [], []
         for block, layer_state in zip(self.blocks, past, strict=True):
             if output_hidden_states:
@@ -153,14 +163,18 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         hidden = self.ln_out(hidden)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        output = BaseModelOutputWithPast(
+        return BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=Rwkv6State(layers, shift.seen_after(hidden)) if use_cache else None,
             hidden_states=(*every, hidden) if output_hidden_states else None,
         )
-        return output if return_dict is not False else output.to_tuple()
 
-    def _layer_states(self, state: Rwkv6State | None, batch: int) -> list[LayerState] | list[None]:
+    def layer_states(self, state: Rwkv6State | None, batch: int) -> list[LayerState] | list[None]:
+        """The states of the blocks; None for each at the start of a text.
+
+        Raises:
+            ValueError: the state is not one of this model and batch.
+        """
         if state is None:
             return [None] * len(self.blocks)
         if not isinstance(state, Rwkv6State):
@@ -226,26 +240,39 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """The model's inputs for one step of `generate`.
 
-        The first step reads the prompt, on top of the state where one is given. A prompt longer than a window is read
-        here, up to its last window. Later steps read the token just chosen.
+        The first step reads the prompt. With a state, prompt and mask are those of the whole text, as transformers
+        has it, and what the state has read is left out; a prompt shorter than the mask holds the new tokens only. A
+        prompt longer than a window is read here, up to its last window, unless hidden states are asked for. Later steps
+        read the token just chosen, or without a cache the whole text.
+
+        Raises:
+            ValueError: a text that does not go on from the state, a state without a cache, and whatever
+                `Rwkv6Model.forward` refuses.
         """
-        if past_key_values is not None and not is_first_iteration:
-            next_sequence_length = 1
-        if next_sequence_length is not None:
-            input_ids = input_ids[:, -next_sequence_length:]
-        prompt, use_cache = input_ids, kwargs.get("use_cache", True)
+        use_cache = kwargs.get("use_cache", True)
+        if past_key_values is not None and not use_cache:
+            raise ValueError("use_cache is False; with past_key_values it must be True")
+        prompt = input_ids
         if is_first_iteration:
             prompt = input_ids if inputs_embeds is None else inputs_embeds
-            if use_cache:
+            known_options({"position_ids": kwargs.get("position_ids")}, attention_mask)
+            # A mask without padding is not handed on. Then a length is given if the prompt is the whole text.
+            if past_key_values is not None and (attention_mask is not None or next_sequence_length is not None):
+                prompt, attention_mask = unread(self.rwkv, prompt, attention_mask, past_key_values)
+            if use_cache and not kwargs.get("output_hidden_states"):
                 prompt, past_key_values = read_ahead(self.rwkv, prompt, attention_mask, past_key_values, window=WINDOW)
+        elif past_key_values is not None:
+            prompt = input_ids[:, -1:]
         return {
+            "logits_to_keep": 1,
+            **{name: kwargs[name] for name in STEP_OPTIONS & kwargs.keys()},
             "input_ids" if prompt.dim() == 2 else "inputs_embeds": prompt,
             "past_key_values": past_key_values,
             "attention_mask": attention_mask,
             "use_cache": use_cache,
-            "logits_to_keep": kwargs.get("logits_to_keep", 1),
         }
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -254,12 +281,11 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         past_key_values: Rwkv6State | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        output_hidden_states: bool = False,
+        output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
-        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+    ) -> CausalLMOutputWithPast:
         """Logits over the next token, (batch, time, vocabulary). Other arguments are those of `Rwkv6Model.forward`.
 
         Args:
@@ -268,18 +294,26 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
                 keeps all.
             skip_logits: return the loss alone, `logits` None, for a fraction of the time and memory; default: in
                 training, where labels are given.
-            **kwargs: `num_items_in_batch` and other options of transformers' causal loss.
+            **kwargs: `num_items_in_batch`, `ignore_index` and `shift_labels`, options of transformers' causal loss,
+                or those of a `loss_function` of your own.
 
         Returns:
             `logits` in the type of the head's weight, `loss`, a mean in nats per token, and the state.
 
         Raises:
-            ValueError: `skip_logits` where the loss needs logits, and whatever `Rwkv6Model.forward` refuses.
+            ValueError: labels that are no tokens, `skip_logits` where the loss needs logits, and whatever
+                `Rwkv6Model.forward` refuses.
         """
-        if skip_logits and (labels is None or not self._has_plain_loss(logits_to_keep, kwargs)):
+        known = LOSS_OPTIONS if self.loss_function is ForCausalLMLoss else kwargs
+        options = known_options(kwargs, attention_mask, known)
+        if isinstance(logits_to_keep, int) and logits_to_keep < 0:
+            raise ValueError(f"logits_to_keep is {logits_to_keep}; it must be 0 for all positions, or their number")
+        if labels is not None and known is LOSS_OPTIONS:
+            check_ids("labels", labels, self.config.vocab_size, options.get("ignore_index", IGNORED))
+        if skip_logits and (labels is None or not self._has_plain_loss(logits_to_keep, options)):
             raise ValueError("skip_logits needs labels, a plain linear head, and no other option of loss or logits")
         if skip_logits is None:
-            skip_logits = self.training and labels is not None and self._has_plain_loss(logits_to_keep, kwargs)
+            skip_logits = self.training and labels is not None and self._has_plain_loss(logits_to_keep, options)
         outputs = self.rwkv(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -287,22 +321,24 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden, loss, logits = outputs.last_hidden_state.to(self.head.weight.dtype), None, None
         if skip_logits and labels is not None:
-            loss = next_token_loss(hidden, self.head.weight, labels, kwargs.get("num_items_in_batch"))
+            loss = next_token_loss(hidden, self.head.weight, labels, options.get("num_items_in_batch"))
         else:
             logits = self.head(hidden[:, positions])  # (B, positions, vocabulary)
             if labels is not None:
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        output = CausalLMOutputWithPast(
+                if known is LOSS_OPTIONS and labels.shape != logits.shape[:2]:
+                    raise ValueError(f"labels are {tuple(labels.shape)}; the tokens are {tuple(logits.shape[:2])}")
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
+        return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
         )
-        return output if return_dict is not False else output.to_tuple()
 
     def _has_plain_loss(self, logits_to_keep: int | Tensor, options: dict[str, Any]) -> bool:
         """Whether the loss depends on hidden states and head weight alone: no adapter, hook or other loss."""

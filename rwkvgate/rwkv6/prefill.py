@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.state import Rwkv6State
 from rwkvgate.rwkv6.token_shift import real_tokens
 
@@ -59,7 +60,12 @@ def prefill(
         raise ValueError("attention_mask ends in padding; prompts must be padded on the left")
     rest, state = read_ahead(model.rwkv, input_ids, attention_mask, past_key_values, window=window)
     output = model(
-        input_ids=rest, attention_mask=attention_mask, past_key_values=state, use_cache=True, logits_to_keep=1
+        input_ids=rest,
+        attention_mask=attention_mask,
+        past_key_values=state,
+        use_cache=True,
+        logits_to_keep=1,
+        return_dict=True,
     )
     return output.logits[:, -1], output.past_key_values
 
@@ -86,9 +92,60 @@ def read_ahead(
     mask = real_tokens(attention_mask, *prompt.shape[:2])
     ahead = prompt.shape[1] - window
     mask = None if mask is None else mask[:, :ahead]
-    for _, output in in_windows(base, prompt[:, :ahead], mask, window=window, state=state):
+    for _, output in in_windows(base, prompt[:, :ahead], mask, window=window, state=state, return_dict=True):
         state = output.past_key_values
     return prompt[:, ahead:], state
+
+
+@torch.no_grad()
+def unread(base: Rwkv6Model, prompt: Tensor, attention_mask: Tensor | None, state: Rwkv6State) -> tuple[Tensor, Tensor]:
+    """What a state has not read yet of a text that begins with what it has read.
+
+    Args:
+        prompt: token ids (batch, time), or embeddings (batch, time, channel): the whole text, or the end of it.
+        attention_mask: (batch, time or more), 0 at padding: of the whole text. None where `prompt` is all of it.
+        state: the state after the beginning.
+
+    Returns:
+        The columns of the prompt from the first that some row has not read, and their mask, (batch, columns), true at
+        the real tokens that the row has not read.
+
+    Raises:
+        ValueError: nothing is unread, tokens before the prompt are, or the prompt begins with another text.
+    """
+    base.layer_states(state, prompt.shape[0])
+    batch, time = prompt.shape[:2]
+    real_tokens(attention_mask, batch, time)  # refuses a mask of another shape
+    real = prompt.new_ones((batch, time), dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    before = real.shape[1] - time  # columns of the mask before the prompt
+    seen = state.seen.to(real.device).unsqueeze(1)
+    count = real.cumsum(1)
+    new = real & (count > seen)  # (B, whole)
+    advice = "with past_key_values give the whole text, or its end and the attention_mask of the whole"
+    if not bool(new.any(1).all()):
+        lengths = f"{seen.flatten().tolist()} tokens, the text has {count[:, -1].tolist()}"
+        raise ValueError(f"the state has read {lengths}, and none is left to read: {advice}")
+    start = int(new.any(0).int().argmax())
+    if start < before:
+        raise ValueError(f"{before - start} unread tokens stand before those given: {advice}")
+    last = (real & (count == seen))[:, before:]  # each row's last token that the state has read, where it is given
+    if bool(last.any()) and not _left_by(base, state, prompt[last], last.any(1)):
+        raise ValueError(f"the text does not begin with the {int(seen.max())} tokens that the state has read: {advice}")
+    return prompt[:, start - before :], new[:, start:]
+
+
+def _left_by(base: Rwkv6Model, state: Rwkv6State, last: Tensor, rows: Tensor) -> bool:
+    """Whether the tokens `last` (row,) may be the last that the state has read in those of its rows.
+
+    The first block's time mixing keeps its input at that token, which depends on no other token. Embeddings (row,
+    channel) may stand for the tokens.
+    """
+    block, kept = base.blocks[0], state.layers[0].attention_shift
+    if block.gated_shift_time is not None:
+        return True  # the gate's output depends on earlier tokens
+    shift = block.ln1(block.pre_ln(widened(base.embeddings(last) if last.dim() == 1 else last)))  # (rows, C)
+    kept = kept[rows.to(kept.device)].to(shift)
+    return bool(((shift - kept).norm(dim=1) <= 0.05 * kept.norm(dim=1)).all())
 
 
 def in_windows(
@@ -100,6 +157,7 @@ def in_windows(
     state: Any = None,
     carried: bool = True,
     keep: Callable[[slice], int | Tensor] | None = None,
+    **options: Any,
 ) -> Iterator[tuple[slice, Any]]:
     """Run a model over its input window by window, each window continuing from the state of the one before.
 
@@ -111,6 +169,7 @@ def in_windows(
         state: the state before the first token; None at the start of a document.
         carried: False starts every window without a state, as a model of a fixed context would.
         keep: the `logits_to_keep` of a window, from its columns; None does not pass that option.
+        **options: further arguments of the model's forward pass.
 
     Yields:
         The columns of each window as a slice, and the model's output on them.
@@ -132,6 +191,7 @@ def in_windows(
             attention_mask=None if attention_mask is None else attention_mask[:, part],
             use_cache=carried,
             **past,
+            **options,
             **({} if keep is None else {"logits_to_keep": keep(part)}),
         )
         if carried:

@@ -64,8 +64,8 @@ class Rwkv6State:
         return self.layers[0].wkv.shape[0] if self.layers else 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Always 0: `generate` drops this many tokens of its input, and a state holds no tokens."""
-        return 0
+        """Number of tokens so far, padding aside, of the sequence that has most: where `generate` goes on."""
+        return int(self.seen.max()) if self.layers else 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Replace the sequences by those at `beam_idx`, in that order: beam search calls this."""

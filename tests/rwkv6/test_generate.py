@@ -103,5 +103,5 @@ def test_generation_goes_on_from_a_state(tiny_model: Any, tokens: Any, arm: str 
     model, ids = tiny_model(arm), tokens(2, 9)
     with torch.no_grad():
         state = model(ids[:, :-more], use_cache=True).past_key_values
-    found = generate(model, ids[:, -more:], past_key_values=state)
+    found = generate(model, ids[:, -more:], attention_mask=torch.ones_like(ids), past_key_values=state)
     assert torch.equal(found[:, more:], greedy_loop(model, ids)[:, 9:])

@@ -190,8 +190,11 @@ def test_generate_goes_on_from_a_state_in_windows(tiny_model: Any, tokens: Any, 
     model, ids = tiny_model("enhanced"), tokens(2, 30)
     wanted = generate(model, ids)[:, 30:]
     _, state = prefill(model, ids[:, :11])
-    for mask in (torch.ones_like(ids), torch.ones_like(ids[:, 11:])):
-        assert torch.equal(generate(model, ids[:, 11:], attention_mask=mask, past_key_values=state)[:, 19:], wanted)
+    mask = torch.ones_like(ids)
+    for part in (ids, ids[:, 11:]):
+        with watched(model) as times:
+            found = generate(model, part, attention_mask=mask, past_key_values=state)
+        assert sum(times) == 19 + NEW - 1 and torch.equal(found[:, -NEW:], wanted)
 
 
 def test_without_a_cache_the_whole_is_read_each_time(tiny_model: Any, tokens: Any, small_window: int) -> None:
@@ -206,9 +209,11 @@ def test_the_librarys_own_windows_need_a_state_to_start_from(tiny_model: Any, to
     with pytest.raises(ValueError, match="prefill chunking without a cache"):
         generate(model, ids, prefill_chunk_size=8)
     _, state = prefill(model, ids[:, :11])
-    with watched(model) as times:
-        found = generate(model, ids[:, 11:], past_key_values=state, prefill_chunk_size=8)
-    assert times[:3] == [8, 8, 3] and torch.equal(found[:, 19:], generate(model, ids)[:, 30:])
+    mask = torch.ones_like(ids)
+    for part in (ids, ids[:, 11:]):
+        with watched(model) as times:
+            found = generate(model, part, attention_mask=mask, past_key_values=state, prefill_chunk_size=8)
+        assert times[:3] == [8, 8, 3] and torch.equal(found[:, -NEW:], generate(model, ids)[:, 30:])
 
 
 @ARMS

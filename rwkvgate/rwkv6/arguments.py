@@ -1,0 +1,111 @@
+"""Arguments of a forward pass: what RWKV-6 cannot compute from, or does not compute, is refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rwkvgate.rwkv6.configuration import Rwkv6Config
+
+PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "cu_seqlens")
+"""Arguments that say where the documents of a packed row begin."""
+_ADVICE = "documents in one row would share a state; give each a row of its own, padded under an attention_mask"
+
+
+def known_options(options: dict[str, Any], mask: Tensor | None, known: Collection[str] = ()) -> dict[str, Any]:
+    """The options of which a caller knows what to do, once the others are refused.
+
+    Args:
+        options: what was given beyond the named arguments. None means that an argument was not given.
+        mask: (batch, time or more), the attention mask of the call.
+        known: names that the caller has a use for.
+
+    Raises:
+        ValueError: packed documents, an output that there is none of, attention to the right, or an unknown name.
+    """
+    for name, value in options.items():
+        if value is None or name in known:
+            continue
+        if name == "position_ids":
+            refuse_packed(value, mask)
+        elif name in PACKED:
+            raise ValueError(f"{name} packs a row: {_ADVICE}")
+        elif name in ("output_attentions", "output_router_logits"):
+            if value:
+                raise ValueError(f"{name} is {value}; it must be False, since RWKV-6 has none")
+        elif name == "is_causal":
+            if not value:
+                raise ValueError(f"is_causal is {value}; it must be True, since RWKV-6 reads from left to right")
+        else:
+            raise ValueError(f"{name} is not an argument of RWKV-6's forward pass")
+    return {name: options[name] for name in known if options.get(name) is not None}
+
+
+def refuse_packed(position_ids: Tensor, mask: Tensor | None) -> None:
+    """Refuse positions that start again within a row, as those of packed documents do.
+
+    Args:
+        position_ids: (batch, time), (1, time) or (time,).
+        mask: (batch, time or more), 0 at padding, where a position means nothing; None where every token is real.
+
+    Raises:
+        ValueError: positions that do not count on by one from each token to the next.
+    """
+    jumps = position_ids.diff(dim=-1) != 1
+    if mask is not None and mask.dim() == 2 and mask.shape[1] >= position_ids.shape[-1]:
+        real = mask[:, -position_ids.shape[-1] :].bool()
+        jumps = jumps & real[:, 1:] & real[:, :-1]
+    message = f"position_ids do not count on by one within a row: {_ADVICE}"
+    if torch.compiler.is_compiling():
+        torch._assert_async(~jumps.any(), message)
+    elif bool(jumps.any()):
+        raise ValueError(message)
+
+
+def check_inputs(input_ids: Any, inputs_embeds: Any, attention_mask: Tensor | None, config: Rwkv6Config) -> None:
+    """Refuse inputs that are no tokens of the vocabulary and no embeddings, and masks that are added to scores.
+
+    Values are looked at on a CPU alone: elsewhere that would wait for the device.
+
+    Raises:
+        ValueError: not exactly one input, another shape or type, ids beyond the vocabulary, a mask of other numbers.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    inputs = input_ids if inputs_embeds is None else inputs_embeds
+    if not isinstance(inputs, Tensor):
+        raise ValueError(f"the input is a {type(inputs).__name__}; it must be a tensor")
+    shape = tuple(inputs.shape)
+    if inputs.dim() != (2 if inputs_embeds is None else 3) or 0 in shape[:2]:
+        raise ValueError(f"the input is {shape}; it must be (batch, time) with at least one token")
+    if inputs_embeds is None:
+        check_ids("input_ids", inputs, config.vocab_size)
+    elif shape[2] != config.hidden_size:
+        raise ValueError(f"inputs_embeds are {shape}; the last size must be {config.hidden_size}")
+    if attention_mask is not None and attention_mask.is_floating_point() and _on_cpu(attention_mask):
+        other = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+        if len(other):
+            raise ValueError(f"attention_mask holds {other[0].item():g}; it must hold 1 at tokens and 0 at padding")
+
+
+def check_ids(name: str, ids: Tensor, vocabulary: int, ignored: int | None = None) -> None:
+    """Refuse what is no token id, but for one number that stands for none.
+
+    Raises:
+        ValueError: no integers, or one beyond the vocabulary.
+    """
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{name} are {ids.dtype}; they must be torch.int64 or torch.int32")
+    if _on_cpu(ids):
+        wrong = (ids < 0) | (ids >= vocabulary)
+        if ignored is not None:
+            wrong &= ids != ignored
+        if bool(wrong.any()):
+            raise ValueError(f"{name} hold {int(ids[wrong][0])}; ids must be from 0 to {vocabulary - 1}")
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
