@@ -26,7 +26,7 @@ def test_a_clamped_gate_is_the_one_computed_by_hand(arm: str, tiny_model: Any, t
     model, ids = tiny_model(arm), tokens(2, 9)
     gate = gates_of(model)[1]
     seen: list[Any] = []
-    gate.gate.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].now.clone(), output)))
+    gate.gating.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].now.clone(), output)))
     outputs: list[torch.Tensor] = []
     gate.register_forward_hook(lambda _, inputs, output: outputs.append(output[0]))
     before = model(ids).logits

@@ -28,7 +28,7 @@ def test_values_are_the_gates_and_nothing_is_changed(arm: str, tiny_model: Any, 
     if gate.config.gating == "fixed":
         expected = torch.full_like(hidden[0], gate.config.value)
     else:
-        expected = torch.sigmoid(hidden[0] @ gate.gate.linear.weight.T + gate.gate.linear.bias)
+        expected = torch.sigmoid(hidden[0] @ gate.gating.linear.weight.T + gate.gating.linear.bias)
     torch.testing.assert_close(trace.values[1].float(), expected.detach(), atol=1e-3, rtol=0)
     assert all(gate.observer is None for gate in gates_of(model))
 

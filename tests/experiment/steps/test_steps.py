@@ -119,7 +119,7 @@ def test_untrained_and_tuned_start_from_the_same_gate(folder: Path) -> None:
     start = build_arm(run.variant("enhanced"))
     assert all(torch.equal(a, b) for a, b in zip(untrained.parameters(), start.parameters(), strict=True))
     other = build_arm(run.variant("enhanced", 1))
-    gates = [m.rwkv.blocks[0].gated_shift.gate.linear.weight for m in (start, other)]
+    gates = [m.rwkv.blocks[0].gated_shift.gating.linear.weight for m in (start, other)]
     assert not torch.equal(*gates)
 
 
@@ -150,7 +150,7 @@ def test_truncated_or_foreign_weights_of_an_arm_are_named(folder: Path) -> None:
     path.write_bytes(whole[:500])
     with pytest.raises(SettingsError, match="cannot be read"):
         ensure_arm(run.variant("enhanced"))
-    arm_step.save_file({"rwkv.blocks.0.gated_shift.gate.linear.weight": torch.zeros(3, 3)}, str(path))
+    arm_step.save_file({"rwkv.blocks.0.gated_shift.gating.linear.weight": torch.zeros(3, 3)}, str(path))
     with pytest.raises(SettingsError, match="weights of another model"):
         ensure_arm(run.variant("enhanced"))
 
