@@ -284,6 +284,18 @@ def read_record(files: Folder) -> dict[str, Any]:
     for key, kind in entries.items():
         if type(record[key]) is not kind:
             raise SettingsError(f"{path} is damaged: {key} is {brief(record[key])}; it must be {JSON_NAMES[kind]}")
-    if nested := [key for key, value in record["gate"].items() if isinstance(value, (dict, list))]:
-        raise SettingsError(f"{path} is damaged: gate.{nested[0]} is an object or a list; it must be one value")
+    check_fields(record["gate"], f"gate in {path}")
     return record
+
+
+def check_fields(fields: Any, where: str) -> dict[str, Any]:
+    """The fields of a gate's config as JSON gave them, once they are single values by name.
+
+    Raises:
+        SettingsError: they are not.
+    """
+    if not isinstance(fields, dict):
+        raise SettingsError(f"{where} is {brief(fields)}; it must be an object")
+    if nested := [key for key, value in fields.items() if isinstance(value, (dict, list))]:
+        raise SettingsError(f"{brief(nested[0])} of {where} is an object or a list; it must be one value")
+    return fields

@@ -87,7 +87,7 @@ DAMAGED = {
     "nested too deep": (text("[" * 100_000), "damaged"),
     "NUL": (text("\0" * 9), "damaged"),
     "a number without end": (text(f'{{"format": {"9" * 9999}}}'), "damaged"),
-    "a gate nested": (record(gate={"taps": [[[1]]]}), "gate.taps is an object or a list; it must be one value"),
+    "a gate nested": (record(gate={"taps": [[[1]]]}), "is an object or a list; it must be one value"),
     "a gate without end": (record(gate={"gating": "x" * 9999}), "…"),
     "norms of text": (record(norms="false"), "norms is 'false'; it must be true or false"),
     "NUL in a name": (record(family="rwkv6\0"), r"family 'rwkv6\x00'; the model has 'rwkv6'"),

@@ -68,12 +68,6 @@ def test_patched_and_unpatched_models_are_refused(tiny_model: Any, tmp_path: Pat
     assert not (tmp_path / "none").exists()
 
 
-def test_a_patched_model_is_not_saved_as_a_plain_one(tiny_model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="would drop its gates"):
-        tiny_model("enhanced").save_pretrained(tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
 def test_a_failed_save_leaves_the_old_gate(tiny_model: Any, tmp_path: Path, monkeypatch: Any) -> None:
     folder = save_gate(tiny_model("enhanced"), tmp_path / "gate")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
