@@ -105,11 +105,11 @@ class GatedShift(nn.Module):
         return torch.addcmul(hidden.unflatten(-1, heads), factor, moved.unflatten(-1, heads)).flatten(-2)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Also load what was saved under the names of earlier versions; refuse, strictly or not, another gate's."""
+        """Also load names of earlier versions; in a model, refuse another gate's weights, strictly or not."""
         for name in [name for name in state_dict if name.startswith(prefix)]:
             state_dict[prefix + current_name(name.removeprefix(prefix))] = state_dict.pop(name)
         given = {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
-        if given and (wrong := given ^ self.state_dict().keys()):
+        if prefix and given and (wrong := given ^ self.state_dict().keys()):
             rest[-1].append(f"{prefix} is another gate than that of the weights: {some(wrong)}")
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

@@ -15,17 +15,6 @@ class SettingsError(ValueError):
     """Invalid settings: the message names the key, its value and the values allowed."""
 
 
-def brief(value: object, most: int = 100) -> str:
-    """A value as an error shows it: control characters escaped, and no longer than a line.
-
-    Example:
-        >>> brief("x" * 1000, 8)
-        "'xxxxxx…"
-    """
-    shown = repr(value)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
-
-
 def explain(model: type[BaseModel], problem: Any, where: str) -> str:
     """One of pydantic's errors in words that a user can act on."""
     path = [str(part) for part in problem["loc"]]
@@ -39,7 +28,7 @@ def explain(model: type[BaseModel], problem: Any, where: str) -> str:
     value, message = problem["input"], problem["msg"].removeprefix("Value error, ")
     if not path or isinstance(value, Mapping):
         return f"{key + ': ' if key else ''}{message} (in {where})"
-    return f"{key} is {brief(value)} ({type(value).__name__}) in {where}: {message}"
+    return f"{key} is {value!r} ({type(value).__name__}) in {where}: {message}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -24,12 +24,13 @@ FIRST = "blocks.0.gated_shift.gating.linear.weight"
 
 
 def record(**changes: Any) -> Damage:
-    """The JSON with keys changed; `...` takes a key away."""
+    """The JSON with keys changed, and sealed again; `...` takes a key away."""
 
     def damage(folder: Path) -> None:
         path = folder / storage.CONFIG
         changed = json.loads(path.read_text()) | changes
-        path.write_text(json.dumps({key: value for key, value in changed.items() if value is not ...}))
+        changed = {key: value for key, value in changed.items() if value is not ...}
+        path.write_text(json.dumps(changed | {"seal": changes.get("seal", storage._seal(changed))}))
 
     return damage
 
@@ -88,7 +89,7 @@ DAMAGED = {
     "NUL": (text("\0" * 9), "damaged"),
     "a number without end": (text(f'{{"format": {"9" * 9999}}}'), "damaged"),
     "a gate nested": (record(gate={"taps": [[[1]]]}), "is an object or a list; it must be one value"),
-    "a gate without end": (record(gate={"gating": "x" * 9999}), "…"),
+    "a family without end": (record(family="x" * 9999), "xxx…; the model has"),
     "norms of text": (record(norms="false"), "norms is 'false'; it must be true or false"),
     "NUL in a name": (record(family="rwkv6\0"), r"family 'rwkv6\x00'; the model has 'rwkv6'"),
     "10^8 layers": (record(num_hidden_layers=10**8), "num_hidden_layers 100000000; the model has 3"),
@@ -104,6 +105,11 @@ DAMAGED = {
         weights(lambda x: x.update({FIRST: x[FIRST].double() + 1e300})),
         f"holds {FIRST} with values of up to 1e+300, too large for torch.float32",
     ),
+    "another epsilon": (
+        lambda f: (f / storage.CONFIG).write_text((f / storage.CONFIG).read_text().replace("1e-05", "1e-01")),
+        "its entries are not those that were written",
+    ),
+    "no seal": (record(seal=1), "seal is 1; it must be a string"),
     "probe empty": (record(base={"probe": {}}), "base.probe is no table of numbers"),
     "probe without end": (record(base={"probe": {"embeddings.weight": 10**400}}), "base.probe is no table of numbers"),
     "no record": (lambda f: (f / storage.CONFIG).unlink(), "holds no gate.json"),
