@@ -101,9 +101,9 @@ def test_gates_are_recorded_under_autocast_on_the_cpu(arm: str, tiny_model: Any,
 
 
 BAD_TEXTS = {
-    "an id beyond": ({"input_ids": torch.tensor([[37]])}, "input_ids holds 37; the model has ids 0 to 36"),
-    "a negative id": ({"input_ids": torch.tensor([[-1]])}, "input_ids holds -1"),
-    "no whole numbers": ({"input_ids": torch.ones(1, 2)}, "input_ids is of torch.float32"),
+    "an id beyond": ({"input_ids": torch.tensor([[37]])}, "input_ids hold 37; they must be whole, from 0 to 36"),
+    "a negative id": ({"input_ids": torch.tensor([[-1]])}, "input_ids hold -1"),
+    "no whole numbers": ({"input_ids": torch.ones(1, 2)}, "input_ids are of torch.float32"),
     "a list": ({"input_ids": [[1]]}, "input_ids is a list; it must be"),
     "no row": ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, r"input_ids is \(0, 3\); it must be"),
     "no token": ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, r"input_ids is \(1, 0\); it must be"),
