@@ -1,11 +1,15 @@
 """rwkvgate: the gated shift of the previous hidden state for RWKV-6, reproduced and tested.
 
-The public names are below. Each is imported at its first use, so that `import rwkvgate` takes milliseconds.
+The public names are below. Each is imported at its first use, so that `import rwkvgate` takes milliseconds. The Auto
+classes of transformers know RWKV-6 as soon as this package and they are imported, in any order.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +43,14 @@ _HOMES = {
     "load_gate": "rwkvgate.gate.storage",
 }
 
+_FOLLOWERS = {
+    "transformers.models.auto.configuration_auto": "rwkvgate.rwkv6.configuration",
+    "transformers.models.auto.modeling_auto": "rwkvgate.rwkv6.modeling",
+    "transformers.models.auto.tokenization_auto": "rwkvgate.rwkv6.tokenizer",
+    "rwkvgate.rwkv6.modeling": "rwkvgate.gate.pretrained",
+}
+"""A module, and the one that is imported right after it: it registers its classes there, or sets a hook."""
+
 __all__ = [
     "GateAbout",
     "GateConfig",
@@ -61,3 +73,37 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'rwkvgate' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+class _Following:
+    """An import hook: after each module of `_FOLLOWERS`, the module that follows it is imported."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The usual spec of such a module, whose loader imports the follower at its end; None for any other module."""
+        spec = PathFinder.find_spec(name, path) if name in _FOLLOWERS else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            _follow(name)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _follow(name: str) -> None:
+    try:
+        import_module(_FOLLOWERS[name])
+    except ImportError as error:
+        # A module of this package is being imported, and brought in transformers' on its way.
+        if "partially initialized module 'rwkvgate." not in str(error):
+            raise
+
+
+sys.meta_path.insert(0, _Following)
+for _name in _FOLLOWERS:
+    if _name in sys.modules:
+        _follow(_name)

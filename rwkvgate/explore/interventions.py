@@ -7,11 +7,15 @@ as it is and at 1 replaces it; an attention gate keeps its weights over the past
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from numbers import Real
 from operator import index
+from threading import get_ident
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -23,8 +27,10 @@ from rwkvgate.gate.gating import Gated
 from rwkvgate.gate.layer import GatedShift, wide_values
 from rwkvgate.gate.past import Past
 
-Selection = int | slice | Sequence[int]
-"""Channels or tokens: one, a slice, or a list of them, counted from 0."""
+Selection: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | Tensor
+"""Channels or tokens: one, a slice, several, or a mask that is true at those chosen; counted from 0."""
+LARGEST = 2**62
+"""Largest position, far below the end of the integers in which positions are counted."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +65,37 @@ class Clamp:
         """Gate values (batch, time, channel) after the change."""
         return torch.full_like(values, self.value) if self.scale is None else values * self.scale
 
-    def check(self, model: PreTrainedModel) -> None:
-        """Refuse a value, scale, channel or token that the model cannot have.
+    def check(self, model: PreTrainedModel) -> Clamp:
+        """The same clamp with its channels and tokens as slices or lists, once the model can have them.
 
         Raises:
             TypeError, ValueError: as `clamp_gate` says.
         """
         if (self.value is None) == (self.scale is None):
             raise ValueError(f"value is {self.value} and scale {self.scale}; exactly one of them must be given")
+        for name, number in (("value", self.value), ("scale", self.scale)):
+            if number is not None and not isinstance(number, Real):
+                raise TypeError(f"{name} is a {type(number).__name__}; it must be a number")
         if self.value is not None and not 0 <= self.value <= 1:
             raise ValueError(f"value is {self.value}; a gate's value must be 0 to 1")
         if self.scale is not None and not (self.scale >= 0 and math.isfinite(self.scale)):
             raise ValueError(f"scale is {self.scale}; it must be a finite number of at least 0")
-        _check_selection("channels", self.channels, family_of(model).channels(model))
-        _check_selection("tokens", self.tokens, None)
+        channels = _checked("channels", self.channels, family_of(model).channels(model))
+        return replace(self, channels=channels, tokens=_checked("tokens", self.tokens, None))
 
 
 @dataclass(frozen=True, eq=False)
 class Override:
-    """A gate's override: applies its clamps in order, the outermost first."""
+    """A gate's override: applies its clamps in order, the outermost first, in the thread that it was made in."""
 
     clamps: tuple[Clamp, ...]
+    thread: int = field(default_factory=get_ident)
 
     def __call__(self, gated: Gated, past: Past) -> Gated:
         """The gate's output with the clamped values; all other values keep their bits."""
+        # A backward pass computes checkpointed blocks anew, in threads of its own.
+        if get_ident() != self.thread and torch._C._current_graph_task_id() == -1:
+            return gated
         own = wide_values(gated, past.now)  # (batch, time, channel)
         values, touched = own, torch.zeros((), dtype=torch.bool, device=own.device)
         for clamp in self.clamps:
@@ -108,18 +121,20 @@ def clamp_gate(
 ) -> Iterator[None]:
     """Context manager that clamps gates to `value`, or multiplies them by `scale`, and restores them at its end.
 
-    `value=0.0` ablates a gate. Clamps nest: an inner one changes what an outer one left. The block owns the model's
-    lock, so another thread that records or clamps the same model waits.
+    `value=0.0` ablates a gate. Clamps nest: an inner one changes what an outer one left. A clamp holds in the thread
+    that enters the block: another thread that records or clamps the same model waits for its end, and another
+    thread's plain forward pass, or `generate`, is not clamped. A copy that is made inside is a model without clamps.
 
     Args:
         layer: from 1, one or several; None is every layer. A layer with two gates has both clamped.
         value: the gate's value, 0 to 1.
         scale: a factor of at least 0; the product may exceed 1.
-        channels: from 0; None is all.
-        tokens: positions in the document from 0, padding not counted, generated tokens included; None is all.
+        channels: from 0: one, several, a slice, or a mask; None is all.
+        tokens: positions in the document from 0, padding not counted, generated tokens included; None is all. A mask
+            chooses the positions at which it is true, and none after its end.
 
     Raises:
-        TypeError: a layer, channel or position is not an integer.
+        TypeError: a layer, channel or position is not an integer, or a value or scale not a number.
         ValueError: the model has no gate; both or neither of `value` and `scale` are given; a layer, channel,
             position, value or scale is out of range.
 
@@ -146,8 +161,8 @@ def applied(model: PreTrainedModel, clamp: Clamp | None) -> Iterator[None]:
             yield
         return
     require_gates(model)
-    clamp.check(model)
-    gates, own = _gates(model, clamp.layer), replace(clamp)  # a copy: the same clamp may be applied twice
+    own = clamp.check(model)  # a copy: the same clamp may be applied twice
+    gates = _gates(model, clamp.layer)
     with model_lock(model):
         try:
             for gate in gates:
@@ -167,40 +182,73 @@ def _gates(model: PreTrainedModel, layer: int | Sequence[int] | None) -> list[Ga
     """The gates of the layers, layer by layer."""
     family = family_of(model)
     blocks = list(family.blocks(model))
-    layers = list(range(1, len(blocks) + 1)) if layer is None else _integers(layer)
+    if isinstance(layer, bool):
+        raise ValueError(f"layer is {layer}; the model has layers 1 to {len(blocks)}")
+    layers = list(range(1, len(blocks) + 1)) if layer is None else _integers("layer", layer)
+    if not layers:
+        raise ValueError(f"layer is {layer!r}; it must name at least one, or be None for all")
     for number in layers:
-        if isinstance(number, bool) or not 1 <= number <= len(blocks):
+        if not 1 <= number <= len(blocks):
             raise ValueError(f"layer is {number!r}; the model has layers 1 to {len(blocks)}")
     return [gate for number in dict.fromkeys(layers) for gate in family.gates(blocks[number - 1])]
 
 
-def _check_selection(name: str, selection: Selection | None, size: int | None) -> None:
+def _checked(name: str, selection: Selection | None, size: int | None) -> slice | list[int] | None:
+    """A selection as a slice or a list, once each of its numbers is from 0 to below `size`."""
     if selection is None:
-        return
+        return None
+    if isinstance(selection, range) and selection.step > 0:
+        selection = slice(selection.start, selection.stop, selection.step)
+    most = LARGEST if size is None else size - 1
     if isinstance(selection, slice):
-        ends = [x for x in (selection.start, selection.stop) if x is not None]
-        if any(x < 0 for x in ends) or (selection.step or 1) < 1:
+        start, stop, step = (None if x is None else _integers(name, x)[0] for x in _parts(selection))
+        if any(x is not None and not 0 <= x <= LARGEST for x in (start, stop)) or not 1 <= (step or 1) <= LARGEST:
             raise ValueError(f"{name} is {selection}; its ends must be at least 0 and its step at least 1")
-        return
-    for number in _integers(selection):
-        if number < 0 or (size is not None and number >= size):
-            allowed = "at least 0" if size is None else f"0 to {size - 1}"
-            raise ValueError(f"{name} includes {number}; allowed are {allowed}")
+        return slice(start, stop, step)
+    numbers = _masked(name, selection, size)
+    for number in _integers(name, selection) if numbers is None else ():
+        if not 0 <= number <= most:
+            raise ValueError(
+                f"{name} includes {number}; allowed are " + ("at least 0" if size is None else f"0 to {most}")
+            )
+    return _integers(name, selection) if numbers is None else numbers
 
 
-def _among(numbers: Tensor, selection: Selection) -> Tensor:
+def _parts(selection: slice) -> tuple[Any, Any, Any]:
+    return selection.start, selection.stop, selection.step
+
+
+def _masked(name: str, selection: Any, size: int | None) -> list[int] | None:
+    """The places where a mask is true; None where the selection is no mask."""
+    values = selection.tolist() if hasattr(selection, "tolist") else selection
+    if isinstance(values, bool):
+        raise TypeError(f"{name} is {values}; it must be a number, several, a slice or a mask")
+    if not isinstance(values, Sequence) or not values or not all(isinstance(x, bool | np.bool_) for x in values):
+        return None
+    if size is not None and len(values) != size:
+        raise ValueError(f"the mask of {name} has {len(values)} entries; it must have {size}")
+    return [place for place, chosen in enumerate(values) if chosen]
+
+
+def _among(numbers: Tensor, selection: Any) -> Tensor:
     if isinstance(selection, slice):
         start = selection.start or 0
         inside = (numbers >= start) & ((numbers - start) % (selection.step or 1) == 0)
         return inside if selection.stop is None else inside & (numbers < selection.stop)
-    return torch.isin(numbers, torch.tensor(_integers(selection), dtype=numbers.dtype, device=numbers.device))
+    return torch.isin(numbers, torch.tensor(selection, dtype=numbers.dtype, device=numbers.device))
 
 
-def _integers(given: int | Sequence[int]) -> list[int]:
+def _integers(name: str, given: Any) -> list[int]:
     """One integer of Python, numpy or torch, or several, as a list.
 
     Raises:
         TypeError: one of them is not an integer.
     """
-    several = [given] if hasattr(given, "__index__") and not hasattr(given, "__len__") else given
-    return [number if isinstance(number, bool) else index(number) for number in several]  # type: ignore[union-attr]
+    values = given.tolist() if hasattr(given, "tolist") else given
+    several = values if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    numbers = []
+    for value in several:
+        if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} includes {value!r} ({type(value).__name__}); it must hold whole numbers")
+        numbers.append(index(value))
+    return numbers

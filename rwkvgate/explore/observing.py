@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import NamedTuple
 
 from torch import Tensor
@@ -53,17 +54,21 @@ def gate_names(model: PreTrainedModel) -> tuple[GateName, ...]:
 @contextmanager
 def observing(model: PreTrainedModel, keep: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Context manager in which every forward pass calls `keep` with each gate's number, from 0, and its values
-    (batch, time, channel). The outputs of the passes do not change.
+    (batch, time, channel). The outputs of the passes do not change. Passes of other threads are not observed.
 
     Raises:
         ValueError: the model has no gate.
     """
     gates = require_gates(model)
     with model_lock(model):
-        before = [gate.observer for gate in gates]
+        before, thread = [gate.observer for gate in gates], get_ident()
+
+        def observer_of(number: int) -> Callable[[Tensor], None]:
+            return lambda values: keep(number, values) if get_ident() == thread else None
+
         try:
             for number, gate in enumerate(gates):
-                gate.observer = lambda values, number=number: keep(number, values)  # type: ignore[misc]
+                gate.observer = observer_of(number)
             yield
         finally:
             for gate, observer in zip(gates, before, strict=True):

@@ -37,6 +37,42 @@ def model_lock(model: nn.Module) -> Any:
         return _LOCKS.setdefault(model, RLock())
 
 
+def check_text(model: Any, input_ids: Any, attention_mask: Any = None) -> None:
+    """Refuse token ids and masks that the model cannot read.
+
+    Args:
+        input_ids: (batch, time), each an id of the model's.
+        attention_mask: (batch, time), 0 at padding and 1 elsewhere, of any type; None where every token is real.
+
+    Raises:
+        ValueError: they are none of these.
+
+    Example:
+        >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
+        >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=64, hidden_size=32, num_hidden_layers=1, head_size=16))
+        >>> check_text(model, torch.tensor([[5, 64]]))
+        Traceback (most recent call last):
+        ValueError: input_ids hold 64; they must be whole, from 0 to 63
+    """
+    shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else f"a {type(input_ids).__name__}"
+    if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or not input_ids.numel():
+        raise ValueError(f"input_ids is {shape}; it must be (batch, time) with at least one token")
+    size = model.get_input_embeddings().weight.shape[0]
+    if input_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"input_ids are of {input_ids.dtype}; they must be whole, from 0 to {size - 1}")
+    for number in map(int, input_ids.aminmax()):
+        if not 0 <= number < size:
+            raise ValueError(f"input_ids hold {number}; they must be whole, from 0 to {size - 1}")
+    if attention_mask is None:
+        return
+    if not isinstance(attention_mask, Tensor) or attention_mask.shape != input_ids.shape:
+        other = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+        raise ValueError(f"attention_mask is {other}; it must be {shape}")
+    wrong = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+    if wrong.numel():
+        raise ValueError(f"attention_mask holds {wrong[0].item()}; it must hold 0 at padding and 1 elsewhere")
+
+
 @torch.no_grad()
 def read(
     model: nn.Module,
@@ -61,7 +97,7 @@ def read(
         without `losses`.
 
     Raises:
-        ValueError: there is no token, one is outside the vocabulary, or `window` is below 1.
+        ValueError: what `check_text` refuses, or `window` is below 1.
         Stopped: `stopped` returned true.
 
     Example:
@@ -72,12 +108,7 @@ def read(
         (torch.Size([1, 4]), [[True, False, False, False]])
     """
     at_least_one(window=window)
-    if input_ids.dim() != 2 or not input_ids.numel():
-        raise ValueError(f"input_ids is {tuple(input_ids.shape)}; it must be (batch, time) with at least one token")
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    if input_ids.is_floating_point() or not 0 <= input_ids.min() <= input_ids.max() < vocabulary:
-        found = f"{input_ids.min().item()} to {input_ids.max().item()}"
-        raise ValueError(f"input_ids are {found} ({input_ids.dtype}); they must be whole, from 0 to {vocabulary - 1}")
+    check_text(model, input_ids, attention_mask)
     time = input_ids.shape[1]
     nats = torch.full(input_ids.shape, math.nan) if losses else None
     last: Tensor | None = None  # the logits at the end of the window before, (batch, vocabulary)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rwkvgate.explore.observing import GateName, gate_names, observing
-from rwkvgate.explore.reading import WINDOW, read
+from rwkvgate.explore.observing import GateName, gate_names, observing, require_gates
+from rwkvgate.explore.reading import WINDOW, check_text, read
 
 BINS = 50
 """Bins of the histogram over [0, 1]."""
@@ -198,7 +198,8 @@ def summarize_gates(
         skip: tokens at the start, such as a prefix, that the model reads and the summary leaves out.
 
     Raises:
-        ValueError: the model has no gate, there is no token, or `window` is below 1.
+        ValueError: the model has no gate, what `reading.check_text` refuses, `window` is below 1, or `skip` is no
+            number of its tokens.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
@@ -208,6 +209,10 @@ def summarize_gates(
         >>> summary.mean.shape, summary.channel_mean.shape  # (gate, batch, time), (gate, batch, channel)
         (torch.Size([2, 1, 40]), torch.Size([2, 1, 32]))
     """
+    require_gates(model)
+    check_text(model, input_ids, attention_mask)
+    if not isinstance(skip, int) or not 0 <= skip <= input_ids.shape[1]:
+        raise ValueError(f"skip is {skip!r}; of {input_ids.shape[1]} tokens at least 0 and at most all can be skipped")
     summarizer = Summarizer(input_ids, attention_mask, gate_names(model), skip=skip)
     with observing(model, summarizer.add):
         nats = read(model, input_ids, attention_mask, window=window, losses=losses)

@@ -13,8 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rwkvgate.explore.observing import GateName, gate_names, observing, require_gates
+from rwkvgate.explore.reading import check_text
 from rwkvgate.explore.summaries import EDGE, GateSummary, Summarizer
 from rwkvgate.metrics.inference import evaluating
+from rwkvgate.rwkv6.precision import without_autocast
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def record_gates(
         **options: of `generate`; greedy by default.
 
     Raises:
-        ValueError: the model has no gate, there is no token, `num_beams` is not 1 (beams change rows), or options of
-            generation come without `new_tokens`.
+        ValueError: the model has no gate, what `reading.check_text` refuses, `num_beams` is not 1 (beams change rows),
+            `use_cache` is False (tokens are read again), or options of generation come without `new_tokens`.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
@@ -108,11 +110,18 @@ def record_gates(
         >>> list(trace.to_frame(["Once", " upon", " a"]).columns)
         ['layer', 'place', 'position', 'token', 'mean', 'low', 'high', 'saturated']
     """
-    if options.get("num_beams", 1) != 1:
-        raise ValueError(f"num_beams is {options['num_beams']}; gates are recorded for one beam")
+    gates = require_gates(model)
+    check_text(model, input_ids, attention_mask)
+    if not isinstance(new_tokens, int) or new_tokens < 0:
+        raise ValueError(f"new_tokens is {new_tokens!r}; it must be a whole number of at least 0")
+    settings = options.get("generation_config") or getattr(model, "generation_config", None)
+    for name, only, why in (("num_beams", 1, "for one beam"), ("use_cache", True, "once a token, with a state")):
+        value = options.get(name, getattr(settings, name, only))
+        if new_tokens and value not in (only, None):
+            raise ValueError(f"{name} is {value}; gates are recorded {why}")
     if options and not new_tokens:
         raise ValueError(f"{', '.join(options)} given, but new_tokens is 0; they are options of generation")
-    kept: list[list[Tensor]] = [[] for _ in require_gates(model)]
+    kept: list[list[Tensor]] = [[] for _ in gates]
 
     def record(gate: int, values: Tensor) -> None:
         kept[gate].append(values.to("cpu", torch.float16))
@@ -125,7 +134,8 @@ def record_gates(
             sequences = (output if isinstance(output, Tensor) else output.sequences).cpu()
         else:
             model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=1)
-    values = torch.stack([torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in kept])
+    with without_autocast(torch.device("cpu")):  # which knows no float16 there
+        values = torch.stack([torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in kept])
     ids = input_ids.cpu() if sequences is None else sequences[:, : values.shape[2]]
     mask = None if attention_mask is None else _extended(attention_mask, ids)
     return GateTrace(values, ids, mask, gate_names(model), sequences)

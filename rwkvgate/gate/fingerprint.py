@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,11 @@ def check_base(model: nn.Module, probe: object, where: str) -> None:
     Raises:
         SettingsError: an element differs, the base lacks the parameter, or the probe is no fingerprint.
     """
-    if not isinstance(probe, Mapping) or not all(
-        isinstance(x, (int, float)) and math.isfinite(x) for x in probe.values()
+    # Compared, not asked whether they are finite: JSON's whole numbers have no bounds.
+    if (
+        not isinstance(probe, Mapping)
+        or not probe
+        or not all(isinstance(x, (int, float)) and abs(x) <= sys.float_info.max for x in probe.values())
     ):
         raise SettingsError(f"{where} has a damaged record: base.probe is no table of numbers")
     if missing := probe.keys() - base_parameters(model).keys():

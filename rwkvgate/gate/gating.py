@@ -123,12 +123,12 @@ class Attention(Gating):
         super().__init__()
         self.heads = config.heads or 1
         self.query = nn.Linear(channels, config.rank)
-        self.key = nn.Linear(channels, config.rank, bias=False)
+        self.keys = nn.Linear(channels, config.rank, bias=False)
 
     def forward(self, past: Past, shifted: None) -> Gated:
         """The sum of the scored states, (batch, time, channel)."""
         query = self.query(past.now).unflatten(-1, (self.heads, -1))  # (B, T, H, d)
-        keys = self.key(past.extended).unflatten(-1, (self.heads, -1))  # (B, K + T, H, d)
+        keys = self.keys(past.extended).unflatten(-1, (self.heads, -1))  # (B, K + T, H, d)
         time, window = past.now.shape[1], past.window
         taps = [keys[:, window - back : window - back + time] for back in range(1, window + 1)]
         scores = torch.stack([(query * key).sum(-1) for key in taps], dim=-1) / math.sqrt(query.shape[-1])

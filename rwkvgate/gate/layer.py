@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.gating import GATINGS, Gated
 from rwkvgate.gate.past import Past
 from rwkvgate.gate.shifts import SHIFTS
+from rwkvgate.rwkv6.layouts import some
 from rwkvgate.rwkv6.precision import wide_dtype, without_autocast
 from rwkvgate.rwkv6.token_shift import TokenShift
 
@@ -40,7 +43,7 @@ class GatedShift(nn.Module):
         >>> gate = GatedShift(GateConfig(norm="none"), channels=8)
         >>> hidden = torch.randn(2, 5, 8)  # (batch, time, channel)
         >>> enhanced, carried = gate(hidden, TokenShift(None), None)
-        >>> g = torch.sigmoid(gate.gate.linear(hidden))
+        >>> g = torch.sigmoid(gate.gating.linear(hidden))
         >>> torch.allclose(enhanced[:, 1:], hidden[:, 1:] + g[:, 1:] * hidden[:, :-1])
         True
         >>> torch.equal(carried[:, 0], hidden[:, -1])  # the last state, for the next call
@@ -51,11 +54,11 @@ class GatedShift(nn.Module):
         super().__init__()
         self.config = config = config.sized(channels, heads)
         self.gate_shift = SHIFTS[config.shift](channels, config)
-        self.gate = GATINGS[config.gating](channels, config)
+        self.gating = GATINGS[config.gating](channels, config)
         self.norm = nn.LayerNorm(channels, eps=config.norm_epsilon) if config.norm == "layer" else None
         scale = None if config.layer_scale is None else torch.full((channels,), config.layer_scale)
         self.gate_scale = None if scale is None else nn.Parameter(scale)
-        self.rows: int = config.window + self.gate.extra
+        self.rows: int = config.window + self.gating.extra
         self.override: Callable[[Gated, Past], Gated] | None = None
         self.observer: Callable[[Tensor], None] | None = None
 
@@ -68,9 +71,9 @@ class GatedShift(nn.Module):
             carried: (B, rows, C), what the call before returned; None at the start of a document.
         """
         with without_autocast(hidden.device):
-            past = Past(hidden, tokens, self.config.window, self.gate.extra, carried)  # h_t and those before it
+            past = Past(hidden, tokens, self.config.window, self.gating.extra, carried)  # h_t and those before it
             shifted = self.gate_shift(past)  # (B, T, C); in the paper h_{t-1}
-            gated = self.gate(past, shifted)  # g_t, in the paper sigmoid(W h_t + b), (B, T, C), beside shifted_t
+            gated = self.gating(past, shifted)  # g_t, in the paper sigmoid(W h_t + b), (B, T, C), beside shifted_t
             gated = self._watched(gated, past)  # unchanged, but where a reader records or clamps the gate
             enhanced = self._added(past.now, gated)  # h_t + s * g_t * shifted_t, (B, T, C)
             if self.norm is not None:
@@ -101,6 +104,19 @@ class GatedShift(nn.Module):
         heads = (factor.shape[-2], -1)  # factor is (B, T, H, 1)
         return torch.addcmul(hidden.unflatten(-1, heads), factor, moved.unflatten(-1, heads)).flatten(-2)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Also load names of earlier versions; in a model, refuse another gate's weights, strictly or not."""
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            state_dict[prefix + current_name(name.removeprefix(prefix))] = state_dict.pop(name)
+        given = {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
+        if prefix and given and (wrong := given ^ self.state_dict().keys()):
+            rest[-1].append(f"{prefix} is another gate than that of the weights: {some(wrong)}")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle gets: everything but the readers, which watch this gate and no other."""
+        return self.__dict__ | {"override": None, "observer": None}
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedShift:
         """Follow the model's moves and casts, but never below float32."""
 
@@ -111,6 +127,16 @@ class GatedShift(nn.Module):
 
         super()._apply(at_least_float32, recurse)
         return self
+
+
+def current_name(name: str) -> str:
+    """The name of a gate's parameter, from that name or the one it had before: `gate.` is as peft's usual targets are.
+
+    Example:
+        >>> current_name("gate.key.weight"), current_name("gating.keys.weight")
+        ('gating.keys.weight', 'gating.keys.weight')
+    """
+    return re.sub(r"^gate\.", "gating.", re.sub(r"^gate\.key\.", "gating.keys.", name))
 
 
 def wide_values(gated: Gated, like: Tensor) -> Tensor:

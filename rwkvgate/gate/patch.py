@@ -69,7 +69,7 @@ def patch(model: Model, config: GateConfig) -> Model:
         >>> _ = patch(model, GateConfig.preset("enhanced"))
         >>> model.num_parameters() - before  # per layer a 64 x 64 matrix, its bias and a LayerNorm
         8576
-        >>> model.rwkv.blocks[0].gated_shift.gate
+        >>> model.rwkv.blocks[0].gated_shift.gating
         Sigmoid(
           (linear): Linear(in_features=64, out_features=64, bias=True)
         )
@@ -158,7 +158,7 @@ def select_trainable(model: PreTrainedModel, scope: Literal["all", "gate-and-nor
         >>> sizes = {"vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 1}
         >>> model = patch(Rwkv6ForCausalLM(Rwkv6Config(**sizes)), GateConfig.preset("no-layer-norm"))
         >>> [name for name in select_trainable(model, "gate-and-norms") if "gate" in name]
-        ['rwkv.blocks.0.gated_shift.gate.linear.weight', 'rwkv.blocks.0.gated_shift.gate.linear.bias']
+        ['rwkv.blocks.0.gated_shift.gating.linear.weight', 'rwkv.blocks.0.gated_shift.gating.linear.bias']
         >>> model.rwkv.embeddings.weight.requires_grad
         False
     """

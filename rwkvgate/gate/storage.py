@@ -18,19 +18,26 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from rwkvgate.gate.card import GateAbout, model_card
-from rwkvgate.gate.config import GateConfig
-from rwkvgate.gate.families import family_of
+from rwkvgate.gate.config import SITES, GateConfig
+from rwkvgate.gate.families import family_of, home
 from rwkvgate.gate.fingerprint import TrainedNorms, base_name, check_base, norm_parameters, probe_base
-from rwkvgate.gate.layer import GatedShift
-from rwkvgate.gate.patch import NORMS, gate_config, patch, unpatch
+from rwkvgate.gate.layer import GatedShift, current_name
+from rwkvgate.gate.patch import NORMS, gate_config, patch
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import write_folder
+from rwkvgate.rwkv6.files import digest, file_hash, write_folder, write_json
 from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, open_folder
+from rwkvgate.rwkv6.layouts import some
 
-FORMAT = 1
+FORMAT = 2
+"""Of the record. Format 1 has no hash of the weights, and no seal."""
 WEIGHTS, CONFIG, CARD = "gate.safetensors", "gate.json", "README.md"
 BASE_PREFIX = "base."
 """Prefix of the base's norms among the weights."""
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+RECORD = {"gate": dict, "family": str, "hidden_size": int, "num_hidden_layers": int, "base": dict, "norms": bool}
+SEALED = {"weights": dict, "seal": str}
+"""The entries of a record and their types; the latter since format 2."""
+JSON_NAMES = {dict: "an object", str: "a string", int: "a whole number", bool: "true or false"}
 
 
 def placed_gates(model: PreTrainedModel) -> dict[str, GatedShift]:
@@ -44,7 +51,7 @@ def placed_gates(model: PreTrainedModel) -> dict[str, GatedShift]:
 
 
 def gate_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The gates' parameters by name, such as `blocks.N.gated_shift.gate.weight`."""
+    """The gates' parameters by name, such as `blocks.N.gated_shift.gating.linear.weight`."""
     return {
         f"{place}.{name}": tensor.detach()
         for place, gate in placed_gates(model).items()
@@ -58,8 +65,8 @@ def save_gate(
     """Write the gate of a patched model to a folder, a few MB without the base, and return the folder.
 
     The folder is written atomically, and replaces a gate of the same name. Beside the gate's weights it holds the
-    config, a model card, the base's name on the hub, and one number of each of the base's weights, by which
-    `load_gate` recognises the base.
+    config, the weights' SHA-256, a model card, the base's name on the hub, and one number of each of the base's
+    weights, by which `load_gate` recognises the base.
 
     Args:
         model: a patched model.
@@ -103,12 +110,14 @@ def save_gate(
         "norms": with_norms,
         "about": asdict(about or GateAbout()),
     }
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    json.dumps(record)  # refused before anything is written
     tensors = gate_tensors(model) | {BASE_PREFIX + key: x for key, x in norms.items()}
     card = model_card(record, sum(x.numel() for x in gate_tensors(model).values()))
     with write_folder(folder) as fresh:
         save_file({key: x.contiguous().cpu() for key, x in tensors.items()}, str(fresh / WEIGHTS))
-        (fresh / CONFIG).write_text(text, encoding="utf-8")
+        record["weights"] = _stamp(fresh / WEIGHTS)
+        record["seal"] = _seal(record)
+        write_json(fresh / CONFIG, record)
         (fresh / CARD).write_text(card, encoding="utf-8")
     return Path(folder)
 
@@ -148,7 +157,7 @@ def load_gate(
     if unknown := set(options) - set(HUB_OPTIONS):
         raise TypeError(f"unknown option {sorted(unknown)[0]!r}; allowed are check, {', '.join(HUB_OPTIONS)}")
     files = open_folder(source, [CONFIG, WEIGHTS], **options)
-    record = _read_record(files)
+    record = read_record(files)
     where = f"the gate in {files}"
     config = GateConfig.build(record["gate"], where=f"{CONFIG} of {files}")
     shape = {
@@ -158,26 +167,51 @@ def load_gate(
     }
     for key, here in shape.items():
         if record[key] != here:
-            raise SettingsError(f"{where} is for {key} {record[key]}; the model has {here}")
-    tensors = _read_weights(files)
+            raise SettingsError(f"{where} is for {key} {_brief(record[key])}; the model has {here!r}")
+    tensors = _read_weights(files, record.get("weights"))
     norms = {key.removeprefix(BASE_PREFIX): x for key, x in tensors.items() if key.startswith(BASE_PREFIX)}
-    own_norms = norm_parameters(model)
-    expected_norms = own_norms if record["norms"] else {}
-    wrong = {BASE_PREFIX + name for name in _unlike(expected_norms, norms)}
-    if not wrong and check:
-        base = record.get("base")
-        check_base(model, base.get("probe") if isinstance(base, dict) else None, where)
-    patch(model, config)
-    given = {key: x for key, x in tensors.items() if not key.startswith(BASE_PREFIX)}
-    wrong |= _unlike(gate_tensors(model), given)
+    wrong = _unlike(norm_parameters(model) if record["norms"] else {}, norms)
     if wrong:
-        unpatch(model)
-        raise SettingsError(f"the weights in {files} are not this gate's: {', '.join(sorted(wrong)[:4])}")
-    for place, gate in placed_gates(model).items():
-        gate.load_state_dict({k.removeprefix(f"{place}."): x for k, x in given.items() if k.startswith(f"{place}.")})
+        raise SettingsError(f"the weights in {files} are not this gate's: {some(BASE_PREFIX + name for name in wrong)}")
+    if check:
+        check_base(model, record["base"].get("probe"), where)
+    attach(model, config, {key: x for key, x in tensors.items() if not key.startswith(BASE_PREFIX)}, str(files))
     if norms:
         setattr(model, NORMS, TrainedNorms(model, norms))
     return model
+
+
+def attach(model: PreTrainedModel, config: GateConfig, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Patch a model with gates of these weights, in place; on any error it is as it was.
+
+    Args:
+        tensors: by the names of `gate_tensors`, or by those of earlier versions.
+        where: what an error calls their source.
+
+    Raises:
+        SettingsError: a tensor is missing, unknown, of another shape or type, or holds what the gate's type cannot.
+        ValueError: as `patch` says.
+    """
+    family = family_of(model)
+    blocks = family.blocks(model)
+    # Shapes are compared before memory is taken: a small file may ask for any size.
+    with torch.device("meta"):
+        expected = GatedShift(config, family.channels(model), family.heads(model)).state_dict()
+    places = [(i, place) for i in range(len(blocks)) for place in SITES[config.site]]
+    given = {_current(name): x for name, x in tensors.items()}
+    wanted = {f"blocks.{i}.{place}.{name}": x for i, place in places for name, x in expected.items()}
+    if wrong := _unlike(wanted, given):
+        raise SettingsError(f"the weights in {where} are not this gate's: {some(wrong)}")
+    _check_values(given, where, home(blocks[0])["dtype"])
+    patch(model, config)
+    for place, gate in placed_gates(model).items():
+        gate.load_state_dict({k.removeprefix(f"{place}."): x for k, x in given.items() if k.startswith(f"{place}.")})
+
+
+def _current(name: str) -> str:
+    """A tensor's name, `blocks.N.PLACE.PARAMETER`, with the parameter's name of today."""
+    *place, parameter = name.split(".", 3)
+    return ".".join((*place, current_name(parameter)))
 
 
 def _unlike(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> set[str]:
@@ -186,17 +220,41 @@ def _unlike(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tens
     return (expected.keys() ^ given.keys()) | {name for name in common if expected[name].shape != given[name].shape}
 
 
-def _read_weights(files: Folder) -> dict[str, torch.Tensor]:
+def _check_values(tensors: Mapping[str, torch.Tensor], where: str, target: torch.dtype) -> None:
+    """Refuse tensors that are no real numbers, or none that the target type can hold."""
+    for name, x in sorted(tensors.items()):
+        if x.dtype not in DTYPES:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise SettingsError(f"{where} holds {name} as {x.dtype}; a gate's weights are one of {allowed}")
+        if not bool(x.isfinite().all()):
+            raise SettingsError(f"{where} is damaged: {name} holds values that are no numbers")
+        if not bool(x.to(target).isfinite().all()):
+            raise SettingsError(
+                f"{where} holds {name} with values of up to {x.abs().max():.3g}, too large for {target}"
+            )
+
+
+def _read_weights(files: Folder, written: Mapping[str, Any] | None) -> dict[str, torch.Tensor]:
+    """The tensors of a gate's file, once it is known to be the one that was written."""
     path = files.find(WEIGHTS)
     if path is None:
         raise SettingsError(f"{files} holds no {WEIGHTS}")
     try:
+        if written is not None and (found := _stamp(path)) != written:
+            raise SettingsError(
+                f"{path} is damaged: it has {found['size']:,} bytes of SHA-256 {found['sha256'][:12]}, and {CONFIG} "
+                f"records {_brief(written.get('size'))} of {_brief(written.get('sha256'), 14)}"
+            )
         tensors: dict[str, torch.Tensor] = load_file(str(path))
     except (SafetensorError, OSError) as error:
         raise SettingsError(f"{path} is damaged: {error}") from None
-    if broken := [name for name, x in tensors.items() if not bool(x.isfinite().all())]:
-        raise SettingsError(f"{path} is damaged: {sorted(broken)[0]} holds values that are no numbers")
+    _check_values(tensors, str(path), torch.float64)
     return tensors
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    return {"size": path.stat().st_size, "sha256": file_hash(path)}
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -204,19 +262,54 @@ def _refuse_foreign(folder: Path) -> None:
         raise SettingsError(f"{folder} holds something other than a gate; give a new folder, or a gate's to replace")
 
 
-def _read_record(files: Folder) -> dict[str, Any]:
+def read_record(files: Folder) -> dict[str, Any]:
+    """The content of a gate's record, each entry of its type.
+
+    Raises:
+        SettingsError: there is none, or a damaged one, or one of a later format.
+    """
     path = files.find(CONFIG)
     if path is None:
         raise SettingsError(f"{files} holds no {CONFIG}; a gate's folder is what save_gate writes")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is damaged: {error}") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        number = record.get("format") if isinstance(record, dict) else type(record).__name__
-        later = "; a newer rwkvgate wrote it" if isinstance(number, int) and number > FORMAT else ""
-        raise SettingsError(f"{path} is of format {number!r}{later}; this version reads format {FORMAT}")
-    missing = {"gate", "family", "hidden_size", "num_hidden_layers", "base", "norms"} - record.keys()
-    if missing:
+    number = record.get("format") if isinstance(record, dict) else type(record).__name__
+    if type(number) is not int or not 1 <= number <= FORMAT:
+        later = "; a newer rwkvgate wrote it" if type(number) is int and number > FORMAT else ""
+        raise SettingsError(f"{path} is of format {_brief(number)}{later}; this version reads formats 1 to {FORMAT}")
+    entries = RECORD | (SEALED if number > 1 else {})
+    if missing := entries.keys() - record.keys():
         raise SettingsError(f"{path} lacks {', '.join(sorted(missing))}")
+    for key, kind in entries.items():
+        if type(record[key]) is not kind:
+            raise SettingsError(f"{path} is damaged: {key} is {_brief(record[key])}; it must be {JSON_NAMES[kind]}")
+    check_fields(record["gate"], f"gate in {path}")
+    if number > 1 and record["seal"] != _seal(record):
+        raise SettingsError(f"{path} is damaged: its entries are not those that were written; only about may be edited")
     return record
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """A digest of a record but for what describes it."""
+    return digest({key: value for key, value in record.items() if key not in ("about", "seal")})
+
+
+def check_fields(fields: Any, where: str) -> dict[str, Any]:
+    """The fields of a gate's config as JSON gave them, once they are single values by name.
+
+    Raises:
+        SettingsError: they are not.
+    """
+    if not isinstance(fields, dict):
+        raise SettingsError(f"{where} is {_brief(fields)}; it must be an object")
+    if nested := [key for key, value in fields.items() if isinstance(value, (dict, list))]:
+        raise SettingsError(f"{_brief(nested[0])} of {where} is an object or a list; it must be one value")
+    return fields
+
+
+def _brief(value: object, most: int = 100) -> str:
+    """A value as an error shows it: control characters escaped, and no longer than a line."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -52,10 +54,25 @@ class Rwkv6Block(GradientCheckpointingLayer):
         return hidden, LayerState(attention_shift, wkv, feed_forward_shift, gate)
 
     @property
+    def gates(self) -> list[nn.Module]:
+        """The block's gates in the order in which it applies them; none in an unpatched block."""
+        gates = (self.gated_shift_time, self.gated_shift_channel, self.gated_shift)
+        return [gate for gate in gates if gate is not None]
+
+    @property
     def gate_rows(self) -> int:
         """Number of rows that the block's gates keep in the state; 0 in an unpatched block."""
-        gates = (self.gated_shift_time, self.gated_shift_channel, self.gated_shift)
-        return sum(gate.rows for gate in gates if gate is not None)
+        return sum(gate.rows for gate in self.gates)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Also refuse, strictly or not, a block's weights with a gate where it has none, or the other way round."""
+        own = any(True for gate in self.gates for _ in gate.parameters())
+        given = any(name.startswith(f"{prefix}gated_shift") for name in state_dict)
+        if given and not own:
+            rest[-1].append(f"{prefix} is without a gate, and the weights hold one: patch the model first")
+        if own and not given and f"{prefix}ln1.weight" in state_dict:
+            rest[-1].append(f"{prefix} has a gate, and the weights hold none: they are an unpatched model's")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _gated(gate: nn.Module | None, x: Tensor, shift: TokenShift, past: Tensor | None, rows: list[Tensor]) -> Tensor:

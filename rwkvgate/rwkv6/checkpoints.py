@@ -34,8 +34,12 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files of weights, or the index of their shards; the first that exists is read, safetensors before pickles."""
-FOREIGN_KEYS = ("auto_map", "architectures", "num_attention_heads", "transformers_weights")
-"""Keys of a configuration that belong to the code and files beside it, or misstate a derived size."""
+GATE = "gated_shift"
+"""Part of the name of each of a gate's weights, and the key of a configuration that holds the gates' own."""
+FOREIGN_KEYS = ("auto_map", "architectures", "num_attention_heads", "transformers_weights", GATE)
+"""Keys of a configuration that belong to the code, files or gates beside it, or misstate a derived size."""
+attach_gates: Callable[[Any, object, Mapping[str, Tensor], str], None] | None = None
+"""Patches a loaded base with the gates of its checkpoint; `rwkvgate.gate.pretrained` sets it."""
 REFUSED = {
     "variant": "only the plain file names are read",
     "gguf_file": "load the checkpoint that it was made from",
@@ -243,6 +247,12 @@ def load_checkpoint(
         stated, where = config.to_dict(), str(name or "the state dictionary given")
     else:
         raise ValueError("give a folder or a name on the hub, or else both config and state_dict")
+    gate, gates = stated.get(GATE), {}
+    if gate is not None:
+        if attach_gates is None:
+            raise CheckpointError(f"{where} holds a patched model; import rwkvgate.gate.pretrained to load it")
+        gates = {name: weights[name] for name in weights if GATE in name}
+        weights = {name: weights[name] for name in weights.keys() - gates.keys()}
     weights = to_hub_layout(weights, where)
     config, options = _settle_config(config, stated, sizes_of(weights, where), where, options)
     if folder is not None and cls.can_generate() and folder.find(GENERATION):
@@ -250,6 +260,8 @@ def load_checkpoint(
     weights = _fit(cls, config, weights, where)
     model, report = build(None, *args, config=config, state_dict=weights, output_loading_info=True, **options)
     _check_loaded(model, report, where)
+    if gate is not None and attach_gates is not None:
+        attach_gates(model, gate, gates, where)
     model.config._commit_hash = folder.commit if folder is not None else None
     model.name_or_path = model.config.name_or_path = str(name or "")
     return (model, report) if return_report else model

@@ -5,7 +5,7 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "head_size", "head_size_divisor")
 OPTIONAL_SIZES = ("attention_hidden_size", "intermediate_size", "time_mix_rank", "time_decay_rank")
@@ -78,3 +78,6 @@ class Rwkv6Config(PreTrainedConfig):
     def group_norm_epsilon(self) -> float:
         """Epsilon of the per-head normalisation of the WKV output."""
         return float(self.layer_norm_epsilon * self.head_size_divisor**2)
+
+
+AutoConfig.register("rwkv6", Rwkv6Config, exist_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -25,7 +25,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from rwkvgate.rwkv6.arguments import check_ids, check_inputs, known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
-from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights
+from rwkvgate.rwkv6.checkpoints import GATE, load_checkpoint, read_weights
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
 from rwkvgate.rwkv6.layouts import CheckpointError, sizes_of, to_hub_layout
@@ -87,27 +87,36 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
 
         Raises:
             CheckpointError: no such checkpoint, a failed download, a damaged file, code in a pickle, or weights that
-                are missing, unknown, of another shape, not finite, or a gate's (see `load_gate`). An `OSError`.
+                are missing, unknown, of another shape, not finite, or a gate's without its config (see
+                `load_gate`). An `OSError`.
             HubUnreachableError: the hub gave no answer and the cache lacks the files. A `CheckpointError`.
             ValueError: an option that would leave weights unread or at random.
         """
         return load_checkpoint(cls, super().from_pretrained, pretrained_model_name_or_path, *model_args, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
-        """Write configuration and weights as transformers does.
+        """Write configuration and weights as transformers does; of a patched model, its gates with their config too.
 
-        Raises:
-            ValueError: the model carries gates, which `from_pretrained` would drop.
+        `from_pretrained` gives the patched model back. `save_gate` writes the gates alone, a few MB.
         """
-        if any(block.gate_rows for block in self.base_model.blocks):
-            raise ValueError("the model is patched, and from_pretrained would drop its gates: save_gate, then unpatch")
-        super().save_pretrained(save_directory, **kwargs)
+        gates = [gate for block in self.base_model.blocks for gate in block.gates]
+        if gates:
+            setattr(self.config, GATE, gates[0].config.model_dump())
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.config.__dict__.pop(GATE, None)
 
 
 class Rwkv6Model(Rwkv6PreTrainedModel):
     """Embedding, blocks and the final LayerNorm."""
 
     def __init__(self, config: Rwkv6Config) -> None:
+        if getattr(config, GATE, None) is not None:
+            raise ValueError(
+                f"the config holds {GATE}: it is a patched model's, which from_pretrained loads with its weights; for "
+                f"another, delete config.{GATE} and call patch(model, ...)"
+            )
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Rwkv6Block(config, i) for i in range(config.num_hidden_layers))
@@ -375,6 +384,5 @@ def load_pth(path: str | PathLike[str], dtype: torch.dtype | str | None = None, 
     return model
 
 
-AutoConfig.register("rwkv6", Rwkv6Config, exist_ok=True)
 AutoModel.register(Rwkv6Config, Rwkv6Model, exist_ok=True)
 AutoModelForCausalLM.register(Rwkv6Config, Rwkv6ForCausalLM, exist_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AddedToken, AutoConfig, AutoTokenizer, BatchEncoding, PreTrainedTokenizer
+from transformers import AddedToken, AutoTokenizer, BatchEncoding, PreTrainedTokenizer
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.files import write_file
@@ -301,6 +301,6 @@ def _allowed(ids: Any) -> list[int]:
     return ids
 
 
-# With both registered, transformers never asks whether to run the code that a hub folder's `auto_map` names.
-AutoConfig.register("rwkv6", Rwkv6Config, exist_ok=True)
+# With this and the config registered, transformers never asks whether to run the code that a hub folder's `auto_map`
+# names.
 AutoTokenizer.register(Rwkv6Config, Rwkv6Tokenizer, exist_ok=True)

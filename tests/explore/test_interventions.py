@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 from typing import Any
 
@@ -12,6 +15,7 @@ from transformers import RwkvConfig, RwkvForCausalLM
 
 from rwkvgate import GateConfig, patch
 from rwkvgate.explore.interventions import clamp_gate
+from rwkvgate.explore.observing import observing
 from rwkvgate.explore.summaries import summarize_gates
 from rwkvgate.explore.traces import record_gates
 from rwkvgate.gate.config import PRESETS
@@ -26,7 +30,7 @@ def test_a_clamped_gate_is_the_one_computed_by_hand(arm: str, tiny_model: Any, t
     model, ids = tiny_model(arm), tokens(2, 9)
     gate = gates_of(model)[1]
     seen: list[Any] = []
-    gate.gate.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].now.clone(), output)))
+    gate.gating.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].now.clone(), output)))
     outputs: list[torch.Tensor] = []
     gate.register_forward_hook(lambda _, inputs, output: outputs.append(output[0]))
     before = model(ids).logits
@@ -187,3 +191,86 @@ def test_rwkv4_is_recorded_in_windows_and_clamped(arm: str, scramble: Any, token
     torch.testing.assert_close(parts.mean, trace.summary().mean, atol=1e-3, rtol=0)
     assert torch.equal(model(ids).logits, before)
     assert all(gate.override is None and gate.observer is None for gate in gates_of(model))
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_made_inside_is_a_model_without_clamps_and_recorders(how: str, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 5)
+    free = model(ids).logits
+    with clamp_gate(model, value=0.0), observing(model, lambda gate, values: None):
+        twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+        assert torch.equal(twin(ids).logits, free) and not torch.equal(model(ids).logits, free)
+    assert torch.equal(model(ids).logits, free) and torch.equal(twin(ids).logits, free)
+    assert all(gate.override is None and gate.observer is None for gate in gates_of(twin))
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_a_boolean_selection_is_a_mask(kind: Any, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 5)
+    channels = [False] * 30 + [True] * 2
+    for mask, numbers in (
+        (kind([False, True, True]), [1, 2]),
+        (kind([True, False, False, False, False, True]), [0, 5]),
+    ):
+        with clamp_gate(model, value=0.0, tokens=mask, channels=kind(channels)):
+            found = model(ids).logits
+        with clamp_gate(model, value=0.0, tokens=numbers, channels=[30, 31]):
+            assert torch.equal(found, model(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": True}, "tokens is True; it must be a number, several, a slice or a mask"),
+        ({"tokens": [True, 2]}, r"includes True \(bool\); it must hold whole numbers"),
+        ({"tokens": torch.ones(1, 3, dtype=torch.bool)}, "must hold whole numbers"),
+        ({"tokens": slice(0.5, None)}, r"includes 0\.5 \(float\)"),
+        ({"tokens": "12"}, r"includes '12' \(str\)"),
+        ({"tokens": 10**30}, "tokens includes 10"),
+        ({"tokens": slice(0, 10**30)}, "its ends must be at least 0"),
+        ({"channels": [True]}, "the mask of channels has 1 entries; it must have 32"),
+        ({"layer": []}, "it must name at least one"),
+        ({"layer": 10**8}, "layer is 100000000; the model has layers 1 to 3"),
+        ({"value": "0"}, "value is a str; it must be a number"),
+        ({"value": torch.zeros(2)}, "value is a Tensor; it must be a number"),
+    ],
+)
+def test_selections_that_cannot_be_meant_are_refused(options: Any, message: str, tiny_model: Any) -> None:
+    model = tiny_model("enhanced")
+    with pytest.raises((TypeError, ValueError), match=message), clamp_gate(model, **({"value": 0.0} | options)):
+        pass
+    assert all(gate.override is None for gate in gates_of(model))
+
+
+def test_a_long_range_of_tokens_takes_no_memory(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 5)
+    with clamp_gate(model, value=0.0, tokens=range(1, 10**12, 2)):
+        found = model(ids).logits
+    with clamp_gate(model, value=0.0, tokens=[1, 3]):
+        assert torch.equal(found, model(ids).logits)
+
+
+def test_another_threads_pass_is_neither_clamped_nor_recorded(tiny_model: Any, tokens: Any) -> None:
+    model, ids, seen = tiny_model("enhanced"), tokens(1, 5), []
+    free = model(ids).logits
+    with (
+        ThreadPoolExecutor(1) as other,
+        clamp_gate(model, value=0.0),
+        observing(model, lambda gate, _: seen.append(gate)),
+    ):
+        assert torch.equal(other.submit(lambda: model(ids).logits).result(), free) and not seen
+        assert not torch.equal(model(ids).logits, free) and seen == [0, 1, 2]
+
+
+def test_a_clamp_holds_where_a_backward_pass_computes_blocks_again(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced").train(), tokens(1, 5)
+
+    def gradient() -> Any:
+        model.zero_grad()
+        with clamp_gate(model, value=0.0):
+            model(ids, labels=ids).loss.backward()
+        return model.rwkv.embeddings.weight.grad.clone()
+
+    plain = gradient()
+    model.gradient_checkpointing_enable()
+    assert torch.equal(gradient(), plain)

@@ -75,7 +75,7 @@ def plain_shift(gate: GatedShift, past: list[Tensor], position: int) -> Tensor:
 
 def plain_moved(gate: GatedShift, h: Tensor, past: list[Tensor], segment_mean: Tensor, position: int) -> Tensor:
     """What is added to h_t before its scale: g_t * shifted_t and its kin."""
-    g, config = gate.gate, gate.config
+    g, config = gate.gating, gate.config
 
     def sigmoid(layer: Any, x: Tensor) -> Tensor:
         return 1 / (1 + torch.exp(-(layer.weight @ x + (0 if layer.bias is None else layer.bias))))
@@ -84,7 +84,7 @@ def plain_moved(gate: GatedShift, h: Tensor, past: list[Tensor], segment_mean: T
         query = (g.query.weight @ h + g.query.bias).view(config.heads, -1)
         scores = []
         for before in past[: config.taps]:
-            key = (g.key.weight @ before).view(config.heads, -1)
+            key = (g.keys.weight @ before).view(config.heads, -1)
             scores.append(torch.exp((query * key).sum(1) / query.shape[1] ** 0.5))
         total = 1 + sum(scores)
         share = [(score / total).repeat_interleave(len(h) // config.heads) for score in scores]

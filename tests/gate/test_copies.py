@@ -176,3 +176,17 @@ def test_lora_over_all_linear_layers_takes_a_gate_along(tiny_model: Any, tokens:
         before = model(tokens(1, 4)).logits
         adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", r=2))
         assert torch.equal(adapted(tokens(1, 4)).logits, before)
+
+
+def test_lora_on_the_names_of_the_base_leaves_the_gate_alone(tiny_model: Any, tokens: Any) -> None:
+    import peft
+
+    targets = ["receptance", "key", "value", "gate", "output"]
+    for arm in ("enhanced", "attention-gate", "conv-routing", "hierarchical", "learned-shift", "low-rank"):
+        model = tiny_model(arm, torch.float32)
+        before = model(tokens(1, 4)).logits
+        adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=targets, r=2))
+        assert torch.equal(adapted(tokens(1, 4)).logits, before)
+        adapters = [name for name, _ in adapted.named_parameters() if ".lora_" in name]
+        assert len(adapters) == 2 * 8 * model.config.num_hidden_layers
+        assert not [name for name in adapters if "gated_shift" in name]

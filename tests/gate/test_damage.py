@@ -16,31 +16,54 @@ from rwkvgate import GateConfig, load_gate, patch, save_gate
 from rwkvgate.gate import storage
 from rwkvgate.gate.patch import gates_of
 from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import file_hash
 from rwkvgate.rwkv6.layouts import CheckpointError
 
 Damage = Callable[[Path], Any]
+FIRST = "blocks.0.gated_shift.gating.linear.weight"
 
 
 def record(**changes: Any) -> Damage:
-    """The JSON with keys changed; `...` takes a key away."""
+    """The JSON with keys changed, and sealed again; `...` takes a key away."""
 
     def damage(folder: Path) -> None:
         path = folder / storage.CONFIG
         changed = json.loads(path.read_text()) | changes
-        path.write_text(json.dumps({key: value for key, value in changed.items() if value is not ...}))
+        changed = {key: value for key, value in changed.items() if value is not ...}
+        path.write_text(json.dumps(changed | {"seal": changes.get("seal", storage._seal(changed))}))
 
     return damage
 
 
 def weights(change: Callable[[dict[str, Tensor]], Any]) -> Damage:
-    """The tensors changed in place."""
+    """The tensors changed in place, and the record of their file with them."""
 
     def damage(folder: Path) -> None:
-        tensors = load_file(folder / storage.WEIGHTS)
+        path = folder / storage.WEIGHTS
+        tensors = load_file(path)
         change(tensors)
-        save_file(tensors, folder / storage.WEIGHTS)
+        save_file(tensors, path)
+        record(weights={"size": path.stat().st_size, "sha256": file_hash(path)})(folder)
 
     return damage
+
+
+def text(content: str | bytes) -> Damage:
+    """The JSON replaced."""
+    data = content if isinstance(content, bytes) else content.encode()
+    return lambda folder: (folder / storage.CONFIG).write_bytes(data)
+
+
+def as_of(dtype: torch.dtype) -> Damage:
+    """A weight of another type."""
+    return weights(lambda x: x.update({FIRST: x[FIRST].to(dtype)}))
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = folder / storage.WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
 
 
 def replace_by_folder(folder: Path) -> None:
@@ -48,30 +71,57 @@ def replace_by_folder(folder: Path) -> None:
     (folder / storage.WEIGHTS).mkdir()
 
 
-FIRST = "blocks.0.gated_shift.gate.linear.weight"
 DAMAGED = {
     "gate missing": (record(gate=...), "lacks gate"),
     "no format": (record(format=...), "format None"),
     "gate null": (record(gate=None), "gate.json"),
     "gate a list": (record(gate=[1]), "gate.json"),
     "unknown key": (record(gate={"gatng": "sigmoid"}), "did you mean 'gating'"),
-    "width a string": (record(hidden_size="32"), "hidden_size 32"),
+    "width a string": (record(hidden_size="32"), "hidden_size is '32'; it must be a whole number"),
     "another width": (record(hidden_size=64), "hidden_size 64; the model has 32"),
     "another depth": (record(num_hidden_layers=5), "num_hidden_layers 5; the model has 3"),
     "unknown gating": (record(gate={"gating": "tanh"}), "gating is 'tanh'"),
-    "later format": (record(format=99), "of format 99; a newer rwkvgate wrote it; this version reads format 1"),
-    "half a record": (lambda f: (f / storage.CONFIG).write_text("{"), "damaged"),
-    "a list": (lambda f: (f / storage.CONFIG).write_text("[1]"), "of format 'list'; this version"),
+    "later format": (record(format=99), "of format 99; a newer rwkvgate wrote it; this version reads formats 1 to 2"),
+    "format true": (record(format=True), "of format True; this version"),
+    "half a record": (text("{"), "damaged"),
+    "a list": (text("[1]"), "of format 'list'; this version"),
+    "nested too deep": (text("[" * 100_000), "damaged"),
+    "NUL": (text("\0" * 9), "damaged"),
+    "a number without end": (text(f'{{"format": {"9" * 9999}}}'), "damaged"),
+    "a gate nested": (record(gate={"taps": [[[1]]]}), "is an object or a list; it must be one value"),
+    "a family without end": (record(family="x" * 9999), "xxx…; the model has"),
+    "norms of text": (record(norms="false"), "norms is 'false'; it must be true or false"),
+    "NUL in a name": (record(family="rwkv6\0"), r"family 'rwkv6\x00'; the model has 'rwkv6'"),
+    "10^8 layers": (record(num_hidden_layers=10**8), "num_hidden_layers 100000000; the model has 3"),
+    "a rank of gigabytes": (record(gate={"gating": "low-rank", "rank": 8192}), "not this gate's"),
+    "no hash": (record(weights=...), "lacks weights"),
+    "a hash of text": (record(weights="abc"), "weights is 'abc'; it must be an object"),
+    "another hash": (record(weights={"size": 3, "sha256": "abc"}), "gate.json records 3 of 'abc'"),
+    "a flipped bit": (flip_a_bit, "is damaged: it has"),
+    "whole numbers": (as_of(torch.int32), f"holds {FIRST} as torch.int32; a gate's weights are one of float16"),
+    "truth values": (as_of(torch.bool), f"holds {FIRST} as torch.bool"),
+    "complex": (as_of(torch.complex64), f"holds {FIRST} as torch.complex64"),
+    "beyond float32": (
+        weights(lambda x: x.update({FIRST: x[FIRST].double() + 1e300})),
+        f"holds {FIRST} with values of up to 1e+300, too large for torch.float32",
+    ),
+    "another epsilon": (
+        lambda f: (f / storage.CONFIG).write_text((f / storage.CONFIG).read_text().replace("1e-05", "1e-01")),
+        "its entries are not those that were written",
+    ),
+    "no seal": (record(seal=1), "seal is 1; it must be a string"),
+    "probe empty": (record(base={"probe": {}}), "base.probe is no table of numbers"),
+    "probe without end": (record(base={"probe": {"embeddings.weight": 10**400}}), "base.probe is no table of numbers"),
     "no record": (lambda f: (f / storage.CONFIG).unlink(), "holds no gate.json"),
     "no weights": (lambda f: (f / storage.WEIGHTS).unlink(), "holds no gate.safetensors"),
-    "foreign JSON": (lambda f: (f / storage.CONFIG).write_text('{"peft_type": "LORA"}'), "format None"),
-    "a number": (lambda f: (f / storage.CONFIG).write_text("1"), "format 'int'"),
-    "not UTF-8": (lambda f: (f / storage.CONFIG).write_bytes(b"\xff\xfe{"), "damaged"),
+    "foreign JSON": (text('{"peft_type": "LORA"}'), "format None"),
+    "a number": (text("1"), "format 'int'"),
+    "not UTF-8": (text(b"\xff\xfe{"), "damaged"),
     "empty weights": (lambda f: (f / storage.WEIGHTS).write_bytes(b""), "damaged"),
     "text for weights": (lambda f: (f / storage.WEIGHTS).write_text("these are no weights"), "damaged"),
     "a folder for weights": (replace_by_folder, "gate.safetensors"),
     "another gate": (record(gate=GateConfig.preset("fixed-gate").model_dump()), "not this gate's"),
-    "base a list": (record(base=[1]), "base.probe is no table of numbers"),
+    "base a list": (record(base=[1]), "base is [1]; it must be an object"),
     "probe of text": (record(base={"probe": {"embeddings.weight": "x"}}), "base.probe is no table of numbers"),
     "no numbers": (
         weights(lambda x: x.update({FIRST: torch.full((32, 32), torch.nan)})),
@@ -96,9 +146,9 @@ def refused(base: Any, ids: Tensor, folder: Path, message: str) -> None:
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_folder_is_refused(name: str, tiny_model: Any, tokens: Any, tmp_path: Path) -> None:
     damage, message = DAMAGED[name]
-    folder = save_gate(tiny_model("enhanced"), tmp_path / "gate")
+    folder = save_gate(tiny_model("enhanced", torch.float32), tmp_path / "gate")
     damage(folder)
-    refused(tiny_model(), tokens(1, 5), folder, message)
+    refused(tiny_model(dtype=torch.float32), tokens(1, 5), folder, message)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.5, 0.9, 0.9999])

@@ -107,7 +107,7 @@ def test_rwkv4_refuses_what_would_go_wrong(rwkv4: Any, tokens: Any, tiny_model: 
     with pytest.raises(ValueError, match="from an unpatched model"):
         model(ids, state=rwkv4()(ids, use_cache=True).state, use_cache=True)
     save_gate(model, tmp_path / "gate")
-    with pytest.raises(SettingsError, match="for family rwkv4; the model has rwkv6"):
+    with pytest.raises(SettingsError, match="for family 'rwkv4'; the model has 'rwkv6'"):
         load_gate(tiny_model(), tmp_path / "gate")
 
 

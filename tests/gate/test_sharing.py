@@ -130,7 +130,7 @@ def test_norms_trained_with_the_gate_come_and_go_with_it(tiny_model: Any, tokens
     assert torch.equal(fresh(ids).logits, trained)
     assert torch.equal(unpatch(fresh)(ids).logits, before)
     record = json.loads((folder / storage.CONFIG).read_text()) | {"norms": False}
-    (folder / storage.CONFIG).write_text(json.dumps(record))
+    (folder / storage.CONFIG).write_text(json.dumps(record | {"seal": storage._seal(record)}))
     with pytest.raises(SettingsError, match=r"not this gate's: base\."):
         load_gate(tiny_model(dtype=torch.float32), folder)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from rwkvgate import load_gate, save_gate
+from rwkvgate import load_gate, patch, save_gate
 from rwkvgate.gate import storage
 from rwkvgate.gate.config import PRESETS
+from rwkvgate.gate.patch import gate_config
 from rwkvgate.gate.validation import SettingsError
 
 GATED = list(PRESETS)
@@ -34,6 +36,23 @@ def test_the_adapter_holds_the_gate_only(tiny_model: Any, tmp_path: Path) -> Non
     assert all(".gated_shift." in name for name in names)
 
 
+@pytest.mark.parametrize("arm", ["enhanced", "attention-gate", "conv-routing", "identity-start", "hierarchical"])
+def test_a_gate_of_the_first_format_still_loads(arm: str, tiny_model: Any, tokens: Any, tmp_path: Path) -> None:
+    # It names the gating function `gate`, its keys `key`, and has no hash.
+    model, base, ids = tiny_model(arm), tiny_model(), tokens(2, 9)
+    folder = save_gate(model, tmp_path / "gate")
+    old = {name.replace(".gating.keys.", ".gate.key."): x for name, x in load_file(folder / storage.WEIGHTS).items()}
+    save_file({name.replace(".gating.", ".gate."): x for name, x in old.items()}, folder / storage.WEIGHTS)
+    record = json.loads((folder / storage.CONFIG).read_text()) | {"format": 1}
+    del record["weights"], record["seal"]
+    (folder / storage.CONFIG).write_text(json.dumps(record))
+    assert torch.equal(load_gate(base, folder)(ids).logits, model(ids).logits)
+    names = {name.replace(".gating.keys.", ".gate.key."): x for name, x in model.state_dict().items()}
+    other = patch(tiny_model(seed=1), gate_config(model))
+    other.load_state_dict({name.replace(".gating.", ".gate."): x for name, x in names.items()})
+    assert torch.equal(other(ids).logits, model(ids).logits)
+
+
 def test_another_width_is_refused(tiny_model: Any, tmp_path: Path) -> None:
     folder = save_gate(tiny_model("enhanced"), tmp_path / "gate")
     with pytest.raises(SettingsError, match="hidden_size 32; the model has 16"):
@@ -47,12 +66,6 @@ def test_patched_and_unpatched_models_are_refused(tiny_model: Any, tmp_path: Pat
     with pytest.raises(ValueError, match="not patched"):
         save_gate(tiny_model(), tmp_path / "none")
     assert not (tmp_path / "none").exists()
-
-
-def test_a_patched_model_is_not_saved_as_a_plain_one(tiny_model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="would drop its gates"):
-        tiny_model("enhanced").save_pretrained(tmp_path / "model")
-    assert not (tmp_path / "model").exists()
 
 
 def test_a_failed_save_leaves_the_old_gate(tiny_model: Any, tmp_path: Path, monkeypatch: Any) -> None:

@@ -104,7 +104,9 @@ def test_what_stays_in_float32(tiny_model: Any, tokens: Any, arm: str | None, dt
 def test_the_gate_is_float32_under_autocast(tiny_model: Any, tokens: Any) -> None:
     model = tiny_model("enhanced", torch.float32)
     seen = []
-    model.rwkv.blocks[0].gated_shift.gate.linear.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    model.rwkv.blocks[0].gated_shift.gating.linear.register_forward_hook(
+        lambda module, args, out: seen.append(out.dtype)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         model(tokens(1, 5))
     assert seen == [torch.float32]

@@ -54,7 +54,7 @@ def plain_forward(model: Rwkv6ForCausalLM, ids: list[int]) -> Tensor:
             if gate is not None:
                 g = gate.config.value
                 if g is None:
-                    g = torch.sigmoid(gate.gate.linear.weight @ h + gate.gate.linear.bias)
+                    g = torch.sigmoid(gate.gating.linear.weight @ h + gate.gating.linear.bias)
                 before, gate_shift[i] = gate_shift[i], h
                 h = h + g * before
                 if gate.norm is not None:

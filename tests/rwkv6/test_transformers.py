@@ -4,7 +4,7 @@ RWKV-6 passes them without exception but for those in `REFUSED` below, which nee
 
 - Loading is strict. `from_pretrained` refuses a checkpoint that lacks tensors or has them in other shapes, whatever the
   options (`ignore_mismatched_sizes` too): a network that is partly at random is never what was asked for.
-- A patched model is saved by `save_gate`, beside its base.
+- Weights with gates load only under a config that names the gate.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ MODULES = load(Path(FOLDER))
 ABSENT = missing(Path(FOLDER))
 
 STRICT = "loading is strict: a checkpoint that lacks tensors is refused"
-UNSAVED = "a patched model is not saved as a whole: save_gate writes its gate, unpatch gives back its base"
 REFUSED = {
     "test_base_model_prefix_loads_base_weights": STRICT,
     "test_correct_missing_keys": STRICT,
@@ -40,13 +39,7 @@ REFUSED = {
 }
 """Tests that RWKV-6 and a patched one must fail, with the reason."""
 REFUSED_PATCHED = {
-    "test_bc_torch_dtype": UNSAVED,
-    "test_can_use_safetensors": UNSAVED,
-    "test_cannot_load_with_meta_device_context_manager": UNSAVED,
-    "test_from_pretrained_no_checkpoint": UNSAVED,
-    "test_load_contiguous_weights": UNSAVED,
-    "test_load_save_without_tied_weights": UNSAVED,
-    "test_save_load": UNSAVED,
+    "test_from_pretrained_no_checkpoint": "weights with gates are refused under a config that names no gate",
 }
 """Tests that a patched one must fail too, with the reason."""
 

@@ -120,7 +120,7 @@ def test_untrained_and_tuned_start_from_the_same_gate(folder: Path) -> None:
     start = build_arm(run.variant("enhanced"))
     assert all(torch.equal(a, b) for a, b in zip(untrained.parameters(), start.parameters(), strict=True))
     other = build_arm(run.variant("enhanced", 1))
-    gates = [m.rwkv.blocks[0].gated_shift.gate.linear.weight for m in (start, other)]
+    gates = [m.rwkv.blocks[0].gated_shift.gating.linear.weight for m in (start, other)]
     assert not torch.equal(*gates)
 
 
