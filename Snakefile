@@ -13,7 +13,8 @@ from pathlib import Path
 
 from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.run import failures, lock_folder
+from rwkvgate.experiment.records import kept_difference
+from rwkvgate.experiment.run import UNFINISHED, failures, lock_folder
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest
 from rwkvgate.workflow import graph
@@ -61,12 +62,16 @@ def alone(wildcards):
 
 def redo_damaged():
     """Remove the notebooks whose steps are damaged, and those after them, so that they run again, and print why."""
-    for name, reason in order.outdated_notebooks(RUN).items():
+    outdated = order.outdated_notebooks(RUN)
+    for name, reason in outdated.items():
         if reason:
             print(f"{name} runs again: {reason}", file=sys.stderr)
-        if not {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
-            Path(NOTEBOOKS, f"{name}.ipynb").unlink(missing_ok=True)
-            RUN.report.unlink(missing_ok=True)
+    if {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
+        return
+    for name in outdated:
+        Path(NOTEBOOKS, f"{name}.ipynb").unlink(missing_ok=True)
+    if outdated or kept_difference(RUN.folder):
+        RUN.report.unlink(missing_ok=True)
 
 
 if workflow.is_main_process:  # the jobs, which read this file too, need not look
@@ -98,7 +103,7 @@ def papermill(*parameters, evaluation=None, trained=""):
     failure = f"{quote(FOLDER)}/arms/{trained}.failed.json"
     kept = f"|| {{{{ test -e {failure} && grep -q '\"ename\": \"FloatingPointError\"' \"$part\"; }}}}" if trained else ""
     return (
-        'export OMP_NUM_THREADS={threads}; part={output:q}.failed.ipynb; mkdir -p "$(dirname "$part")"; '
+        'export OMP_NUM_THREADS={threads}; part={output:q}' + UNFINISHED + '; mkdir -p "$(dirname "$part")"; '
         f'{{{{ {line} {kept}; }}}} && mv "$part" {{output:q}}'
     )
 

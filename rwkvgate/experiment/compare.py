@@ -15,7 +15,7 @@ import pandas as pd
 from rwkvgate.experiment.analysis.comparison import arms_of, summary
 from rwkvgate.experiment.analysis.tables import number
 from rwkvgate.experiment.records import intact
-from rwkvgate.experiment.run import ENVIRONMENT, MANIFEST
+from rwkvgate.experiment.run import MANIFEST, read_environment, read_manifest
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.measures import MEASURES
 from rwkvgate.metrics.statistics import RESAMPLES
@@ -46,8 +46,8 @@ def read_run(folder: Path) -> Finished:
     Raises:
         SettingsError: the folder holds none, or damaged ones.
     """
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict):
+    manifest = read_manifest(folder)
+    if not manifest:
         raise SettingsError(f"{folder} holds no {MANIFEST}: it is no run folder")
     tables = [intact(folder / "results" / f"{name}.parquet") for name in TABLES]
     try:
@@ -62,11 +62,7 @@ def read_run(folder: Path) -> Finished:
 
 def _packages(folder: Path) -> dict[str, str]:
     """Names and versions from a run's environment.txt; empty where there is none."""
-    try:
-        text = (folder / ENVIRONMENT).read_text(encoding="utf-8")
-    except OSError:
-        return {}
-    return dict(re.findall(r"^(?:# )?([\w.-]+)==(\S+)", text, flags=re.MULTILINE))
+    return dict(re.findall(r"^(?:# )?([\w.-]+)==(\S+)", read_environment(folder), flags=re.MULTILINE))
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> pd.DataFrame:

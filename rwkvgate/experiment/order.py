@@ -19,7 +19,7 @@ from rwkvgate.experiment.records import difference, kept_difference, read_sealed
 from rwkvgate.experiment.run import RECORD, Run, Variant
 from rwkvgate.experiment.settings import CheckpointSettings
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import digest, read_json
+from rwkvgate.rwkv6.files import digest, read_json, restore_folder
 
 NOTEBOOKS = {
     "corpus": "01_setup",
@@ -78,6 +78,7 @@ class Step:
     @property
     def fault(self) -> str:
         """Why the step is not finished, in words; "" for a finished one."""
+        restore_folder(self.folder)
         if not self.folder.is_dir():
             return "it is not made yet"
         if damage := self.damage:
@@ -231,7 +232,8 @@ def outdated_notebooks(run: Run) -> dict[str, str]:
     Raises:
         SettingsError: a step's folder holds files that are not the step's.
     """
-    executed = {path.stem for path in (run.folder / "notebooks").glob("*.ipynb")}
+    notebooks = run.folder / "notebooks"
+    executed = {path.stem for path in notebooks.glob("*.ipynb")}
     steps, studied = [corpus(run), base(run)], run.settings.evaluation.studies
     variants = [variant for variant in run.variants() if not arm(variant).divergence]
     for variant in variants:
@@ -256,7 +258,20 @@ def outdated_notebooks(run: Run) -> dict[str, str]:
     for folder, notebook in (*kept, *product((run.results, run.figures), (ABLATIONS, GATE))):
         if damage := kept_difference(folder):
             found.setdefault(notebook, []).append(f"{folder}: {damage}")
+    for name in executed if kept_difference(notebooks) else ():
+        if damage := kept_difference(notebooks, f"{name}.ipynb"):
+            found.setdefault(name, []).append(f"{notebooks}: {damage}")
+            for later in _notebooks_after(name, executed):
+                found.setdefault(later, [])
     if DRAWN not in map(str, variants):  # of an earlier run with other arms
         found.pop(GATE, None)
     outdated = {name: "; ".join(dict.fromkeys(reasons)) for name, reasons in found.items() if name in executed}
     return {ABLATIONS: ""} | outdated if outdated else {}
+
+
+def _notebooks_after(name: str, executed: set[str]) -> set[str]:
+    """The executed notebooks that read what another makes, but for that of the ablations, which reads everything."""
+    if name == NOTEBOOKS["base"]:
+        return executed
+    own = f"{NOTEBOOKS['arm']}."
+    return {f"{NOTEBOOKS['evaluation']}.{name.removeprefix(own)}", GATE} if name.startswith(own) else set()

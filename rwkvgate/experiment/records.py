@@ -79,22 +79,31 @@ def unknown_files(folder: Path, files: Iterable[str]) -> list[str]:
 
 def keep_record(folder: Path, *paths: Path) -> None:
     """Add files below a folder, which were just written, to the folder's record."""
+    keep_marks(folder, marks(folder, [path.relative_to(folder).as_posix() for path in paths]))
+
+
+def keep_marks(folder: Path, new: dict[str, dict[str, Any]]) -> None:
+    """Add marks of files, by their names, to a folder's record."""
     lock = take(folder / LOCK, f"another process writes to the record of {folder}", PATIENCE)
     try:
         known = (read_sealed(folder / KEPT) or {}).get("files", {})
-        known |= marks(folder, [path.relative_to(folder).as_posix() for path in paths])
-        write_sealed(folder / KEPT, {"files": known})
+        write_sealed(folder / KEPT, {"files": known | new})
     finally:
         if lock is not None:
             lock.release()
 
 
-def kept_difference(folder: Path) -> str:
-    """What differs between a folder and its record, in words; "" where nothing does, or where there is no record."""
+def kept_difference(folder: Path, name: str = "") -> str:
+    """What differs between a folder, or one file in it, and the folder's record, in words.
+
+    "" where nothing does, where there is no record, and for a file that it does not name.
+    """
     if not (folder / KEPT).exists():
         return ""
     record = read_sealed(folder / KEPT) or {}
-    return difference(folder, record["files"]) if "files" in record else f"{KEPT} is damaged"
+    if "files" not in record:
+        return f"{KEPT} is damaged"
+    return difference(folder, {key: mark for key, mark in record["files"].items() if name in ("", key)})
 
 
 def intact(path: Path) -> Path:

@@ -15,15 +15,18 @@ from rwkvgate.experiment.arms import ARMS, Arm, find_arm
 from rwkvgate.experiment.environment import commit, environment, hardware, versions
 from rwkvgate.experiment.inputs import arm_inputs, gate_of
 from rwkvgate.experiment.locks import take
+from rwkvgate.experiment.records import read_sealed, write_sealed
 from rwkvgate.experiment.settings import LARGEST_SEED, Settings
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.validation import SettingsError, shown
-from rwkvgate.rwkv6.files import read_json, write_json, write_text
+from rwkvgate.rwkv6.files import digest, read_json, write_text
 
 RECORD = "step.json"
 MANIFEST = "manifest.json"
 ENVIRONMENT = "environment.txt"
 CHECKPOINT = "checkpoint.json"
+UNFINISHED = ".failed.ipynb"
+"""What follows the name of a notebook while it is executed, and of one that failed."""
 
 LOCK = ".lock"
 """The file that a whole run holds."""
@@ -182,18 +185,10 @@ def _profile_of(folder: Path) -> str | None:
     Raises:
         SettingsError: the manifest is damaged, or no run's.
     """
-    path = folder / MANIFEST
-    manifest, records = (read_json(path), []) if path.exists() else (None, _steps(folder).values())
-    profiles = [record["profile"] for record in records if isinstance(record.get("profile"), str)]
-    if not path.exists():
-        return profiles[0] if profiles else None
-    settings = manifest.get("settings") if isinstance(manifest, dict) else None
-    if not isinstance(settings, dict) or not isinstance(settings.get("profile"), str):
-        raise SettingsError(
-            f"{path} is damaged, or was not written by a run: it holds no settings with a profile. Choose another "
-            "run_dir; or, if this folder is a run's, remove that file and run again: finished steps are kept"
-        )
-    return str(settings["profile"])
+    if manifest := read_manifest(folder):
+        return str(manifest["settings"]["profile"])
+    profiles = [record["profile"] for record in _steps(folder).values() if isinstance(record.get("profile"), str)]
+    return profiles[0] if profiles else None
 
 
 def _foreign(folder: Path) -> list[str]:
@@ -207,7 +202,7 @@ def _foreign(folder: Path) -> list[str]:
 def failures(notebooks: Path) -> str:
     """The notebooks of a run that failed, each with its cell's error, as lines to print; "" where none did."""
     lines = []
-    for path in sorted(notebooks.glob("*.failed.ipynb")):
+    for path in sorted(notebooks.glob(f"*{UNFINISHED}")):
         cells = (read_json(path) or {}).get("cells", [])
         errors = [
             f"{output.get('ename')}: {output.get('evalue')}"
@@ -216,7 +211,7 @@ def failures(notebooks: Path) -> str:
             if output.get("output_type") == "error"
         ]
         reason = errors[-1].splitlines()[0] if errors else "it was stopped before a cell failed"
-        lines.append(f"  {path.name.removesuffix('.failed.ipynb')}: {reason} ({path})")
+        lines.append(f"  {path.name.removesuffix(UNFINISHED)}: {reason} ({path})")
     rest = "Tables and report wait for these: mend them and run again, or leave their arms out."
     return "\n".join(["failed:", *lines, rest]) if lines else ""
 
@@ -233,6 +228,40 @@ def lock_folder(folder: Path) -> Any:
     if folder.is_file() or (not (folder / MANIFEST).is_file() and _foreign(folder)):
         return None  # somebody's own: nothing is written there, and the first step says what is wrong
     return take(folder / LOCK, f"another run works in {folder}. Wait for it, stop it, or give another run_dir")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder; empty where there is none.
+
+    Raises:
+        SettingsError: the manifest, or the environment beside it, is damaged or no run's.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    manifest = read_sealed(path) or {}
+    settings = manifest.get("settings")
+    if not isinstance(settings, dict) or not isinstance(settings.get("profile"), str):
+        raise SettingsError(
+            f"{path} is damaged, or was not written by a run of this version. Choose another run_dir; or, if this "
+            "folder is a run's, remove that file and run again: finished steps are kept"
+        )
+    return manifest
+
+
+def read_environment(folder: Path) -> str:
+    """The packages of a run's `environment.txt`, verified by the manifest; "" where there is no such file.
+
+    Raises:
+        SettingsError: the file or the manifest is damaged.
+    """
+    mark, path = read_manifest(folder).get("environment"), folder / ENVIRONMENT
+    if not path.exists():
+        return ""
+    text = path.read_bytes().decode("utf-8", "replace")
+    if digest(text) != mark:
+        raise SettingsError(f"{path} is damaged: it is not what the manifest beside it names. Run the run again")
+    return text
 
 
 def write_manifest(run: Run) -> dict[str, Any]:
@@ -257,8 +286,9 @@ def write_manifest(run: Run) -> dict[str, Any]:
     }
     checkpoint = read_json(run.base / CHECKPOINT)
     manifest |= {"checkpoint": checkpoint} if checkpoint else {}
-    write_json(run.shown / MANIFEST, manifest)
-    write_text(run.shown / ENVIRONMENT, environment())  # after it: a folder without a manifest is no run's
+    packages = environment()
+    write_sealed(run.shown / MANIFEST, manifest | {"environment": digest(packages)})
+    write_text(run.shown / ENVIRONMENT, packages)  # after it: a folder without a manifest is no run's
     return manifest
 
 

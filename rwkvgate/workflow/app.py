@@ -19,14 +19,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.run import MANIFEST, Run
+from rwkvgate.experiment.run import MANIFEST, Run, read_manifest
 from rwkvgate.experiment.settings import Settings, place, project_root
 from rwkvgate.experiment.steps import ensure_texts
 from rwkvgate.experiment.steps.arm import load_arm
 from rwkvgate.explore.explorer import GateExplorer
 from rwkvgate.explore.session import EXAMPLES
 from rwkvgate.gate.validation import SettingsError, validate
-from rwkvgate.rwkv6.files import read_json
 
 if TYPE_CHECKING:
     from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
@@ -56,10 +55,10 @@ def open_finished(folder: Path) -> Run:
     """The run of a folder, with the settings that its manifest records.
 
     Raises:
-        SettingsError: the folder holds no manifest, or one with settings of another version.
+        SettingsError: the folder holds no manifest, or a damaged one, or one with settings of another version.
     """
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("settings"), dict):
+    manifest = read_manifest(folder)
+    if not manifest:
         raise SettingsError(f"{folder} holds no {MANIFEST} with settings: it is no run folder")
     settings = manifest["settings"] | {"run_dir": str(folder.resolve())}
     return Run(validate(Settings, settings, where=str(folder / MANIFEST)))

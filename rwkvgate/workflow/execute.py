@@ -11,6 +11,7 @@ It adds:
 
 - parameters are checked before the notebook runs, for papermill writes keys into it as they are, and they may be code;
 - a failure is shown without papermill's own frames;
+- the run folder's record gets the executed notebook's hash, under the name that the run graph moves it to;
 - messages to the kernel are encrypted where that is possible, since others may use the machine;
 - on Linux the kernel ends with papermill even if papermill is killed, or interrupted while the kernel starts, and
   papermill ends with the run graph's head, so that nothing writes into a run folder that another head may have taken.
@@ -27,6 +28,8 @@ from typing import Any
 import yaml
 
 from rwkvgate.experiment.parameters import Loader, check_parameters, read_parameters
+from rwkvgate.experiment.records import keep_marks, marks
+from rwkvgate.experiment.run import UNFINISHED
 from rwkvgate.gate.validation import SettingsError
 
 HEAD = "RWKVGATE_HEAD"
@@ -56,9 +59,15 @@ def main() -> None:
 
     execute = cli.execute_notebook
 
-    def checked(*, parameters: dict[Any, Any], **options: Any) -> Any:
+    def checked(*, output_path: str, parameters: dict[Any, Any], **options: Any) -> Any:
         check_parameters(parameters)
-        return execute(parameters=parameters, **options)
+        try:
+            return execute(output_path=output_path, parameters=parameters, **options)
+        finally:  # a notebook whose training diverged is kept too
+            output = Path(output_path)
+            if output.name.endswith(UNFINISHED) and output.exists():
+                final = output.name.removesuffix(UNFINISHED)
+                keep_marks(output.parent, {final: marks(output.parent, [output.name])[output.name]})
 
     cli.read_yaml_file = lambda name: read_parameters(Path(name))
     cli.NoDatesSafeLoader = Loader

@@ -21,6 +21,7 @@ from rwkvgate.experiment.analysis.tables import comparison_table, markdown, qual
 from rwkvgate.experiment.claims import claims_summary
 from rwkvgate.experiment.environment import packages
 from rwkvgate.experiment.records import KEPT, intact
+from rwkvgate.experiment.run import read_manifest
 from rwkvgate.experiment.settings import project_root
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder, write_text
@@ -134,7 +135,7 @@ def write_results(root: Path) -> Path:
 
 def results_in_markdown(run: Path) -> list[str]:
     """The paragraphs, tables and figures of the README's results; the one place that formats a run's tables here."""
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_manifest(run)
     summary, times, compared = (
         pd.read_parquet(intact(run / "results" / f"{name}.parquet")) for name in ("summary", "times", "comparisons")
     )

@@ -18,6 +18,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 
+from rwkvgate.experiment.records import keep_record, kept_difference
 from rwkvgate.explore.tokens import visible
 from rwkvgate.gate.validation import SettingsError, shown
 from rwkvgate.rwkv6.files import write_text
@@ -62,8 +63,13 @@ def render_report(notebook: Path, target: Path) -> Path:
     direction of others, are shown as □.
 
     Raises:
-        SettingsError: the notebook is missing or damaged, or was not executed to its end.
+        SettingsError: the notebook is missing, damaged or not as it was executed, or was not executed to its end.
     """
+    if changed := kept_difference(notebook.parent, notebook.name):
+        raise SettingsError(
+            f"{notebook} is not as it was executed: {changed}. `make reproduce` executes it again; a copy that was "
+            "edited on purpose is rendered under another name"
+        )
     try:
         executed = nbformat.read(notebook, as_version=4)
         nbformat.validate(executed, relax_add_props=True)
@@ -139,7 +145,9 @@ def main() -> None:
     parser.add_argument("notebook", type=Path, nargs="?", help=f"the executed notebook; by default RUN/{NOTEBOOK}")
     given = parser.parse_args()
     try:
-        print(render_report(given.notebook or given.run / NOTEBOOK, given.run / "report.html"))
+        report = render_report(given.notebook or given.run / NOTEBOOK, given.run / "report.html")
+        keep_record(given.run, report)
+        print(report)
     except (SettingsError, OSError) as error:
         sys.exit(str(error))
 
