@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._pytree import SequenceKey, register_pytree_node
 
 from rwkvgate.rwkv6.files import write_file
 
@@ -147,3 +149,21 @@ class Rwkv6State:
 def _tensors(layer: LayerState) -> list[Tensor]:
     """The layer's tensors in the order of the fields, without the gate's where there is none."""
     return [x for x in vars(layer).values() if x is not None]
+
+
+def _parts(state: Rwkv6State) -> tuple[list[Any], None]:
+    return [[[*vars(layer).values()] for layer in state.layers], state.seen], None
+
+
+def _named_parts(state: Rwkv6State) -> tuple[list[tuple[SequenceKey, Any]], None]:
+    return [(SequenceKey(i), part) for i, part in enumerate(_parts(state)[0])], None
+
+
+# So torch.export takes a state apart into its tensors, and puts it together again.
+register_pytree_node(
+    Rwkv6State,
+    _parts,
+    lambda parts, _: Rwkv6State((LayerState(*layer) for layer in parts[0]), parts[1]),
+    serialized_type_name="rwkvgate.Rwkv6State",
+    flatten_with_keys_fn=_named_parts,
+)
