@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from rwkvgate.rwkv6.block import Rwkv6Block
 from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.hub import is_there
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
 from rwkvgate.rwkv6.layouts import CheckpointError, sizes_of, to_hub_layout
 from rwkvgate.rwkv6.loss import next_token_loss
@@ -76,7 +77,8 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path: the folder or name; None with `config` and `state_dict`, weights in memory.
             **kwargs: options of transformers, such as dtype (default: the file's), device_map, revision (default: a
                 fixed commit for the paper's model, else the latest), token, cache_dir, local_files_only. Keys of the
-                configuration override it: head_size_divisor=1 suits a model that flash-linear-attention trained.
+                configuration override it. In flash-linear-attention's layout head_size_divisor is 1 where the
+                configuration has none, as that library computes; 8 suits a conversion of BlinkDL's weights.
 
         Raises:
             CheckpointError: no such checkpoint, a failed download, a damaged file, code in a pickle, or weights that
@@ -132,14 +134,14 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
             request `hidden_states`: the input of each block, and the last hidden state.
 
         Raises:
-            ValueError: no tokens, a mask or state of another shape, or a state from a patched model given to an
-                unpatched one or the other way round.
+            ValueError: no tokens, ids beyond the vocabulary (on a CPU), a mask or state of another shape, or a state
+                from a patched model given to an unpatched one or the other way round.
         """
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         if inputs is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give either input_ids or inputs_embeds")
-        hidden = widened(self.embeddings(inputs) if inputs_embeds is None else inputs_embeds)  # (B, T, C)
-        if hidden.dim() != 3 or hidden.shape[1] == 0:
+        hidden = widened(self._embed(inputs) if inputs_embeds is None else inputs_embeds)  # (B, T, C)
+        if hidden.dim() != 3 or 0 in hidden.shape[:2]:
             raise ValueError(f"the input is {tuple(inputs.shape)}; it must be (batch, time) with at least one token")
         past = self._layer_states(past_key_values, hidden.shape[0])
         seen = past_key_values.seen if past_key_values else None
@@ -159,6 +161,15 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
             hidden_states=(*every, hidden) if output_hidden_states else None,
         )
         return output if return_dict is not False else output.to_tuple()
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"input_ids are {ids.dtype}; they must be token ids in int64 or int32")
+        try:
+            return self.embeddings(ids)
+        except IndexError:
+            found, rows = f"{int(ids.min())} to {int(ids.max())}", self.embeddings.num_embeddings
+            raise ValueError(f"the token ids are {found}; they must be 0 to {rows - 1}") from None
 
     def _layer_states(self, state: Rwkv6State | None, batch: int) -> list[LayerState] | list[None]:
         if state is None:
@@ -329,8 +340,8 @@ def load_pth(path: str | PathLike[str], dtype: torch.dtype | str | None = None, 
         CheckpointError: there is no such file, or it is not a complete RWKV-6; code in it is not run.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
+    if not is_there(path):
+        raise CheckpointError(f"there is no file {str(path)!r}" if "\0" in str(path) else f"there is no file {path}")
     weights = to_hub_layout(read_weights(path), str(path))
     config = Rwkv6Config(**sizes_of(weights, str(path)))
     model: Rwkv6ForCausalLM = Rwkv6ForCausalLM.from_pretrained(

@@ -12,6 +12,7 @@ Nothing is added to a text, stripped from it or normalised: `decode(encode(text)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,8 @@ def _array(rows: list[Any], width: int, blank: Any, left: bool) -> np.ndarray:
 def _allowed(ids: Any) -> list[int]:
     """The ids as a list; a ValueError if one has no row in the embedding."""
     ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    if others := {type(index).__name__ for index in ids if not isinstance(index, Integral)}:
+        raise ValueError(f"ids are of type {', '.join(sorted(others))}; they must be whole numbers, 0 to {IDS - 1}")
     if ids and not 0 <= min(ids) <= max(ids) < IDS:
         raise ValueError(f"id {next(x for x in ids if not 0 <= x < IDS)} is no token; allowed are 0 to {IDS - 1}")
     return ids
