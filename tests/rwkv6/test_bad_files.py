@@ -302,6 +302,16 @@ def test_damaged_vocabularies(tmp_path: Path, content: bytes) -> None:
         Rwkv6Tokenizer(path)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", DEEP, '{"extra_special_tokens": 3}', '{"added_tokens_decoder": [1]}', '{"bos_token": 3}']
+)
+def test_damaged_settings_of_a_tokenizer(tmp_path: Path, text: str) -> None:
+    Rwkv6Tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"tokenizer_config.json of {tmp_path} is damaged|has one special token"):
+        Rwkv6Tokenizer.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("path", ["/dev/zero", "/proc/self/mem", "/", "/a\0b", "loop"])
 def test_vocabularies_that_are_no_file(tmp_path: Path, path: str) -> None:
     if path == "loop":
