@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import copy
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers import initialization as init
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, open_folder
-from rwkvgate.rwkv6.layouts import CheckpointError, sizes_of, some, to_hub_layout
+from rwkvgate.rwkv6.layouts import CheckpointError, layout_keys, sizes_of, some, to_hub_layout
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -36,10 +35,16 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files of weights, or the index of their shards; the first that exists is read, safetensors before pickles."""
 GATE = "gated_shift"
 """Part of the name of each of a gate's weights, and the key of a configuration that holds the gates' own."""
-FOREIGN_KEYS = ("auto_map", "architectures", "num_attention_heads", "transformers_weights", GATE)
-"""Keys of a configuration that belong to the code, files or gates beside it, or misstate a derived size."""
 attach_gates: Callable[[Any, object, Mapping[str, Tensor], str], None] | None = None
 """Patches a loaded base with the gates of its checkpoint; `rwkvgate.gate.pretrained` sets it."""
+DERIVED_KEYS = ("architectures", "num_attention_heads")
+"""Keys of a configuration that are known without it, and misstated in the hub's files."""
+KEYS = {field.name for field in fields(Rwkv6Config)} - {*DERIVED_KEYS} | {"torch_dtype"}
+"""Keys that are read from a file's configuration. Others name code, kernels or files to fetch, or mean nothing here."""
+KERNELS = ("attn_implementation", "experts_implementation")
+"""Options that are left to transformers: RWKV-6 has no attention and no experts."""
+JSON_BYTES = 2**26
+"""Size of the largest JSON file that is read."""
 REFUSED = {
     "variant": "only the plain file names are read",
     "gguf_file": "load the checkpoint that it was made from",
@@ -74,7 +79,7 @@ def open_checkpoint(
             if path.suffix != ".json":
                 return folder, [path]
             shards = _shards(path)
-            beside = open_folder(name, shards, subfolder, **options)
+            beside = open_folder(name, shards, subfolder, **options)  # the names are plain: no pattern, no path
             paths = {file: beside.find(file) for file in shards}
             if missing := [file for file, shard in paths.items() if shard is None]:
                 raise CheckpointError(f"{path.name} names shards that {folder} does not hold: {some(missing)}")
@@ -84,10 +89,11 @@ def open_checkpoint(
 
 def _shards(index: Path) -> list[str]:
     """The names of the files that an index of shards lists."""
-    weight_map = _read_json(index).get("weight_map")
+    weight_map, suffix = _read_json(index).get("weight_map"), Path(index.stem.removesuffix(".index")).suffix
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise CheckpointError(f"{index} is no index of shards: weight_map must name files beside it")
+    plain = re.compile(rf"[\w.-]+{re.escape(suffix)}")
+    if not names or any(not isinstance(name, str) or not plain.fullmatch(name) for name in names):
+        raise CheckpointError(f"{index} is no index of shards: weight_map must name files beside it, {suffix}")
     return sorted(set(names))
 
 
@@ -101,7 +107,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle may raise any
         text = str(error).strip() or type(error).__name__
         if code := re.search(r"GLOBAL (\S+)", text):
             raise CheckpointError(
@@ -117,14 +123,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     others = {type(value).__name__ for value in values if not isinstance(value, Tensor)}
     if others or not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {some(others)}; a dictionary of tensors by name is read")
+    # A tensor of stride 0 is larger than its storage. Tied weights share one, so the file may count twice.
+    if sum(x.numel() * x.element_size() for x in values) > 2 * path.stat().st_size:
+        largest = max(content.items(), key=lambda item: item[1].numel() * item[1].element_size())
+        raise CheckpointError(
+            f"{path} has {path.stat().st_size:,} bytes, and its tensors ask for more, such as {largest[0]} of shape "
+            f"{tuple(largest[1].shape)}"
+        )
     return {str(name): tensor for name, tensor in content.items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > JSON_BYTES:
+            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; at most {JSON_BYTES:,} are read")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}; it must be a JSON object")
     return value
@@ -139,39 +156,63 @@ def _read_config(folder: Folder) -> dict[str, Any]:
     activation = stated.get("hidden_act", "sqrelu")
     if activation != "sqrelu":  # flash-linear-attention offers others
         raise CheckpointError(f"{folder} is of hidden_act {activation!r}; RWKV-6 has 'sqrelu'")
+    if stated.get("quantization_config"):
+        raise CheckpointError(
+            f"{folder} is quantized (quantization_config); load the weights that it was made from, and quantize them "
+            "with the option quantization_config"
+        )
     if "norm_eps" in stated:  # flash-linear-attention's name for it
         stated.setdefault("layer_norm_epsilon", stated["norm_eps"])
     return stated
 
 
 def _settle_config(
-    config: Any, stated: Mapping[str, Any], sizes: Mapping[str, int], where: str, options: dict[str, Any]
+    config: Any,
+    stated: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    layout: Mapping[str, int],
+    where: str,
+    options: dict[str, Any],
 ) -> tuple[Rwkv6Config, dict[str, Any]]:
-    """The configuration with the sizes of the weights, and the options that are no keys of it."""
+    """The configuration with the sizes of the weights, and the options that are no keys of it.
+
+    `layout` holds defaults of the weights' layout, for keys that neither files nor caller state.
+    """
     wrong = [f"{key} {stated[key]} ({size})" for key, size in sizes.items() if stated.get(key) not in (None, size)]
     if wrong:
         raise CheckpointError(f"the configuration and the weights of {where} disagree: it states {', '.join(wrong)}")
     if isinstance(config, str | PathLike):
         config = Rwkv6Config.from_pretrained(config)
     if config is None:
-        dtype = {key: options.pop(key) for key in ("dtype", "torch_dtype") if key in options}
-        values = {key: value for key, value in stated.items() if key not in FOREIGN_KEYS} | dict(sizes)
+        others = {key: options.pop(key) for key in ("dtype", "torch_dtype", *KERNELS) if key in options}
+        values = dict(layout) | {key: value for key, value in stated.items() if key in KEYS} | dict(sizes)
         try:
             config, options = Rwkv6Config.from_dict(values, return_unused_kwargs=True, **options)
         except (ValueError, TypeError, StrictDataclassError) as error:
-            raise CheckpointError(f"the configuration of {where} cannot be read: {error}") from None
-        return config, options | dtype
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"the configuration of {where} cannot be read: {reason}") from None
+        return config, options | others
     config = copy.deepcopy(config)
     for key, size in sizes.items():
         if getattr(config, key) != size and stated.get(key) is not None:
             raise CheckpointError(f"the config given has {key} {getattr(config, key)}; {where} has {size}")
         setattr(config, key, size)
-    for key in FOREIGN_KEYS:
+    for key in (*DERIVED_KEYS, *(stated.keys() - KEYS - vars(Rwkv6Config()).keys())):
         config.__dict__.pop(key, None)
+    for key, value in layout.items():
+        if key not in stated and getattr(config, key) == getattr(Rwkv6Config, key):
+            setattr(config, key, value)
     config.num_attention_heads = sizes["attention_hidden_size"] // sizes["head_size"]
     if "norm_eps" in stated:
         config.layer_norm_epsilon = stated["layer_norm_epsilon"]
     return config, options
+
+
+def _read_generation(path: Path) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_dict(_read_json(path))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no configuration of generation: {error}") from None
 
 
 def _fit(cls: Any, config: Rwkv6Config, weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -197,26 +238,26 @@ def _fit(cls: Any, config: Rwkv6Config, weights: Mapping[str, Tensor], where: st
     return {name.removeprefix(prefix): weights[name] for name in expected if name in weights}
 
 
-def _check_loaded(model: Any, report: Mapping[str, Any], where: str) -> None:
-    """Refuse a model with a weight that was not set, or that is no finite number."""
+def _check_loaded(model: Any, weights: Mapping[str, Tensor], report: Mapping[str, Any], where: str) -> None:
+    """Refuse a model with a weight that was not set, or that is no finite number, here or in `weights`, its source."""
     unset = {str(name) for key in ("missing_keys", "mismatched_keys") for name in report[key]}
     # Where accelerate spread the model over several devices, some weights stand elsewhere until they are used.
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) < 2:
         unset |= {name for name, tensor in model.named_parameters() if tensor.is_meta}
     if unset:
         raise CheckpointError(f"loading {where} left weights unset: {some(unset)}")
-    wild = [
-        f"{name} ({tensor.dtype})"
-        for name, tensor in model.named_parameters()
-        if tensor.is_floating_point() and not tensor.is_meta and not _is_finite(tensor)
-    ]
+    # A quantized weight has no extremes, and its source is looked at.
+    loaded = {name: x for name, x in model.named_parameters() if type(x) is nn.Parameter and type(x.data) is Tensor}
+    chosen = {name: loaded.get(name, tensor) for name, tensor in weights.items()}
+    wild = [f"{name} ({x.dtype})" for name, x in chosen.items() if not x.is_meta and not _is_finite(x)]
     if wild:
-        raise CheckpointError(f"{where} has values that are infinite or not numbers: {some(wild)}")
+        beyond = ", or beyond float32" if any("float64" in name for name in wild) else ""
+        raise CheckpointError(f"{where} has values that are infinite or not numbers{beyond}: {some(wild)}")
 
 
 def _is_finite(tensor: Tensor) -> bool:
     # Both extremes are not numbers where one value is not. Ten times as fast as isfinite(), and without its copies.
-    return all(bool(extreme.isfinite()) for extreme in tensor.detach().aminmax())
+    return all(bool(extreme.float().isfinite()) for extreme in tensor.detach().aminmax())
 
 
 def load_checkpoint(
@@ -242,7 +283,12 @@ def load_checkpoint(
         folder, paths = open_checkpoint(name, **hub)
         stated = _read_config(folder)
         where = f"{folder} ({paths[0].name}{f' to {paths[-1].name}' if paths[1:] else ''})"
-        weights = {key: tensor for path in paths for key, tensor in read_weights(path).items()}
+        weights = {}
+        for path in paths:
+            part = read_weights(path)
+            if twice := weights.keys() & part.keys():
+                raise CheckpointError(f"two shards of {folder} hold the same weights: {some(twice)}")
+            weights |= part
     elif weights is not None and config is not None:
         stated, where = config.to_dict(), str(name or "the state dictionary given")
     else:
@@ -253,13 +299,14 @@ def load_checkpoint(
             raise CheckpointError(f"{where} holds a patched model; import rwkvgate.gate.pretrained to load it")
         gates = {name: weights[name] for name in weights if GATE in name}
         weights = {name: weights[name] for name in weights.keys() - gates.keys()}
+    layout = layout_keys(weights)
     weights = to_hub_layout(weights, where)
-    config, options = _settle_config(config, stated, sizes_of(weights, where), where, options)
-    if folder is not None and cls.can_generate() and folder.find(GENERATION):
-        options.setdefault("generation_config", GenerationConfig.from_pretrained(folder.path))
+    config, options = _settle_config(config, stated, sizes_of(weights, where), layout, where, options)
+    if folder is not None and cls.can_generate() and (generation := folder.find(GENERATION)):
+        options.setdefault("generation_config", _read_generation(generation))
     weights = _fit(cls, config, weights, where)
-    model, report = build(None, *args, config=config, state_dict=weights, output_loading_info=True, **options)
-    _check_loaded(model, report, where)
+    model, report = build(None, *args, config=config, state_dict=dict(weights), output_loading_info=True, **options)
+    _check_loaded(model, weights, report, where)
     if gate is not None and attach_gates is not None:
         attach_gates(model, gate, gates, where)
     model.config._commit_hash = folder.commit if folder is not None else None

@@ -9,6 +9,18 @@ from transformers import AutoConfig, PreTrainedConfig
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "head_size", "head_size_divisor")
 OPTIONAL_SIZES = ("attention_hidden_size", "intermediate_size", "time_mix_rank", "time_decay_rank")
+LARGEST = 2**31 - 1
+"""The largest size, token id and number of any kind; few are that large, and none beyond can be meant."""
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""Names of the types of weights."""
+LABELS = 2**16
+"""The most labels of a classifier."""
+NOT_TAKEN_OVER = (
+    *("auto_map", "custom_pipelines", "transformers_weights", "use_kernels", "kernel_config", "distributed_config"),
+    *("per_layer_config", "attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+)
+"""Keys that are dropped: they name code, kernels or files to fetch and run, and RWKV-6 has no attention or experts."""
 
 
 @strict
@@ -25,9 +37,12 @@ class Rwkv6Config(PreTrainedConfig):
     The ranks of the two low-rank maps are fixed there, at 32 and 64 (64 and 128 where `hidden_size` is 4,096); here
     they are keys, with those defaults.
 
+    Keys that name code or kernels to fetch (`NOT_TAKEN_OVER`) are dropped.
+
     Raises:
-        ValueError: a size below 1, or an `attention_hidden_size` that `head_size` does not divide. The hub's library
-            wraps it in its own error.
+        ValueError: a size below 1 or beyond 31 bits, an `attention_hidden_size` that `head_size` does not divide, a
+            `layer_norm_epsilon` that is not between 0 and 1, a type that no weight has, or an impossible number of
+            another key. The hub's library wraps it in its own error.
 
     Example:
         >>> config = Rwkv6Config(hidden_size=2048, num_hidden_layers=24)  # the paper's base, 1.6 B parameters
@@ -61,6 +76,9 @@ class Rwkv6Config(PreTrainedConfig):
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ValueError(f"{name} is {size}; it must be at least 1")
+        self._check_numbers(kwargs)
+        for name in NOT_TAKEN_OVER:
+            kwargs.pop(name, None)
         wide = self.hidden_size == 4096
         self.attention_hidden_size = self.attention_hidden_size or self.hidden_size
         self.intermediate_size = self.intermediate_size or max(32, int(3.5 * self.hidden_size) // 32 * 32)
@@ -73,6 +91,24 @@ class Rwkv6Config(PreTrainedConfig):
             )
         self.num_attention_heads = self.attention_hidden_size // self.head_size
         super().__post_init__(**kwargs)
+
+    def _check_numbers(self, others: dict[str, Any]) -> None:
+        """Raise a ValueError for a number that cannot be meant, in a field or among the `others`."""
+        eos = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        whole = {name: getattr(self, name) for name in (*SIZES, *OPTIONAL_SIZES, "num_attention_heads")}
+        whole |= {name: getattr(self, name) for name in ("bos_token_id", "pad_token_id", "rescale_every")}
+        whole |= {f"eos_token_id {i}": token for i, token in enumerate(eos)}
+        for name, value in whole.items():
+            if value is not None and abs(value) > LARGEST:
+                raise ValueError(f"{name} is {value}; it must be a whole number up to {LARGEST}")
+        if not 0 < self.layer_norm_epsilon < 1:
+            raise ValueError(f"layer_norm_epsilon is {self.layer_norm_epsilon}; it must be a number between 0 and 1")
+        labels = others.get("num_labels")
+        if labels is not None and not (isinstance(labels, int) and 0 <= labels <= LABELS):
+            raise ValueError(f"num_labels is {labels}; it must be a whole number from 0 to {LABELS}")
+        for dtype in (self.dtype, others.get("torch_dtype")):
+            if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
+                raise ValueError(f"dtype is {dtype!r}; it must be {', '.join(DTYPES)}")
 
     @property
     def group_norm_epsilon(self) -> float:

@@ -7,7 +7,7 @@ never arrives here.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -61,7 +61,7 @@ class Folder:
     def find(self, file: str) -> Path | None:
         """The file's path, or None where there is no such file."""
         path = self.path / file
-        return path if path.is_file() else None
+        return path if is_there(path) else None
 
     def __str__(self) -> str:
         return self.name
@@ -81,14 +81,19 @@ def open_folder(name: str | PathLike[str], files: Sequence[str], subfolder: str 
         HubUnreachableError: the hub did not answer, and the cache lacks files.
     """
     text = fspath(name)
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise CheckpointError(f"there is no folder {text}: its user is not known here") from None
     restore_folder(path)
-    if path.is_dir():
+    if is_there(path, Path.is_dir):
         return Folder(path / subfolder, str(path / subfolder))
-    if path.is_file():
+    if is_there(path):
         raise CheckpointError(f"{path} is a file; give a folder or a name on the hub (a .pth file goes to load_pth)")
     if isinstance(name, PathLike) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
-        raise CheckpointError(f"there is no folder {path}")
+        raise CheckpointError(
+            f"there is no folder {path}" if path.name.isprintable() else f"there is no folder {text!r}"
+        )
     revision = options.pop("revision", None) or REVISIONS.get(text, constants.DEFAULT_REVISION)
     # A revision that transformers has resolved is a string of a class of its own, which carries the commit.
     revision = getattr(revision, "resolved", revision)
@@ -103,6 +108,14 @@ def open_folder(name: str | PathLike[str], files: Sequence[str], subfolder: str 
     except Exception as error:
         raise _in_words(error, text, revision, source) from error
     return Folder(path / subfolder, source)
+
+
+def is_there(path: Path, kind: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Whether a path is a file, or of another kind; False where it is too long, loops or cannot be looked at."""
+    try:
+        return kind(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _full_commit(name: str, revision: str, options: dict[str, Any]) -> str:

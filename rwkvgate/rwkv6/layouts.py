@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 MIXES = ("w", "k", "v", "r", "g")
@@ -24,6 +25,7 @@ BLINK_NAMES = {
     r"\.att\.": ".attention.",
     r"\.ffn\.": ".feed_forward.",
 }
+FLA_ANCHOR = "model.embeddings.weight"
 FLA_NAMES = {
     r"^model\.embeddings\.": "rwkv.embeddings.",
     r"^model\.norm\.": "rwkv.ln_out.",
@@ -61,6 +63,9 @@ SIZES = {
 }
 """The weight and the dimension that each size of `Rwkv6Config` is read off."""
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of weights that are read."""
+
 
 class CheckpointError(OSError):
     """A checkpoint that cannot be loaded, or is not a complete RWKV-6; the message says why."""
@@ -88,8 +93,15 @@ def to_hub_layout(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor
         where: what an error calls their source.
 
     Raises:
-        CheckpointError: the weights hold a gate, or follow none of the layouts.
+        CheckpointError: the weights hold a gate, are not dense floating-point tensors, or follow none of the layouts.
     """
+    for name, tensor in weights.items():
+        dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+        if not dense or tensor.dtype not in DTYPES:
+            type_ = f"{tensor.dtype} on {tensor.device}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise CheckpointError(
+                f"{name} in {where} is {type_}; weights are dense float16, bfloat16, float32 or float64"
+            )
     gates = [name for name in weights if "gated_shift" in name]
     if gates:
         raise CheckpointError(
@@ -103,13 +115,21 @@ def to_hub_layout(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor
         return {name if name.startswith("head.") else f"rwkv.{name}": tensor for name, tensor in weights.items()}
     if "emb.weight" in weights:
         return {_rename(name, BLINK_NAMES): tensor for name, tensor in weights.items()}
-    if "model.embeddings.weight" in weights:
+    if FLA_ANCHOR in weights:
         return _from_fla(weights)
     raise CheckpointError(
         f"{where} is no RWKV-6: its names ({some(weights, 3) or 'none'}) hold none of rwkv.embeddings.weight, "
         "emb.weight and model.embeddings.weight, by which the hub's, BlinkDL's and flash-linear-attention's "
         "layouts are known"
     )
+
+
+def layout_keys(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """Keys of `Rwkv6Config` that the layout of the weights implies, where nothing states them.
+
+    The epsilon of flash-linear-attention's per-head normalisation is that of its other norms.
+    """
+    return {"head_size_divisor": 1} if FLA_ANCHOR in weights else {}
 
 
 def _rename(name: str, table: Mapping[str, str]) -> str:
@@ -152,7 +172,8 @@ def sizes_of(weights: Mapping[str, Tensor], where: str) -> dict[str, int]:
     """The sizes of `Rwkv6Config` that weights in the hub's layout imply.
 
     Raises:
-        CheckpointError: a weight that gives a size is missing, or has too few dimensions.
+        CheckpointError: a weight that gives a size is missing, has too few dimensions or no element, or does not fit
+            another, or a layer of those that are numbered is missing.
     """
     lacking = {name for name, _ in SIZES.values()} - weights.keys()
     if lacking:
@@ -160,8 +181,16 @@ def sizes_of(weights: Mapping[str, Tensor], where: str) -> dict[str, int]:
     sizes = {}
     for key, (name, axis) in SIZES.items():
         shape = weights[name].shape
-        if len(shape) <= axis:
-            raise CheckpointError(f"{name} in {where} is of shape {tuple(shape)}; it must have {axis + 1} dimensions")
+        if len(shape) <= axis or shape[axis] < 1:
+            needed = f"{axis + 1} dimensions and an element"
+            raise CheckpointError(f"{name} in {where} is of shape {tuple(shape)}; it must have {needed}")
         sizes[key] = int(shape[axis])
-    blocks = {int(match[1]) for name in weights if (match := re.match(r"rwkv\.blocks\.(\d+)\.", name))}
+    if sizes["attention_hidden_size"] % sizes["head_size"]:
+        width, head = sizes["attention_hidden_size"], sizes["head_size"]
+        raise CheckpointError(f"{where} has {width} attention channels; they must be a multiple of a head's, {head}")
+    blocks = {int(match[1]) for name in weights if (match := re.match(r"rwkv\.blocks\.([0-9]{1,18})\.", name))}
+    if max(blocks) >= len(blocks):
+        raise CheckpointError(
+            f"{where} holds {len(blocks)} layers, and one is numbered {max(blocks)}; the numbers are 0, 1, 2, ..."
+        )
     return sizes | {"num_hidden_layers": max(blocks) + 1}

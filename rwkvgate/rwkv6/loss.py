@@ -25,7 +25,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, fast: torch.dtype) -> Tensor:
         """The summed loss of hidden (token, channel), weight (vocabulary, channel), targets (token,).
 
-        Products are in the type `fast`, softmax and both gradients in float32 at least.
+        A target of -100 counts nothing. Products are in the type `fast`, softmax and both gradients in float32 at
+        least.
         """
         wide = wide_dtype(weight.dtype)
         head = weight.to(fast)
@@ -34,14 +35,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else wide, device=hidden.device)
         for start in range(0, len(hidden), CHUNK):
             part = hidden[start : start + CHUNK].to(fast)
-            chosen = targets[start : start + CHUNK, None]  # (chunk, 1)
+            target = targets[start : start + CHUNK, None]  # (chunk, 1)
+            scored = target.ne(IGNORED)
+            chosen = target.where(scored, 0)
             scores = (part @ head.t()).to(wide)  # (chunk, vocabulary)
             highest = scores.amax(1, keepdim=True)
             score = scores.gather(1, chosen)
             mass = scores.sub_(highest).exp_().sum(1, keepdim=True)
-            total += (mass.log() + highest - score).sum()
+            total += (mass.log() + highest - score).where(scored, 0).sum()
             # From here on `scores` is the gradient with respect to the logits: softmax minus one at the target.
-            scores.div_(mass).scatter_add_(1, chosen, torch.full_like(mass, -1))
+            scores.div_(mass.where(scored, torch.inf)).scatter_add_(1, chosen, -scored.to(wide))
             slope = scores.to(fast)
             if grad_hidden is not None:
                 grad_hidden[start : start + CHUNK] = slope @ head
@@ -87,11 +90,15 @@ def next_token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, items: Tenso
     if labels.shape != hidden.shape[:2]:
         raise ValueError(f"labels are {tuple(labels.shape)}; the tokens are {tuple(hidden.shape[:2])}")
     targets = labels[:, 1:].reshape(-1).to(hidden.device)
-    scored = targets.ne(IGNORED).nonzero().squeeze(1)
-    read = hidden[:, :-1].flatten(0, 1).index_select(0, scored)  # (scored tokens, C)
+    scored = targets.ne(IGNORED)
+    read = hidden[:, :-1].flatten(0, 1)  # (tokens, C)
+    count: Tensor | int = scored.sum()
+    if not torch.compiler.is_compiling():  # a compiled graph's shapes cannot depend on values
+        read, targets = read.index_select(0, scored.nonzero().squeeze(1)), targets[scored]
+        count = len(targets)
     device = hidden.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     fast = torch.get_autocast_dtype(device) if autocast else weight.dtype
     with without_autocast(hidden.device):
-        total: Tensor = _LinearCrossEntropy.apply(read, weight, targets[scored], fast)
-    return total / (len(scored) if items is None else items)
+        total: Tensor = _LinearCrossEntropy.apply(read, weight, targets, fast)
+    return total / (count if items is None else items)

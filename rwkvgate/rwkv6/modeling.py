@@ -27,6 +27,7 @@ from rwkvgate.rwkv6.arguments import check_ids, check_inputs, known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
 from rwkvgate.rwkv6.checkpoints import GATE, load_checkpoint, read_weights
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.hub import is_there
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
 from rwkvgate.rwkv6.layouts import CheckpointError, sizes_of, to_hub_layout
 from rwkvgate.rwkv6.loss import IGNORED, next_token_loss
@@ -83,7 +84,8 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path: the folder or name; None with `config` and `state_dict`, weights in memory.
             **kwargs: options of transformers, such as dtype (default: the file's), device_map, revision (default: a
                 fixed commit for the paper's model, else the latest), token, cache_dir, local_files_only. Keys of the
-                configuration override it: head_size_divisor=1 suits a model that flash-linear-attention trained.
+                configuration override it. In flash-linear-attention's layout head_size_divisor is 1 where the
+                configuration has none, as that library computes; 8 suits a conversion of BlinkDL's weights.
 
         Raises:
             CheckpointError: no such checkpoint, a failed download, a damaged file, code in a pickle, or weights that
@@ -374,8 +376,8 @@ def load_pth(path: str | PathLike[str], dtype: torch.dtype | str | None = None, 
         CheckpointError: there is no such file, or it is not a complete RWKV-6; code in it is not run.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
+    if not is_there(path):
+        raise CheckpointError(f"there is no file {str(path)!r}" if "\0" in str(path) else f"there is no file {path}")
     weights = to_hub_layout(read_weights(path), str(path))
     config = Rwkv6Config(**sizes_of(weights, str(path)))
     model: Rwkv6ForCausalLM = Rwkv6ForCausalLM.from_pretrained(

@@ -170,9 +170,11 @@ def _merge(
         if block == 1:
             level = (right_r * left_k).sum(-1)[..., None]  # (B, H, N, pairs, block, block)
         else:
+            factors = left_after, right_before
             if saved is not None:
-                saved += left_after.clone(), right_before.clone()
-            left_k, right_r = left_k * left_after, right_r * right_before
+                factors = left_after.clone(), right_before.clone()
+                saved += factors
+            left_k, right_r = left_k * factors[0], right_r * factors[1]
             level = right_r @ left_k.transpose(-1, -2)
         _scores(scores, block).copy_(level.movedim(-3, -1))
         left_total, right_total = total.unflatten(-2, (-1, 2)).unbind(-2)
@@ -182,12 +184,12 @@ def _merge(
         block *= 2
     out, total = scores @ v, total.transpose(-1, -2)  # (B, H, N, L, C), (B, H, N, C, 1)
     # A chunk at a time: its state stays in the processor's cache, and (batch, head) as one dimension saves views.
-    steps = zip(*(x.flatten(0, 1).unbind(1) for x in (out, r * before, (k * after).mT, v, total)), strict=True)
-    entering, carried = [], state.flatten(0, 1)
-    for read_out, read, written, value, left in steps:
+    steps = zip(*(x.flatten(0, 1).unbind(1) for x in (r * before, (k * after).mT, v, total)), strict=True)
+    entering, carried, rows = [], state.flatten(0, 1), out.flatten(0, 1)
+    for i, (read, written, value, left) in enumerate(steps):
         if saved is not None:
             entering.append(carried)
-        read_out.baddbmm_(read, carried)
+        rows[:, i].baddbmm_(read, carried)
         carried = (left * carried).baddbmm_(written, value)
     if saved is not None:
         states = torch.stack(entering, dim=1).unflatten(0, state.shape[:2])

@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._pytree import SequenceKey, register_pytree_node
 
 from rwkvgate.rwkv6.files import write_file
+from rwkvgate.rwkv6.layouts import some
 
 
 @dataclass
@@ -130,14 +134,24 @@ class Rwkv6State:
 
     @classmethod
     def load(cls, path: str | Path) -> Rwkv6State:
-        """Read a file that `save` wrote."""
-        tensors = load_file(str(path))
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: there is no such file, or it holds something else.
+        """
+        try:
+            tensors = load_file(str(path))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"the state {str(path)!r} cannot be read: {error}") from None
         seen = tensors.pop("seen", None)
-        layers: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+        layers: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, tensor in tensors.items():
             number, _, name = key.partition(".")
-            layers[int(number)][name] = tensor
-        return cls((LayerState(**layers[i]) for i in sorted(layers)), seen)
+            layers[number][name] = tensor
+        try:
+            return cls([LayerState(**layers.pop(str(i))) for i in range(len(layers))], seen)
+        except (KeyError, TypeError):
+            raise ValueError(f"{str(path)!r} holds no state: its tensors are {some(tensors) or 'none'}") from None
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Rwkv6State:
         layers = (LayerState(*map(change, _tensors(layer))) for layer in self.layers)
@@ -147,3 +161,21 @@ class Rwkv6State:
 def _tensors(layer: LayerState) -> list[Tensor]:
     """The layer's tensors in the order of the fields, without the gate's where there is none."""
     return [x for x in vars(layer).values() if x is not None]
+
+
+def _parts(state: Rwkv6State) -> tuple[list[Any], None]:
+    return [[[*vars(layer).values()] for layer in state.layers], state.seen], None
+
+
+def _named_parts(state: Rwkv6State) -> tuple[list[tuple[SequenceKey, Any]], None]:
+    return [(SequenceKey(i), part) for i, part in enumerate(_parts(state)[0])], None
+
+
+# So torch.export takes a state apart into its tensors, and puts it together again.
+register_pytree_node(
+    Rwkv6State,
+    _parts,
+    lambda parts, _: Rwkv6State((LayerState(*layer) for layer in parts[0]), parts[1]),
+    serialized_type_name="rwkvgate.Rwkv6State",
+    flatten_with_keys_fn=_named_parts,
+)

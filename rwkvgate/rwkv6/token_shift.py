@@ -8,7 +8,6 @@ and every layer uses it.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,7 +25,8 @@ def real_tokens(mask: Tensor | None, batch: int, time: int) -> Tensor | None:
     if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < time:
         raise ValueError(f"attention_mask is {tuple(mask.shape)}; it must be {(batch, time)}, or longer in time")
     columns = mask[:, -time:].bool()
-    return None if bool(columns.all()) else columns
+    # A compiled graph cannot branch on values. There a mask of ones takes the long way, to the same numbers.
+    return columns if torch.compiler.is_compiling() or not bool(columns.all()) else None
 
 
 class TokenShift:
@@ -35,10 +35,15 @@ class TokenShift:
     Args:
         mask: (batch, time), true at real tokens; None where all are real. Padding may stand anywhere.
         seen: real tokens of each row before this pass, (batch,); None where there were none.
+
+    Attributes:
+        lengths: real tokens of each row in this pass, (batch,); None where every token is real.
     """
 
     def __init__(self, mask: Tensor | None, seen: Tensor | None = None) -> None:
         self.mask, self.seen = mask, seen
+        self.lengths = None if mask is None else mask.sum(1)
+        self._packing: tuple[Tensor, Tensor] | None = None
         if mask is None:
             return
         # 1-based positions of real tokens, 0 for the carried value: the running maximum is then the last real token
@@ -47,6 +52,10 @@ class TokenShift:
         latest = positions.cummax(dim=1).values
         self._previous = torch.cat((torch.zeros_like(latest[:, :1]), latest[:, :-1]), dim=1).unsqueeze(-1)
         self._last = latest[:, -1:].unsqueeze(-1)
+        if torch.compiler.is_compiling():
+            self._places(
+                mask
+            )  # now: a checkpointed block of a compiled graph may keep nothing. It costs nothing unused
 
     def __call__(self, x: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
         """Shift x by one real token.
@@ -80,11 +89,6 @@ class TokenShift:
             return self
         return TokenShift(*(None if x is None else x.to(device) for x in (self.mask, self.seen)))
 
-    @cached_property
-    def lengths(self) -> Tensor | None:
-        """Real tokens of each row in this pass, (batch,); None where every token is real."""
-        return None if self.mask is None else self.mask.sum(1)
-
     def seen_after(self, x: Tensor) -> Tensor:
         """Real tokens of each row up to the end of a pass over x (batch, time, channel): (batch,)."""
         before = x.new_zeros(x.shape[0], dtype=torch.long) if self.seen is None else self.seen
@@ -92,18 +96,16 @@ class TokenShift:
 
     def pack(self, x: Tensor) -> Tensor:
         """x (batch, time, channel) with each row's padding moved behind its real tokens."""
-        return x if self.mask is None else x.gather(1, self._order.expand_as(x))
+        return x if self.mask is None else x.gather(1, self._places(self.mask)[0].expand_as(x))
 
     def unpack(self, x: Tensor) -> Tensor:
         """The inverse of `pack`, but for padding, where the result has no meaning."""
-        return x if self.mask is None else x.gather(1, self._rank.expand_as(x))
+        return x if self.mask is None else x.gather(1, self._places(self.mask)[1].expand_as(x))
 
-    @cached_property
-    def _order(self) -> Tensor:
-        assert self.mask is not None
-        return self.mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True).unsqueeze(-1)
-
-    @cached_property
-    def _rank(self) -> Tensor:
-        assert self.mask is not None
-        return (self.mask.cumsum(1) - 1).clamp(min=0).unsqueeze(-1)
+    def _places(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """For each place of a packed row the position that fills it, and for each position its place: (B, T, 1)."""
+        # Computed where a gate asks, and once. Not a cached property: its lock cannot be compiled.
+        if self._packing is None:
+            order = mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+            self._packing = order.unsqueeze(-1), (mask.cumsum(1) - 1).clamp(min=0).unsqueeze(-1)
+        return self._packing

@@ -12,6 +12,9 @@ Nothing is added to a text, stripped from it or normalised: `decode(encode(text)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from json import JSONDecodeError
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +99,19 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
         self._added_tokens_decoder = {0: AddedToken(END_OF_TEXT, normalized=False, special=True)}
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         super().__init__(split_special_tokens=True, **dict.fromkeys(names, END_OF_TEXT), **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """The tokenizer of a folder, or of a repository on the hub; arguments are those of transformers.
+
+        Raises:
+            ValueError: a file of it is damaged, or its settings are not the World tokenizer's.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (JSONDecodeError, RecursionError, TypeError, AttributeError) as error:
+            where = f"the tokenizer_config.json of {pretrained_model_name_or_path}"
+            raise ValueError(f"{where} is damaged, or no JSON object of a tokenizer's settings: {error}") from None
 
     @property
     def vocab_size(self) -> int:
@@ -296,6 +312,8 @@ def _array(rows: list[Any], width: int, blank: Any, left: bool) -> np.ndarray:
 def _allowed(ids: Any) -> list[int]:
     """The ids as a list; a ValueError if one has no row in the embedding."""
     ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    if others := {type(index).__name__ for index in ids if not isinstance(index, Integral)}:
+        raise ValueError(f"ids are of type {', '.join(sorted(others))}; they must be whole numbers, 0 to {IDS - 1}")
     if ids and not 0 <= min(ids) <= max(ids) < IDS:
         raise ValueError(f"id {next(x for x in ids if not 0 <= x < IDS)} is no token; allowed are 0 to {IDS - 1}")
     return ids

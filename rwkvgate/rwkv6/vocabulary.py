@@ -19,6 +19,8 @@ ENTRIES = 65_529
 """Lines of the vocabulary file, and its highest id."""
 IDS = 65_536
 """Number of ids: rows of the models' embeddings."""
+LARGEST_FILE = 2**22
+"""Bytes that are read of a vocabulary file; the longest of those that are published has 1.2 MB."""
 END_OF_TEXT = "<|endoftext|>"
 """The name of id 0, the beginning, end, padding and unknown token in one."""
 
@@ -159,9 +161,17 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     """The vocabulary in a file.
 
     Raises:
-        ValueError: the file is not the World vocabulary.
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, or is not the World vocabulary.
     """
-    text = Path(path).read_bytes().replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n"
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)  # a device or a pipe may have no end
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no vocabulary file {path}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the vocabulary file {str(path)!r} cannot be read: {error}") from None
+    text = content[:LARGEST_FILE].replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n"
     if hashlib.sha256(text).hexdigest() != TEXT_SHA256 and not _has_entries(text):
         raise ValueError(
             f"{path} is not the World vocabulary: its {ENTRIES:,} lines are `id literal length`, ids from 1, and their "
