@@ -47,7 +47,7 @@ def read_run(folder: Path) -> Finished:
         SettingsError: the folder holds none, or damaged ones.
     """
     manifest = read_manifest(folder)
-    if not manifest:
+    if not (folder / MANIFEST).exists():
         raise SettingsError(f"{folder} holds no {MANIFEST}: it is no run folder")
     tables = [intact(folder / "results" / f"{name}.parquet") for name in TABLES]
     try:

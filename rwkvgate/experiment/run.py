@@ -15,7 +15,7 @@ from rwkvgate.experiment.arms import ARMS, Arm, find_arm
 from rwkvgate.experiment.environment import commit, environment, hardware, versions
 from rwkvgate.experiment.inputs import arm_inputs, gate_of
 from rwkvgate.experiment.locks import take
-from rwkvgate.experiment.records import read_sealed, write_sealed
+from rwkvgate.experiment.records import SEAL, read_sealed, write_sealed
 from rwkvgate.experiment.settings import LARGEST_SEED, Settings
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.validation import SettingsError, shown
@@ -185,8 +185,12 @@ def _profile_of(folder: Path) -> str | None:
     Raises:
         SettingsError: the manifest is damaged, or no run's.
     """
-    if manifest := read_manifest(folder):
-        return str(manifest["settings"]["profile"])
+    if (folder / MANIFEST).exists():
+        settings = read_manifest(folder).get("settings")
+        profile = settings.get("profile") if isinstance(settings, dict) else None
+        if not isinstance(profile, str):
+            raise _not_a_manifest(folder / MANIFEST)
+        return profile
     profiles = [record["profile"] for record in _steps(folder).values() if isinstance(record.get("profile"), str)]
     return profiles[0] if profiles else None
 
@@ -231,22 +235,27 @@ def lock_folder(folder: Path) -> Any:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run folder; empty where there is none.
+    """The manifest of a run folder; empty where there is none. That of an earlier version has no seal.
 
     Raises:
-        SettingsError: the manifest, or the environment beside it, is damaged or no run's.
+        SettingsError: the manifest is damaged, or no run's.
     """
     path = folder / MANIFEST
     if not path.exists():
         return {}
-    manifest = read_sealed(path) or {}
-    settings = manifest.get("settings")
-    if not isinstance(settings, dict) or not isinstance(settings.get("profile"), str):
-        raise SettingsError(
-            f"{path} is damaged, or was not written by a run of this version. Choose another run_dir; or, if this "
-            "folder is a run's, remove that file and run again: finished steps are kept"
-        )
+    manifest = read_json(path)
+    if isinstance(manifest, dict) and SEAL in manifest:
+        manifest = read_sealed(path)
+    if not isinstance(manifest, dict):
+        raise _not_a_manifest(path)
     return manifest
+
+
+def _not_a_manifest(path: Path) -> SettingsError:
+    return SettingsError(
+        f"{path} is damaged, or was not written by a run. Choose another run_dir; or, if this folder is a run's, "
+        "remove that file and run again: finished steps are kept"
+    )
 
 
 def read_environment(folder: Path) -> str:
@@ -259,7 +268,7 @@ def read_environment(folder: Path) -> str:
     if not path.exists():
         return ""
     text = path.read_bytes().decode("utf-8", "replace")
-    if digest(text) != mark:
+    if mark is not None and digest(text) != mark:
         raise SettingsError(f"{path} is damaged: it is not what the manifest beside it names. Run the run again")
     return text
 

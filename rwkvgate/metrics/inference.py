@@ -64,7 +64,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
 
 
 def at_least_one(**values: int) -> None:
-    """Refuse counts below 1.
+    """Refuse counts that are below 1, or no whole numbers.
 
     Raises:
         ValueError: names the count and its value.
@@ -75,5 +75,7 @@ def at_least_one(**values: int) -> None:
         ValueError: window is 0; it must be at least 1
     """
     for name, value in values.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")

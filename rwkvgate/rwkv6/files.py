@@ -63,7 +63,7 @@ def restore_folder(path: str | Path) -> None:
     """Move a folder back whose replacement was killed after it had been moved aside; otherwise nothing."""
     path = Path(path)
     aside = _aside(path)
-    if not aside.exists():
+    if not os.path.lexists(aside):  # whatever the path is: too long, or no path at all
         return
     if path.exists():
         _remove(aside)

@@ -58,7 +58,7 @@ def open_finished(folder: Path) -> Run:
         SettingsError: the folder holds no manifest, or a damaged one, or one with settings of another version.
     """
     manifest = read_manifest(folder)
-    if not manifest:
+    if not isinstance(manifest.get("settings"), dict):
         raise SettingsError(f"{folder} holds no {MANIFEST} with settings: it is no run folder")
     settings = manifest["settings"] | {"run_dir": str(folder.resolve())}
     return Run(validate(Settings, settings, where=str(folder / MANIFEST)))

@@ -90,7 +90,9 @@ def test_batches_hold_every_document_once():
     assert all(len(batch) <= 2 for batch in batches)
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 1, "window": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"batch_size": 1, "window": 0}, {"batch_size": 1, "window": 1.5}, {"batch_size": True}]
+)
 def test_impossible_sizes_are_refused(model, tokenizer, wrong):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="at least 1"):
         score_texts(model, tokenizer, ["a"], **wrong)

@@ -271,9 +271,9 @@ def test_torchao_quantizes_while_loading(folder: Path, weights: Any, tokens: Any
 @pytest.mark.parametrize(
     ("ids", "said"),
     [
-        ([[0, 37]], "the token ids are 0 to 37; they must be 0 to 36"),
-        ([[-1, 3]], "the token ids are -1 to 3; they must be 0 to 36"),
-        ([[1.0]], r"input_ids are torch.float32; they must be token ids"),
+        ([[0, 37]], "input_ids hold 37; ids must be from 0 to 36"),
+        ([[-1, 3]], "input_ids hold -1; ids must be from 0 to 36"),
+        ([[1.0]], r"input_ids are torch.float32; they must be torch.int64"),
         ([[]], r"the input is \(1, 0\)"),
         ([], r"the input is"),
     ],
