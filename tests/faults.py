@@ -38,6 +38,7 @@ from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.steps import ensure_arm, ensure_base, ensure_evaluation, ensure_probes, ensure_texts, making
 from rwkvgate.experiment.steps.base import read_log
 from rwkvgate.experiment.studies.registry import ensure_studies
+from rwkvgate.gate.patch import unpatch
 from rwkvgate.gate.storage import load_gate
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.layouts import CheckpointError
@@ -128,8 +129,9 @@ def values(folder: Path, scratch: Path) -> str:
     run = open_run(profile="smoke", run_dir=str(folder))
     texts = ensure_texts(run)
     seen: list[Any] = [
+        _weights(ensure_base(run)),
         [vars(document) for document in (*texts.corpus.train, *texts.corpus.test)],
-        texts.tokenizer.get_vocab(),
+        sorted(texts.tokenizer.get_vocab().items()),
         *_models(run),
     ]
     for variant in run.variants():
@@ -148,9 +150,9 @@ def values(folder: Path, scratch: Path) -> str:
 
 def _models(run: Run) -> Iterator[bytes]:
     for variant in run.variants():
-        yield _weights(ensure_arm(variant))
+        yield _weights(model := ensure_arm(variant))
         if variant.adapter.exists():
-            yield _weights(load_gate(ensure_base(run), variant.adapter))
+            yield _weights(load_gate(unpatch(model), variant.adapter))
 
 
 def _weights(model: Any) -> bytes:
