@@ -28,7 +28,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-processors test-kills test-slurm test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -68,6 +68,9 @@ test-transformers: $(STAMP)  ## run transformers' own tests of a model, fetched 
 
 test-processors: $(STAMP)  ## run the numerical tests with the kernels of other processors, on one thread and two
 	@$(BIN)/python tests/processors.py
+
+test-faults: $(STAMP)  ## damage every file of a finished run in ten ways; each must be noticed, or harmless
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
 
 test-kills: $(STAMP)  ## kill a run at 100 random moments; it must end as an undisturbed one, bit for bit
 	@folder=$$(mktemp -d) && $(BIN)/python tests/experiment/resume/kills.py $$folder 100 1; code=$$?; rm -rf $$folder; exit $$code
