@@ -259,17 +259,16 @@ def _not_a_manifest(path: Path) -> SettingsError:
 
 
 def read_environment(folder: Path) -> str:
-    """The packages of a run's `environment.txt`, verified by the manifest; "" where there is no such file.
+    """The packages of a run's `environment.txt`, verified by the manifest; "" where the run has no such file.
 
     Raises:
-        SettingsError: the file or the manifest is damaged.
+        SettingsError: the file or the manifest is damaged, or the file is missing.
     """
     mark, path = read_manifest(folder).get("environment"), folder / ENVIRONMENT
-    if not path.exists():
-        return ""
-    text = path.read_bytes().decode("utf-8", "replace")
+    text = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
     if mark is not None and digest(text) != mark:
-        raise SettingsError(f"{path} is damaged: it is not what the manifest beside it names. Run the run again")
+        state = "damaged: it is not what the manifest beside it names" if path.exists() else "missing"
+        raise SettingsError(f"{path} is {state}. Run the run's command again, which writes it")
     return text
 
 

@@ -142,12 +142,15 @@ def test_what_was_damaged_runs_again_and_nothing_else(chain: tuple[Path, str], t
     folder = tmp_path / "run"
     shutil.copytree(chain[0], folder)
     path, again = folder / "effects" / "effects.parquet", folder / "notebooks" / "04_ablations.ipynb"
-    before, sound = {p: p.stat().st_mtime_ns for p in again.parent.iterdir()}, pd.read_parquet(path)
+    drawn = again.with_name("05_gate_visualization.ipynb")
+    before, sound = {p: p.stat().st_mtime_ns for p in again.parent.glob("*.ipynb")}, pd.read_parquet(path)
     path.write_bytes(path.read_bytes()[:-1])
+    drawn.write_text(drawn.read_text().replace("0", "1", 1))
     assert "04_ablations runs again: " in snakemake(folder, "--dry-run") and again.is_file()
     printed = snakemake(folder)
     assert "effects.parquet has" in printed and f"effects in {path.parent} is made again" in printed
-    assert {p for p in again.parent.iterdir() if p.stat().st_mtime_ns != before.get(p)} == {again}
+    assert "05_gate_visualization runs again: " in printed and "content of 05_gate_visualization.ipynb" in printed
+    assert {p for p in again.parent.glob("*.ipynb") if p.stat().st_mtime_ns != before.get(p)} == {again, drawn}
     assert pd.read_parquet(path).equals(sound) and (folder / "report.html").is_file()
     assert "Nothing to be done" in snakemake(folder)
 
