@@ -69,7 +69,7 @@ test-transformers: $(STAMP)  ## run transformers' own tests of a model, fetched 
 test-processors: $(STAMP)  ## run the numerical tests with the kernels of other processors, on one thread and two
 	@$(BIN)/python tests/processors.py
 
-test-faults: $(STAMP)  ## damage every file of a finished run in ten ways; each must be noticed, or harmless
+test-faults: $(STAMP)  ## damage every file of a finished run in eight ways; each must be noticed, or harmless
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
 
 test-kills: $(STAMP)  ## kill a run at 100 random moments; it must end as an undisturbed one, bit for bit

@@ -21,6 +21,8 @@ NOT_TAKEN_OVER = (
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
 )
 """Keys that are dropped: they name code, kernels or files to fetch and run, and RWKV-6 has no attention or experts."""
+BUILT_IN = ("eager", "sdpa")
+"""The values under which such a key stays, as transformers' own tools set it: they fetch nothing and change nothing."""
 
 
 @strict
@@ -78,7 +80,8 @@ class Rwkv6Config(PreTrainedConfig):
                 raise ValueError(f"{name} is {size}; it must be at least 1")
         self._check_numbers(kwargs)
         for name in NOT_TAKEN_OVER:
-            kwargs.pop(name, None)
+            if kwargs.get(name) not in BUILT_IN:
+                kwargs.pop(name, None)
         wide = self.hidden_size == 4096
         self.attention_hidden_size = self.attention_hidden_size or self.hidden_size
         self.intermediate_size = self.intermediate_size or max(32, int(3.5 * self.hidden_size) // 32 * 32)
