@@ -85,8 +85,9 @@ def open_graph(settings: Mapping[str, Any]) -> Run:
         nearest = next(place for place in (run.folder, *run.folder.parents) if os.path.lexists(place))
         if not stat.S_ISDIR(nearest.stat().st_mode):
             raise SettingsError(f"run_dir {run.folder} cannot be made: {nearest} is no folder")
-        if nearest != run.folder and not os.access(nearest, os.W_OK):
-            raise SettingsError(f"run_dir {run.folder} cannot be made: {nearest} cannot be written to")
+        if not os.access(nearest, os.W_OK):
+            hint = "; the notebooks, opened by hand, read a finished run there" if nearest == run.folder else ""
+            raise SettingsError(f"run_dir {run.folder} cannot be used: {nearest} cannot be written to{hint}")
     check_source(run.settings.corpus.source)
     order.base(run)  # hashes local texts
     for variant in run.variants():

@@ -150,3 +150,11 @@ def test_snakemake_says_it_without_a_traceback(words: list[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr and "line " not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2, done.stderr
+
+
+def test_a_read_only_run_folder_is_refused_before_any_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = {"profile": "smoke", "run_dir": str(tmp_path)}
+    open_graph(run)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SettingsError, match="cannot be written to; the notebooks, opened by hand, read a finished run"):
+        open_graph(run)
