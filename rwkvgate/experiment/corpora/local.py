@@ -13,7 +13,7 @@ from typing import Any
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.punctuation import weak_document
 from rwkvgate.experiment.corpora.splits import FEWEST_DOCUMENTS
-from rwkvgate.experiment.settings import place
+from rwkvgate.experiment.places import place
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import file_hash
 
