@@ -107,8 +107,9 @@ class Step:
     def damage(self) -> str:
         """What differs between the folder and its record, in words; "" for an intact one, whatever its inputs."""
         if not self._record:
-            early = isinstance(record := read_json(self.folder / RECORD), dict) and "files" not in record
-            return f"{RECORD} {'of an earlier version holds no hashes' if early else 'is missing or damaged'}"
+            record = read_json(self.folder / RECORD)
+            is_early = isinstance(record, dict) and "files" not in record
+            return f"{RECORD} {'of an earlier version holds no hashes' if is_early else 'is missing or damaged'}"
         if wrong := difference(self.folder, self._record["files"]):
             return wrong
         unknown = unknown_files(self.folder, [*self._record["files"], RECORD])

@@ -247,7 +247,7 @@ class Settings(Frozen):
 def profile_path(profile: str) -> Path:
     """The YAML file of a profile: the checkout's, or the copy in an installed wheel."""
     here = project_root() / "params" / f"{profile}.yaml"
-    # Also where it is there and cannot be read, which is said then.
+    # Also a file that cannot be read: reading it says why.
     return here if os.path.lexists(here) else Path(__file__).resolve().parents[1] / "params" / f"{profile}.yaml"
 
 

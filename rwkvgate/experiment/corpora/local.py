@@ -103,9 +103,9 @@ def content_hash(path: Path) -> str | None:
             if not any(part.startswith(".") for part in name.parts):
                 total.update(f"{name.as_posix()}\n{file_hash(file)}\n".encode(errors="surrogateescape"))
         return total.hexdigest()
+    except SettingsError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, SettingsError):
-            raise
         raise SettingsError(f"{path} cannot be read: {_reason(error)}") from None
 
 
