@@ -12,8 +12,9 @@ import pandas as pd
 
 from rwkvgate.experiment.analysis.comparison import comparisons, pairs_of, pooled_times, summary
 from rwkvgate.experiment.claims import Evidence, claim_pairs, decide_claims
+from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.results import FURTHER_METRICS
-from rwkvgate.experiment.settings import project_root, resolve
+from rwkvgate.experiment.settings import resolve
 from rwkvgate.experiment.steps.evaluation import HEADLINES
 from rwkvgate.metrics.latency import LATENCY_COLUMNS
 from rwkvgate.metrics.measures import MEASURES

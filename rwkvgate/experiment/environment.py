@@ -17,7 +17,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from rwkvgate.experiment.settings import project_root
+from rwkvgate.experiment.places import project_root
 
 NOT_INSTALLED = "not installed"
 MARK = Path("rwkvgate") / "experiment" / "environment.py"

@@ -8,7 +8,8 @@ from typing import Any
 from rwkvgate.experiment.arms import Arm
 from rwkvgate.experiment.corpora.local import content_hash
 from rwkvgate.experiment.corpora.natural import text_versions
-from rwkvgate.experiment.settings import LAUNCH, Settings, place, place_or_name
+from rwkvgate.experiment.places import place, place_or_name
+from rwkvgate.experiment.settings import LAUNCH, Settings
 from rwkvgate.gate.config import GateConfig
 
 

@@ -30,7 +30,7 @@ NOTEBOOKS = {
 }
 """The notebook that makes each step, by the step's name; `ABLATIONS` makes the studies."""
 ABLATIONS = "04_ablations"
-GATE, DRAWN = "05_gate_visualization", "enhanced, seed 0"
+VISUALIZATION, DRAWN = "05_gate_visualization", "enhanced, seed 0"
 """The notebook that draws a gate, and the arm whose gate it is."""
 LOG = "training.json"
 """The log of a training. It holds times, so that no two trainings write the same; all other files are made alike."""
@@ -107,12 +107,12 @@ class Step:
     def damage(self) -> str:
         """What differs between the folder and its record, in words; "" for an intact one, whatever its inputs."""
         if not self._record:
-            early = isinstance(record := read_json(self.folder / RECORD), dict) and "files" not in record
-            return f"{RECORD} {'of an earlier version holds no hashes' if early else 'is missing or damaged'}"
+            record = read_json(self.folder / RECORD)
+            is_early = isinstance(record, dict) and "files" not in record
+            return f"{RECORD} {'of an earlier version holds no hashes' if is_early else 'is missing or damaged'}"
         if wrong := difference(self.folder, self._record["files"]):
             return wrong
-        unknown = unknown_files(self.folder, [*self._record["files"], RECORD])
-        return f"{unknown[0]} is not the step's" if unknown else ""
+        return f"{self._unknown[0]} is not the step's" if self._unknown else ""
 
     def refuse_unknown(self) -> None:
         """Refuse files that the step did not write: a library might read them, and making the step removes them.
@@ -120,7 +120,7 @@ class Step:
         Raises:
             SettingsError: names the first of them.
         """
-        if self._record and (unknown := unknown_files(self.folder, [*self._record["files"], RECORD])):
+        if unknown := self._unknown:
             raise SettingsError(
                 f"{unknown[0]} was not written by {self}, whose folder is the run's alone. Move it away"
             )
@@ -140,6 +140,11 @@ class Step:
     def _record(self) -> dict[str, Any]:
         record = read_sealed(self.folder / RECORD) or {}
         return record if {"step", "inputs", "requires", "files"} <= record.keys() else {}
+
+    @property
+    def _unknown(self) -> list[str]:
+        """Files in the folder that are not the step's, by its record."""
+        return unknown_files(self.folder, [*self._record["files"], RECORD]) if self._record else []
 
     @property
     def processes(self) -> int:
@@ -239,6 +244,10 @@ def outdated_notebooks(run: Run) -> dict[str, str]:
     for variant in variants:
         steps += [arm(variant), evaluation(variant), *([probes(variant)] if studied else [])]
     found: dict[str, list[str]] = {}
+
+    def add(notebook: str, *reasons: str) -> None:
+        found.setdefault(notebook, []).extend(reasons)
+
     for step in steps:
         step.refuse_unknown()
         if (fault := step.fault) and not fault.endswith(OTHER_INPUTS):
@@ -246,25 +255,24 @@ def outdated_notebooks(run: Run) -> dict[str, str]:
             untrained = step.name == "arm" and step.variant and not step.variant.arm.trained
             maker = evaluation(step.variant) if untrained and step.variant else step
             is_first = all(required.is_finished for required in step.requires)
-            reasons = [f"{step} in {step.folder}: {fault}"] if is_first else []
-            found[maker.notebook] = found.get(maker.notebook, []) + reasons
+            add(maker.notebook, *([f"{step} in {step.folder}: {fault}"] if is_first else []))
             if (step.name, str(step.variant)) == ("arm", DRAWN):
-                found.setdefault(GATE, [])
+                add(VISUALIZATION)
     made = {step.folder for step in steps}
     for folder in sorted(path.parent for path in run.folder.glob(f"*/{RECORD}")):
         if folder not in made and (damage := Step(run, folder.name, folder, {}).damage):
-            found.setdefault(ABLATIONS, []).append(f"{folder}: {damage}")
+            add(ABLATIONS, f"{folder}: {damage}")
     kept = [(variant.folder.parent, arm(variant).notebook) for variant in variants]
-    for folder, notebook in (*kept, *product((run.results, run.figures), (ABLATIONS, GATE))):
+    for folder, notebook in (*kept, *product((run.results, run.figures), (ABLATIONS, VISUALIZATION))):
         if damage := kept_difference(folder):
-            found.setdefault(notebook, []).append(f"{folder}: {damage}")
+            add(notebook, f"{folder}: {damage}")
     for name in executed if kept_difference(notebooks) else ():
         if damage := kept_difference(notebooks, f"{name}.ipynb"):
-            found.setdefault(name, []).append(f"{notebooks}: {damage}")
+            add(name, f"{notebooks}: {damage}")
             for later in _notebooks_after(name, executed):
-                found.setdefault(later, [])
+                add(later)
     if DRAWN not in map(str, variants):  # of an earlier run with other arms
-        found.pop(GATE, None)
+        found.pop(VISUALIZATION, None)
     outdated = {name: "; ".join(dict.fromkeys(reasons)) for name, reasons in found.items() if name in executed}
     return {ABLATIONS: ""} | outdated if outdated else {}
 
@@ -274,4 +282,4 @@ def _notebooks_after(name: str, executed: set[str]) -> set[str]:
     if name == NOTEBOOKS["base"]:
         return executed
     own = f"{NOTEBOOKS['arm']}."
-    return {f"{NOTEBOOKS['evaluation']}.{name.removeprefix(own)}", GATE} if name.startswith(own) else set()
+    return {f"{NOTEBOOKS['evaluation']}.{name.removeprefix(own)}", VISUALIZATION} if name.startswith(own) else set()

@@ -14,7 +14,7 @@ from typing import Any
 
 from rwkvgate.experiment.locks import take
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import digest, file_hash, read_json, write_json
+from rwkvgate.rwkv6.files import digest, file_hash, mark, read_json, write_json
 
 KEPT = "files.json"
 """The record of files that no step wrote, in the folder that they lie in."""
@@ -39,8 +39,8 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 def marks(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The size in bytes and the SHA-256 of each of a folder's files."""
-    return {name: {"size": (folder / name).stat().st_size, "sha256": file_hash(folder / name)} for name in names}
+    """The mark, size and SHA-256, of each of a folder's files."""
+    return {name: mark(folder / name) for name in names}
 
 
 def files_below(folder: Path) -> list[str]:
@@ -54,14 +54,14 @@ def difference(folder: Path, files: dict[str, dict[str, Any]]) -> str:
     Every size is looked at before any content is read.
     """
     try:
-        for name, mark in files.items():
+        for name, written in files.items():
             status = (folder / name).stat()
             if not stat.S_ISREG(status.st_mode):
                 return f"{name} is no file"
-            if status.st_size != mark["size"]:
-                return f"{name} has {status.st_size:,} bytes and not the {mark['size']:,} that were written"
-        for name, mark in files.items():
-            if file_hash(folder / name) != mark["sha256"]:
+            if status.st_size != written["size"]:
+                return f"{name} has {status.st_size:,} bytes and not the {written['size']:,} that were written"
+        for name, written in files.items():
+            if file_hash(folder / name) != written["sha256"]:
                 return f"the content of {name} is not what was written"
     except FileNotFoundError:
         return f"{name} is missing"
@@ -103,7 +103,7 @@ def kept_difference(folder: Path, name: str = "") -> str:
     record = read_sealed(folder / KEPT) or {}
     if "files" not in record:
         return f"{KEPT} is damaged"
-    return difference(folder, {key: mark for key, mark in record["files"].items() if name in ("", key)})
+    return difference(folder, {key: written for key, written in record["files"].items() if name in ("", key)})
 
 
 def intact(path: Path) -> Path:
@@ -119,8 +119,8 @@ def intact(path: Path) -> Path:
     if record is None and not (folder / KEPT).exists():
         _say_unverified(folder)
         return path
-    mark = (record or {}).get("files", {}).get(path.name)
-    wrong = difference(folder, {path.name: mark}) if mark else f"{KEPT} is damaged, or does not name {path.name}"
+    written = (record or {}).get("files", {}).get(path.name)
+    wrong = difference(folder, {path.name: written}) if written else f"{KEPT} is damaged, or does not name {path.name}"
     if wrong:
         raise SettingsError(f"{folder} is damaged: {wrong}. Run the run's command again, which makes it anew")
     return path

@@ -57,19 +57,19 @@ class Run:
         return self.folder / "base"
 
     @property
-    def shown(self) -> Path:
-        """Where notebooks write what they show: the run folder, or a temporary one where that is read-only."""
+    def target(self) -> Path:
+        """Where notebooks write: the run folder, or a temporary one where that is read-only."""
         return writable(self.folder)
 
     @property
     def results(self) -> Path:
         """Tidy tables over all arms and seeds."""
-        return self.shown / "results"
+        return self.target / "results"
 
     @property
     def figures(self) -> Path:
         """Figures as SVG and PNG."""
-        return self.shown / "figures"
+        return self.target / "figures"
 
     @property
     def report(self) -> Path:
@@ -131,7 +131,7 @@ class Variant:
     @property
     def adapter(self) -> Path:
         """The gate alone, as `save_gate` writes it; beside the folder, which is one step's."""
-        return self.run.shown / self.folder.relative_to(self.run.folder).with_name(f"{self.folder.name}.gate")
+        return self.run.target / self.folder.relative_to(self.run.folder).with_name(f"{self.folder.name}.gate")
 
 
 @cache
@@ -295,8 +295,8 @@ def write_manifest(run: Run) -> dict[str, Any]:
     checkpoint = read_json(run.base / CHECKPOINT)
     manifest |= {"checkpoint": checkpoint} if checkpoint else {}
     packages = environment()
-    write_sealed(run.shown / MANIFEST, manifest | {"environment": digest(packages)})
-    write_text(run.shown / ENVIRONMENT, packages)  # after it: a folder without a manifest is no run's
+    write_sealed(run.target / MANIFEST, manifest | {"environment": digest(packages)})
+    write_text(run.target / ENVIRONMENT, packages)  # after it: a folder without a manifest is no run's
     return manifest
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from rwkvgate.experiment.parameters import plain_name, read_parameters
+from rwkvgate.experiment.places import place, project_root
 from rwkvgate.gate.validation import Frozen, SettingsError, shown, unknown, validate
 
 PROFILES = ("smoke", "cpu", "t4", "gpu")
@@ -243,45 +244,10 @@ class Settings(Frozen):
         return place(self.run_dir or f"outputs/{self.profile}")
 
 
-def project_root() -> Path:
-    """The checkout: the nearest folder, from here upward, that holds `params/cpu.yaml`.
-
-    papermill keeps its caller's working directory, nbval uses the notebook's folder and Colab
-    `/content`, so relative paths need this look-up. If the working directory is in no checkout, it is
-    the one that the package was imported from, and for an installed wheel the working directory.
-    """
-    package = Path(__file__).resolve().parents[1]
-    for start in (Path.cwd(), package.parent):
-        for folder in (start, *start.parents):
-            if (folder / "params" / "cpu.yaml").is_file():
-                return folder
-    return Path.cwd()
-
-
-def place(path: str) -> Path:
-    """The absolute path of a path in a setting; a relative one starts at the checkout.
-
-    Raises:
-        SettingsError: it begins with ~ and a name that no user has.
-    """
-    try:
-        given = Path(path).expanduser()
-    except RuntimeError:
-        user = path.partition("/")[0]
-        raise SettingsError(f"{shown(path)}: there is no home folder for {user}; write the path in full") from None
-    return given if given.is_absolute() else project_root() / given
-
-
-def place_or_name(given: str) -> str:
-    """The absolute path of a folder that exists; otherwise the string itself, a name on the hub."""
-    folder = place(given)
-    return str(folder) if folder.is_dir() else given
-
-
 def profile_path(profile: str) -> Path:
     """The YAML file of a profile: the checkout's, or the copy in an installed wheel."""
     here = project_root() / "params" / f"{profile}.yaml"
-    # Also where it is there and cannot be read, which is said then.
+    # Also a file that cannot be read: reading it says why.
     return here if os.path.lexists(here) else Path(__file__).resolve().parents[1] / "params" / f"{profile}.yaml"
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rwkvgate.metrics.inference import at_least_one, evaluating
+from rwkvgate.rwkv6.arguments import check_ids, check_mask
 from rwkvgate.rwkv6.prefill import in_windows
 
 WINDOW = 512
@@ -52,25 +53,18 @@ def check_text(model: Any, input_ids: Any, attention_mask: Any = None) -> None:
         >>> model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=64, hidden_size=32, num_hidden_layers=1, head_size=16))
         >>> check_text(model, torch.tensor([[5, 64]]))
         Traceback (most recent call last):
-        ValueError: input_ids hold 64; they must be whole, from 0 to 63
+        ValueError: input_ids hold 64; ids must be from 0 to 63
     """
     shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else f"a {type(input_ids).__name__}"
     if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or not input_ids.numel():
         raise ValueError(f"input_ids is {shape}; it must be (batch, time) with at least one token")
-    size = model.get_input_embeddings().weight.shape[0]
-    if input_ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"input_ids are of {input_ids.dtype}; they must be whole, from 0 to {size - 1}")
-    for number in map(int, input_ids.aminmax()):
-        if not 0 <= number < size:
-            raise ValueError(f"input_ids hold {number}; they must be whole, from 0 to {size - 1}")
+    check_ids("input_ids", input_ids.cpu(), model.get_input_embeddings().weight.shape[0])
     if attention_mask is None:
         return
     if not isinstance(attention_mask, Tensor) or attention_mask.shape != input_ids.shape:
         other = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
         raise ValueError(f"attention_mask is {other}; it must be {shape}")
-    wrong = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
-    if wrong.numel():
-        raise ValueError(f"attention_mask holds {wrong[0].item()}; it must hold 0 at padding and 1 elsewhere")
+    check_mask(attention_mask)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from rwkvgate.rwkv6 import checkpoints
-from rwkvgate.rwkv6.layouts import CheckpointError
+from rwkvgate.rwkv6.layouts import GATE, CheckpointError
 
 
 def attach_saved(model: Any, fields: object, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -31,7 +31,7 @@ def attach_saved(model: Any, fields: object, tensors: Mapping[str, Tensor], wher
     from rwkvgate.gate.storage import attach, check_fields
     from rwkvgate.gate.validation import SettingsError
 
-    source = f"{checkpoints.GATE} in the configuration of {where}"
+    source = f"{GATE} in the configuration of {where}"
     try:
         config = GateConfig.build(check_fields(fields, source), where=source)
         attach(model, config, {name.removeprefix("rwkv."): x for name, x in tensors.items()}, where)

@@ -23,17 +23,16 @@ from rwkvgate.gate.families import family_of, home
 from rwkvgate.gate.fingerprint import TrainedNorms, base_name, check_base, norm_parameters, probe_base
 from rwkvgate.gate.layer import GatedShift, current_name
 from rwkvgate.gate.patch import NORMS, gate_config, patch
-from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import digest, file_hash, write_folder, write_json
+from rwkvgate.gate.validation import SettingsError, shown
+from rwkvgate.rwkv6.files import digest, mark, write_folder, write_json
 from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, open_folder
-from rwkvgate.rwkv6.layouts import some
+from rwkvgate.rwkv6.layouts import DTYPES, some
 
 FORMAT = 2
 """Of the record. Format 1 has no hash of the weights, and no seal."""
 WEIGHTS, CONFIG, CARD = "gate.safetensors", "gate.json", "README.md"
 BASE_PREFIX = "base."
 """Prefix of the base's norms among the weights."""
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 RECORD = {"gate": dict, "family": str, "hidden_size": int, "num_hidden_layers": int, "base": dict, "norms": bool}
 SEALED = {"weights": dict, "seal": str}
 """The entries of a record and their types; the latter since format 2."""
@@ -115,7 +114,7 @@ def save_gate(
     card = model_card(record, sum(x.numel() for x in gate_tensors(model).values()))
     with write_folder(folder) as fresh:
         save_file({key: x.contiguous().cpu() for key, x in tensors.items()}, str(fresh / WEIGHTS))
-        record["weights"] = _stamp(fresh / WEIGHTS)
+        record["weights"] = mark(fresh / WEIGHTS)
         record["seal"] = _seal(record)
         write_json(fresh / CONFIG, record)
         (fresh / CARD).write_text(card, encoding="utf-8")
@@ -167,7 +166,7 @@ def load_gate(
     }
     for key, here in shape.items():
         if record[key] != here:
-            raise SettingsError(f"{where} is for {key} {_brief(record[key])}; the model has {here!r}")
+            raise SettingsError(f"{where} is for {key} {shown(record[key])}; the model has {here!r}")
     tensors = _read_weights(files, record.get("weights"))
     norms = {key.removeprefix(BASE_PREFIX): x for key, x in tensors.items() if key.startswith(BASE_PREFIX)}
     wrong = _unlike(norm_parameters(model) if record["norms"] else {}, norms)
@@ -240,21 +239,16 @@ def _read_weights(files: Folder, written: Mapping[str, Any] | None) -> dict[str,
     if path is None:
         raise SettingsError(f"{files} holds no {WEIGHTS}")
     try:
-        if written is not None and (found := _stamp(path)) != written:
+        if written is not None and (found := mark(path)) != written:
             raise SettingsError(
-                f"{path} is damaged: it has {found['size']:,} bytes of SHA-256 {found['sha256'][:12]}, and {CONFIG} "
-                f"records {_brief(written.get('size'))} of {_brief(written.get('sha256'), 14)}"
+                f"{path} is damaged: it has {found['size']:,} bytes of SHA-256 {found['sha256']}, and {CONFIG} "
+                f"records {shown(written.get('size'))} of {shown(written.get('sha256'))}"
             )
         tensors: dict[str, torch.Tensor] = load_file(str(path))
     except (SafetensorError, OSError) as error:
         raise SettingsError(f"{path} is damaged: {error}") from None
     _check_values(tensors, str(path), torch.float64)
     return tensors
-
-
-def _stamp(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
-    return {"size": path.stat().st_size, "sha256": file_hash(path)}
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -278,13 +272,13 @@ def read_record(files: Folder) -> dict[str, Any]:
     number = record.get("format") if isinstance(record, dict) else type(record).__name__
     if type(number) is not int or not 1 <= number <= FORMAT:
         later = "; a newer rwkvgate wrote it" if type(number) is int and number > FORMAT else ""
-        raise SettingsError(f"{path} is of format {_brief(number)}{later}; this version reads formats 1 to {FORMAT}")
+        raise SettingsError(f"{path} is of format {shown(number)}{later}; this version reads formats 1 to {FORMAT}")
     entries = RECORD | (SEALED if number > 1 else {})
     if missing := entries.keys() - record.keys():
         raise SettingsError(f"{path} lacks {', '.join(sorted(missing))}")
     for key, kind in entries.items():
         if type(record[key]) is not kind:
-            raise SettingsError(f"{path} is damaged: {key} is {_brief(record[key])}; it must be {JSON_NAMES[kind]}")
+            raise SettingsError(f"{path} is damaged: {key} is {shown(record[key])}; it must be {JSON_NAMES[kind]}")
     check_fields(record["gate"], f"gate in {path}")
     if number > 1 and record["seal"] != _seal(record):
         raise SettingsError(f"{path} is damaged: its entries are not those that were written; only about may be edited")
@@ -303,13 +297,7 @@ def check_fields(fields: Any, where: str) -> dict[str, Any]:
         SettingsError: they are not.
     """
     if not isinstance(fields, dict):
-        raise SettingsError(f"{where} is {_brief(fields)}; it must be an object")
+        raise SettingsError(f"{where} is {shown(fields)}; it must be an object")
     if nested := [key for key, value in fields.items() if isinstance(value, (dict, list))]:
-        raise SettingsError(f"{_brief(nested[0])} of {where} is an object or a list; it must be one value")
+        raise SettingsError(f"{shown(nested[0])} of {where} is an object or a list; it must be one value")
     return fields
-
-
-def _brief(value: object, most: int = 100) -> str:
-    """A value as an error shows it: control characters escaped, and no longer than a line."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -86,9 +86,18 @@ def check_inputs(input_ids: Any, inputs_embeds: Any, attention_mask: Tensor | No
     elif shape[2] != config.hidden_size:
         raise ValueError(f"inputs_embeds are {shape}; the last size must be {config.hidden_size}")
     if attention_mask is not None and attention_mask.is_floating_point() and _on_cpu(attention_mask):
-        other = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
-        if len(other):
-            raise ValueError(f"attention_mask holds {other[0].item():g}; it must hold 1 at tokens and 0 at padding")
+        check_mask(attention_mask)
+
+
+def check_mask(mask: Tensor) -> None:
+    """Refuse a mask that holds anything but 1 at tokens and 0 at padding, of any type.
+
+    Raises:
+        ValueError: names the first other number.
+    """
+    other = mask[(mask != 0) & (mask != 1)]
+    if len(other):
+        raise ValueError(f"attention_mask holds {other[0].item():g}; it must hold 1 at tokens and 0 at padding")
 
 
 def check_ids(name: str, ids: Tensor, vocabulary: int, ignored: int | None = None) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.layouts import GATE
 from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward
 from rwkvgate.rwkv6.state import LayerState
 from rwkvgate.rwkv6.token_shift import TokenShift
@@ -67,7 +68,7 @@ class Rwkv6Block(GradientCheckpointingLayer):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Also refuse, strictly or not, a block's weights with a gate where it has none, or the other way round."""
         own = any(True for gate in self.gates for _ in gate.parameters())
-        given = any(name.startswith(f"{prefix}gated_shift") for name in state_dict)
+        given = any(name.startswith(prefix + GATE) for name in state_dict)
         if given and not own:
             rest[-1].append(f"{prefix} is without a gate, and the weights hold one: patch the model first")
         if own and not given and f"{prefix}ln1.weight" in state_dict:

@@ -27,14 +27,12 @@ from transformers import initialization as init
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, open_folder
-from rwkvgate.rwkv6.layouts import CheckpointError, layout_keys, sizes_of, some, to_hub_layout
+from rwkvgate.rwkv6.layouts import GATE, CheckpointError, layout_keys, sizes_of, some, to_hub_layout
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files of weights, or the index of their shards; the first that exists is read, safetensors before pickles."""
-GATE = "gated_shift"
-"""Part of the name of each of a gate's weights, and the key of a configuration that holds the gates' own."""
 attach_gates: Callable[[Any, object, Mapping[str, Tensor], str], None] | None = None
 """Patches a loaded base with the gates of its checkpoint; `rwkvgate.gate.pretrained` sets it."""
 DERIVED_KEYS = ("architectures", "num_attention_heads")

@@ -148,6 +148,11 @@ def _read_hash(path: Path, *state: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def mark(path: Path) -> dict[str, Any]:
+    """The size in bytes and the SHA-256 of a file, by which a reader notices damage."""
+    return {"size": path.stat().st_size, "sha256": file_hash(path)}
+
+
 def digest(value: Any) -> str:
     """A short SHA-256 of a JSON value, independent of the order of its keys.
 

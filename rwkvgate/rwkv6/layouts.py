@@ -67,6 +67,10 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of weights that are read."""
 
 
+GATE = "gated_shift"
+"""Part of the name of each of a gate's weights, and the key of a configuration that holds the gates' own."""
+
+
 class CheckpointError(OSError):
     """A checkpoint that cannot be loaded, or is not a complete RWKV-6; the message says why."""
 
@@ -102,7 +106,7 @@ def to_hub_layout(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor
             raise CheckpointError(
                 f"{name} in {where} is {type_}; weights are dense float16, bfloat16, float32 or float64"
             )
-    gates = [name for name in weights if "gated_shift" in name]
+    gates = [name for name in weights if GATE in name]
     if gates:
         raise CheckpointError(
             f"{where} holds a gate ({some(gates, 2)}), and a plain RWKV-6 would drop it: load the base "

@@ -25,11 +25,11 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from rwkvgate.rwkv6.arguments import check_ids, check_inputs, known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
-from rwkvgate.rwkv6.checkpoints import GATE, load_checkpoint, read_weights
+from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.hub import is_there
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
-from rwkvgate.rwkv6.layouts import CheckpointError, sizes_of, to_hub_layout
+from rwkvgate.rwkv6.layouts import GATE, CheckpointError, sizes_of, to_hub_layout
 from rwkvgate.rwkv6.loss import IGNORED, next_token_loss
 from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward
 from rwkvgate.rwkv6.precision import widened

@@ -53,9 +53,8 @@ class TokenShift:
         self._previous = torch.cat((torch.zeros_like(latest[:, :1]), latest[:, :-1]), dim=1).unsqueeze(-1)
         self._last = latest[:, -1:].unsqueeze(-1)
         if torch.compiler.is_compiling():
-            self._places(
-                mask
-            )  # now: a checkpointed block of a compiled graph may keep nothing. It costs nothing unused
+            # A checkpointed block of a compiled graph cannot keep what it computes. Unused, this costs nothing.
+            self._places(mask)
 
     def __call__(self, x: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
         """Shift x by one real token.

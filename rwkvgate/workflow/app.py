@@ -19,8 +19,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.places import place, project_root
 from rwkvgate.experiment.run import MANIFEST, Run, read_manifest
-from rwkvgate.experiment.settings import Settings, place, project_root
+from rwkvgate.experiment.settings import Settings
 from rwkvgate.experiment.steps import ensure_texts
 from rwkvgate.experiment.steps.arm import load_arm
 from rwkvgate.explore.explorer import GateExplorer

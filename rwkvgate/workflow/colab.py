@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from rwkvgate.experiment.environment import requirements
-from rwkvgate.experiment.settings import project_root
+from rwkvgate.experiment.places import project_root
 from rwkvgate.workflow.drive import mount_drive
 
 ON_COLAB = "COLAB_RELEASE_TAG"

@@ -28,9 +28,10 @@ from typing import Any
 import yaml
 
 from rwkvgate.experiment.parameters import Loader, check_parameters, read_parameters
-from rwkvgate.experiment.records import keep_marks, marks
+from rwkvgate.experiment.records import keep_marks
 from rwkvgate.experiment.run import UNFINISHED
 from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import mark
 
 HEAD = "RWKVGATE_HEAD"
 """The environment variable with the process id of the run graph's head on this machine."""
@@ -66,8 +67,7 @@ def main() -> None:
         finally:  # a notebook whose training diverged is kept too
             output = Path(output_path)
             if output.name.endswith(UNFINISHED) and output.exists():
-                final = output.name.removesuffix(UNFINISHED)
-                keep_marks(output.parent, {final: marks(output.parent, [output.name])[output.name]})
+                keep_marks(output.parent, {output.name.removesuffix(UNFINISHED): mark(output)})
 
     cli.read_yaml_file = lambda name: read_parameters(Path(name))
     cli.NoDatesSafeLoader = Loader

@@ -20,9 +20,9 @@ import pandas as pd
 from rwkvgate.experiment.analysis.tables import comparison_table, markdown, quality_table, time_table
 from rwkvgate.experiment.claims import claims_summary
 from rwkvgate.experiment.environment import packages
+from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.records import KEPT, intact
 from rwkvgate.experiment.run import read_manifest
-from rwkvgate.experiment.settings import project_root
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder, write_text
 from rwkvgate.workflow.colab import INSTALL_METADATA, install_cell

@@ -95,11 +95,11 @@ def test_what_is_shown_of_a_read_only_run_is_written_elsewhere(tmp_path: Path, m
     writable.cache_clear()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     run = opened(tmp_path)
-    assert run.shown == run.results.parent == run.figures.parent != tmp_path
-    assert run.variant("enhanced").adapter == run.shown / "arms" / "enhanced" / "seed0.gate"
-    assert capsys.readouterr().out == f"{tmp_path} is read-only: what this notebook writes goes to {run.shown}\n"
+    assert run.target == run.results.parent == run.figures.parent != tmp_path
+    assert run.variant("enhanced").adapter == run.target / "arms" / "enhanced" / "seed0.gate"
+    assert capsys.readouterr().out == f"{tmp_path} is read-only: what this notebook writes goes to {run.target}\n"
     assert write_manifest(run)["settings"]["profile"] == "smoke"
-    assert (run.shown / MANIFEST).is_file() and (tmp_path / MANIFEST).read_bytes() == before
+    assert (run.target / MANIFEST).is_file() and (tmp_path / MANIFEST).read_bytes() == before
     writable.cache_clear()
 
 

@@ -11,14 +11,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from rwkvgate.experiment.places import place, place_or_name
 from rwkvgate.experiment.settings import (
     PROFILE_VARIABLE,
     PROFILES,
     CheckpointSettings,
     ModelSettings,
     merge,
-    place,
-    place_or_name,
     resolve,
     resolve_profile,
 )

@@ -24,7 +24,10 @@ def test_a_reading_reports_progress_and_stops_between_windows(tiny_model: Any, t
         read(model, tokens(1, 10), window=0)
 
 
-@pytest.mark.parametrize("ids", [[[37]], [[-1]], [[1.5]]])
-def test_ids_outside_the_vocabulary_are_refused(tiny_model: Any, ids: Any) -> None:
-    with pytest.raises(ValueError, match="they must be whole, from 0 to 36"):
+@pytest.mark.parametrize(
+    ("ids", "problem"),
+    [([[37]], "ids must be from 0 to 36"), ([[-1]], "input_ids hold -1"), ([[1.5]], "they must be torch.int64")],
+)
+def test_ids_outside_the_vocabulary_are_refused(tiny_model: Any, ids: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
         read(tiny_model("enhanced"), torch.tensor(ids))

@@ -185,12 +185,16 @@ def shown(frame: pd.DataFrame, **formats: str) -> Styler:
     Args:
         formats: column -> its format, such as "{:+.2%}", for single columns.
     """
-    text = frame.map(
-        lambda value: number(value) if isinstance(value, float) else visible(value) if isinstance(value, str) else value
-    )
+    text = frame.map(_cell)
     for column, form in formats.items():
         text[column] = [NOTHING if pd.isna(value) else form.format(value) for value in frame[column]]
     return Styler(text, cell_ids=False).hide(axis="index").format(escape="html")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return number(value)
+    return visible(value) if isinstance(value, str) else value
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -14,7 +14,8 @@ from rwkvgate.experiment.corpora.local import local_documents
 from rwkvgate.experiment.corpora.natural import natural_documents, text_versions, without_paragraphs
 from rwkvgate.experiment.corpora.splits import drop_near_duplicates, split_documents, split_sizes
 from rwkvgate.experiment.corpora.stories import generate_stories
-from rwkvgate.experiment.settings import CorpusSettings, place
+from rwkvgate.experiment.places import place
+from rwkvgate.experiment.settings import CorpusSettings
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_json
 

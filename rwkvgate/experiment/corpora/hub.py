@@ -9,8 +9,9 @@ from typing import Any
 
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.punctuation import weak_document
+from rwkvgate.experiment.places import place_or_name
 from rwkvgate.experiment.progress import Progress
-from rwkvgate.experiment.settings import HubSet, place_or_name
+from rwkvgate.experiment.settings import HubSet
 from rwkvgate.gate.validation import SettingsError
 
 SHORTEST, LONGEST = 700, 1500

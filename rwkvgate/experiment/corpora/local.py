@@ -13,7 +13,7 @@ from typing import Any
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.punctuation import weak_document
 from rwkvgate.experiment.corpora.splits import FEWEST_DOCUMENTS
-from rwkvgate.experiment.settings import place
+from rwkvgate.experiment.places import place
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import file_hash
 
@@ -103,9 +103,9 @@ def content_hash(path: Path) -> str | None:
             if not any(part.startswith(".") for part in name.parts):
                 total.update(f"{name.as_posix()}\n{file_hash(file)}\n".encode(errors="surrogateescape"))
         return total.hexdigest()
+    except SettingsError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, SettingsError):
-            raise
         raise SettingsError(f"{path} cannot be read: {_reason(error)}") from None
 
 

@@ -18,7 +18,6 @@ from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.gate.validation import SettingsError
 
 FEWEST_DOCUMENTS = 10
-SPLITS = ("train", "validation", "test")
 # Scripts written without spaces count a character as a word: kana, Han, Thai, Lao, Burmese, Khmer.
 _WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]|\\w+")
 

@@ -17,11 +17,11 @@ import pandas as pd
 
 from rwkvgate.experiment.arms import Arm
 from rwkvgate.experiment.open_run import open_run
+from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.search.candidates import CANDIDATES, MATCHED_CONTROLS
 from rwkvgate.experiment.search.page import page
 from rwkvgate.experiment.search.trials import RecallTask, Task, TextTask, Trial, ensure_trial, known_trial
 from rwkvgate.experiment.search.verdict import best_rates, compared, trial_frame
-from rwkvgate.experiment.settings import project_root
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_file, write_text
 

@@ -119,7 +119,8 @@ def load_arm(variant: Variant) -> Rwkv6ForCausalLM:
         raise SettingsError(f"{path} cannot be read ({error}). Remove {path.parent} and run again") from None
     own = dict(model.named_parameters())
     if wrong := _wrong_weights(weights, {name: own[name] for name in kept_names(model, variant.arm.trained)}):
-        raise SettingsError(f"{path} does not hold the weights of {variant}: {wrong}. Remove {path.parent}")
+        advice = f"Remove {path.parent} and run again"
+        raise SettingsError(f"{path} does not hold the weights of {variant}: {wrong}. {advice}")
     model.load_state_dict(weights, strict=False)  # the others are the frozen base's
     return model.requires_grad_(False).eval()
 

@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from rwkvgate.experiment import order
 from rwkvgate.experiment.corpora.tokenizer import save_tokenizer
 from rwkvgate.experiment.order import LOG, Step
+from rwkvgate.experiment.places import place_or_name
 from rwkvgate.experiment.run import CHECKPOINT, Run
-from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, Settings, place_or_name
+from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, Settings
 from rwkvgate.experiment.steps.making import Write, complete, makes, read_value
 from rwkvgate.experiment.steps.texts import ensure_texts
 from rwkvgate.experiment.training import TrainingLog, pack_rows, ranks, train

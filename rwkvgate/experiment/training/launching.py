@@ -10,9 +10,10 @@ import sys
 from collections import deque
 from pathlib import Path
 
+from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.processes import tied
 from rwkvgate.experiment.run import Variant
-from rwkvgate.experiment.settings import Settings, project_root
+from rwkvgate.experiment.settings import Settings
 from rwkvgate.gate.validation import SettingsError
 
 LAST_LINES = 15
