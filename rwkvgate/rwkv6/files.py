@@ -21,6 +21,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+NO_ROOM = "No space left on device"
+"""The system's message for a full disk."""
+
 
 @contextmanager
 def write_file(path: str | Path) -> Iterator[Path]:
@@ -35,6 +38,9 @@ def write_file(path: str | Path) -> Iterator[Path]:
         yield fresh
         fresh.chmod(0o644)  # mkstemp creates files that only their owner can read
         os.replace(fresh, path)
+    except Exception as error:
+        raise_on_full_disk(error, path)
+        raise
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -55,8 +61,22 @@ def write_folder(path: str | Path) -> Iterator[Path]:
         yield fresh
         fresh.chmod(0o755)
         _replace_folder(path, fresh)
+    except Exception as error:
+        raise_on_full_disk(error, path, "a folder")
+        raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def raise_on_full_disk(error: Exception, path: Path, what: str = "a file", advice: str = "Make room there") -> None:
+    """Raise an OSError that names the place, and `what` was written, where a writer's error is that the disk is full.
+
+    safetensors, parquet and json each word this error differently, and none names the disk.
+    """
+    if NO_ROOM in str(error):
+        free = shutil.disk_usage(next(above for above in path.absolute().parents if above.is_dir())).free / 2**20
+        message = f"{NO_ROOM}: {what} could not be written to {path}, where {free:,.1f} MiB are free. {advice}"
+        raise OSError(errno.ENOSPC, message) from error
 
 
 def restore_folder(path: str | Path) -> None:

@@ -194,3 +194,14 @@ def test_a_digest_knows_values_and_not_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": {"c": [1, 2], "d": None}}) == digest({"b": {"d": None, "c": [1, 2]}, "a": 1})
     assert len({digest(x) for x in ({"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": [1]}, {"b": 1}, [1, 2], [2, 1])}) == 7
     assert len(digest("")) == 16
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_a_full_disk_is_named_whoever_writes(tmp_path: Path, write: Any) -> None:
+    class Foreign(Exception):
+        pass
+
+    said = rf"No space left on device: .* written to {tmp_path}/x, where .* MiB are free"
+    with pytest.raises(OSError, match=said), write(tmp_path / "x"):
+        raise Foreign("Error while serializing: No space left on device (os error 28)")
+    assert not names(tmp_path)
