@@ -95,7 +95,7 @@ def restore_folder(path: str | Path) -> None:
 def _replace_folder(path: Path, fresh: Path) -> None:
     for _ in range(100):
         try:
-            if path.exists():
+            if os.path.lexists(path):  # a link that leads nowhere is in the way, too
                 os.replace(path, _aside(path))
             os.replace(fresh, path)
             break

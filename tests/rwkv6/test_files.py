@@ -205,3 +205,13 @@ def test_a_full_disk_is_named_whoever_writes(tmp_path: Path, write: Any) -> None
     with pytest.raises(OSError, match=said), write(tmp_path / "x"):
         raise Foreign("Error while serializing: No space left on device (os error 28)")
     assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "arm", "other"])
+def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path, target: str) -> None:
+    fill(tmp_path / "other", "mine")
+    (tmp_path / "arm").symlink_to(target)
+    with write_folder(tmp_path / "arm") as fresh:
+        fill(fresh, "new")
+    assert names(tmp_path) == ["arm", "other"] and not (tmp_path / "arm").is_symlink()
+    assert names(tmp_path / "arm") == ["new"] and names(tmp_path / "other") == ["mine"]
