@@ -65,7 +65,6 @@ def _read(folder: Path) -> Finished:
     manifest["versions"] = _packages(folder) | named
     path = intact(folder / "results" / "claims.json")
     claims = read_json(path) if path.exists() else []
-    _ = documents[["arm", "seed", "document", "metric", "value"]], latency[["arm", "seed", "measure", "ratio"]]
     return Finished(manifest, documents, latency, {claim["claim"]: claim["verdict"] for claim in claims})
 
 

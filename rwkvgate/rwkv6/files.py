@@ -180,8 +180,10 @@ def digest(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value of a file; None where the file is missing or damaged."""
+    """The JSON value of a file; None where the file is missing, damaged, or a pipe or device, which may not end."""
     try:
+        if not path.is_file():
+            return None
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None

@@ -132,6 +132,3 @@ def test_what_no_record_verifies_is_read_or_refused_in_words(tmp_path: Path, cla
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "results" / "claims.json").unlink()
     assert read_run(tmp_path).verdicts == {}
-    latency(1.0).to_parquet(tmp_path / "results" / "documents.parquet")
-    with pytest.raises(SettingsError, match="document"):
-        read_run(tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rwkvgate.rwkv6.files import digest, restore_folder, write_file, write_folder, write_json, write_text
+from rwkvgate.rwkv6.files import digest, read_json, restore_folder, write_file, write_folder, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -215,3 +215,9 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path, target: str
         fill(fresh, "new")
     assert names(tmp_path) == ["arm", "other"] and not (tmp_path / "arm").is_symlink()
     assert names(tmp_path / "arm") == ["new"] and names(tmp_path / "other") == ["mine"]
+
+
+def test_json_of_a_pipe_or_device_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "link.json").symlink_to("/dev/zero")
+    assert [read_json(tmp_path / name) for name in ("pipe.json", "link.json", "x" * 300)] == [None] * 3
