@@ -16,7 +16,7 @@ from rwkvgate.experiment.analysis.comparison import arms_of, summary
 from rwkvgate.experiment.analysis.tables import number
 from rwkvgate.experiment.records import intact
 from rwkvgate.experiment.run import MANIFEST, read_environment, read_manifest
-from rwkvgate.gate.validation import SettingsError
+from rwkvgate.gate.validation import SettingsError, shown
 from rwkvgate.metrics.measures import MEASURES
 from rwkvgate.metrics.statistics import RESAMPLES
 from rwkvgate.rwkv6.files import read_json
@@ -46,6 +46,13 @@ def read_run(folder: Path) -> Finished:
     Raises:
         SettingsError: the folder holds none, or damaged ones.
     """
+    try:
+        return _read(folder)
+    except (OSError, AttributeError, KeyError, TypeError) as error:  # without a record, as in runs of earlier versions
+        raise SettingsError(f"{folder} holds no results that can be read ({shown(error)})") from None
+
+
+def _read(folder: Path) -> Finished:
     manifest = read_manifest(folder)
     if not (folder / MANIFEST).exists():
         raise SettingsError(f"{folder} holds no {MANIFEST}: it is no run folder")
@@ -56,7 +63,8 @@ def read_run(folder: Path) -> Finished:
         raise SettingsError(f"{folder} holds no finished results ({error})") from None
     named = {re.sub(r"[-_.]+", "-", name): version for name, version in manifest.get("versions", {}).items()}
     manifest["versions"] = _packages(folder) | named
-    claims = read_json(intact(folder / "results" / "claims.json")) or []
+    path = intact(folder / "results" / "claims.json")
+    claims = read_json(path) if path.exists() else []
     return Finished(manifest, documents, latency, {claim["claim"]: claim["verdict"] for claim in claims})
 
 

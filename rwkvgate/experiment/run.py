@@ -22,6 +22,8 @@ from rwkvgate.gate.validation import SettingsError, shown
 from rwkvgate.rwkv6.files import digest, read_json, write_text
 
 RECORD = "step.json"
+RECORDS = tuple(f"{place}/{RECORD}" for place in ("*", "arms/*/*", "arms/*/*/*"))
+"""Where the records of a run's steps lie, and not those of another run in a folder below."""
 MANIFEST = "manifest.json"
 ENVIRONMENT = "environment.txt"
 CHECKPOINT = "checkpoint.json"
@@ -191,7 +193,10 @@ def _profile_of(folder: Path) -> str | None:
         if not isinstance(profile, str):
             raise _not_a_manifest(folder / MANIFEST)
         return profile
-    profiles = [record["profile"] for record in _steps(folder).values() if isinstance(record.get("profile"), str)]
+    own = [
+        record for place, record in _steps(folder).items() if place in ("corpus", "base") or place.startswith("arms/")
+    ]
+    profiles = [record["profile"] for record in own if isinstance(record.get("profile"), str)]
     return profiles[0] if profiles else None
 
 
@@ -302,7 +307,7 @@ def write_manifest(run: Run) -> dict[str, Any]:
 
 def _steps(folder: Path) -> dict[str, Any]:
     found = {}
-    for path in sorted(folder.glob(f"**/{RECORD}")):
+    for path in sorted(path for place in RECORDS for path in folder.glob(place)):
         record = read_json(path)
         if isinstance(record, dict) and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             found[path.parent.relative_to(folder).as_posix()] = record

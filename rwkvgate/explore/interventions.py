@@ -205,13 +205,14 @@ def _checked(name: str, selection: Selection | None, size: int | None) -> slice 
         if any(x is not None and not 0 <= x <= LARGEST for x in (start, stop)) or not 1 <= (step or 1) <= LARGEST:
             raise ValueError(f"{name} is {selection}; its ends must be at least 0 and its step at least 1")
         return slice(start, stop, step)
-    numbers = _masked(name, selection, size)
-    for number in _integers(name, selection) if numbers is None else ():
+    masked = _masked(name, selection, size)
+    numbers = _integers(name, selection) if masked is None else masked  # once: an iterator is read once
+    for number in numbers:
         if not 0 <= number <= most:
             raise ValueError(
                 f"{name} includes {number}; allowed are " + ("at least 0" if size is None else f"0 to {most}")
             )
-    return _integers(name, selection) if numbers is None else numbers
+    return numbers
 
 
 def _parts(selection: slice) -> tuple[Any, Any, Any]:

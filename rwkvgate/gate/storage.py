@@ -273,14 +273,15 @@ def read_record(files: Folder) -> dict[str, Any]:
     if type(number) is not int or not 1 <= number <= FORMAT:
         later = "; a newer rwkvgate wrote it" if type(number) is int and number > FORMAT else ""
         raise SettingsError(f"{path} is of format {shown(number)}{later}; this version reads formats 1 to {FORMAT}")
-    entries = RECORD | (SEALED if number > 1 else {})
+    sealed = number > 1 or "seal" in record
+    entries = RECORD | (SEALED if sealed else {})
     if missing := entries.keys() - record.keys():
         raise SettingsError(f"{path} lacks {', '.join(sorted(missing))}")
     for key, kind in entries.items():
         if type(record[key]) is not kind:
             raise SettingsError(f"{path} is damaged: {key} is {shown(record[key])}; it must be {JSON_NAMES[kind]}")
     check_fields(record["gate"], f"gate in {path}")
-    if number > 1 and record["seal"] != _seal(record):
+    if sealed and record["seal"] != _seal(record):
         raise SettingsError(f"{path} is damaged: its entries are not those that were written; only about may be edited")
     return record
 

@@ -83,9 +83,12 @@ def check_inputs(input_ids: Any, inputs_embeds: Any, attention_mask: Tensor | No
         raise ValueError(f"the input is {shape}; it must be (batch, time) with at least one token")
     if inputs_embeds is None:
         check_ids("input_ids", inputs, config.vocab_size)
+    elif not inputs.is_floating_point():
+        raise ValueError(f"inputs_embeds are {inputs.dtype}; they must be floating-point")
     elif shape[2] != config.hidden_size:
         raise ValueError(f"inputs_embeds are {shape}; the last size must be {config.hidden_size}")
-    if attention_mask is not None and attention_mask.is_floating_point() and _on_cpu(attention_mask):
+    # Whole numbers beyond 1 are how some packers tell a row's documents apart.
+    if attention_mask is not None and attention_mask.dtype != torch.bool and _on_cpu(attention_mask):
         check_mask(attention_mask)
 
 

@@ -64,6 +64,8 @@ def open_checkpoint(
     Raises:
         CheckpointError: there are no weights, a shard is missing, or what `open_folder` refuses.
     """
+    if use_safetensors not in (None, True, False):
+        raise ValueError(f"use_safetensors is {use_safetensors!r}; it must be True, False or None")
     formats = {None: (SAFETENSORS, PICKLES), True: (SAFETENSORS,), False: (PICKLES,)}[use_safetensors]
     for names in formats:
         folder = open_folder(name, [CONFIG, GENERATION, *names], subfolder, **options)
@@ -93,6 +95,13 @@ def _shards(index: Path) -> list[str]:
     if not names or any(not isinstance(name, str) or not plain.fullmatch(name) for name in names):
         raise CheckpointError(f"{index} is no index of shards: weight_map must name files beside it, {suffix}")
     return sorted(set(names))
+
+
+def remove_outdated(folder: Path) -> None:
+    """Remove the one file of an earlier save where shards were saved since; it would be read in their place."""
+    whole, index = (folder / name for name in SAFETENSORS)
+    if index.is_file() and any(folder.glob("model-*-of-*.safetensors")):  # saving in one file removes shards
+        whole.unlink(missing_ok=True)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -190,6 +199,8 @@ def _settle_config(
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the configuration of {where} cannot be read: {reason}") from None
         return config, options | others
+    if not isinstance(config, Rwkv6Config):
+        raise ValueError(f"config is a {type(config).__name__}; it must be a Rwkv6Config, or the name of its folder")
     config = copy.deepcopy(config)
     for key, size in sizes.items():
         if getattr(config, key) != size and stated.get(key) is not None:

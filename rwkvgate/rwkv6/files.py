@@ -21,6 +21,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+NO_ROOM = "No space left on device"
+"""The system's message for a full disk."""
+
 
 @contextmanager
 def write_file(path: str | Path) -> Iterator[Path]:
@@ -35,6 +38,9 @@ def write_file(path: str | Path) -> Iterator[Path]:
         yield fresh
         fresh.chmod(0o644)  # mkstemp creates files that only their owner can read
         os.replace(fresh, path)
+    except Exception as error:
+        raise_on_full_disk(error, path)
+        raise
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -55,8 +61,22 @@ def write_folder(path: str | Path) -> Iterator[Path]:
         yield fresh
         fresh.chmod(0o755)
         _replace_folder(path, fresh)
+    except Exception as error:
+        raise_on_full_disk(error, path, "a folder")
+        raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def raise_on_full_disk(error: Exception, path: Path, what: str = "a file", advice: str = "Make room there") -> None:
+    """Raise an OSError that names the place, and `what` was written, where a writer's error is that the disk is full.
+
+    safetensors, parquet and json each word this error differently, and none names the disk.
+    """
+    if NO_ROOM in str(error):
+        free = shutil.disk_usage(next(above for above in path.absolute().parents if above.is_dir())).free / 2**20
+        message = f"{NO_ROOM}: {what} could not be written to {path}, where {free:,.1f} MiB are free. {advice}"
+        raise OSError(errno.ENOSPC, message) from error
 
 
 def restore_folder(path: str | Path) -> None:
@@ -75,7 +95,7 @@ def restore_folder(path: str | Path) -> None:
 def _replace_folder(path: Path, fresh: Path) -> None:
     for _ in range(100):
         try:
-            if path.exists():
+            if os.path.lexists(path):  # a link that leads nowhere is in the way, too
                 os.replace(path, _aside(path))
             os.replace(fresh, path)
             break
@@ -165,8 +185,10 @@ def digest(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value of a file; None where the file is missing or damaged."""
+    """The JSON value of a file; None where the file is missing, damaged, or a pipe or device, which may not end."""
     try:
+        if not path.is_file():
+            return None
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None

@@ -25,7 +25,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from rwkvgate.rwkv6.arguments import check_ids, check_inputs, known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
-from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights
+from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights, remove_outdated
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.hub import is_there
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
@@ -106,6 +106,7 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
             setattr(self.config, GATE, gates[0].config.model_dump())
         try:
             super().save_pretrained(save_directory, **kwargs)
+            remove_outdated(Path(save_directory))
         finally:
             self.config.__dict__.pop(GATE, None)
 
@@ -196,10 +197,13 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
                 f"the call needs {len(self.blocks)} layers of {batch}"
             )
         for i, (block, layer) in enumerate(zip(self.blocks, state.layers, strict=True)):
+            channels, own = layer.attention_shift.shape[-1], self.config.hidden_size
+            if channels != own:
+                raise ValueError(f"layer {i} of the state has {channels} channels, but the model has {own}")
             carried = 0 if layer.gate is None else layer.gate.shape[1]
             if carried != block.gate_rows:
-                own = _describe(block.gate_rows)
-                raise ValueError(f"layer {i} of the state carries {_describe(carried)}, but the model has {own}")
+                expected = _describe(block.gate_rows)
+                raise ValueError(f"layer {i} of the state carries {_describe(carried)}, but the model has {expected}")
         return state.layers
 
 
@@ -267,6 +271,8 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         if is_first_iteration:
             prompt = input_ids if inputs_embeds is None else inputs_embeds
             known_options({"position_ids": kwargs.get("position_ids")}, attention_mask)
+            if attention_mask is not None and not bool(attention_mask[:, -1:].all()):
+                raise ValueError("attention_mask ends in padding; prompts must be padded on the left")
             # A mask without padding is not handed on. Then a length is given if the prompt is the whole text.
             if past_key_values is not None and (attention_mask is not None or next_sequence_length is not None):
                 prompt, attention_mask = unread(self.rwkv, prompt, attention_mask, past_key_values)
@@ -317,7 +323,7 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         """
         known = LOSS_OPTIONS if self.loss_function is ForCausalLMLoss else kwargs
         options = known_options(kwargs, attention_mask, known)
-        if isinstance(logits_to_keep, int) and logits_to_keep < 0:
+        if not isinstance(logits_to_keep, int | Tensor) or (isinstance(logits_to_keep, int) and logits_to_keep < 0):
             raise ValueError(f"logits_to_keep is {logits_to_keep}; it must be 0 for all positions, or their number")
         if labels is not None and known is LOSS_OPTIONS:
             check_ids("labels", labels, self.config.vocab_size, options.get("ignore_index", IGNORED))

@@ -116,3 +116,19 @@ def test_the_command_says_both_and_refuses_what_is_no_run(tmp_path: Path) -> Non
     (tmp_path / "a" / "results" / "documents.parquet").write_bytes(b"x")
     with pytest.raises(SettingsError, match="no finished results"):
         read_run(tmp_path / "a")
+
+
+@pytest.mark.parametrize("claims", ["[1", "[1]", '{"a": 1}', "[{}]"])
+@pytest.mark.parametrize("versions", [{}, [1]])
+def test_what_no_record_verifies_is_read_or_refused_in_words(tmp_path: Path, claims: str, versions: object) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "manifest.json").write_text(json.dumps({"versions": versions}))
+    for name, frame in (("documents", scores()), ("latency", latency(1.0))):
+        frame.to_parquet(tmp_path / "results" / f"{name}.parquet")
+    (tmp_path / "results" / "claims.json").write_text(claims)
+    for folder in (tmp_path, tmp_path / ("x" * 300)):
+        with pytest.raises(SettingsError, match="holds no results that can be read"):
+            read_run(folder)
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "results" / "claims.json").unlink()
+    assert read_run(tmp_path).verdicts == {}

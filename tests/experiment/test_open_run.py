@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from rwkvgate.experiment.open_run import open_run
+from rwkvgate.experiment.run import read_manifest
 from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import write_json
 
 
 def refused(words: str, **parameters: Any) -> None:
@@ -59,3 +61,20 @@ def test_an_arm_that_is_no_name_is_refused(arm: Any) -> None:
 
 def test_a_notebook_shows_the_message_alone() -> None:
     assert SettingsError("seed is -1")._render_traceback_() == ["SettingsError: seed is -1"]
+
+
+@pytest.mark.parametrize("place", ["smoke", "smoke/arms", "deep/er/smoke", "smoke/arms/enhanced"])
+def test_a_folder_of_runs_is_no_run(tmp_path: Path, place: str) -> None:
+    (tmp_path / place / "base").mkdir(parents=True)
+    write_json(tmp_path / place / "base" / "step.json", {"profile": "smoke", "step": "base"})
+    refused("and no manifest.json: it is no run folder", run_dir=str(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("place", ["corpus", "base", "arms/enhanced/seed0", "arms/enhanced/seed0/evaluation"])
+def test_a_run_without_a_manifest_is_known_by_its_steps(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).mkdir(parents=True)
+    write_json(tmp_path / place / "step.json", {"profile": "smoke"})
+    refused("holds a run of profile 'smoke'", run_dir=str(tmp_path), profile="cpu")
+    open_run(profile="smoke", run_dir=str(tmp_path))
+    assert list(read_manifest(tmp_path)["steps"]) == [place]

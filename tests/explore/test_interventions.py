@@ -274,3 +274,11 @@ def test_a_clamp_holds_where_a_backward_pass_computes_blocks_again(tiny_model: A
     plain = gradient()
     model.gradient_checkpointing_enable()
     assert torch.equal(gradient(), plain)
+
+
+def test_an_iterator_is_read_once(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced"), tokens(1, 5)
+    with clamp_gate(model, value=0.0, tokens=[1, 3]):
+        wanted = model(ids).logits
+    with clamp_gate(model, value=0.0, tokens=iter([1, 3])):
+        assert torch.equal(model(ids).logits, wanted)

@@ -80,3 +80,10 @@ def test_a_failed_save_leaves_the_old_gate(tiny_model: Any, tmp_path: Path, monk
         save_gate(tiny_model("no-layer-norm"), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["gate"]
+
+
+def test_a_sealed_record_that_calls_itself_of_format_1_is_refused(tiny_model: Any, tmp_path: Path) -> None:
+    path = save_gate(tiny_model("enhanced"), tmp_path / "gate") / "gate.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(SettingsError, match="not those that were written"):
+        load_gate(tiny_model(), path.parent)

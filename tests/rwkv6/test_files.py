@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rwkvgate.rwkv6.files import digest, restore_folder, write_file, write_folder, write_json, write_text
+from rwkvgate.rwkv6.files import digest, read_json, restore_folder, write_file, write_folder, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -194,3 +194,30 @@ def test_a_digest_knows_values_and_not_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": {"c": [1, 2], "d": None}}) == digest({"b": {"d": None, "c": [1, 2]}, "a": 1})
     assert len({digest(x) for x in ({"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": [1]}, {"b": 1}, [1, 2], [2, 1])}) == 7
     assert len(digest("")) == 16
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_a_full_disk_is_named_whoever_writes(tmp_path: Path, write: Any) -> None:
+    class Foreign(Exception):
+        pass
+
+    said = rf"No space left on device: .* written to {tmp_path}/x, where .* MiB are free"
+    with pytest.raises(OSError, match=said), write(tmp_path / "x"):
+        raise Foreign("Error while serializing: No space left on device (os error 28)")
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "arm", "other"])
+def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path, target: str) -> None:
+    fill(tmp_path / "other", "mine")
+    (tmp_path / "arm").symlink_to(target)
+    with write_folder(tmp_path / "arm") as fresh:
+        fill(fresh, "new")
+    assert names(tmp_path) == ["arm", "other"] and not (tmp_path / "arm").is_symlink()
+    assert names(tmp_path / "arm") == ["new"] and names(tmp_path / "other") == ["mine"]
+
+
+def test_json_of_a_pipe_or_device_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "link.json").symlink_to("/dev/zero")
+    assert [read_json(tmp_path / name) for name in ("pipe.json", "link.json", "x" * 300)] == [None] * 3

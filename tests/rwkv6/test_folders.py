@@ -75,6 +75,26 @@ def test_paths_that_are_no_folder_are_refused(weights: Any, tmp_path: Path) -> N
         Rwkv6ForCausalLM.from_pretrained(None)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("use_safetensors", "yes"), ("config", 5), ("config", {"hidden_size": 8})]
+)
+def test_options_of_another_type_are_refused(tiny_model: Any, tmp_path: Path, option: str, value: object) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{option} is .*; it must be"):
+        Rwkv6ForCausalLM.from_pretrained(tmp_path, **{option: value})
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_what_was_saved_last_is_loaded(tiny_model: Any, tmp_path: Path, shards: bool) -> None:
+    sizes = ({}, {"max_shard_size": "10KB"})
+    model = tiny_model()
+    model.save_pretrained(tmp_path, **sizes[not shards])
+    with torch.no_grad():
+        model.head.weight.add_(1)
+    model.save_pretrained(tmp_path, **sizes[shards])
+    assert torch.equal(Rwkv6ForCausalLM.from_pretrained(tmp_path).head.weight, model.head.weight)
+
+
 @pytest.mark.parametrize("option", ["ignore_mismatched_sizes", "variant", "gguf_file"])
 def test_options_that_would_leave_weights_at_random_are_refused(tmp_path: Path, option: str) -> None:
     with pytest.raises(ValueError, match=f"{option} cannot be used here"):

@@ -105,3 +105,9 @@ def test_generation_goes_on_from_a_state(tiny_model: Any, tokens: Any, arm: str 
         state = model(ids[:, :-more], use_cache=True).past_key_values
     found = generate(model, ids[:, -more:], attention_mask=torch.ones_like(ids), past_key_values=state)
     assert torch.equal(found[:, more:], greedy_loop(model, ids)[:, 9:])
+
+
+def test_prompts_padded_on_the_right_are_refused(tiny_model: Any, tokens: Any) -> None:
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])  # transformers warns only where the last id is the padding's
+    with pytest.raises(ValueError, match="attention_mask ends in padding; prompts must be padded on the left"):
+        tiny_model().generate(tokens(2, 4), attention_mask=mask, max_new_tokens=2, do_sample=False)

@@ -109,3 +109,9 @@ def test_picking_rows_leaves_the_first_tensors_alone(tiny_model: Any, tokens: An
     assert all(map(torch.equal, before, kept))
     assert all(x.device.type == "meta" for x in flat(state.to("meta")))
     assert any(x.requires_grad for x in flat(state)) and not any(x.requires_grad for x in flat(state.detach()))
+
+
+def test_a_state_of_another_width_is_refused(tiny_model: Any, tokens: Any) -> None:
+    state = state_of(tiny_model(hidden_size=16), tokens(1, 3))
+    with pytest.raises(ValueError, match="layer 0 of the state has 16 channels, but the model has 32"):
+        tiny_model()(tokens(1, 2), past_key_values=state)

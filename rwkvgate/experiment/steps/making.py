@@ -9,7 +9,6 @@ finished, and writes.
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import time
@@ -29,10 +28,7 @@ from rwkvgate.experiment.records import files_below, marks, write_sealed
 from rwkvgate.experiment.run import RECORD, after_step, write_manifest
 from rwkvgate.experiment.training import ranks
 from rwkvgate.experiment.training.launching import launch
-from rwkvgate.rwkv6.files import digest, restore_folder, write_folder, write_json
-
-NO_ROOM = "No space left on device"
-"""The system's message for a full disk."""
+from rwkvgate.rwkv6.files import digest, raise_on_full_disk, restore_folder, write_folder, write_json
 
 Write = Callable[[Path], object]
 """A function that writes a step's outputs into a folder."""
@@ -140,7 +136,8 @@ def check_finished(step: Step) -> bool:
     if reason := step.divergence:
         raise FloatingPointError(f"{reason} (recorded in {step.failure}; remove it to try again)")
     if step.failure.exists():
-        step.failure.unlink(missing_ok=True)  # a record of other inputs
+        with suppress(OSError):  # a folder of that name, or a read-only disk: it is not this step's
+            step.failure.unlink(missing_ok=True)  # a record of other inputs
     if step.is_finished:
         _remove(step.checkpoints)  # a process may have been killed after finishing the step and before removing them
         return True
@@ -186,15 +183,9 @@ def _write(work: Work, outputs: Write) -> None:
             }
             write_sealed(fresh / RECORD, record)
     except Exception as error:
-        if NO_ROOM not in str(error):
-            raise
-        # safetensors, parquet and json each word this error differently, and none names the disk.
-        free = shutil.disk_usage(next(path for path in folder.parents if path.is_dir())).free / 2**20
-        raise OSError(
-            errno.ENOSPC,
-            f"{NO_ROOM}: {step.name} could not be written to {folder}, where {free:,.1f} MiB are free. Make room and "
-            "run again; what was finished is kept, and training goes on from its last checkpoint",
-        ) from error
+        advice = "Make room and run again; what was finished is kept, and training goes on from its last checkpoint"
+        raise_on_full_disk(error, folder, step.name, advice)
+        raise
     _remove(step.checkpoints)
     for call in after_step.values():
         call(folder)
