@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from rwkvgate.rwkv6 import checkpoints
+from rwkvgate.rwkv6.files import digest
 from rwkvgate.rwkv6.layouts import GATE, CheckpointError
 
 
@@ -33,7 +34,11 @@ def attach_saved(model: Any, fields: object, tensors: Mapping[str, Tensor], wher
 
     source = f"{GATE} in the configuration of {where}"
     try:
-        config = GateConfig.build(check_fields(fields, source), where=source)
+        given = dict(check_fields(fields, source))
+        seal = given.pop("seal", None)
+        config = GateConfig.build(given, where=source)
+        if seal != digest(given):  # other settings may have the same shapes
+            raise SettingsError(f"{source} is not what save_pretrained wrote: its seal does not fit")
         attach(model, config, {name.removeprefix("rwkv."): x for name, x in tensors.items()}, where)
     except SettingsError as error:
         raise CheckpointError(str(error)) from None

@@ -27,6 +27,7 @@ from rwkvgate.rwkv6.arguments import check_ids, check_inputs, known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
 from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights, remove_outdated
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.files import digest
 from rwkvgate.rwkv6.hub import is_there
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
 from rwkvgate.rwkv6.layouts import GATE, CheckpointError, sizes_of, to_hub_layout
@@ -103,7 +104,8 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
         """
         gates = [gate for block in self.base_model.blocks for gate in block.gates]
         if gates:
-            setattr(self.config, GATE, gates[0].config.model_dump())
+            fields = gates[0].config.model_dump()
+            setattr(self.config, GATE, fields | {"seal": digest(fields)})
         try:
             super().save_pretrained(save_directory, **kwargs)
             remove_outdated(Path(save_directory))

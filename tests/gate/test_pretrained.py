@@ -21,6 +21,7 @@ from rwkvgate import GateConfig, Rwkv6ForCausalLM, Rwkv6Model, patch, unpatch
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.patch import gate_config, gates_of, is_patched, select_trainable
 from rwkvgate.rwkv6 import checkpoints
+from rwkvgate.rwkv6.files import digest
 from rwkvgate.rwkv6.layouts import CheckpointError
 
 LOAD = """
@@ -80,6 +81,11 @@ def config(**changes: Any) -> Callable[[Path], Any]:
     return damage
 
 
+def sealed(**fields: Any) -> dict[str, Any]:
+    """A gate's config as `save_pretrained` would write it."""
+    return fields | {"seal": digest(fields)}
+
+
 def weights(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], Any]:
     """The tensors changed in place."""
 
@@ -97,7 +103,12 @@ DAMAGED = {
     "a config of text": (config(gated_shift="sigmoid"), "gated_shift in the .* is 'sigmoid'; it must be an object"),
     "a config nested": (config(gated_shift={"taps": [[1]]}), "'taps' of gated_shift .* must be one value"),
     "an unknown gating": (config(gated_shift={"gating": "tanh"}), "gating is 'tanh'"),
-    "another gate": (config(gated_shift={"gating": "fixed", "value": 0.5}), "are not this gate's"),
+    "another gate": (config(gated_shift=sealed(gating="fixed", value=0.5)), "are not this gate's"),
+    "other settings of the same shapes": (
+        config(gated_shift={"shift": "offset", "offset": 2}),
+        "its seal does not fit",
+    ),
+    "the defaults": (config(gated_shift={}), "its seal does not fit"),
     "a gate missing": (
         weights(lambda x: x.pop(FIRST)),
         "are not this gate's: blocks.0.gated_shift.gating.linear.weight",
