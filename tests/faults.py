@@ -57,6 +57,10 @@ class MadeAgain(Exception):
     """Stands for the making of a step, which would take seconds each time."""
 
 
+class ExecutedAgain(Exception):
+    """Stands for the head of the run graph, which would execute a notebook again; holds the reason that it prints."""
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -135,6 +139,8 @@ def values(folder: Path, scratch: Path) -> str:
     if wrong := kept_difference(folder):
         raise SettingsError(wrong)  # as the run graph's head, which then renders the report again
     seen.append(render_report(folder / NOTEBOOK, scratch / "report.html").read_bytes())
+    if reasons := [reason for reason in order.outdated_notebooks(run).values() if reason]:
+        raise ExecutedAgain(reasons[0])
     texts = ensure_texts(run)
     seen.append([vars(document) for document in (*texts.corpus.train, *texts.corpus.test)])
     seen.append(sorted(texts.tokenizer.get_vocab().items()))
@@ -165,16 +171,13 @@ def _bytes(value: Any) -> bytes:
 
 
 def outcome(folder: Path, scratch: Path, whole: str) -> tuple[str, str]:
-    """What became of a damage, and the sentence or traceback that answered it.
-
-    First the run's readers are asked, then the head of the run graph; a damage to a step must be noticed by both.
-    """
+    """What became of a damage, and the sentence or traceback that answered it."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), nothing_made():
             found = values(folder, scratch)
-            run = open_run(profile="smoke", run_dir=str(folder))
-            reasons = [reason for reason in order.outdated_notebooks(run).values() if reason]
+    except ExecutedAgain as reason:
+        return AGAIN, str(reason)
     except MadeAgain as step:
         said = [line for line in printed.getvalue().splitlines() if line.startswith(str(step)) or str(step) in line]
         return (AGAIN, said[-1]) if said else (SILENT, f"{step} is made again without a word")
@@ -182,9 +185,7 @@ def outcome(folder: Path, scratch: Path, whole: str) -> tuple[str, str]:
         return WORDS, str(error)
     except Exception:
         return ERROR, traceback.format_exc()
-    if found != whole:
-        return SILENT, "other values"
-    return (AGAIN, reasons[0]) if reasons else (HARMLESS, "")
+    return (HARMLESS, "") if found == whole else (SILENT, "other values")
 
 
 def finished(folder: Path) -> None:
