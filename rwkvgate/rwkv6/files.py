@@ -56,6 +56,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     restore_folder(path)
+    _remove(_aside(path))  # of a writer that was killed after its second rename
     fresh = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
     try:
         yield fresh
@@ -80,16 +81,15 @@ def raise_on_full_disk(error: Exception, path: Path, what: str = "a file", advic
 
 
 def restore_folder(path: str | Path) -> None:
-    """Move a folder back whose replacement was killed after it had been moved aside; otherwise nothing."""
+    """Move a folder back whose replacement was killed after it had been moved aside; otherwise nothing.
+
+    Readers call it too, so nothing is removed.
+    """
     path = Path(path)
-    aside = _aside(path)
-    if not os.path.lexists(aside):  # whatever the path is: too long, or no path at all
-        return
-    if path.exists():
-        _remove(aside)
-    else:
+    # lexists, whatever the path is: too long, or no path at all
+    if os.path.lexists(_aside(path)) and not os.path.lexists(path):
         with suppress(OSError):  # another process may be doing the same, or the disk is read-only
-            os.replace(aside, path)
+            os.replace(_aside(path), path)
 
 
 def _replace_folder(path: Path, fresh: Path) -> None:
@@ -106,7 +106,7 @@ def _replace_folder(path: Path, fresh: Path) -> None:
                 raise
     else:
         raise OSError(errno.EEXIST, f"{path} could not be replaced: other processes write it again and again")
-    restore_folder(path)  # removes what was moved aside
+    _remove(_aside(path))
 
 
 def _remove(path: Path) -> None:
@@ -117,7 +117,7 @@ def _remove(path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f".{path.name}.replaced-by-rwkvgate")
 
 
 def _prefix(path: Path) -> str:

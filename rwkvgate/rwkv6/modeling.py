@@ -263,7 +263,7 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         read the token just chosen, or without a cache the whole text.
 
         Raises:
-            ValueError: a text that does not go on from the state, a state without a cache, and whatever
+            ValueError: a text that does not fit the state (see `unread`), a state without a cache, and whatever
                 `Rwkv6Model.forward` refuses.
         """
         use_cache = kwargs.get("use_cache", True)

@@ -111,7 +111,8 @@ def unread(base: Rwkv6Model, prompt: Tensor, attention_mask: Tensor | None, stat
         the real tokens that the row has not read.
 
     Raises:
-        ValueError: nothing is unread, tokens before the prompt are, or the prompt begins with another text.
+        ValueError: nothing is unread, tokens before the prompt are, or the last token that the state has read is
+            another. A state does not hold the tokens before that one, so other differences are not seen.
     """
     base.layer_states(state, prompt.shape[0])
     batch, time = prompt.shape[:2]

@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path, 
 
     def refuse(source: Any, target: Any) -> None:
         # The new folder arrives under a hidden name; the old one stepping aside and back are let through.
-        if Path(target) == folder and Path(source).name.startswith(".") and not Path(source).name.endswith(".old"):
+        if Path(target) == folder and Path(source).name.startswith(".") and "replaced" not in Path(source).name:
             raise OSError("no")
         replace(source, target)
 
@@ -166,6 +166,16 @@ def test_a_folder_that_a_reader_moves_back_while_it_is_replaced_is_replaced_all_
     with write_folder(folder) as fresh:
         (fresh / "new").write_text("new")
     assert moved and names(folder) == ["new"] and names(tmp_path) == ["arm"]
+
+
+def test_a_reader_removes_nothing_beside_a_folder(tmp_path: Path) -> None:
+    fill(tmp_path / "model", "weights")
+    fill(tmp_path / ".model.old", "mine")
+    fill(tmp_path / ".model.replaced-by-rwkvgate", "left by a kill")
+    restore_folder(tmp_path / "model")
+    assert names(tmp_path) == [".model.old", ".model.replaced-by-rwkvgate", "model"]
+    fill(tmp_path / "model", "new")  # a writer clears what is its own
+    assert names(tmp_path) == [".model.old", "model"]
 
 
 def test_a_file_in_the_way_of_a_folder_is_replaced(tmp_path: Path) -> None:
