@@ -185,7 +185,10 @@ def outcome(folder: Path, scratch: Path, whole: str) -> tuple[str, str]:
         return WORDS, str(error)
     except Exception:
         return ERROR, traceback.format_exc()
-    return (HARMLESS, "") if found == whole else (SILENT, "other values")
+    if found == whole:
+        return HARMLESS, ""
+    said = [line for line in printed.getvalue().splitlines() if "is missing and is written anew" in line]
+    return (AGAIN, said[0]) if said else (SILENT, "other values")
 
 
 def finished(folder: Path) -> None:

@@ -155,6 +155,11 @@ def open_folder(settings: Settings) -> Run:
     run = Run(settings)
     check_folder(run)
     if not (run.folder / MANIFEST).exists():
+        if _steps(run.folder):
+            print(
+                f"{run.folder / MANIFEST} is missing and is written anew, with the commit and machine of now",
+                flush=True,
+            )
         write_manifest(run)
     return run
 

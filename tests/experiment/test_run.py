@@ -74,7 +74,7 @@ def opened(folder: Path, profile: str = "smoke") -> Run:
 @pytest.mark.parametrize(
     "text", ["", '{"settings": {"prof', "[]", "{}", '{"settings": {"profile": 3}}', "\0", "[" * 9999]
 )
-def test_a_damaged_or_foreign_manifest_is_refused_with_what_to_do(tmp_path: Path, text: str) -> None:
+def test_a_damaged_or_foreign_manifest_is_refused_with_what_to_do(tmp_path: Path, text: str, capsys: Any) -> None:
     with making(order.corpus(opened(tmp_path))) as work:
         assert work
         work.write(lambda folder: None)
@@ -86,6 +86,7 @@ def test_a_damaged_or_foreign_manifest_is_refused_with_what_to_do(tmp_path: Path
     with pytest.raises(SettingsError, match="holds a run of profile 'smoke'; this one is 'cpu'"):
         opened(tmp_path, "cpu")
     run = opened(tmp_path)
+    assert f"{tmp_path / MANIFEST} is missing and is written anew" in capsys.readouterr().out
     assert read_json(tmp_path / MANIFEST)["settings"]["profile"] == "smoke" and order.corpus(run).is_finished
 
 
