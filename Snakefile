@@ -43,9 +43,9 @@ def variant(wildcards):
     return RUN.variant(wildcards.arm, int(wildcards.seed))
 
 
-def executed(*steps):
-    """The executed notebooks that make these steps."""
-    return [f"{NOTEBOOKS}/{name}.ipynb" for name in dict.fromkeys(step.notebook for step in steps)]
+def executed(names):
+    """The paths of executed notebooks."""
+    return [f"{NOTEBOOKS}/{name}.ipynb" for name in dict.fromkeys(names)]
 
 
 CLUSTER_CORES = 2
@@ -152,7 +152,7 @@ rule setup:
 rule finetune:
     input:
         "notebooks/02_finetune.ipynb",
-        lambda w: executed(*order.arm(variant(w)).requires),
+        lambda w: executed(order.arm(variant(w)).notebooks_before),
     output:
         f"{NOTEBOOKS}/02_finetune.{{arm}}.seed{{seed}}.ipynb",
     params:
@@ -171,7 +171,7 @@ def measured(variant):
 rule evaluate:
     input:
         "notebooks/03_evaluate.ipynb",
-        lambda w: executed(*order.evaluation(variant(w)).requires),
+        lambda w: executed(order.evaluation(variant(w)).notebooks_before),
     output:
         f"{NOTEBOOKS}/03_evaluate.{{arm}}.seed{{seed}}.ipynb",
     params:
@@ -187,7 +187,7 @@ rule evaluate:
 rule ablations:
     input:
         "notebooks/04_ablations.ipynb",
-        executed(*(step for variant in VARIANTS for step in measured(variant))),
+        executed(step.notebook for variant in VARIANTS for step in measured(variant)),
     output:
         f"{NOTEBOOKS}/04_ablations.ipynb",
     params:
@@ -214,7 +214,7 @@ rule report:
 rule gate_visualization:
     input:
         "notebooks/05_gate_visualization.ipynb",
-        executed(order.arm(RUN.variant("enhanced"))),
+        executed([order.arm(RUN.variant("enhanced")).notebook]),
     output:
         f"{NOTEBOOKS}/05_gate_visualization.ipynb",
     params:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +176,15 @@ class Step:
         if self.variant is None:
             return name
         if self.name == "arm" and not self.variant.arm.trained:
-            return self.requires[-1].notebook  # no notebook trains it; the first reader makes it, on this base
+            name = NOTEBOOKS["evaluation"]  # no notebook trains it; the first that reads it makes it
         return f"{name}.{self.variant.arm.name}.seed{self.variant.seed}"
+
+    @property
+    def notebooks_before(self) -> list[str]:
+        """The notebooks that make what it requires, but for its own."""
+        own = self.notebook
+        found = [[step.notebook] if step.notebook != own else step.notebooks_before for step in self.requires]
+        return list(dict.fromkeys(chain(*found)))
 
 
 def corpus(run: Run) -> Step:
@@ -251,11 +258,8 @@ def outdated_notebooks(run: Run) -> dict[str, str]:
     for step in steps:
         step.refuse_unknown()
         if (fault := step.fault) and not fault.endswith(OTHER_INPUTS):
-            # No notebook trains an untrained arm: the first that reads it makes it.
-            untrained = step.name == "arm" and step.variant and not step.variant.arm.trained
-            maker = evaluation(step.variant) if untrained and step.variant else step
             is_first = all(required.is_finished for required in step.requires)
-            add(maker.notebook, *([f"{step} in {step.folder}: {fault}"] if is_first else []))
+            add(step.notebook, *([f"{step} in {step.folder}: {fault}"] if is_first else []))
             if (step.name, str(step.variant)) == ("arm", DRAWN):
                 add(VISUALIZATION)
     made = {step.folder for step in steps}
