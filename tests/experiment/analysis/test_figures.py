@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -46,3 +49,24 @@ def test_every_arm_has_a_colour_that_is_seen_on_white(arm):
     assert re.fullmatch("#[0-9A-F]{6}", colour) and colour != palette(["unheard-of"])["unheard-of"]
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.75
+
+
+def test_a_run_without_a_tuned_arm_has_no_figure_of_tuned_arms(capsys):
+    notebook = json.loads((Path(__file__).parents[3] / "notebooks" / "04_ablations.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"]]
+    arms = ["base", "enhanced-untrained"]
+    summary = pd.DataFrame({"arm": arms, "metric": "perplexity", "value": 2.0, "low": 1.0, "high": 3.0})
+    results = SimpleNamespace(
+        arms=arms,
+        failures={},
+        summary=summary,
+        curves=pd.DataFrame(columns=["arm", "seed", "step", "text", "loss"]),
+        cost=pd.DataFrame({"arm": ["base"], "share": [0.0]}),
+    )
+    forward = pd.DataFrame({"ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0}, index=pd.Index(arms, name="arm"))
+    names = {"pd": pd, "so": so, "draw": draw, "palette": palette, "rows_height": rows_height}
+    for figure_name in ("curves", "quality-cost"):
+        (cell,) = (cell for cell in cells if f'figures["{figure_name}"] =' in cell)
+        figures: dict = {}
+        exec(cell, names | {"results": results, "forward": forward, "figures": figures})
+        assert not figures and capsys.readouterr().out.startswith("No arm of this run")
