@@ -17,7 +17,7 @@ from rwkvgate.experiment.analysis.tables import number
 from rwkvgate.experiment.records import intact
 from rwkvgate.experiment.run import MANIFEST, read_environment, read_manifest
 from rwkvgate.gate.validation import SettingsError, shown
-from rwkvgate.metrics.measures import MEASURES
+from rwkvgate.metrics.measures import MEASURES, RESULT_COLUMNS
 from rwkvgate.metrics.statistics import RESAMPLES
 from rwkvgate.rwkv6.files import read_json
 
@@ -26,7 +26,10 @@ PARTS = ("settings", "commit", "versions", "hardware", "corpus", "checkpoint", "
 ONLY_IN_BOTH = ("corpus.versions.",)
 """Entries that runs of an earlier version do not have, which is no difference in each of them."""
 MISSING = "missing"
-TABLES = ("documents", "latency")
+TABLES = {"documents": RESULT_COLUMNS, "latency": ("arm", "seed", "measure", "ratio", "ratio_low", "ratio_high")}
+"""The compared tables, and the columns that are read."""
+NUMBERS = ("seed", "value", "ratio", "ratio_low", "ratio_high")
+"""Columns of numbers."""
 COLUMNS = ["arm", "measure", "A", "B", "moved"]
 
 
@@ -61,11 +64,24 @@ def _read(folder: Path) -> Finished:
         documents, latency = map(pd.read_parquet, tables)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{folder} holds no finished results ({error})") from None
+    for path, frame in zip(tables, (documents, latency), strict=True):
+        _check_columns(frame, path)
     named = {re.sub(r"[-_.]+", "-", name): version for name, version in manifest.get("versions", {}).items()}
     manifest["versions"] = _packages(folder) | named
     path = intact(folder / "results" / "claims.json")
     claims = read_json(path) if path.exists() else []
     return Finished(manifest, documents, latency, {claim["claim"]: claim["verdict"] for claim in claims})
+
+
+def _check_columns(frame: pd.DataFrame, path: Path) -> None:
+    """Raise a SettingsError where a table, which no record verifies, is not one that a run writes."""
+    columns = TABLES[path.stem]
+    if missing := [name for name in columns if name not in frame]:
+        raise SettingsError(f"{path} lacks {', '.join(missing)}; it must have {', '.join(columns)}")
+    if words := [name for name in columns if name in NUMBERS and not pd.api.types.is_numeric_dtype(frame[name])]:
+        raise SettingsError(f"{path} holds {words[0]} as {frame[words[0]].dtype}; it must hold numbers")
+    if columns == RESULT_COLUMNS and frame.duplicated(list(RESULT_COLUMNS[:-1])).any():
+        raise SettingsError(f"{path} holds the same {', '.join(RESULT_COLUMNS[:-1])} more than once")
 
 
 def _packages(folder: Path) -> dict[str, str]:

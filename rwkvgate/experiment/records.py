@@ -7,7 +7,8 @@ that they lie in. Imports no torch, so that the run graph starts quickly.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,20 @@ def intact(path: Path) -> Path:
     if wrong:
         raise SettingsError(f"{folder} is damaged: {wrong}. Run the run's command again, which makes it anew")
     return path
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Path]:
+    """A block that reads a file which was verified before: since then it may be gone.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        yield path
+    except (OSError, ValueError) as error:
+        advice = "Run the run's command again, which makes it anew"
+        raise SettingsError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}. {advice}") from None
 
 
 @cache

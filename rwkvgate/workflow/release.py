@@ -21,7 +21,7 @@ from rwkvgate.experiment.analysis.tables import comparison_table, markdown, qual
 from rwkvgate.experiment.claims import claims_summary
 from rwkvgate.experiment.environment import packages
 from rwkvgate.experiment.places import project_root
-from rwkvgate.experiment.records import KEPT, intact
+from rwkvgate.experiment.records import KEPT, intact, reading
 from rwkvgate.experiment.run import read_manifest
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder, write_text
@@ -136,13 +136,16 @@ def write_results(root: Path) -> Path:
 def results_in_markdown(run: Path) -> list[str]:
     """The paragraphs, tables and figures of the README's results; the one place that formats a run's tables here."""
     manifest = read_manifest(run)
-    summary, times, compared = (
-        pd.read_parquet(intact(run / "results" / f"{name}.parquet")) for name in ("summary", "times", "comparisons")
-    )
+    tables = []
+    for name in ("summary", "times", "comparisons"):
+        with reading(intact(run / "results" / f"{name}.parquet")) as path:
+            tables.append(pd.read_parquet(path))
+    summary, times, compared = tables
     is_shown = (compared["arm"] == "enhanced") & compared["metric"].isin(SHOWN) & (compared["domain"] == "")
     is_shown &= compared["against"].isin(["base", "base-tuned"])
     forward = time_table(times)[["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
-    claims = json.loads(intact(run / "results" / "claims.json").read_text(encoding="utf-8"))
+    with reading(intact(run / "results" / "claims.json")) as path:
+        claims = json.loads(path.read_text(encoding="utf-8"))
     return [
         f"From the committed run of profile cpu (`outputs/reference`): {manifest['hardware']['cores']} cores, no GPU, "
         f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",

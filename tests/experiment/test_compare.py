@@ -132,3 +132,23 @@ def test_what_no_record_verifies_is_read_or_refused_in_words(tmp_path: Path, cla
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "results" / "claims.json").unlink()
     assert read_run(tmp_path).verdicts == {}
+
+
+@pytest.mark.parametrize(
+    ("documents", "times", "message"),
+    [
+        ({"value": [1.5]}, None, "documents.parquet lacks arm, seed, document, metric; it must have arm, seed, doc"),
+        (None, {"a": [1]}, "latency.parquet lacks arm, seed, measure, ratio, ratio_low, ratio_high; it must have arm"),
+        (None, latency(1.0).assign(ratio="x"), "latency.parquet holds ratio as .*; it must hold numbers"),
+        (scores().assign(seed="x"), None, "documents.parquet holds seed as .*; it must hold numbers"),
+        (scores().assign(arm="x"), None, "documents.parquet holds the same arm, seed, document, metric more than once"),
+    ],
+)
+def test_tables_of_other_columns_are_refused(tmp_path: Path, documents: object, times: object, message: str) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "manifest.json").write_text("{}")
+    for name, given, usual in (("documents", documents, scores()), ("latency", times, latency(1.0))):
+        frame = usual if given is None else pd.DataFrame(given)
+        frame.to_parquet(tmp_path / "results" / f"{name}.parquet")
+    with pytest.raises(SettingsError, match=f"{tmp_path}/results/{message}"):
+        read_run(tmp_path)

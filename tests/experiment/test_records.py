@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.compare import read_run
+from rwkvgate.experiment.compare import TABLES, read_run
 from rwkvgate.experiment.records import (
     KEPT,
     difference,
@@ -23,6 +23,7 @@ from rwkvgate.experiment.records import (
     kept_difference,
     marks,
     read_sealed,
+    reading,
     write_sealed,
 )
 from rwkvgate.experiment.search.trials import RecallTask, Trial, known_trial, trial_path
@@ -74,6 +75,15 @@ def test_a_folder_of_an_earlier_version_is_read_and_that_is_said_once(table: Pat
     assert capsys.readouterr().out.count("holds no files.json") == 1
 
 
+def test_a_file_that_is_gone_since_it_was_verified_is_named(table: Path) -> None:
+    with (
+        pytest.raises(SettingsError, match=f"{table} cannot be read: No such file or directory. Run the run's"),
+        reading(intact(table)) as path,
+    ):
+        path.unlink()
+        path.read_text()
+
+
 def test_writers_at_the_same_time_lose_no_entry(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.txt" for i in range(12)]
     for path in paths:
@@ -108,13 +118,13 @@ def test_a_difference_is_found_without_reading_where_sizes_differ(tmp_path: Path
 def test_a_comparison_refuses_damaged_results(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {})
     (tmp_path / "results").mkdir()
-    paths = [tmp_path / "results" / f"{name}.parquet" for name in ("documents", "latency")]
+    paths = [tmp_path / "results" / f"{name}.parquet" for name in TABLES]
     for path in paths:
-        pd.DataFrame({"value": [1.5]}).to_parquet(path)
+        pd.DataFrame([[1.5] * len(TABLES[path.stem])], columns=TABLES[path.stem]).to_parquet(path)
     write_json(tmp_path / "results" / "claims.json", [])
     keep_record(tmp_path / "results", *paths, tmp_path / "results" / "claims.json")
     assert len(read_run(tmp_path).documents) == 1
-    pd.DataFrame({"value": [1.25]}).to_parquet(paths[0])
+    pd.DataFrame([[1.25] * 5], columns=TABLES["documents"]).to_parquet(paths[0])
     with pytest.raises(SettingsError, match=r"results is damaged: the content of documents\.parquet"):
         read_run(tmp_path)
 

@@ -24,7 +24,7 @@ import pandas as pd
 from rwkvgate.experiment.environment import commit, environment
 from rwkvgate.experiment.locks import hold
 from rwkvgate.experiment.order import Step
-from rwkvgate.experiment.records import files_below, marks, write_sealed
+from rwkvgate.experiment.records import files_below, marks, reading, write_sealed
 from rwkvgate.experiment.run import RECORD, after_step, write_manifest
 from rwkvgate.experiment.training import ranks
 from rwkvgate.experiment.training.launching import launch
@@ -157,12 +157,14 @@ def _say_why(step: Step) -> None:
 
 def read_frame(step: Step, name: str) -> pd.DataFrame:
     """A table of a step, which is made first if need be, from the parquet file `name` in its folder."""
-    return pd.read_parquet(complete(step) / name)
+    with reading(complete(step) / name) as path:
+        return pd.read_parquet(path)
 
 
 def read_value(step: Step, name: str) -> Any:
     """The value of the JSON file `name` in the folder of a step, which is made first if need be."""
-    return json.loads((complete(step) / name).read_text(encoding="utf-8"))
+    with reading(complete(step) / name) as path:
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _write(work: Work, outputs: Write) -> None:
