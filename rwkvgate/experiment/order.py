@@ -8,6 +8,7 @@ into its graph of notebooks. Imports no torch, so that the run graph starts quic
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, product
@@ -120,6 +121,8 @@ class Step:
         Raises:
             SettingsError: names the first of them.
         """
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            raise SettingsError(f"{self.folder} is no folder, and {self} writes into one of that name. Move it away")
         if unknown := self._unknown:
             raise SettingsError(
                 f"{unknown[0]} was not written by {self}, whose folder is the run's alone. Move it away"

@@ -27,6 +27,8 @@ RECORDS = tuple(f"{place}/{RECORD}" for place in ("*", "arms/*/*", "arms/*/*/*")
 MANIFEST = "manifest.json"
 ENVIRONMENT = "environment.txt"
 CHECKPOINT = "checkpoint.json"
+FOLDERS = ("corpus", "base", "checkpoints", "results", "figures", "notebooks", "arms", *(f"arms/{arm}" for arm in ARMS))
+"""What lies in a run folder and is a folder itself, but for those of single seeds and studies."""
 UNFINISHED = ".failed.ipynb"
 """What follows the name of a notebook while it is executed, and of one that failed."""
 
@@ -168,11 +170,18 @@ def check_folder(run: Run) -> None:
     """Refuse a run folder that holds anything but a run of the same profile. Nothing is written.
 
     Raises:
-        SettingsError: the folder holds a run of another profile, or something that is no run.
+        SettingsError: the folder holds a run of another profile, or something that is no run, or a file where the run
+            has a folder, or the other way round.
     """
     settings = run.settings
     if run.folder.exists() and not run.folder.is_dir():
         raise SettingsError(f"run_dir {run.folder} is a file; it must be a folder")
+    for path in [run.folder / name for name in FOLDERS]:
+        if os.path.lexists(path) and not path.is_dir():
+            raise SettingsError(f"{path} is no folder, and the run writes into one of that name. Move it away")
+    for path in [run.folder / name for name in (MANIFEST, ENVIRONMENT)]:
+        if path.is_dir():
+            raise SettingsError(f"{path} is a folder, and the run writes a file of that name. Move it away")
     profile = _profile_of(run.folder)
     if profile is not None and profile != settings.profile:
         raise SettingsError(

@@ -78,3 +78,22 @@ def test_a_run_without_a_manifest_is_known_by_its_steps(tmp_path: Path, place: s
     refused("holds a run of profile 'smoke'", run_dir=str(tmp_path), profile="cpu")
     open_run(profile="smoke", run_dir=str(tmp_path))
     assert list(read_manifest(tmp_path)["steps"]) == [place]
+
+
+@pytest.mark.parametrize("place", ["corpus", "results", "arms", "arms/enhanced", "notebooks"])
+def test_a_file_where_the_run_has_a_folder_is_refused(tmp_path: Path, place: str) -> None:
+    open_run(profile="smoke", run_dir=str(tmp_path))
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("mine")
+    refused(f"{tmp_path / place} is no folder, and the run writes into one", run_dir=str(tmp_path))
+    (tmp_path / place).unlink()
+    (tmp_path / place).symlink_to(place)
+    refused(f"{tmp_path / place} is no folder, and the run writes into one", run_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["environment.txt", "manifest.json"])
+def test_a_folder_where_the_run_has_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    open_run(profile="smoke", run_dir=str(tmp_path))
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    refused(f"{tmp_path / name} is a folder, and the run writes a file", run_dir=str(tmp_path))

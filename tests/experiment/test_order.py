@@ -82,6 +82,15 @@ def test_a_file_of_somebody_else_s_is_refused_before_anything_is_removed(run: Ru
         outdated_notebooks(run)
 
 
+def test_a_file_in_place_of_a_step_is_refused_and_kept(run: Run) -> None:
+    folder = order.arm(run.variant("enhanced")).folder
+    shutil.rmtree(folder)
+    folder.write_text("mine")
+    with pytest.raises(SettingsError, match=f"{folder} is no folder, and arm of enhanced, seed 0 writes into one"):
+        outdated_notebooks(run)
+    assert folder.read_text() == "mine"
+
+
 def test_an_arm_of_another_base_is_outdated(run: Run) -> None:
     Work(order.base(run)).write(lambda folder: write_text(folder / "made.txt", "as another machine rounds"))
     found = outdated_notebooks(run)
