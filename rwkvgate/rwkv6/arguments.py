@@ -109,14 +109,33 @@ def check_ids(name: str, ids: Tensor, vocabulary: int, ignored: int | None = Non
     Raises:
         ValueError: no integers, or one beyond the vocabulary.
     """
-    if ids.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"{name} are {ids.dtype}; they must be torch.int64 or torch.int32")
-    if _on_cpu(ids):
-        wrong = (ids < 0) | (ids >= vocabulary)
+    _check_range(name, "ids", ids, 0, vocabulary - 1, ignored)
+
+
+def check_kept(kept: Any, inputs: Any) -> None:
+    """Refuse a `logits_to_keep` that chooses no positions of the inputs, (batch, time) or (batch, time, channel).
+
+    Raises:
+        ValueError: neither a number from 0 nor positions within the text, as a tensor of integers or of one bool each.
+    """
+    if not isinstance(kept, Tensor):
+        if not isinstance(kept, int) or kept < 0:
+            raise ValueError(f"logits_to_keep is {kept}; it must be 0 for all positions, or their number")
+    elif isinstance(inputs, Tensor) and inputs.dim() > 1:
+        time = inputs.shape[1]
+        if kept.dtype != torch.bool or kept.shape != (time,):
+            _check_range("logits_to_keep", "positions", kept, -time, time - 1)
+
+
+def _check_range(name: str, what: str, x: Tensor, lowest: int, highest: int, ignored: int | None = None) -> None:
+    if x.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{name} are {x.dtype}; they must be torch.int64 or torch.int32")
+    if _on_cpu(x):
+        wrong = (x < lowest) | (x > highest)
         if ignored is not None:
-            wrong &= ids != ignored
+            wrong &= x != ignored
         if bool(wrong.any()):
-            raise ValueError(f"{name} hold {int(ids[wrong][0])}; ids must be from 0 to {vocabulary - 1}")
+            raise ValueError(f"{name} hold {int(x[wrong][0])}; {what} must be from {lowest} to {highest}")
 
 
 def _on_cpu(tensor: Tensor) -> bool:

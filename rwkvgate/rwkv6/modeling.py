@@ -23,7 +23,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from rwkvgate.rwkv6.arguments import check_ids, check_inputs, known_options
+from rwkvgate.rwkv6.arguments import check_ids, check_inputs, check_kept, known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
 from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights, remove_outdated
 from rwkvgate.rwkv6.configuration import Rwkv6Config
@@ -320,13 +320,12 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             `logits` in the type of the head's weight, `loss`, a mean in nats per token, and the state.
 
         Raises:
-            ValueError: labels that are no tokens, `skip_logits` where the loss needs logits, and whatever
-                `Rwkv6Model.forward` refuses.
+            ValueError: labels that are no tokens, positions beyond the text, `skip_logits` where the loss needs logits,
+                and whatever `Rwkv6Model.forward` refuses.
         """
         known = LOSS_OPTIONS if self.loss_function is ForCausalLMLoss else kwargs
         options = known_options(kwargs, attention_mask, known)
-        if not isinstance(logits_to_keep, int | Tensor) or (isinstance(logits_to_keep, int) and logits_to_keep < 0):
-            raise ValueError(f"logits_to_keep is {logits_to_keep}; it must be 0 for all positions, or their number")
+        check_kept(logits_to_keep, input_ids if inputs_embeds is None else inputs_embeds)
         if labels is not None and known is LOSS_OPTIONS:
             check_ids("labels", labels, self.config.vocab_size, options.get("ignore_index", IGNORED))
         if skip_logits and (labels is None or not self._has_plain_loss(logits_to_keep, options)):

@@ -77,6 +77,15 @@ def test_compiled_without_graph_breaks(build: Any, calls: Any, alike: Any, name:
             assert alike(found, wanted), call
 
 
+def test_positions_to_keep_compile(build: Any, calls: Any, alike: Any) -> None:
+    model = build("base")
+    given = calls(model)["prompt"] | {"logits_to_keep": torch.tensor([3, -1])}
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert alike(torch.compile(model, fullgraph=True, backend="eager")(**given), model(**given))
+        assert alike(export(model, (), given).module()(**given), model(**given))
+
+
 @pytest.mark.parametrize("name", ["base", "conv-routing", "previous, hierarchical", "attention"])
 def test_exported_with_state_gradients_and_another_batch(build: Any, calls: Any, alike: Any, name: str) -> None:
     model = build(name)

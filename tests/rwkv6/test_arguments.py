@@ -92,6 +92,7 @@ def test_generate_refuses_it_too(tiny_model: Any, tokens: Any, message: str, opt
 
 
 IDS = torch.tensor([[3, 1, 4], [1, 5, 9]])
+EMBEDS, KEPT = torch.zeros(2, 3, 32, dtype=torch.float64), torch.tensor([0, 3])
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,10 @@ IDS = torch.tensor([[3, 1, 4], [1, 5, 9]])
         (r"labels are \(2, 2\); the tokens are \(2, 3\)", {"input_ids": IDS, "labels": IDS[:, 1:]}),
         ("logits_to_keep is -1; it must be 0", {"input_ids": IDS, "logits_to_keep": -1}),
         ("logits_to_keep is 1.5; it must be 0", {"input_ids": IDS, "logits_to_keep": 1.5}),
+        ("logits_to_keep hold 3; positions must be from -3 to 2", {"input_ids": IDS, "logits_to_keep": KEPT}),
+        ("logits_to_keep hold -4; positions must", {"inputs_embeds": EMBEDS, "logits_to_keep": -1 - KEPT}),
+        ("logits_to_keep are torch.float32; they", {"input_ids": IDS, "logits_to_keep": KEPT.float()}),
+        ("logits_to_keep are torch.bool; they", {"input_ids": IDS, "logits_to_keep": KEPT > 0}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -122,6 +127,12 @@ def test_inputs_that_are_no_tokens_are_refused(
     model = tiny_model()
     with pytest.raises(ValueError, match=message):
         model.train(training)(**({"attention_mask": None, "labels": None} | inputs))
+
+
+def test_positions_may_be_numbers_counted_from_either_end_or_a_mask(tiny_model: Any) -> None:
+    model, wanted = tiny_model(), tiny_model()(IDS).logits[:, [0, 2]]
+    for kept in ([0, 2], [0, -1], [-3, 2], [True, False, True]):
+        assert torch.equal(model(IDS, logits_to_keep=torch.tensor(kept)).logits, wanted)
 
 
 def test_a_mask_of_ones_and_zeros_may_be_of_any_type(tiny_model: Any) -> None:
