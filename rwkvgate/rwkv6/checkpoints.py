@@ -12,7 +12,7 @@ import copy
 import json
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from os import PathLike
 from pathlib import Path
@@ -97,11 +97,17 @@ def _shards(index: Path) -> list[str]:
     return sorted(set(names))
 
 
-def remove_outdated(folder: Path) -> None:
-    """Remove the one file of an earlier save where shards were saved since; it would be read in their place."""
-    whole, index = (folder / name for name in SAFETENSORS)
-    if index.is_file() and any(folder.glob("model-*-of-*.safetensors")):  # saving in one file removes shards
-        whole.unlink(missing_ok=True)
+def remove_outdated(folder: Path, saved: Collection[str]) -> None:
+    """Remove the weights of an earlier save where others were saved since; they might be read in their place.
+
+    Args:
+        saved: the names of the files of the later save.
+    """
+    weights = re.compile(r"model(-\d{5}-of-\d{5}\.safetensors|\.safetensors(\.index\.json)?)")
+    if any(map(weights.fullmatch, saved)):  # a process that is not the main one saves none
+        for path in folder.iterdir():
+            if weights.fullmatch(path.name) and path.name not in saved:
+                path.unlink(missing_ok=True)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -69,13 +69,43 @@ def write_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+@contextmanager
+def write_files(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder to fill, whose files go to `folder` when the block ends without an error; others stay there.
+
+    It lies inside `folder`, which may be a disk of its own, and has the same name, which libraries read.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file; it must be a folder")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder / "saved")
+    try:
+        with tempfile.TemporaryDirectory(prefix=_prefix(folder / "saved"), dir=folder) as scratch:
+            fresh = Path(scratch) / folder.absolute().name
+            fresh.mkdir()
+            yield fresh
+            for path in [path for path in fresh.rglob("*") if path.is_file()]:
+                target = folder / path.relative_to(fresh)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+    except Exception as error:
+        raise_on_full_disk(error, folder, "files")
+        raise
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def raise_on_full_disk(error: Exception, path: Path, what: str = "a file", advice: str = "Make room there") -> None:
     """Raise an OSError that names the place, and `what` was written, where a writer's error is that the disk is full.
 
     safetensors, parquet and json each word this error differently, and none names the disk.
     """
     if NO_ROOM in str(error):
-        free = shutil.disk_usage(next(above for above in path.absolute().parents if above.is_dir())).free / 2**20
+        path = path.absolute()
+        free = shutil.disk_usage(next(place for place in (path, *path.parents) if place.is_dir())).free / 2**20
         message = f"{NO_ROOM}: {what} could not be written to {path}, where {free:,.1f} MiB are free. {advice}"
         raise OSError(errno.ENOSPC, message) from error
 

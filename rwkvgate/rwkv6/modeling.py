@@ -27,7 +27,7 @@ from rwkvgate.rwkv6.arguments import check_ids, check_inputs, check_kept, known_
 from rwkvgate.rwkv6.block import Rwkv6Block
 from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights, remove_outdated
 from rwkvgate.rwkv6.configuration import Rwkv6Config
-from rwkvgate.rwkv6.files import digest
+from rwkvgate.rwkv6.files import digest, write_files
 from rwkvgate.rwkv6.hub import is_there
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
 from rwkvgate.rwkv6.layouts import GATE, CheckpointError, sizes_of, to_hub_layout
@@ -100,15 +100,17 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Write configuration and weights as transformers does; of a patched model, its gates with their config too.
 
-        `from_pretrained` gives the patched model back. `save_gate` writes the gates alone, a few MB.
+        After an error all is as it was. `from_pretrained` gives a patched model back; `save_gate` writes a gate alone.
         """
         gates = [gate for block in self.base_model.blocks for gate in block.gates]
         if gates:
             fields = gates[0].config.model_dump()
             setattr(self.config, GATE, fields | {"seal": digest(fields)})
         try:
-            super().save_pretrained(save_directory, **kwargs)
-            remove_outdated(Path(save_directory))
+            with write_files(save_directory) as fresh:
+                super().save_pretrained(fresh, **kwargs)
+                saved = {path.name for path in fresh.iterdir()}
+            remove_outdated(Path(save_directory), saved)
         finally:
             self.config.__dict__.pop(GATE, None)
 

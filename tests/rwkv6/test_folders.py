@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rwkvgate import Rwkv6ForCausalLM, Rwkv6Model, load_pth, loaded_commit, save_gate
@@ -93,6 +94,32 @@ def test_what_was_saved_last_is_loaded(tiny_model: Any, tmp_path: Path, shards: 
         model.head.weight.add_(1)
     model.save_pretrained(tmp_path, **sizes[shards])
     assert torch.equal(Rwkv6ForCausalLM.from_pretrained(tmp_path).head.weight, model.head.weight)
+
+
+@pytest.mark.parametrize("place", ["model", "new/model"])
+def test_a_model_on_a_full_disk_is_not_half_written(
+    tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    tiny_model().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(tensors: Any, path: str, **_: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    message = f"No space left on device: files could not be written to {tmp_path / place}, where .* MiB are free"
+    with pytest.raises(OSError, match=message):
+        tiny_model(seed=1).save_pretrained(tmp_path / place, max_shard_size="10KB")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new" / "model").exists()
+
+
+def test_a_model_is_not_saved_to_a_file(tiny_model: Any, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="model is a file; it must be a folder"):
+        tiny_model().save_pretrained(tmp_path / "model")
 
 
 @pytest.mark.parametrize("option", ["ignore_mismatched_sizes", "variant", "gguf_file"])
