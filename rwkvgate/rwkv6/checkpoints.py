@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers import initialization as init
 
-from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.configuration import Rwkv6Config, check_dtype
 from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, open_folder
 from rwkvgate.rwkv6.layouts import GATE, CheckpointError, layout_keys, sizes_of, some, to_hub_layout
 
@@ -39,6 +39,8 @@ DERIVED_KEYS = ("architectures", "num_attention_heads")
 """Keys of a configuration that are known without it, and misstated in the hub's files."""
 KEYS = {field.name for field in fields(Rwkv6Config)} - {*DERIVED_KEYS} | {"torch_dtype"}
 """Keys that are read from a file's configuration. Others name code, kernels or files to fetch, or mean nothing here."""
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Keys of token ids, in the configurations of the model and of its generation."""
 KERNELS = ("attn_implementation", "experts_implementation")
 """Options that are left to transformers: RWKV-6 has no attention and no experts."""
 JSON_BYTES = 2**26
@@ -224,10 +226,13 @@ def _settle_config(
 
 
 def _read_generation(path: Path) -> GenerationConfig:
+    stated = _read_json(path)
     try:
-        return GenerationConfig.from_dict(_read_json(path))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no configuration of generation: {error}") from None
+        Rwkv6Config(**{key: stated[key] for key in TOKENS if key in stated})  # looks at their types
+        return GenerationConfig.from_dict(stated)
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is no configuration of generation: {reason}") from None
 
 
 def _fit(cls: Any, config: Rwkv6Config, weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -290,6 +295,10 @@ def load_checkpoint(
             raise ValueError(f"{key} cannot be used here: {reason}")
     for key in ("trust_remote_code", "weights_only"):
         options.pop(key, None)  # no code is run, whatever is asked
+    for key in ("dtype", "torch_dtype"):
+        given = options.get(key)
+        for dtype in given.values() if isinstance(given, dict) else [given]:  # by parts of a model, of which it has one
+            check_dtype(dtype, "auto")
     hub = {key: options.pop(key) for key in (*HUB_OPTIONS, "subfolder", "use_safetensors") if key in options}
     config, weights = options.pop("config", None), options.pop("state_dict", None)
     return_report = options.pop("output_loading_info", False)

@@ -2,6 +2,7 @@
 
 # Annotations are not postponed here: `strict` checks values against them, and passes over those that are text.
 
+from os import PathLike
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -23,6 +24,16 @@ NOT_TAKEN_OVER = (
 """Keys that are dropped: they name code, kernels or files to fetch and run, and RWKV-6 has no attention or experts."""
 BUILT_IN = ("eager", "sdpa")
 """The values under which such a key stays, as transformers' own tools set it: they fetch nothing and change nothing."""
+
+
+def check_dtype(dtype: Any, *others: str) -> None:
+    """Refuse a type that no weight has; None and the `others` pass.
+
+    Raises:
+        ValueError: names what is allowed.
+    """
+    if dtype is not None and str(dtype).removeprefix("torch.") not in (*DTYPES, *others):
+        raise ValueError(f"dtype is {dtype!r}; it must be {', '.join((*DTYPES, *others))}")
 
 
 @strict
@@ -95,6 +106,20 @@ class Rwkv6Config(PreTrainedConfig):
         self.num_attention_heads = self.attention_hidden_size // self.head_size
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
+        """The configuration of a folder, or of a repository on the hub; arguments are those of transformers.
+
+        Raises:
+            OSError: there is no config.json, or it is damaged.
+            ValueError: an impossible value, as above.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (RecursionError, TypeError, AttributeError) as error:  # transformers words the other damages
+            where = f"the config.json of {pretrained_model_name_or_path}"
+            raise OSError(f"{where} is damaged, or no JSON object of a model's sizes: {error}") from None
+
     def _check_numbers(self, others: dict[str, Any]) -> None:
         """Raise a ValueError for a number that cannot be meant, in a field or among the `others`."""
         eos = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
@@ -110,8 +135,7 @@ class Rwkv6Config(PreTrainedConfig):
         if labels is not None and not (isinstance(labels, int) and 0 <= labels <= LABELS):
             raise ValueError(f"num_labels is {labels}; it must be a whole number from 0 to {LABELS}")
         for dtype in (self.dtype, others.get("torch_dtype")):
-            if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
-                raise ValueError(f"dtype is {dtype!r}; it must be {', '.join(DTYPES)}")
+            check_dtype(dtype)
 
     @property
     def group_norm_epsilon(self) -> float:

@@ -70,7 +70,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def write_files(folder: str | Path) -> Iterator[Path]:
+def write_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder to fill, whose files go to `folder` when the block ends without an error; others stay there.
 
     It lies inside `folder`, which may be a disk of its own, and has the same name, which libraries read.

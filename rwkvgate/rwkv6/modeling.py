@@ -35,7 +35,7 @@ from rwkvgate.rwkv6.loss import IGNORED, next_token_loss
 from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward
 from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.prefill import WINDOW, read_ahead, unread
-from rwkvgate.rwkv6.state import LayerState, Rwkv6State
+from rwkvgate.rwkv6.state import LayerState, Rwkv6State, check_state
 from rwkvgate.rwkv6.token_shift import TokenShift, real_tokens
 
 LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")
@@ -193,21 +193,7 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         """
         if state is None:
             return [None] * len(self.blocks)
-        if not isinstance(state, Rwkv6State):
-            raise ValueError(f"past_key_values is a {type(state).__name__}; it must be a Rwkv6State")
-        if len(state.layers) != len(self.blocks) or state.batch_size != batch:
-            raise ValueError(
-                f"the state holds {len(state.layers)} layers of {state.batch_size} sequences; "
-                f"the call needs {len(self.blocks)} layers of {batch}"
-            )
-        for i, (block, layer) in enumerate(zip(self.blocks, state.layers, strict=True)):
-            channels, own = layer.attention_shift.shape[-1], self.config.hidden_size
-            if channels != own:
-                raise ValueError(f"layer {i} of the state has {channels} channels, but the model has {own}")
-            carried = 0 if layer.gate is None else layer.gate.shape[1]
-            if carried != block.gate_rows:
-                expected = _describe(block.gate_rows)
-                raise ValueError(f"layer {i} of the state carries {_describe(carried)}, but the model has {expected}")
+        check_state(state, batch, self.config.hidden_size, [block.gate_rows for block in self.blocks])
         return state.layers
 
 
@@ -246,6 +232,13 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(cls) -> bool:
         # Without this a subclass whose name lacks "rwkv" would be handed an attention cache.
         return False
+
+    def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        # transformers looks at the last token of a prompt before it calls the model.
+        inputs, name, options = super()._prepare_model_inputs(*args, **kwargs)
+        given = {"input_ids": None, "inputs_embeds": None} | {name: inputs}
+        check_inputs(**given, attention_mask=None, config=self.config)
+        return inputs, name, options
 
     def prepare_inputs_for_generation(
         self,
@@ -367,10 +360,6 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             isinstance(logits_to_keep, int) and logits_to_keep == 0 and options.keys() <= {"num_items_in_batch"}
         )
         return plain_head and plain_call and self.loss_function is ForCausalLMLoss
-
-
-def _describe(rows: int) -> str:
-    return f"a gate of {rows} row{'s' * (rows > 1)}" if rows else "no gate"
 
 
 def load_pth(path: str | PathLike[str], dtype: torch.dtype | str | None = None, **options: Any) -> Rwkv6ForCausalLM:

@@ -179,3 +179,33 @@ register_pytree_node(
     serialized_type_name="rwkvgate.Rwkv6State",
     flatten_with_keys_fn=_named_parts,
 )
+
+
+def check_state(state: Any, batch: int, channels: int, gate_rows: Sequence[int]) -> None:
+    """Refuse what is no state of a model and batch.
+
+    Args:
+        channels: of the model.
+        gate_rows: by block the rows that its gate carries; 0 for one without.
+
+    Raises:
+        ValueError: names the first difference.
+    """
+    if not isinstance(state, Rwkv6State):
+        raise ValueError(f"past_key_values is a {type(state).__name__}; it must be a Rwkv6State")
+    if len(state.layers) != len(gate_rows) or state.batch_size != batch:
+        raise ValueError(
+            f"the state holds {len(state.layers)} layers of {state.batch_size} sequences; "
+            f"the call needs {len(gate_rows)} layers of {batch}"
+        )
+    for i, (rows, layer) in enumerate(zip(gate_rows, state.layers, strict=True)):
+        found = layer.attention_shift.shape[-1]
+        if found != channels:
+            raise ValueError(f"layer {i} of the state has {found} channels, but the model has {channels}")
+        carried = 0 if layer.gate is None else layer.gate.shape[1]
+        if carried != rows:
+            raise ValueError(f"layer {i} of the state carries {_gate(carried)}, but the model has {_gate(rows)}")
+
+
+def _gate(rows: int) -> str:
+    return f"a gate of {rows} row{'s' * (rows > 1)}" if rows else "no gate"

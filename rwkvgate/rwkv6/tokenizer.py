@@ -109,7 +109,7 @@ class Rwkv6Tokenizer(PreTrainedTokenizer):
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except (JSONDecodeError, RecursionError, TypeError, AttributeError) as error:
+        except (JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError, AttributeError) as error:
             where = f"the tokenizer_config.json of {pretrained_model_name_or_path}"
             raise ValueError(f"{where} is damaged, or no JSON object of a tokenizer's settings: {error}") from None
 

@@ -195,6 +195,7 @@ def test_a_text_that_does_not_go_on_from_the_state_is_refused(tiny_model: Any, t
         (r"has read \[5, 5\] tokens, the text has \[4, 4\], and none is left", ids[:, 5:], {}),
         ("does not begin with the 5 tokens that the state has read: .* whole text", other, {}),
         ("2 unread tokens stand before those given", ids[:, 7:], {"attention_mask": padded(ids, 8)[1]}),
+        (r"the input is \(2, 0\); .* at least one token", ids[:, :0], {}),
         ("use_cache is False; with past_key_values it must be True", ids, {"use_cache": False}),
         ("2 sequences; the call needs 3 layers of 4", ids, {"num_beams": 2}),
     ):

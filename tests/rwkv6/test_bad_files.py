@@ -202,6 +202,32 @@ def test_impossible_numbers_of_a_configuration(folder: Path, key: str, value: An
         refused(folder, key.removeprefix("torch_"))
 
 
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "int8", "complex64"])
+def test_a_type_that_no_weight_has_is_refused(folder: Path, name: str) -> None:
+    for dtype in (name, getattr(torch, name)):
+        for given in ({"dtype": dtype}, {"torch_dtype": dtype}, {"dtype": {"": dtype}}):
+            with pytest.raises(ValueError, match=rf"dtype is .*{name}'?; it must be float16, bfloat16, .*, auto"):
+                Rwkv6ForCausalLM.from_pretrained(folder, **given)
+    assert Rwkv6ForCausalLM.from_pretrained(folder, dtype="auto").dtype.is_floating_point
+
+
+@pytest.mark.parametrize("value", ["x", [0, "x"], 1.5, 10**30, {"a": 1}, True])
+@pytest.mark.parametrize("key", ["eos_token_id", "bos_token_id", "pad_token_id"])
+def test_ids_of_generation_that_are_none(folder: Path, key: str, value: Any) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({key: value}))
+    refused(folder, str(folder / "generation_config.json"), "is no configuration of generation", key)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", DEEP, '{"a": ' * 50_000, "\0"])
+def test_a_damaged_configuration_alone_is_refused_in_words(folder: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(text)
+    with pytest.raises(OSError, match=r"config\.json of .* is damaged|config\.json' is not a valid JSON file"):
+        Rwkv6Config.from_pretrained(tmp_path / "other")
+    with pytest.raises(OSError, match=r"config\.json of .* is damaged|config\.json' is not a valid JSON file"):
+        Rwkv6ForCausalLM.from_pretrained(folder, config=tmp_path / "other")
+
+
 @pytest.fixture
 def unconnected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The addresses that were asked for: none, or the test fails."""
@@ -303,11 +329,12 @@ def test_damaged_vocabularies(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", DEEP, '{"extra_special_tokens": 3}', '{"added_tokens_decoder": [1]}', '{"bos_token": 3}']
+    "text",
+    ["", "{", "[]", "\xff", DEEP, '{"extra_special_tokens": 3}', '{"added_tokens_decoder": [1]}', '{"bos_token": 3}'],
 )
 def test_damaged_settings_of_a_tokenizer(tmp_path: Path, text: str) -> None:
     Rwkv6Tokenizer().save_pretrained(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text(text)
+    (tmp_path / "tokenizer_config.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=rf"tokenizer_config.json of {tmp_path} is damaged|has one special token"):
         Rwkv6Tokenizer.from_pretrained(tmp_path)
 

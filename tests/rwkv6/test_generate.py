@@ -111,3 +111,9 @@ def test_prompts_padded_on_the_right_are_refused(tiny_model: Any, tokens: Any) -
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])  # transformers warns only where the last id is the padding's
     with pytest.raises(ValueError, match="attention_mask ends in padding; prompts must be padded on the left"):
         tiny_model().generate(tokens(2, 4), attention_mask=mask, max_new_tokens=2, do_sample=False)
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3), (3,)])
+def test_a_prompt_of_no_token_is_refused(tiny_model: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"the input is \(.*; it must be \(batch, time\) with at least one token"):
+        tiny_model().generate(torch.ones(shape, dtype=torch.long), max_new_tokens=1, pad_token_id=0)
