@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +29,7 @@ from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import resolve
 from rwkvgate.gate.validation import SettingsError
 
+ROOT = Path(__file__).resolve().parents[3]
 HOSTILE = "</div><script>alert('x')</script>\n````\n# no heading \u202eabc \x07"
 
 
@@ -181,3 +184,22 @@ def test_the_script_prefers_fewer_repeats_and_is_kept_apart_from_people(rating: 
 def test_a_bad_draw_is_refused(run: Run, arms: list[str], named: dict[str, int], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         draw_rating(run, arms, **named)
+
+
+def test_the_page_runs_and_calls_the_script_a_script(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "rating.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S))
+    exec(script.replace("outputs/smoke", str(tmp_path / "new")), {})
+    said = "By a script, no human evaluation: 10 judgements on 10 prompts by 1 rater."
+    assert said in page and said.split(":")[0] in capsys.readouterr().out
+    assert "No person has rated anything yet" in page
+
+
+def test_notebook_03_asks_nobody_unless_told_to() -> None:
+    cells = json.loads((ROOT / "notebooks" / "03_evaluate.ipynb").read_text(encoding="utf-8"))["cells"]
+    (source,) = ["".join(cell["source"]) for cell in cells if cell["id"] == "rate-pairs"]
+    assignment, condition = ast.parse(source).body
+    assert ast.unparse(assignment) == "rater = ''" and isinstance(condition, ast.If)
+    assert ast.unparse(condition.test) == "rater"

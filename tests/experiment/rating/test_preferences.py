@@ -11,24 +11,11 @@ import pytest
 
 from rwkvgate.experiment.rating import preferences as module
 from rwkvgate.experiment.rating.preferences import agreement, describe, judgements_needed, preferences, share_of_a
+from tests.experiment.rating.coverage import planted
 
 FAST = {"resamples": 1000}
 UNLUCKY = 0.85
 """Least share of sixty 95 % intervals that hold the truth; fewer do by chance less than once in a thousand times."""
-
-
-def planted(
-    strengths: dict[str, float], prompts: int = 150, raters: int = 1, ties: float = 0.0, seed: int = 0
-) -> pd.DataFrame:
-    """Judgements of scripted raters who follow Bradley and Terry's model, on sides drawn by chance."""
-    rng, rows, arms = np.random.default_rng(seed), [], list(strengths)
-    for document in range(prompts):
-        for rater in range(raters):
-            a, b = rng.permutation(arms)[:2]
-            chance = 1 / (1 + math.exp(strengths[b] - strengths[a]))
-            answer = "tie" if rng.random() < ties else "A" if rng.random() < chance else "B"
-            rows.append((f"scripted-{rater}", document, document, a, b, answer))
-    return pd.DataFrame(rows, columns=["rater", "pair", "document", "a", "b", "answer"])
 
 
 def test_a_planted_preference_of_seventy_per_cent_is_recovered() -> None:
