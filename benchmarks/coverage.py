@@ -45,7 +45,7 @@ def experiment(
 
 def satterthwaite(found: Difference) -> float:
     """Half the 95 % interval of one variance with Satterthwaite's degrees of freedom."""
-    parts = (found.seed_error**2, found.seeds - 1), (found.document_error**2, found.n - 1)
+    parts = (found.seed_error**2, found.seeds - 1), (found.shared_error**2, found.n - 1)
     variance = sum(part for part, _ in parts)
     return float(np.sqrt(variance) * stats.t.isf(0.025, variance**2 / sum(part**2 / df for part, df in parts)))
 

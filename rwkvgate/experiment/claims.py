@@ -173,7 +173,7 @@ def _few(claims: dict[str, Records]) -> list[str]:
         for name, rule in RULES.items()
         if "needed" in named.get(name, {})
     ]
-    return [f"Fewer than {FEWEST} seeds decide nothing; to find {'; '.join(parts)}."]
+    return [f"Fewer than {FEWEST} seeds decide nothing; by the spread seen, to find {'; '.join(parts)}."]
 
 
 def _label(metric: str) -> str:

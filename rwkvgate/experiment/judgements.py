@@ -35,7 +35,9 @@ def judge(test: Records, p: float, tests: int, rule: Rule) -> Records:
     row = test | {"adjusted": p, "paired": min(test["seeds"], test["reference_seeds"])}
     if test["problem"]:
         return row | {"detectable": np.nan, "verdict": UNDECIDED, "sentence": test["problem"]}
-    found = Difference(*(test[name] for name in ("difference", "seed_deviation", "document_error", "seeds", "n")))
+    numbers = ("difference", "seed_deviation", "shared_error", "document_error")
+    seeds = max(test["seeds"], test["reference_seeds"])
+    found = Difference._make([*(test[name] for name in numbers), seeds, test["n"]])
     worth, row["detectable"] = WORTH[test["metric"]], found.detectable(tests)
     verdict, words = _weighed(row, found, worth, rule.times)
     if verdict == UNDECIDED and (row["paired"] < FEWEST or not p < LEVEL):
@@ -44,8 +46,9 @@ def judge(test: Records, p: float, tests: int, rule: Rule) -> Records:
     interval = signed_interval(*(test[name] for name in ("difference", "low", "high")))
     where = f"{test['domain']}: " if test["domain"] else ""
     sentence = f"{where}{test['arm']} against {test['against']}: {MEASURES[test['metric']].label} {interval}, {words}"
-    tail = f" ({row['paired']} seed{'' if row['paired'] == 1 else 's'}, {test['n']} documents, p {number(p, 2)} after Holm)"
-    return row | {"verdict": verdict, "sentence": sentence + tail}
+    paired = f"{row['paired']} seed{'' if row['paired'] == 1 else 's'}"
+    sentence += f" ({paired}, {test['n']} documents, p {number(p, 2)} after Holm)"
+    return row | {"verdict": verdict, "sentence": sentence}
 
 
 def _weighed(row: Records, found: Difference, worth: float, times: float) -> tuple[str, str]:
@@ -82,7 +85,7 @@ def _needed(found: Difference, worth: float, tests: int) -> str:
     """The seeds that would find an effect worth knowing, by the spread seen, in words."""
     if not found.deviation > 0:
         return f"at least {FEWEST} seeds"
-    seeds = seeds_needed(found.deviation, worth, tests, found.document_error, found.n)
+    seeds = seeds_needed(found.deviation, worth, tests, found.shared_error, found.n)
     if np.isinf(seeds):
         return f"more documents than {found.n}, whatever the seeds"
     return f"{max(FEWEST, int(seeds)):,} seeds"

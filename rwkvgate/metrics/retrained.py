@@ -7,9 +7,10 @@ document does, and what the two do together (crossed random effects). The estima
 - over documents, from the covariance of two seeds' differences over documents, which holds D alone. Corpus measures are
   functions of sums, so a document's share is its jackknife pseudo-value.
 
-The interval adds the two half-widths, each by Student's t, as the sides of a right triangle (Howe 1974, JASA 69:789).
-One variance with Satterthwaite's degrees of freedom is shorter, and covers too little with few seeds; the two tests of
-either error alone, of which the weaker counts, reject too often with many. `benchmarks/coverage.py` simulates this.
+The interval adds the two half-widths, each by Student's t, as the sides of a right triangle (Howe 1974, JASA 69:789);
+it is never shorter than that of the same networks on other documents, which holds D and E. One variance with
+Satterthwaite's degrees of freedom is shorter, and covers too little with few seeds; the two tests of either noise
+alone, of which the weaker counts, reject too often with many. `benchmarks/coverage.py` simulates this.
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ from rwkvgate.metrics.statistics import CONFIDENCE, Floats, Reduce, mean, minimu
 
 
 class Difference(NamedTuple):
-    """An estimated difference with its two errors.
+    """An estimated difference with its errors.
 
     Attributes:
         estimate: the mean over seeds.
         deviation: standard deviation over the seeds; nan below two.
-        document_error: standard error that other documents bring; nan below two documents.
+        shared_error: standard error that other documents bring to every seed alike; nan below two documents.
+        document_error: standard error of these very networks on other documents; nan below two documents.
         seeds: how many, paired.
         n: documents.
     """
 
     estimate: float
     deviation: float
+    shared_error: float
     document_error: float
     seeds: int
     n: int
@@ -45,7 +48,7 @@ class Difference(NamedTuple):
         """The interval for networks trained again on other documents; nan below two seeds.
 
         Example:
-            >>> low, high = Difference(1.0, 0.2, 0.0, 4, 100).interval()  # no error over documents: Student's
+            >>> low, high = Difference(1.0, 0.2, 0.0, 0.0, 4, 100).interval()  # no error over documents: Student's
             >>> round(low, 3), round(high, 3)
             (0.682, 1.318)
         """
@@ -77,7 +80,7 @@ class Difference(NamedTuple):
         """Whether it is shown to be less than `margin` either way: two one-sided tests at 5 %. False where unknown.
 
         Example:
-            >>> found = Difference(0.001, 0.004, 0.001, 10, 300)
+            >>> found = Difference(0.001, 0.004, 0.001, 0.001, 10, 300)
             >>> found.equivalent(0.01), found.equivalent(0.002)
             (True, False)
         """
@@ -91,7 +94,10 @@ class Difference(NamedTuple):
             tests: how many are corrected for, by the first step of Holm's correction.
         """
         over_seeds = minimum_detectable_effect(self.seed_error, self.seeds - 1, tests)
-        return math.hypot(over_seeds, minimum_detectable_effect(self.document_error, self.n - 1, tests))
+        shared, alone = (
+            minimum_detectable_effect(error, self.n - 1, tests) for error in (self.shared_error, self.document_error)
+        )
+        return float(np.maximum(math.hypot(over_seeds, shared), alone))
 
     @property
     def seed_error(self) -> float:
@@ -101,11 +107,12 @@ class Difference(NamedTuple):
     def _half(self, level: float) -> float:
         if self.seeds < 2 or self.n < 2:
             return np.nan
-        over_seeds = stats.t.isf(level / 2, self.seeds - 1) * self.seed_error
-        return math.hypot(over_seeds, stats.t.isf(level / 2, self.n - 1) * self.document_error)
+        over_seeds, over_documents = (stats.t.isf(level / 2, count - 1) for count in (self.seeds, self.n))
+        both = math.hypot(over_seeds * self.seed_error, over_documents * self.shared_error)
+        return float(np.maximum(both, over_documents * self.document_error))
 
 
-UNKNOWN = Difference(np.nan, np.nan, np.nan, 0, 0)
+UNKNOWN = Difference(np.nan, np.nan, np.nan, np.nan, 0, 0)
 
 
 def retrained_difference(a: ArrayLike, b: ArrayLike, reduce: Reduce = mean) -> Difference:
@@ -135,23 +142,24 @@ def retrained_difference(a: ArrayLike, b: ArrayLike, reduce: Reduce = mean) -> D
         (wholes, parts), (others, other_parts) = (_pseudo_values(side, reduce) for side in (left, right))
         differences, shares = wholes - others, parts - other_parts  # (seed,), (seed, document)
         deviation = float(differences.std(ddof=1)) if len(differences) > 1 else np.nan
-        return Difference(float(differences.mean()), deviation, _document_error(shares), len(differences), n)
+        return Difference(float(differences.mean()), deviation, *_document_errors(shares), len(differences), n)
 
 
-def _document_error(shares: Floats) -> float:
-    """The standard error that documents bring, from pseudo-values (seed, document)."""
+def _document_errors(shares: Floats) -> tuple[float, float]:
+    """The `shared_error` and the `document_error` of pseudo-values (seed, document)."""
     seeds, n = shares.shape
     if n < 2:
-        return np.nan
+        return np.nan, np.nan
     apart = shares - shares.mean(axis=1, keepdims=True)
-    variance = (apart**2).sum()
-    if seeds > 1:  # the mean, over pairs of different seeds, of their covariance
-        variance = ((apart.sum(axis=0) ** 2).sum() - variance) / (seeds * (seeds - 1))
-    return float(np.sqrt(np.maximum(0.0, variance / (n - 1) / n)))
+    alone, own = (apart.sum(axis=0) ** 2).sum(), (apart**2).sum()
+    # The mean, over pairs of different seeds, of their covariance; of one seed, its variance.
+    shared = (alone - own) / (seeds * (seeds - 1)) if seeds > 1 else own
+    first, second = (float(np.sqrt(np.maximum(0.0, x / (n - 1) / n))) for x in (shared, alone / seeds**2))
+    return first, second
 
 
 def seeds_needed(
-    deviation: float, effect: float, tests: int = 1, document_error: float = 0.0, documents: float = math.inf
+    deviation: float, effect: float, tests: int = 1, shared_error: float = 0.0, documents: float = math.inf
 ) -> float:
     """The paired seeds that find an effect with 80 % power at 5 %, two-sided; infinite where documents alone hide it.
 
@@ -159,7 +167,7 @@ def seeds_needed(
         deviation: standard deviation over seeds of the paired difference.
         effect: the smallest one worth knowing, in the same units.
         tests: how many are corrected for, by the first step of Holm's correction.
-        document_error: standard error over as many documents as `documents`, which no number of seeds reduces.
+        shared_error: standard error over as many documents as `documents`, which no number of seeds reduces.
 
     Raises:
         ValueError: deviation or effect is no finite number above zero.
@@ -167,13 +175,13 @@ def seeds_needed(
     Example:
         >>> seeds_needed(0.01, 0.01), seeds_needed(0.01, 0.01, tests=12)
         (10, 18)
-        >>> seeds_needed(0.01, 0.01, document_error=0.005)
+        >>> seeds_needed(0.01, 0.01, shared_error=0.005)
         inf
     """
     for name, value in (("deviation", deviation), ("effect", effect)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value}; it must be a finite number above zero")
-    fixed = minimum_detectable_effect(document_error, documents - 1, tests)
+    fixed = minimum_detectable_effect(shared_error, documents - 1, tests)
     if fixed >= effect:
         return math.inf
     goal = math.sqrt(effect**2 - fixed**2)

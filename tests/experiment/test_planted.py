@@ -108,7 +108,7 @@ def test_few_seeds_decide_nothing_and_say_how_many_would(seeds: int, ratio: floa
     assert "fewer than 4 paired seeds" in found["perplexity"]["reason"]
     assert (found["perplexity"]["low"] is None) == (seeds == 1)
     last = answer(list(found.values()))[-1]
-    assert last.startswith("Fewer than 4 seeds decide nothing; to find 0.01 in ROUGE-L takes ")
+    assert last.startswith("Fewer than 4 seeds decide nothing; by the spread seen, to find 0.01 in ROUGE-L takes ")
     assert last.count("seeds") == 3 and ("at least 4 seeds" in last) >= (seeds == 1)
 
 

@@ -38,7 +38,7 @@ def test_either_error_alone_is_the_textbooks() -> None:
     found = retrained_difference(np.tile(by_seed[:, None, None], (1, 9, 1)), np.zeros(9))
     expected = stats.ttest_1samp(by_seed, 0.0)
     assert found.interval() == pytest.approx(tuple(expected.confidence_interval()))
-    assert found.p == pytest.approx(expected.pvalue) and found.document_error == pytest.approx(0, abs=1e-12)
+    assert found.p == pytest.approx(expected.pvalue) and found.shared_error == pytest.approx(0, abs=1e-12)
     by_document = np.random.default_rng(2).normal(0.5, 1, 40)
     alike = retrained_difference(np.tile(by_document[None, :, None], (3, 1, 1)), np.zeros(40))
     expected = stats.ttest_1samp(by_document, 0.0)
@@ -54,7 +54,7 @@ def test_a_ratio_of_sums_has_the_bootstraps_error() -> None:
     found = retrained_difference(a, b, perplexity_of_sums)
     counts = rng.multinomial(n, np.full(n, 1 / n), 4000)
     bootstrap = perplexity_of_sums(counts @ a, n) - perplexity_of_sums(counts @ b, n)
-    assert found.document_error == pytest.approx(bootstrap.std(), rel=0.1)
+    assert found.document_error == found.shared_error == pytest.approx(bootstrap.std(), rel=0.1)
     assert found.seeds == 1 and np.isnan(found.interval()).all() and np.isnan(found.p)
 
 
@@ -69,13 +69,21 @@ def test_a_side_with_one_seed_stands_against_all() -> None:
         retrained_difference(a, b[:, :19])
 
 
+def test_no_shorter_than_the_same_networks_on_other_documents() -> None:
+    opposed = np.random.default_rng(8).normal(size=(1, 50, 1)) * np.array([1.0, -0.8])[:, None, None]
+    a = opposed - opposed.mean(axis=1, keepdims=True)  # seeds that agree in the mean, and on no document
+    found = retrained_difference(a, np.zeros(50))
+    assert found.shared_error == 0 and found.deviation == pytest.approx(0, abs=1e-12)
+    assert found.interval()[1] == pytest.approx(stats.ttest_1samp(a.mean(axis=0)[:, 0], 0).confidence_interval().high)
+
+
 def test_little_or_equal_data() -> None:
     same = np.ones((3, 8, 1))
     assert retrained_difference(same, same).p == 1 and retrained_difference(same, 0 * same).p == 0
     one = retrained_difference(same[:, :1], same[:, :1])
     assert one.estimate == 0 and np.isnan(one.interval()).all() and not one.equivalent(1)
     assert retrained_difference([], []) == pytest.approx(UNKNOWN, nan_ok=True)
-    assert 0 < Difference(1.0, 1e-9, 1e-9, 20, 300).p < 1e-100
+    assert 0 < Difference(1.0, 1e-9, 1e-9, 1e-9, 20, 300).p < 1e-100
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2])
@@ -92,11 +100,11 @@ def test_the_effect_and_the_seeds_have_their_power() -> None:
     rng, repeats, n, seeds = np.random.default_rng(6), 400, 60, 6
     wide = [retrained_difference(*planted(rng, seeds, 2.0)) for _ in range(200)]
     # The errors of an average experiment.
-    typical = Difference(0.0, *(float(np.sqrt(np.mean([x[i] ** 2 for x in wide]))) for i in (1, 2)), seeds, n)
+    typical = Difference(0.0, *(float(np.sqrt(np.mean([x[i] ** 2 for x in wide]))) for i in (1, 2, 3)), seeds, n)
     effect = typical.detectable()
     found = sum(retrained_difference(*planted(rng, seeds, 2.0, effect)).p < 0.05 for _ in range(repeats))
     assert 0.77 * repeats < found < 0.9 * repeats  # the two effects as sides of a triangle: a little on the safe side
-    needed = seeds_needed(typical.deviation, effect, document_error=typical.document_error, documents=n)
+    needed = seeds_needed(typical.deviation, effect, shared_error=typical.shared_error, documents=n)
     assert needed == seeds
     assert seeds_needed(1e-6, 1.0) == 2 and seeds_needed(100.0, 0.1) > 1e6
     with pytest.raises(ValueError, match="deviation is nan; it must be a finite number above zero"):

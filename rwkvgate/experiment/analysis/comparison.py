@@ -41,7 +41,7 @@ SUMMARY_COLUMNS = (
 COMPARISON_COLUMNS = (
     *("arm", "against", "metric", "domain", "value", "reference", "difference", "low", "high"),
     *("relative", "relative_low", "relative_high", "n", "seeds", "reference_seeds", "seed_deviation"),
-    *("document_error", "p_documents", "p", "bound", "smallest", "status"),
+    *("shared_error", "document_error", "p_documents", "p", "bound", "smallest", "status"),
 )
 UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)
 Failures = Mapping[str, str]
@@ -174,10 +174,11 @@ def comparisons(
         interval of `retrained` (other seeds and other documents; nan below two seeds), `relative` (difference /
         reference) with its interval (of the logarithm of the ratio), `n` documents that all seeds of both have, the
         numbers of seeds (those that both have, or one side's single one against all of the other's),
-        `seed_deviation` and `document_error` of the difference, `p_documents` of the permutation test against
-        documents alone, `p` against seeds and documents together too (not corrected for the number of rows: those of
-        the claims are), `bound` (the arms are shown to differ by less, either way: two one-sided tests at 5 %),
-        `smallest`, the minimum detectable effect at 80 % power, and `status`: "" where all is well, else why not.
+        `seed_deviation`, `shared_error` and `document_error` of the difference (`retrained.Difference`),
+        `p_documents` of the permutation test against documents alone, `p` against seeds and documents together too
+        (not corrected for the number of rows: those of the claims are), `bound` (the arms are shown to differ by less,
+        either way: two one-sided tests at 5 %), `smallest`, the minimum detectable effect at 80 % power, and `status`:
+        "" where all is well, else why not.
     """
     rows = []
     for pair in dict.fromkeys(pairs):
@@ -221,6 +222,7 @@ def _compare(results: pd.DataFrame, pair: Pair, failures: Failures | None, resam
         "seeds": left.shape[0],
         "reference_seeds": right.shape[0],
         "seed_deviation": found.deviation,
+        "shared_error": found.shared_error,
         "document_error": found.document_error,
         "p_documents": p_documents,
         "p": float(np.maximum(p_documents, found.p)),
