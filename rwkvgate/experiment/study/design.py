@@ -1,0 +1,146 @@
+"""What the study compares, decided before its numbers were seen: networks, sizes, budgets, rates, seeds, margins.
+
+Decided on 2026-11-28. The question is whether the paper's gate, or one of its variants, lowers the loss of a network
+pretrained from scratch, against controls of equal steps, equal parameters, equal FLOPs and equal seconds.
+
+- The smallest effect worth knowing is `WORTH_KNOWING` nats per token. Seeds are paired: the networks of a seed see the
+  same rows in the same order, and start from the same weights where their shapes agree.
+- Each network trains at its own learning rate, the best of equally many on validation data. A best rate at the edge of
+  the grid adds a rate beyond that edge, until it lies inside.
+- Rates are chosen on seeds of their own, and compared on fresh ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from rwkvgate.experiment.arms import find_arm
+from rwkvgate.gate.config import GateConfig
+from rwkvgate.gate.patch import patch
+from rwkvgate.metrics.cost import base_flops, gate_cost, wkv_flops
+from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
+
+PROTOCOL = 1
+"""Raised with every change to what a trial computes, so that trials of two protocols are never compared."""
+WORTH_KNOWING = 0.01
+"""Nats per token."""
+VOCABULARY, BATCH, LENGTH, WEIGHT_DECAY = 2048, 16, 128, 0.001
+RATES = (2e-3, 4e-3, 8e-3)
+CHOOSING, COMPARED = (100, 101), tuple(range(200, 210))
+"""Seeds that choose the rate, and those that are compared."""
+BASE = "base"
+MORE_STEPS = (1.15, 1.3)
+"""The base is annealed at so many times each budget too: its loss at an arm's FLOPs or seconds lies between."""
+PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv-no-position")
+"""The paper's arms, the control of equal parameters, and the best of the search."""
+SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
+WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
+"""Controls of equal parameters: a base whose channel mixing is wider, and the arm that it has as many parameters as."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The sizes of a network without gates."""
+
+    name: str
+    hidden: int
+    layers: int
+    head: int
+
+    def config(self, **changes: int) -> Rwkv6Config:
+        """The network's configuration."""
+        sizes = {"hidden_size": self.hidden, "num_hidden_layers": self.layers, "head_size": self.head}
+        return Rwkv6Config(vocab_size=VOCABULARY, time_mix_rank=16, time_decay_rank=16, **(sizes | changes))
+
+
+SIZES = {size.name: size for size in (Size("64x4", 64, 4, 16), Size("128x4", 128, 4, 32), Size("192x6", 192, 6, 32))}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Trainings that answer one question.
+
+    Attributes:
+        budgets: steps that each is annealed at.
+        rates: learning rates tried; empty takes each network's best of the stage `rated`.
+    """
+
+    name: str
+    size: Size
+    networks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    budgets: tuple[int, ...]
+    rates: tuple[float, ...] = ()
+    rated: str = ""
+
+    def steps(self, network: str) -> tuple[int, ...]:
+        """The budgets of one network, with those that only a control of equal compute needs."""
+        extra = MORE_STEPS if network == BASE and not self.rates else ()
+        return tuple(sorted({round(more * budget) for budget in self.budgets for more in (1.0, *extra)}))
+
+
+def _stages(size: Size, seeds: tuple[int, ...], budgets: tuple[int, ...]) -> list[Stage]:
+    rates = f"rates {size.name}"
+    return [
+        Stage(rates, size, PRIMARY, CHOOSING, (150, 300), RATES),
+        Stage(f"primary {size.name}", size, PRIMARY, seeds, budgets, rated=rates),
+    ]
+
+
+_MIDDLE = SIZES["128x4"]
+STAGES = {
+    stage.name: stage
+    for stage in (
+        *_stages(_MIDDLE, COMPARED, (150, 300, 600)),
+        Stage("rates of the others", _MIDDLE, SECONDARY, CHOOSING, (150, 300), RATES),
+        Stage("others", _MIDDLE, SECONDARY, COMPARED[:5], (150, 300, 600), rated="rates of the others"),
+        *_stages(SIZES["64x4"], COMPARED, (150, 300, 600, 1200)),
+        Stage("long", _MIDDLE, PRIMARY, COMPARED[:4], (1200, 3000), rated="rates 128x4"),
+        *_stages(SIZES["192x6"], COMPARED[:5], (150, 300, 600)),
+    )
+}
+"""The stages in the order in which they run."""
+
+
+def build(network: str, size: Size, seed: int) -> Rwkv6ForCausalLM:
+    """A fresh network: the base's weights drawn from the seed, and then the gate's, drawn from the seed too."""
+    torch.manual_seed(seed)
+    model = Rwkv6ForCausalLM(size.config(**_widened(network, size)))
+    if network not in (BASE, *WIDE):
+        torch.manual_seed(seed)
+        patch(model, gate_config(network))
+    return model
+
+
+@cache
+def cost(network: str, size: Size) -> tuple[int, float]:
+    """A network's parameters, and its FLOPs per token in one forward pass: matrix products, and WKV by definition."""
+    config = size.config(**_widened(network, size))
+    with torch.device("meta"):
+        parameters = Rwkv6ForCausalLM(config).num_parameters()
+    flops = (base_flops(config, LENGTH) + wkv_flops(config, LENGTH)) / LENGTH
+    if network in (BASE, *WIDE):
+        return parameters, flops
+    gate = gate_cost(gate_config(network), size.hidden, size.hidden // size.head, LENGTH)
+    return parameters + size.layers * gate.parameters, flops + size.layers * gate.flops / LENGTH
+
+
+def gate_config(network: str) -> GateConfig:
+    """The gate of an arm that has one."""
+    gate = find_arm(network).gate
+    assert gate is not None
+    return gate
+
+
+def _widened(network: str, size: Size) -> dict[str, int]:
+    """The width of a wide control's channel mixing: the nearest to the parameters of its arm."""
+    if network not in WIDE:
+        return {}
+    plain = size.config()
+    gate = gate_cost(gate_config(WIDE[network]), size.hidden, size.hidden // size.head).parameters
+    assert plain.intermediate_size is not None
+    return {"intermediate_size": plain.intermediate_size + round(gate / (2 * size.hidden))}
