@@ -1,0 +1,250 @@
+"""What the study's trials say: differences from controls of equal steps, parameters, FLOPs and seconds; multipliers.
+
+A network's loss at a number of steps that it was not annealed at is read from its own losses at the nearest budgets,
+on a straight line in the logarithm of the steps. So the base that has trained as many seconds, or FLOPs, as an arm is
+a point on the base's own curve, of the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rwkvgate.experiment.study.design import BASE, WIDE, WORTH_KNOWING
+from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.statistics import Floats, holm
+
+LEVEL = 0.05
+CONTROLS = ("steps", "parameters", "FLOPs", "seconds")
+"""What a control has as much of as the arm."""
+Ratios = Mapping[str, float]
+"""Seconds of one training step by network, over the base's."""
+
+
+class Difference(NamedTuple):
+    """A mean difference with its 95 % interval over training seeds and test documents together.
+
+    `p` is two-sided; `bound` is the largest difference of either sign that the data leave possible at the 5 % level
+    (two one-sided tests): two networks are equivalent within a margin that is no smaller.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    p: float
+    bound: float
+    deviation: float
+    seeds: int
+
+
+UNKNOWN = Difference(np.nan, np.nan, np.nan, np.nan, np.nan, np.nan, 0)
+
+
+def losses_at(trial: Trial, steps: float) -> Floats:
+    """The loss of each test document after so many steps, nats per token, on the trial's own curve.
+
+    Outside the trial's budgets the line through the two nearest goes on.
+    """
+    budgets = sorted(trial.test)
+    if len(budgets) == 1:
+        return np.array(trial.test[budgets[0]])
+    right = int(np.clip(np.searchsorted(budgets, steps), 1, len(budgets) - 1))
+    (a, b), x = np.log(budgets[right - 1 : right + 1]), np.log(steps)
+    first, second = (np.array(trial.test[budgets[i]]) for i in (right - 1, right))
+    result: Floats = first + (second - first) * (x - a) / (b - a)
+    return result
+
+
+def compare(pairs: Sequence[tuple[Floats, Floats]], weights: Sequence[int]) -> Difference:
+    """The mean of a - b over seeds and documents.
+
+    The variance is that of the seeds' mean plus that of the documents' mean, and its degrees of freedom are
+    Satterthwaite's; what a seed and a document have to do with each other alone is counted twice, on the safe side.
+
+    Args:
+        pairs: for each seed the losses of both networks by document.
+        weights: tokens of each document.
+    """
+    if not pairs or not all(np.isfinite(a).all() and np.isfinite(b).all() for a, b in pairs):
+        return UNKNOWN
+    each = np.array([a - b for a, b in pairs])  # (seed, document)
+    share = np.asarray(weights) / np.sum(weights)
+    by_seed, by_document = each @ share, each.mean(axis=0)
+    seeds, documents = each.shape
+    estimate = float(by_seed.mean())
+    if seeds < 2:
+        return UNKNOWN._replace(estimate=estimate, seeds=seeds)
+    over_seeds = float(by_seed.var(ddof=1)) / seeds
+    over_documents = float(((share * (by_document - estimate)) ** 2).sum()) * documents / (documents - 1)
+    variance = over_seeds + over_documents
+    if variance == 0:
+        return Difference(estimate, estimate, estimate, float(estimate == 0), abs(estimate), 0.0, seeds)
+    degrees = variance**2 / (over_seeds**2 / (seeds - 1) + over_documents**2 / (documents - 1))
+    error = np.sqrt(variance)
+    half, one_sided = (stats.t.ppf(1 - LEVEL / tails, degrees) * error for tails in (2, 1))
+    return Difference(
+        estimate,
+        estimate - half,
+        estimate + half,
+        float(2 * stats.t.sf(abs(estimate) / error, degrees)),
+        abs(estimate) + one_sided,
+        float(by_seed.std(ddof=1)),
+        seeds,
+    )
+
+
+def ratio(arm: Trial, base: Trial, control: str, seconds: Ratios) -> float:
+    """How many times the arm's steps its control trains, to spend as much of what the control is named after."""
+    ratios = {"FLOPs": arm.flops / base.flops, "seconds": seconds.get(arm.plan.network, np.nan)}
+    return ratios.get(control, 1.0)
+
+
+def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
+    """Every arm against every control at every budget: a row each, with the fields of `Difference`.
+
+    Columns `size`, `arm`, `control`, `budget` (steps of the arm), `against` (the control's network), `ratio` (its steps
+    over the arm's). A control of equal parameters is the wide base with the nearest number of them, or the base.
+
+    Args:
+        trials: of compared seeds, one rate for each network.
+        seconds: by size.
+    """
+    rows: list[dict[str, Any]] = []
+    for size, by_network in _by_size(trials).items():
+        base = by_network.get(BASE, {})
+        for name, own in by_network.items():
+            if name == BASE or not base:
+                continue
+            first, reference = next(iter(own.values())), next(iter(base.values()))
+            for budget, control in ((b, c) for b in sorted(first.test) for c in CONTROLS):
+                against = _equal_parameters(first, by_network) if control == "parameters" else BASE
+                if name in WIDE and control == "parameters":
+                    continue
+                steps = budget * ratio(first, reference, control, seconds.get(size, {}))
+                other = by_network[against]
+                shared = [seed for seed in own if seed in other] if np.isfinite(steps) else []
+                found = compare(
+                    [(losses_at(own[s], budget), losses_at(other[s], steps)) for s in shared], first.weights
+                )
+                row = {"size": size, "arm": name, "control": control, "budget": budget, "against": against}
+                rows.append(row | {"ratio": steps / budget} | found._asdict())
+    return pd.DataFrame(rows)
+
+
+def decide(compared: pd.DataFrame) -> pd.DataFrame:
+    """The verdict on each arm at its largest budget, which stands for a gain over *every* control.
+
+    Columns `size`, `arm`, `budget`, `control` (the one with the largest difference) with its `estimate`, `low`, `high`
+    and `seeds`; `p`, the largest one-sided p of the arm's controls (an intersection-union test) after Holm's correction
+    over the arms of a size; and `verdict`: *better than every control*; *worse than every control*, by the same test;
+    *no better*, where the arm is shown to be less than `WORTH_KNOWING` better than some control; else *undecided*.
+    """
+    verdicts = []
+    for _, part in compared.groupby("size", sort=False):
+        largest = part[part["budget"] == part.groupby("arm")["budget"].transform("max")]
+        arms = {str(arm): own for arm, own in largest.groupby("arm", sort=False) if arm not in WIDE}
+        better, worse = (
+            dict(zip(arms, holm([_joint_p(own, sign) for own in arms.values()]), strict=True)) for sign in (-1, 1)
+        )
+        for arm, own in arms.items():
+            verdict = "undecided"
+            if better[arm] < LEVEL:
+                verdict = "better than every control"
+            elif worse[arm] < LEVEL:
+                verdict = "worse than every control"
+            elif (_best_possible(own) > -WORTH_KNOWING).any():
+                verdict = "no better"
+            hardest = own.loc[own["estimate"].idxmax()] if own["estimate"].notna().any() else own.iloc[0]
+            row = hardest[["size", "arm", "budget", "control", "estimate", "low", "high", "seeds"]].to_dict()
+            verdicts.append(row | {"p": better[arm], "verdict": verdict})
+    return pd.DataFrame(verdicts)
+
+
+def multipliers(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
+    """How many times the arm's compute the base needs for the arm's loss, in FLOPs and in seconds; above 1 is a gain.
+
+    Columns `size`, `arm`, `budget`, `of` ('FLOPs' or 'seconds'), `estimate`, `low`, `high` (Student's 95 % interval of
+    the logarithm over paired seeds) and `seeds`.
+    """
+    rows: list[dict[str, Any]] = []
+    for size, by_network in _by_size(trials).items():
+        base = by_network.get(BASE, {})
+        for name, own in by_network.items():
+            shared = [seed for seed in own if seed in base]
+            if name == BASE or not shared:
+                continue
+            first = own[shared[0]]
+            for budget in sorted(first.test):
+                times = np.array([_steps_for(base[s], own[s].loss(budget)) / budget for s in shared])
+                for of in ("FLOPs", "seconds"):
+                    logs = np.log(times / ratio(first, base[shared[0]], of, seconds.get(size, {})))
+                    row: dict[str, Any] = {"size": size, "arm": name, "budget": budget, "of": of, "seeds": len(logs)}
+                    rows.append(row | _student(logs))
+    return pd.DataFrame(rows)
+
+
+def frame(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Every trial at every budget: `size`, `network`, `rate`, `seed`, `budget`, `validation`, `test`, `parameters`,
+    `flops` (of the whole training, forward and backward) and `diverged`."""
+    return pd.DataFrame(
+        [
+            {"size": t.plan.size.name, "network": t.plan.network, "rate": t.plan.rate, "seed": t.plan.seed}
+            | {"budget": budget, "validation": t.validation[budget], "test": t.loss(budget)}
+            | {"parameters": t.parameters, "flops": 3 * t.flops * budget * 2048, "diverged": t.diverged}
+            for t in trials
+            for budget in sorted(t.test)
+        ]
+    )
+
+
+def _by_size(trials: Sequence[Trial]) -> dict[str, dict[str, dict[int, Trial]]]:
+    """Trials by size, network and seed."""
+    found: dict[str, dict[str, dict[int, Trial]]] = {}
+    for trial in trials:
+        plan = trial.plan
+        found.setdefault(plan.size.name, {}).setdefault(plan.network, {})[plan.seed] = trial
+    return found
+
+
+def _equal_parameters(arm: Trial, by_network: Mapping[str, Mapping[int, Trial]]) -> str:
+    """The control whose number of parameters is nearest to the arm's."""
+    sizes = {name: next(iter(by_network[name].values())).parameters for name in (BASE, *WIDE) if name in by_network}
+    return min(sizes, key=lambda name: abs(sizes[name] - arm.parameters))
+
+
+def _steps_for(base: Trial, loss: float) -> float:
+    """The steps after which the base has this loss, on its own curve."""
+    budgets = sorted(base.test)
+    losses = [base.loss(budget) for budget in budgets]
+    for right in range(1, len(budgets)):
+        if losses[right] <= loss or right == len(budgets) - 1:
+            (a, b), (x, y) = np.log(budgets[right - 1 : right + 1]), losses[right - 1 : right + 1]
+            return float(np.exp(a + (b - a) * (loss - x) / (y - x))) if x != y else np.nan
+    return np.nan
+
+
+def _student(logs: Floats) -> dict[str, float]:
+    """The geometric mean with its interval."""
+    if len(logs) < 2 or not np.isfinite(logs).all():
+        return {"estimate": float(np.exp(logs.mean())), "low": np.nan, "high": np.nan}
+    bounds = stats.ttest_1samp(logs, 0.0).confidence_interval(1 - LEVEL)
+    return {
+        "estimate": float(np.exp(logs.mean())),
+        "low": float(np.exp(bounds.low)),
+        "high": float(np.exp(bounds.high)),
+    }
+
+
+def _joint_p(own: pd.DataFrame, sign: int) -> float:
+    """The largest one-sided p value, over an arm's controls, that the difference has this sign."""
+    right = np.sign(own["estimate"]) == sign
+    return float(np.where(right, own["p"] / 2, 1 - own["p"] / 2).max()) if own["p"].notna().all() else np.nan
+
+
+def _best_possible(own: pd.DataFrame) -> pd.Series:
+    """How far below its controls the arm's loss may lie: the lower ends of one-sided 95 % intervals."""
+    return own["estimate"] - (own["bound"] - own["estimate"].abs())
