@@ -18,7 +18,9 @@ from rwkvgate.experiment.locks import take
 from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.progress import clock
 from rwkvgate.experiment.study.design import STAGES, Stage
+from rwkvgate.experiment.study.page import write_page
 from rwkvgate.experiment.study.texts import books
+from rwkvgate.experiment.study.timing import ratios, write_times
 from rwkvgate.experiment.study.trials import Plan, Trial, Trials
 from rwkvgate.gate.validation import SettingsError, unknown_name
 
@@ -78,12 +80,15 @@ class Study:
                 pass
             print(f"{stage.name}: {self.count(stage)}", flush=True)
 
-    def count(self, stage: Stage) -> str:
-        """How much of a stage is finished."""
+    def finished(self, stage: Stage) -> tuple[list[Trial], int]:
+        """The finished trials of a stage, and how many it has; 0 while the stage that chooses its rates is not done."""
         plans = self.plans(stage)
-        if not plans:
-            return f"waits for {stage.rated}"
-        return f"{sum(self.trials.known(plan) is not None for plan in plans)} of {len(plans)} trials are finished"
+        return [trial for plan in plans if (trial := self.trials.known(plan)) is not None], len(plans)
+
+    def count(self, stage: Stage) -> str:
+        """How much of a stage is finished, in words."""
+        finished, planned = self.finished(stage)
+        return f"{len(finished)} of {planned} trials are finished" if planned else f"waits for {stage.rated}"
 
     def _run_next(self, stage: Stage) -> bool:
         """Run the stage's next trial; False where there is none."""
@@ -134,7 +139,8 @@ def main() -> None:
     """Run the study, or some of its stages."""
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.experiment.study", description=__doc__)
     parser.add_argument("--stage", action="append", default=[], help="one stage alone; may be given again")
-    parser.add_argument("--show", action="store_true", help="say what is finished, and run nothing")
+    parser.add_argument("--time", action="store_true", help="time training steps on this machine, which must be idle")
+    parser.add_argument("--page", action="store_true", help="write tables, figures and docs/study.md, and run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     root = project_root() / "outputs" / "study"
@@ -143,12 +149,14 @@ def main() -> None:
             if name not in STAGES:
                 raise unknown_name("stage", name, list(STAGES))
         study = Study(Trials(root / "trials", books(root / "texts")))
-        stages = [STAGES[name] for name in arguments.stage or STAGES]
-        if arguments.show:
-            for stage in stages:
-                print(f"{stage.name}: {study.count(stage)}")
-        else:
-            study.run(stages)
+        if arguments.time:
+            print(write_times(root / "seconds.csv").to_string(index=False))
+        elif not arguments.page:
+            study.run([STAGES[name] for name in arguments.stage or STAGES])
+        found = {name: study.finished(stage) for name, stage in STAGES.items()}
+        write_page(project_root() / "docs" / "study.md", root, found, ratios(root / "seconds.csv"))
+        for stage in STAGES.values():
+            print(f"{stage.name}: {study.count(stage)}")
     except SettingsError as error:
         sys.exit(str(error))
 

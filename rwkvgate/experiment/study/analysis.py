@@ -158,8 +158,10 @@ def decide(compared: pd.DataFrame) -> pd.DataFrame:
                 verdict = "worse than every control"
             elif (_best_possible(own) > -WORTH_KNOWING).any():
                 verdict = "no better"
-            hardest = own.loc[own["estimate"].idxmax()] if own["estimate"].notna().any() else own.iloc[0]
-            row = hardest[["size", "arm", "budget", "control", "estimate", "low", "high", "seeds"]].to_dict()
+            hardest = own.sort_values("estimate", ascending=False)
+            row = hardest[["size", "arm", "budget", "control", "estimate", "low", "high", "seeds"]].to_dict("records")[
+                0
+            ]
             verdicts.append(row | {"p": better[arm], "verdict": verdict})
     return pd.DataFrame(verdicts)
 

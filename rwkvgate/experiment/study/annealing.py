@@ -100,7 +100,7 @@ def train_annealed(
     Returns:
         The curve. A training that diverges ends there: the budgets that are not reached have score None.
     """
-    run = _Training(model, rows, labels or rows, batch_size, rate, weight_decay)
+    run = Trainer(model, rows, labels or rows, batch_size, rate, weight_decay)
     plan = _plan(budgets)
     position, saved = run.resume(checkpoint), time.monotonic()
     total = sum(end - begin for _, begin, end in plan)
@@ -160,7 +160,7 @@ class _Position:
     curve: Curve = field(default_factory=Curve)
 
 
-class _Training:
+class Trainer:
     """A model with its optimiser and its rows."""
 
     def __init__(

@@ -78,12 +78,12 @@ def test_the_multiplier_is_the_planted_one() -> None:
 
 
 def test_the_interval_covers_new_seeds_and_new_documents() -> None:
-    """Nominal 95 %, for retrained networks on other documents, from two seeds on."""
+    """Nominal 95 %, for retrained networks on other documents."""
     rng = np.random.default_rng(0)
-    for seeds in (2, 5, 10):
+    for seeds in (4, 10):
         inside = []
         for _ in range(800):
             noise = rng.normal(0, 1, (seeds, 1)) + rng.normal(0, 4, (1, 40)) + rng.normal(0, 1, (seeds, 40))
             found = compare([(row, np.zeros(40)) for row in noise], [1] * 40)
             inside.append(found.low <= 0 <= found.high)
-        assert 0.93 < np.mean(inside) <= 1.0
+        assert 0.935 < np.mean(inside) <= 1.0

@@ -1,0 +1,189 @@
+"""The page of the study, docs/study.md, its tables and its figures, made from the finished trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn.objects as so
+
+from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
+from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
+from rwkvgate.experiment.study.analysis import CONTROLS, Ratios, comparisons, decide, frame, multipliers
+from rwkvgate.experiment.study.design import BASE, BATCH, LENGTH, STAGES, WIDE, WORTH_KNOWING
+from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.rwkv6.files import write_file, write_text
+
+STEP_TOKENS = BATCH * LENGTH
+Found = Mapping[str, tuple[Sequence[Trial], int]]
+"""By stage: the finished trials, and how many there will be; 0 while that is not known."""
+
+DESIGN = f"""# The study
+
+`make study` asks whether the paper's gate, or a variant of it, lowers the loss of a network that is pretrained from
+scratch, *for what it costs*. It takes days on two cores, is resumed where it stopped, and writes this page.
+
+## Design, decided on 2026-11-28 before its numbers were seen
+
+- **Text**: Shakespeare's plays and the King James Bible, from two packages of the Python index, pinned by SHA-256: the
+  same for everyone. Every tenth work is held out for validation, and every tenth for the test.
+- **Networks**: RWKV-6 in three sizes; the base, gated arms, and bases with a wider channel mixing that have as many
+  parameters as an arm. docs/gates.md has the arms' equations.
+- **Controls**: the base with the arm's number of steps, of FLOPs, of seconds, and a base with its parameters. *A gain
+  is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each budget
+  in which the rate falls to zero over the last fifth (arXiv 2405.18392). So the base's loss is known as a function of
+  its steps, and its loss at the arm's FLOPs or seconds is read from the base's own branches at 1, 1.15 and 1.3 times
+  the arm's steps. Seconds are those of a training step on one core, measured in turn on an idle machine.
+- **Learning rates**: three for each network, a factor of two apart, on two seeds of their own; a best rate at the edge
+  of the grid adds one beyond it. All networks have equally many trials until then.
+- **Seeds** are fresh, and paired: the same rows in the same order, and the same weights where shapes agree.
+- **Worth knowing**: {WORTH_KNOWING:g} nats per token. An arm is *better* if its loss is lower than every control's (the
+  largest one-sided p of the four, Holm's correction over the arms of a size), *worse* by the same test, *no better*
+  if it is shown to be less than {WORTH_KNOWING:g} better than some control, else *undecided*. All of it at the largest
+  budget. Intervals are over training seeds and test documents together.
+"""
+
+
+def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> None:
+    """Write the page to `path`, and the tables and figures that it is made from into `folder`."""
+    trials = [trial for name, (some, _) in found.items() if not STAGES[name].rates for trial in some]
+    chosen = [trial for name, (some, _) in found.items() if STAGES[name].rates for trial in some]
+    parts = [DESIGN, "## How much is finished", _progress(found)]
+    tables = {"trials": frame([*chosen, *trials])}
+    if chosen:
+        parts += ["## Learning rates", _rates(found)]
+    if trials:
+        tables |= {"comparisons": comparisons(trials, seconds), "multipliers": multipliers(trials, seconds)}
+        parts += ["## Results"]
+    if trials and len(tables["comparisons"]):
+        compared, times = tables["comparisons"], tables["multipliers"]
+        tables["verdicts"] = decide(compared)
+        parts += [_verdicts(tables["verdicts"]), _comparisons(compared), _multipliers(times), _power(compared)]
+        for name, caption in _figures(folder, frame(trials), compared).items():
+            parts.append(f"![{caption}](../outputs/study/{name}.svg)")
+    for name, table in tables.items():
+        with write_file(folder / f"{name}.csv") as fresh:
+            table.to_csv(fresh, index=False, float_format="%.6g")
+    write_text(path, "\n\n".join(part.strip() for part in parts) + "\n")
+
+
+def _progress(found: Found) -> str:
+    rows = []
+    for name, (trials, planned) in found.items():
+        hours = sum(trial.seconds for trial in trials) / 3600
+        of = f"{len(trials)} of {planned}" if planned else "waits for its learning rates"
+        stage = STAGES[name]
+        tokens = ", ".join(f"{STEP_TOKENS * b / 1e6:.2g}" for b in stage.budgets)
+        rows.append({"Stage": name, "Trials": of, "Million tokens": tokens, "Core hours": f"{hours:.1f}"})
+    return markdown(pd.DataFrame(rows))
+
+
+def _rates(found: Found) -> str:
+    """Mean validation loss of each network by rate, where all its rates were tried."""
+    parts = []
+    for name, (some, planned) in found.items():
+        if not STAGES[name].rates or not some:
+            continue
+        own = frame(some)
+        own = own[own["budget"] == own["budget"].max()]
+        table = own.pivot_table(index="network", columns="rate", values="validation", aggfunc="mean", sort=False)
+        cells = table.map(lambda x: number(x) if np.isfinite(x) else "–")
+        cells.columns = pd.Index([f"{rate:g}" for rate in table.columns])
+        head = f"{name}: validation loss after {own['budget'].max()} steps, nats per token, mean of the seeds"
+        parts += [head + ("." if len(some) == planned else " (not finished)."), markdown(cells.reset_index())]
+    return "\n\n".join(parts)
+
+
+def _verdicts(verdicts: pd.DataFrame) -> str:
+    rows = [
+        {
+            "Size": row["size"],
+            "Arm": row["arm"],
+            "Steps": row["budget"],
+            "Hardest control": f"equal {row['control']}",
+            "Difference, nats per token": signed_interval(row["estimate"], row["low"], row["high"]),
+            "Seeds": row["seeds"],
+            "p (Holm)": number(row["p"], 2),
+            "Verdict": row["verdict"],
+        }
+        for row in verdicts.to_dict("records")
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def _comparisons(compared: pd.DataFrame) -> str:
+    head = "Loss of the arm minus its control's, nats per token, negative where the arm is better:"
+    rows = []
+    for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):
+        by = part.set_index("control")
+        cells = {
+            f"Equal {c}": signed_interval(*by.loc[c, ["estimate", "low", "high"]]) for c in CONTROLS if c in by.index
+        }
+        tokens = f"{STEP_TOKENS * int(str(budget)) / 1e6:.2g}"
+        rows.append({"Size": size, "Arm": arm, "Million tokens": tokens, "Seeds": int(by["seeds"].max())} | cells)
+    return f"{head}\n\n{markdown(pd.DataFrame(rows).fillna('–'))}"
+
+
+def _multipliers(times: pd.DataFrame) -> str:
+    head = "Compute multipliers: how much more the base must spend for the arm's loss; 1 is no gain, below 1 a loss:"
+    rows = []
+    for (size, arm, budget), part in times.groupby(["size", "arm", "budget"], sort=False):
+        by = part.set_index("of")
+        cells = {f"Of {of}": _interval(*by.loc[of, ["estimate", "low", "high"]]) for of in ("FLOPs", "seconds")}
+        rows.append({"Size": size, "Arm": arm, "Million tokens": f"{STEP_TOKENS * int(str(budget)) / 1e6:.2g}"} | cells)
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def _interval(estimate: float, low: float, high: float) -> str:
+    return f"{estimate:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else number(estimate)
+
+
+def _power(compared: pd.DataFrame) -> str:
+    largest = compared[compared["budget"] == compared.groupby(["size", "arm"])["budget"].transform("max")]
+    spread = largest[largest["control"] == "steps"].groupby("size", sort=False)["deviation"].agg(["min", "max"])
+    said = "; ".join(f"{size}: {row['min']:.3f} to {row['max']:.3f}" for size, row in spread.iterrows())
+    return f"Paired differences spread over seeds with a standard deviation (nats per token, by arm) of {said}."
+
+
+def _figures(folder: Path, trials: pd.DataFrame, compared: pd.DataFrame) -> dict[str, str]:
+    """Draw the figures; their captions by name."""
+    captions = {}
+    for size in trials["size"].unique():
+        own = trials[(trials["size"] == size) & ~trials["network"].isin(WIDE)]
+        means = own.groupby(["network", "budget"], sort=False)[["test", "flops"]].mean().reset_index()
+        plot = (
+            so.Plot(means, x="flops", y="test", color="network")
+            .add(so.Line(marker="o"))
+            .scale(x="log", color=palette(means["network"].unique()))
+            .label(x="FLOPs of training", y="test loss, nats per token", color="")
+        )
+        name = f"compute-{size}"
+        figure = draw(plot, f"Annealed loss against training FLOPs, {size}: lower and further left is better")
+        finish(figure)
+        save_figure(figure, folder, name)
+        captions[name] = f"Loss against FLOPs, {size}"
+    arms = [arm for arm in compared["arm"].unique() if arm not in (BASE, *WIDE)]
+    shown = compared[compared["arm"].isin(arms) & compared["low"].notna()].assign(
+        tokens=lambda t: STEP_TOKENS * t["budget"] / 1e6
+    )
+    if len(shown):
+        plot = (
+            so.Plot(shown, x="tokens", y="estimate", ymin="low", ymax="high", color="arm")
+            .facet(col="control", row="size")
+            .add(so.Line(marker="o"))
+            .add(so.Range())
+            .scale(x="log", color=palette(arms))
+            .label(x="million tokens", y="loss minus the control's", color="", title="{}".format)
+        )
+        height = 2.2 * shown["size"].nunique()
+        figure = draw(
+            plot, "Below zero the arm is better than a base of equal steps, parameters, FLOPs, seconds", height=height
+        )
+        for axes in figure.axes:
+            axes.axhline(0, color="black", linewidth=1, zorder=1)
+        finish(figure)
+        save_figure(figure, folder, "gap")
+        captions["gap"] = "Differences from the controls, by budget"
+    return captions
