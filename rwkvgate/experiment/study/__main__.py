@@ -19,6 +19,7 @@ from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.progress import clock
 from rwkvgate.experiment.study.design import STAGES, Stage
 from rwkvgate.experiment.study.page import write_page
+from rwkvgate.experiment.study.tasks import Books, Memory
 from rwkvgate.experiment.study.texts import books
 from rwkvgate.experiment.study.timing import ratios, write_times
 from rwkvgate.experiment.study.trials import Plan, Trial, Trials
@@ -112,7 +113,7 @@ class Study:
     @staticmethod
     def _plans(stage: Stage, rates: Mapping[str, tuple[float, ...]]) -> list[Plan]:
         return [
-            Plan(stage.size, network, rate, seed, stage.steps(network))
+            Plan(stage.size, network, rate, seed, stage.steps(network), stage.task)
             for seed in stage.seeds
             for network, several in rates.items()
             for rate in several
@@ -148,9 +149,9 @@ def main() -> None:
         for name in arguments.stage:
             if name not in STAGES:
                 raise unknown_name("stage", name, list(STAGES))
-        study = Study(Trials(root / "trials", books(root / "texts")))
+        study = Study(Trials(root / "trials", {"books": Books(books(root / "texts")), "memory": Memory()}))
         if arguments.time:
-            print(write_times(root / "seconds.csv").to_string(index=False))
+            print(write_times(root / "seconds.csv", study.trials.tasks).to_string(index=False))
         elif not arguments.page:
             study.run([STAGES[name] for name in arguments.stage or STAGES])
         found = {name: study.finished(stage) for name, stage in STAGES.items()}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rwkvgate.experiment.study.design import BASE, WIDE, WORTH_KNOWING
+from rwkvgate.experiment.study.design import BASE, WIDE
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.statistics import Floats, holm
 
@@ -135,13 +135,13 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def decide(compared: pd.DataFrame) -> pd.DataFrame:
+def decide(compared: pd.DataFrame, worth: float) -> pd.DataFrame:
     """The verdict on each arm at its largest budget, which stands for a gain over *every* control.
 
     Columns `size`, `arm`, `budget`, `control` (the one with the largest difference) with its `estimate`, `low`, `high`
     and `seeds`; `p`, the largest one-sided p of the arm's controls (an intersection-union test) after Holm's correction
     over the arms of a size; and `verdict`: *better than every control*; *worse than every control*, by the same test;
-    *no better*, where the arm is shown to be less than `WORTH_KNOWING` better than some control; else *undecided*.
+    *no better*, where the arm is shown to be less than `worth` better than some control; else *undecided*.
     """
     verdicts = []
     for _, part in compared.groupby("size", sort=False):
@@ -156,7 +156,7 @@ def decide(compared: pd.DataFrame) -> pd.DataFrame:
                 verdict = "better than every control"
             elif worse[arm] < LEVEL:
                 verdict = "worse than every control"
-            elif (_best_possible(own) > -WORTH_KNOWING).any():
+            elif (_best_possible(own) > -worth).any():
                 verdict = "no better"
             hardest = own.sort_values("estimate", ascending=False)
             row = hardest[["size", "arm", "budget", "control", "estimate", "low", "high", "seeds"]].to_dict("records")[
@@ -201,6 +201,18 @@ def frame(trials: Sequence[Trial]) -> pd.DataFrame:
             for budget in sorted(t.test)
         ]
     )
+
+
+def recalled_shares(trials: Sequence[Trial]) -> pd.DataFrame:
+    """The share recalled, of memory trials: `network`, `seed`, `budget`, `task`, `times` (trained lengths), `share`."""
+    rows = [
+        (t.plan.network, t.plan.seed, budget, *name.split(" x"), share)
+        for t in trials
+        for budget, shares in t.shares.items()
+        for name, share in shares.items()
+    ]
+    found = pd.DataFrame(rows, columns=["network", "seed", "budget", "task", "times", "share"])
+    return found.astype({"times": int})
 
 
 def _by_size(trials: Sequence[Trial]) -> dict[str, dict[str, dict[int, Trial]]]:

@@ -1,9 +1,9 @@
 """What the study compares, decided before its numbers were seen: networks, sizes, budgets, rates, seeds, margins.
 
 Decided on 2026-11-28. The question is whether the paper's gate, or one of its variants, lowers the loss of a network
-pretrained from scratch, against controls of equal steps, equal parameters, equal FLOPs and equal seconds.
+pretrained from scratch, or lets it remember more, against controls of equal steps, parameters, FLOPs and seconds.
 
-- The smallest effect worth knowing is `WORTH_KNOWING` nats per token. Seeds are paired: the networks of a seed see the
+- The smallest effect worth knowing is `WORTH_KNOWING`. Seeds are paired: the networks of a seed see the
   same rows in the same order, and start from the same weights where their shapes agree.
 - Each network trains at its own learning rate, the best of equally many on validation data. A best rate at the edge of
   the grid adds a rate beyond that edge, until it lies inside.
@@ -26,10 +26,11 @@ from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 PROTOCOL = 1
 """Raised with every change to what a trial computes, so that trials of two protocols are never compared."""
-WORTH_KNOWING = 0.01
-"""Nats per token."""
+WORTH_KNOWING = {"books": 0.01, "memory": 0.02}
+"""The smallest effect worth knowing: nats per token, and share of labelled tokens recalled."""
 VOCABULARY, BATCH, LENGTH, WEIGHT_DECAY = 2048, 16, 128, 0.001
-RATES = (2e-3, 4e-3, 8e-3)
+MEMORY_BATCH, MEMORY_LENGTH = 32, 64
+RATES, MEMORY_RATES = (2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3)
 CHOOSING, COMPARED = (100, 101), tuple(range(200, 210))
 """Seeds that choose the rate, and those that are compared."""
 BASE = "base"
@@ -51,13 +52,14 @@ class Size:
     layers: int
     head: int
 
-    def config(self, **changes: int) -> Rwkv6Config:
+    def config(self, vocabulary: int = VOCABULARY, **changes: int) -> Rwkv6Config:
         """The network's configuration."""
         sizes = {"hidden_size": self.hidden, "num_hidden_layers": self.layers, "head_size": self.head}
-        return Rwkv6Config(vocab_size=VOCABULARY, time_mix_rank=16, time_decay_rank=16, **(sizes | changes))
+        return Rwkv6Config(vocab_size=vocabulary, time_mix_rank=16, time_decay_rank=16, **(sizes | changes))
 
 
-SIZES = {size.name: size for size in (Size("64x4", 64, 4, 16), Size("128x4", 128, 4, 32), Size("192x6", 192, 6, 32))}
+_ALL = (Size("64x4", 64, 4, 16), Size("128x4", 128, 4, 32), Size("192x6", 192, 6, 32), Size("64x2", 64, 2, 16))
+SIZES = {size.name: size for size in _ALL}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Stage:
     Attributes:
         budgets: steps that each is annealed at.
         rates: learning rates tried; empty takes each network's best of the stage `rated`.
+        task: "books" or "memory".
     """
 
     name: str
@@ -76,6 +79,7 @@ class Stage:
     budgets: tuple[int, ...]
     rates: tuple[float, ...] = ()
     rated: str = ""
+    task: str = "books"
 
     def steps(self, network: str) -> tuple[int, ...]:
         """The budgets of one network, with those that only a control of equal compute needs."""
@@ -101,15 +105,17 @@ STAGES = {
         *_stages(SIZES["64x4"], COMPARED, (150, 300, 600, 1200)),
         Stage("long", _MIDDLE, PRIMARY, COMPARED[:4], (1200, 3000), rated="rates 128x4"),
         *_stages(SIZES["192x6"], COMPARED[:5], (150, 300, 600)),
+        Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
+        Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800, 1600), rated="rates memory", task="memory"),
     )
 }
 """The stages in the order in which they run."""
 
 
-def build(network: str, size: Size, seed: int) -> Rwkv6ForCausalLM:
+def build(network: str, size: Size, seed: int, vocabulary: int = VOCABULARY) -> Rwkv6ForCausalLM:
     """A fresh network: the base's weights drawn from the seed, and then the gate's, drawn from the seed too."""
     torch.manual_seed(seed)
-    model = Rwkv6ForCausalLM(size.config(**_widened(network, size)))
+    model = Rwkv6ForCausalLM(size.config(vocabulary, **_widened(network, size)))
     if network not in (BASE, *WIDE):
         torch.manual_seed(seed)
         patch(model, gate_config(network))
@@ -117,9 +123,9 @@ def build(network: str, size: Size, seed: int) -> Rwkv6ForCausalLM:
 
 
 @cache
-def cost(network: str, size: Size) -> tuple[int, float]:
+def cost(network: str, size: Size, vocabulary: int = VOCABULARY) -> tuple[int, float]:
     """A network's parameters, and its FLOPs per token in one forward pass: matrix products, and WKV by definition."""
-    config = size.config(**_widened(network, size))
+    config = size.config(vocabulary, **_widened(network, size))
     with torch.device("meta"):
         parameters = Rwkv6ForCausalLM(config).num_parameters()
     flops = (base_flops(config, LENGTH) + wkv_flops(config, LENGTH)) / LENGTH

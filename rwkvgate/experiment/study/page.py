@@ -11,12 +11,22 @@ import seaborn.objects as so
 
 from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
-from rwkvgate.experiment.study.analysis import CONTROLS, Ratios, comparisons, decide, frame, multipliers
+from rwkvgate.experiment.study.analysis import (
+    CONTROLS,
+    Ratios,
+    comparisons,
+    decide,
+    frame,
+    multipliers,
+    recalled_shares,
+)
 from rwkvgate.experiment.study.design import BASE, BATCH, LENGTH, STAGES, WIDE, WORTH_KNOWING
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.rwkv6.files import write_file, write_text
 
 STEP_TOKENS = BATCH * LENGTH
+TITLES = {"books": "Language", "memory": "Memory"}
+UNITS = {"books": "nats per token", "memory": "share of labelled tokens not recalled"}
 Found = Mapping[str, tuple[Sequence[Trial], int]]
 """By stage: the finished trials, and how many there will be; 0 while that is not known."""
 
@@ -39,34 +49,44 @@ scratch, *for what it costs*. It takes days on two cores, is resumed where it st
 - **Learning rates**: three for each network, a factor of two apart, on two seeds of their own; a best rate at the edge
   of the grid adds one beyond it. All networks have equally many trials until then.
 - **Seeds** are fresh, and paired: the same rows in the same order, and the same weights where shapes agree.
-- **Worth knowing**: {WORTH_KNOWING:g} nats per token. An arm is *better* if its loss is lower than every control's (the
-  largest one-sided p of the four, Holm's correction over the arms of a size), *worse* by the same test, *no better*
-  if it is shown to be less than {WORTH_KNOWING:g} better than some control, else *undecided*. All of it at the largest
-  budget. Intervals are over training seeds and test documents together.
+- **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs,
+  copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1, 2, 4 and 8 times that length,
+  with as much to remember. It speaks of memory only where the base recalls at least half at the trained length.
+- **Worth knowing**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An arm is *better*
+  if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over the arms of a
+  size), *worse* by the same test, *no better* if it is shown to be less than that better than some control, else
+  *undecided*. All of it at the largest budget. Intervals are over training seeds and test items together.
 """
 
 
 def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> None:
     """Write the page to `path`, and the tables and figures that it is made from into `folder`."""
-    trials = [trial for name, (some, _) in found.items() if not STAGES[name].rates for trial in some]
-    chosen = [trial for name, (some, _) in found.items() if STAGES[name].rates for trial in some]
     parts = [DESIGN, "## How much is finished", _progress(found)]
-    tables = {"trials": frame([*chosen, *trials])}
-    if chosen:
-        parts += ["## Learning rates", _rates(found)]
-    if trials:
-        tables |= {"comparisons": comparisons(trials, seconds), "multipliers": multipliers(trials, seconds)}
-        parts += ["## Results"]
-    if trials and len(tables["comparisons"]):
-        compared, times = tables["comparisons"], tables["multipliers"]
-        tables["verdicts"] = decide(compared)
-        parts += [_verdicts(tables["verdicts"]), _comparisons(compared), _multipliers(times), _power(compared)]
-        for name, caption in _figures(folder, frame(trials), compared).items():
+    tables = {"trials": pd.concat([frame(trials).assign(stage=name) for name, (trials, _) in found.items()])}
+    for task, title in TITLES.items():
+        own = {name: some for name, some in found.items() if STAGES[name].task == task}
+        trials = [trial for name, (some, _) in own.items() if not STAGES[name].rates for trial in some]
+        parts += [f"## {title}", _rates(own)]
+        if not trials:
+            continue
+        compared = tables[f"{task}-comparisons"] = comparisons(trials, seconds)
+        if task == "memory":
+            shares = tables["memory-shares"] = recalled_shares(trials)
+            parts.append(_shares(shares))
+        if not len(compared):
+            continue
+        verdicts = tables[f"{task}-verdicts"] = decide(compared, WORTH_KNOWING[task])
+        parts += [_verdicts(verdicts), _comparisons(compared, task)]
+        if task == "books":
+            tables["multipliers"] = multipliers(trials, seconds)
+            parts.append(_multipliers(tables["multipliers"]))
+        parts.append(_power(compared, task))
+        for name, caption in _figures(folder, trials, compared, task).items():
             parts.append(f"![{caption}](../outputs/study/{name}.svg)")
     for name, table in tables.items():
         with write_file(folder / f"{name}.csv") as fresh:
             table.to_csv(fresh, index=False, float_format="%.6g")
-    write_text(path, "\n\n".join(part.strip() for part in parts) + "\n")
+    write_text(path, "\n\n".join(part.strip() for part in parts if part) + "\n")
 
 
 def _progress(found: Found) -> str:
@@ -103,7 +123,7 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
             "Arm": row["arm"],
             "Steps": row["budget"],
             "Hardest control": f"equal {row['control']}",
-            "Difference, nats per token": signed_interval(row["estimate"], row["low"], row["high"]),
+            "Difference": signed_interval(row["estimate"], row["low"], row["high"]),
             "Seeds": row["seeds"],
             "p (Holm)": number(row["p"], 2),
             "Verdict": row["verdict"],
@@ -113,8 +133,8 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def _comparisons(compared: pd.DataFrame) -> str:
-    head = "Loss of the arm minus its control's, nats per token, negative where the arm is better:"
+def _comparisons(compared: pd.DataFrame, task: str) -> str:
+    head = f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better:"
     rows = []
     for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):
         by = part.set_index("control")
@@ -140,24 +160,38 @@ def _interval(estimate: float, low: float, high: float) -> str:
     return f"{estimate:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else number(estimate)
 
 
-def _power(compared: pd.DataFrame) -> str:
+def _power(compared: pd.DataFrame, task: str) -> str:
     largest = compared[compared["budget"] == compared.groupby(["size", "arm"])["budget"].transform("max")]
     spread = largest[largest["control"] == "steps"].groupby("size", sort=False)["deviation"].agg(["min", "max"])
     said = "; ".join(f"{size}: {row['min']:.3f} to {row['max']:.3f}" for size, row in spread.iterrows())
-    return f"Paired differences spread over seeds with a standard deviation (nats per token, by arm) of {said}."
+    return f"Paired differences spread over seeds with a standard deviation ({UNITS[task]}, by arm) of {said}."
 
 
-def _figures(folder: Path, trials: pd.DataFrame, compared: pd.DataFrame) -> dict[str, str]:
+def _shares(shares: pd.DataFrame) -> str:
+    """The memory tasks: share recalled by length."""
+    head = "Share recalled, mean of the seeds, at 1, 2, 4 and 8 times the trained length, after the most steps:"
+    largest = shares[shares["budget"] == shares["budget"].max()]
+    table = largest.pivot_table(index=["network", "task"], columns="times", values="share", sort=False)
+    cells = table.map(lambda x: f"{100 * x:.1f} %")
+    cells.columns = pd.Index([f"x{times}" for times in table.columns])
+    base = table.xs(BASE, level="network")[1] if BASE in table.index.get_level_values(0) else pd.Series(dtype=float)
+    low = [str(name) for name in base.index[base < 0.5]]
+    said = f" The base recalls less than half of {', '.join(low)}, which therefore decide nothing." if low else ""
+    return f"{head}\n\n{markdown(cells.reset_index())}\n\n{said}"
+
+
+def _figures(folder: Path, trials: Sequence[Trial], compared: pd.DataFrame, task: str) -> dict[str, str]:
     """Draw the figures; their captions by name."""
     captions = {}
-    for size in trials["size"].unique():
-        own = trials[(trials["size"] == size) & ~trials["network"].isin(WIDE)]
+    losses = frame(trials)
+    for size in losses["size"].unique():
+        own = losses[(losses["size"] == size) & ~losses["network"].isin(WIDE)]
         means = own.groupby(["network", "budget"], sort=False)[["test", "flops"]].mean().reset_index()
         plot = (
             so.Plot(means, x="flops", y="test", color="network")
             .add(so.Line(marker="o"))
             .scale(x="log", color=palette(means["network"].unique()))
-            .label(x="FLOPs of training", y="test loss, nats per token", color="")
+            .label(x="FLOPs of training", y=UNITS[task], color="")
         )
         name = f"compute-{size}"
         figure = draw(plot, f"Annealed loss against training FLOPs, {size}: lower and further left is better")
@@ -165,25 +199,23 @@ def _figures(folder: Path, trials: pd.DataFrame, compared: pd.DataFrame) -> dict
         save_figure(figure, folder, name)
         captions[name] = f"Loss against FLOPs, {size}"
     arms = [arm for arm in compared["arm"].unique() if arm not in (BASE, *WIDE)]
-    shown = compared[compared["arm"].isin(arms) & compared["low"].notna()].assign(
-        tokens=lambda t: STEP_TOKENS * t["budget"] / 1e6
-    )
+    shown = compared[compared["arm"].isin(arms) & compared["low"].notna()]
     if len(shown):
         plot = (
-            so.Plot(shown, x="tokens", y="estimate", ymin="low", ymax="high", color="arm")
+            so.Plot(shown, x="budget", y="estimate", ymin="low", ymax="high", color="arm")
             .facet(col="control", row="size")
             .add(so.Line(marker="o"))
             .add(so.Range())
             .scale(x="log", color=palette(arms))
-            .label(x="million tokens", y="loss minus the control's", color="", title="{}".format)
+            .label(x="steps", y="difference", color="", title="{}".format)
         )
-        height = 2.2 * shown["size"].nunique()
-        figure = draw(
-            plot, "Below zero the arm is better than a base of equal steps, parameters, FLOPs, seconds", height=height
+        title = (
+            f"Below zero the arm is better than the control of equal steps, parameters, FLOPs, seconds: {UNITS[task]}"
         )
+        figure = draw(plot, title, height=2.2 * shown["size"].nunique())
         for axes in figure.axes:
             axes.axhline(0, color="black", linewidth=1, zorder=1)
         finish(figure)
-        save_figure(figure, folder, "gap")
-        captions["gap"] = "Differences from the controls, by budget"
+        save_figure(figure, folder, f"gap-{task}")
+        captions[f"gap-{task}"] = f"Differences from the controls, by budget: {TITLES[task].lower()}"
     return captions

@@ -5,6 +5,7 @@ Measured once on a machine where nothing else runs, in turn, and written down; t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,33 +14,37 @@ import torch
 
 from rwkvgate.experiment.environment import hardware
 from rwkvgate.experiment.study.annealing import Trainer
-from rwkvgate.experiment.study.design import BASE, BATCH, LENGTH, STAGES, VOCABULARY, WEIGHT_DECAY, Size, build
+from rwkvgate.experiment.study.design import BASE, STAGES, WEIGHT_DECAY, Size, build
+from rwkvgate.experiment.study.tasks import Task
 from rwkvgate.metrics.latency import ratio_of_medians, time_calls
 from rwkvgate.rwkv6.files import write_file
 
 ROUNDS = 41
 
 
-def step_times(size: Size) -> pd.DataFrame:
+def step_times(size: Size, task: Task) -> pd.DataFrame:
     """A row for each network of this size: `size`, `network`, `seconds` (median), `ratio` to the base's with its 95 %
     interval `low` and `high`, `rounds`, `threads`, `processor`."""
     networks = list(dict.fromkeys(n for stage in STAGES.values() if stage.size == size for n in stage.networks))
-    ids = torch.randint(1, VOCABULARY, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0)).tolist()
-    trainers = {name: Trainer(build(name, size, 0), ids, ids, BATCH, 1e-4, WEIGHT_DECAY) for name in networks}
+    rows, labels = task.rows(1, seed=0)
+    trainers = {
+        name: Trainer(build(name, size, 0, task.vocabulary), rows, labels, task.batch, 1e-4, WEIGHT_DECAY)
+        for name in networks
+    }
     calls = {name: partial(trainer.step, 0, None) for name, trainer in trainers.items()}
     seconds = time_calls(calls, ROUNDS, warmup=3)
-    rows = []
+    table = []
     for name, own in seconds.items():
         found = ratio_of_medians(own, seconds[BASE])
         row = {"size": size.name, "network": name, "seconds": float(pd.Series(own).median())}
-        rows.append(row | {"ratio": found.estimate, "low": found.low, "high": found.high, "rounds": ROUNDS})
-    return pd.DataFrame(rows).assign(threads=torch.get_num_threads(), processor=hardware()["processor"])
+        table.append(row | {"ratio": found.estimate, "low": found.low, "high": found.high, "rounds": ROUNDS})
+    return pd.DataFrame(table).assign(threads=torch.get_num_threads(), processor=hardware()["processor"])
 
 
-def write_times(path: Path) -> pd.DataFrame:
+def write_times(path: Path, tasks: Mapping[str, Task]) -> pd.DataFrame:
     """Time every size of the design and write the table."""
-    sizes = dict.fromkeys(stage.size for stage in STAGES.values())
-    found = pd.concat([step_times(size) for size in sizes], ignore_index=True)
+    sizes = {stage.size: tasks[stage.task] for stage in STAGES.values()}
+    found = pd.concat([step_times(size, task) for size, task in sizes.items()], ignore_index=True)
     with write_file(path) as fresh:
         found.to_csv(fresh, index=False, float_format="%.5g")
     return found

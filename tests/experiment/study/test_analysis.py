@@ -48,7 +48,7 @@ def test_a_gain_that_only_pays_for_its_compute_is_no_gain() -> None:
     assert steps["estimate"] == pytest.approx(-0.5 * np.log(1.1), abs=0.003)
     assert seconds["estimate"] == pytest.approx(0, abs=0.003)
     assert seconds["bound"] < 0.01
-    verdict = decide(found.reset_index()).set_index("arm").loc["enhanced"]
+    verdict = decide(found.reset_index(), 0.01).set_index("arm").loc["enhanced"]
     assert verdict["verdict"] == "no better"
     assert verdict["control"] == "seconds"
 
@@ -57,17 +57,17 @@ def test_a_gain_that_only_pays_for_its_compute_is_no_gain() -> None:
     ("more", "verdict"), [(1.4, "better than every control"), (0.8, "worse than every control"), (1.1, "no better")]
 )
 def test_planted_verdicts(more: float, verdict: str) -> None:
-    assert decide(comparisons(trials(enhanced=more), SECONDS))["verdict"].tolist() == [verdict]
+    assert decide(comparisons(trials(enhanced=more), SECONDS), 0.01)["verdict"].tolist() == [verdict]
 
 
 def test_one_seed_and_wide_noise_decide_nothing() -> None:
-    assert decide(comparisons(trials(seeds=1, enhanced=1.4), SECONDS))["verdict"].tolist() == ["undecided"]
+    assert decide(comparisons(trials(seeds=1, enhanced=1.4), SECONDS), 0.01)["verdict"].tolist() == ["undecided"]
     noisy = [trial(name, seed, noise=0.2) for name in ("base", "base-wide", "enhanced") for seed in range(3)]
-    assert decide(comparisons(noisy, SECONDS))["verdict"].tolist() == ["undecided"]
+    assert decide(comparisons(noisy, SECONDS), 0.01)["verdict"].tolist() == ["undecided"]
 
 
 def test_without_times_the_verdict_waits_for_them() -> None:
-    assert decide(comparisons(trials(enhanced=1.4), {}))["verdict"].tolist() == ["undecided"]
+    assert decide(comparisons(trials(enhanced=1.4), {}), 0.01)["verdict"].tolist() == ["undecided"]
 
 
 def test_the_multiplier_is_the_planted_one() -> None:
