@@ -106,7 +106,7 @@ STAGES = {
         Stage("long", _MIDDLE, PRIMARY, COMPARED[:4], (1200, 3000), rated="rates 128x4"),
         *_stages(SIZES["192x6"], COMPARED[:5], (150, 300, 600)),
         Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
-        Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800, 1600), rated="rates memory", task="memory"),
+        Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
     )
 }
 """The stages in the order in which they run."""

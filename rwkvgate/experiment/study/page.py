@@ -52,10 +52,10 @@ scratch, *for what it costs*. It takes days on two cores, is resumed where it st
 - **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs,
   copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1, 2, 4 and 8 times that length,
   with as much to remember. It speaks of memory only where the base recalls at least half at the trained length.
-- **Worth knowing**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An arm is *better*
-  if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over the arms of a
-  size), *worse* by the same test, *no better* if it is shown to be less than that better than some control, else
-  *undecided*. All of it at the largest budget. Intervals are over training seeds and test items together.
+- **Worth knowing**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An arm is
+  *better* if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over the
+  arms of a size), *worse* by the same test, *no better* if it is shown to be less than that better than some control,
+  else *undecided*. All of it at the largest budget. Intervals are over training seeds and test items together.
 """
 
 

@@ -26,7 +26,7 @@ ROWS = torch.randint(1, 31, (12 * 2, 9), generator=torch.Generator().manual_seed
 
 
 def total(model: nn.Module) -> float:
-    return float(sum(p.double().sum() for p in model.parameters()))
+    return float(sum(p.detach().double().sum() for p in model.parameters()))
 
 
 def trained(
