@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from rwkvgate.experiment.study.design import BASE, WIDE
+from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.statistics import Floats, holm
 
@@ -146,7 +147,7 @@ def decide(compared: pd.DataFrame, worth: float) -> pd.DataFrame:
     verdicts = []
     for _, part in compared.groupby("size", sort=False):
         largest = part[part["budget"] == part.groupby("arm")["budget"].transform("max")]
-        arms = {str(arm): own for arm, own in largest.groupby("arm", sort=False) if arm not in WIDE}
+        arms = {str(arm): own for arm, own in largest.groupby("arm", sort=False) if arm not in (*WIDE, *FAMILIES)}
         better, worse = (
             dict(zip(arms, holm([_joint_p(own, sign) for own in arms.values()]), strict=True)) for sign in (-1, 1)
         )

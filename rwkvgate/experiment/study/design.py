@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import nn
 
 from rwkvgate.experiment.arms import find_arm
+from rwkvgate.experiment.study.families import FAMILIES, build_family, family_flops
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.patch import patch
 from rwkvgate.metrics.cost import base_flops, gate_cost, wkv_flops
@@ -104,6 +106,8 @@ STAGES = {
         Stage("others", _MIDDLE, SECONDARY, COMPARED[:5], (150, 300, 600), rated="rates of the others"),
         *_stages(SIZES["64x4"], COMPARED, (150, 300, 600, 1200)),
         Stage("long", _MIDDLE, PRIMARY, COMPARED[:4], (1200, 3000), rated="rates 128x4"),
+        Stage("rates of families", _MIDDLE, FAMILIES, CHOOSING, (150, 300), RATES),
+        Stage("families", _MIDDLE, FAMILIES, COMPARED[:5], (150, 300, 600), rated="rates of families"),
         *_stages(SIZES["192x6"], COMPARED[:5], (150, 300, 600)),
         Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
         Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
@@ -112,9 +116,11 @@ STAGES = {
 """The stages in the order in which they run."""
 
 
-def build(network: str, size: Size, seed: int, vocabulary: int = VOCABULARY) -> Rwkv6ForCausalLM:
+def build(network: str, size: Size, seed: int, vocabulary: int = VOCABULARY) -> nn.Module:
     """A fresh network: the base's weights drawn from the seed, and then the gate's, drawn from the seed too."""
     torch.manual_seed(seed)
+    if network in FAMILIES:
+        return _family(network, size, vocabulary)
     model = Rwkv6ForCausalLM(size.config(vocabulary, **_widened(network, size)))
     if network not in (BASE, *WIDE):
         torch.manual_seed(seed)
@@ -125,6 +131,10 @@ def build(network: str, size: Size, seed: int, vocabulary: int = VOCABULARY) -> 
 @cache
 def cost(network: str, size: Size, vocabulary: int = VOCABULARY) -> tuple[int, float]:
     """A network's parameters, and its FLOPs per token in one forward pass: matrix products, and WKV by definition."""
+    if network in FAMILIES:
+        with torch.device("meta"):
+            model = _family(network, size, vocabulary)
+        return sum(p.numel() for p in model.parameters()), family_flops(model, LENGTH)
     config = size.config(vocabulary, **_widened(network, size))
     with torch.device("meta"):
         parameters = Rwkv6ForCausalLM(config).num_parameters()
@@ -133,6 +143,12 @@ def cost(network: str, size: Size, vocabulary: int = VOCABULARY) -> tuple[int, f
         return parameters, flops
     gate = gate_cost(gate_config(network), size.hidden, size.hidden // size.head, LENGTH)
     return parameters + size.layers * gate.parameters, flops + size.layers * gate.flops / LENGTH
+
+
+def _family(network: str, size: Size, vocabulary: int) -> nn.Module:
+    parameters = cost(BASE, size, vocabulary)[0]
+    heads = size.hidden // size.head
+    return build_family(network, size.hidden, size.layers, heads, vocabulary, LENGTH, parameters)
 
 
 def gate_config(network: str) -> GateConfig:

@@ -17,9 +17,12 @@ from rwkvgate.experiment.training.rows import Rows, pack_rows
 from rwkvgate.metrics.inference import evaluating
 from rwkvgate.metrics.likelihood import encode, token_losses
 from rwkvgate.metrics.recall import FIRST, associative_recall, copying, induction, passkey, recalled
+from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 PASSES = 4
 """How often a token of the books may be seen: so many passes are nearly as good as new text (arXiv 2305.16264)."""
+LONGEST = 8192
+"""Tokens that a network without a carried state reads in one pass; no held-out text is longer."""
 Scores = dict[str, Any]
 """`validation`, a loss to choose the rate by; `test`, the loss of each test item; `shares` by name, where there are."""
 
@@ -88,7 +91,9 @@ class Books:
 
     def score(self, model: nn.Module) -> Scores:
         """Losses in nats per token."""
-        held_out, tested = (token_losses(model, part, batch_size=32) for part in self._encoded[1:])
+        # Only RWKV-6 carries a state from window to window; the others read a text in one pass.
+        reading: dict[str, Any] = {} if isinstance(model, Rwkv6ForCausalLM) else {"window": LONGEST, "carried": False}
+        held_out, tested = (token_losses(model, part, batch_size=32, **reading) for part in self._encoded[1:])
         mean = sum(x.sum() for x in held_out) / sum(map(len, held_out))
         return {"validation": round(float(mean), 6), "test": [round(float(x.mean()), 5) for x in tested]}
 
