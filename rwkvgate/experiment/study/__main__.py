@@ -56,7 +56,7 @@ class Study:
         else:
             chosen = dict.fromkeys(stage.networks, stage.rates)
         plans = self._plans(stage, chosen)
-        for _ in range(FURTHEST if stage.rates else 0):
+        for _ in range(FURTHEST if stage.rates and not stage.sweep else 0):
             found = [self.trials.known(plan) for plan in plans]
             finished = [trial for trial in found if trial is not None]
             if len(finished) < len(plans):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rwkvgate.experiment.study.design import BASE, WIDE
+from rwkvgate.experiment.study.design import BASE, BROKEN, WIDE
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.statistics import Floats, holm
@@ -202,6 +202,18 @@ def frame(trials: Sequence[Trial]) -> pd.DataFrame:
             for budget in sorted(t.test)
         ]
     )
+
+
+def broken(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Where training breaks: `network`, `rate`, `share` of the seeds whose training diverged or ended `BROKEN` nats per
+    token above the network's best rate, `loss` (median of the seeds, validation) and `seeds`."""
+    rows = [(t.plan.network, t.plan.rate, t.validation[max(t.plan.budgets)]) for t in trials]
+    losses = pd.DataFrame(rows, columns=["network", "rate", "loss"])
+    medians = losses.groupby(["network", "rate"])["loss"].median()
+    best = losses["network"].map(medians.groupby("network").min())
+    losses["share"] = ~(losses["loss"] <= best + BROKEN)
+    groups = losses.groupby(["network", "rate"], sort=False)
+    return groups.agg(share=("share", "mean"), loss=("loss", "median"), seeds=("loss", "size")).reset_index()
 
 
 def recalled_shares(trials: Sequence[Trial]) -> pd.DataFrame:

@@ -35,6 +35,8 @@ MEMORY_BATCH, MEMORY_LENGTH = 32, 64
 RATES, MEMORY_RATES = (2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3)
 CHOOSING, COMPARED = (100, 101), tuple(range(200, 210))
 """Seeds that choose the rate, and those that are compared."""
+BROKEN = 0.5
+"""Nats per token above the network's best rate from which on a training that ended counts as broken."""
 BASE = "base"
 MORE_STEPS = (1.15, 1.3)
 """The base is annealed at so many times each budget too: its loss at an arm's FLOPs or seconds lies between."""
@@ -72,6 +74,7 @@ class Stage:
         budgets: steps that each is annealed at.
         rates: learning rates tried; empty takes each network's best of the stage `rated`.
         task: "books" or "memory".
+        sweep: whether the rates are a sweep to where training breaks, and not a choice of the best.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Stage:
     rates: tuple[float, ...] = ()
     rated: str = ""
     task: str = "books"
+    sweep: bool = False
 
     def steps(self, network: str) -> tuple[int, ...]:
         """The budgets of one network, with those that only a control of equal compute needs."""
@@ -109,6 +113,15 @@ STAGES = {
         Stage("rates of families", _MIDDLE, FAMILIES, CHOOSING, (150, 300), RATES),
         Stage("families", _MIDDLE, FAMILIES, COMPARED[:5], (150, 300, 600), rated="rates of families"),
         *_stages(SIZES["192x6"], COMPARED[:5], (150, 300, 600)),
+        Stage(
+            "breaking",
+            SIZES["64x4"],
+            ("base", "enhanced", "no-layer-norm"),
+            (300, 301, 302, 303),
+            (100,),
+            (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1),
+            sweep=True,
+        ),
         Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
         Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
     )

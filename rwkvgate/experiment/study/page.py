@@ -14,13 +14,14 @@ from rwkvgate.experiment.analysis.tables import markdown, number, signed_interva
 from rwkvgate.experiment.study.analysis import (
     CONTROLS,
     Ratios,
+    broken,
     comparisons,
     decide,
     frame,
     multipliers,
     recalled_shares,
 )
-from rwkvgate.experiment.study.design import BASE, BATCH, LENGTH, STAGES, WIDE, WORTH_KNOWING
+from rwkvgate.experiment.study.design import BASE, BATCH, BROKEN, LENGTH, STAGES, WIDE, WORTH_KNOWING
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.rwkv6.files import write_file, write_text
 
@@ -52,6 +53,8 @@ scratch, *for what it costs*. It takes days on two cores, is resumed where it st
 - **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs,
   copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1, 2, 4 and 8 times that length,
   with as much to remember. It speaks of memory only where the base recalls at least half at the trained length.
+- **Where training breaks**: base, enhanced and the arm without LayerNorm at six rates, a factor of two apart, on four
+  seeds, for 100 steps. The claim that LayerNorm stabilises training is about the rate that a training survives.
 - **Worth knowing**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An arm is
   *better* if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over the
   arms of a size), *worse* by the same test, *no better* if it is shown to be less than that better than some control,
@@ -64,7 +67,7 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
     parts = [DESIGN, "## How much is finished", _progress(found)]
     tables = {"trials": pd.concat([frame(trials).assign(stage=name) for name, (trials, _) in found.items()])}
     for task, title in TITLES.items():
-        own = {name: some for name, some in found.items() if STAGES[name].task == task}
+        own = {n: some for n, some in found.items() if STAGES[n].task == task and not STAGES[n].sweep}
         trials = [trial for name, (some, _) in own.items() if not STAGES[name].rates for trial in some]
         parts += [f"## {title}", _rates(own)]
         if not trials:
@@ -83,6 +86,10 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
         parts.append(_power(compared, task))
         for name, caption in _figures(folder, trials, compared, task).items():
             parts.append(f"![{caption}](../outputs/study/{name}.svg)")
+    for name, (some, _) in found.items():
+        if STAGES[name].sweep and some:
+            tables["breaking"] = broken(some)
+            parts += ["## Where training breaks", _breaking(tables["breaking"])]
     for name, table in tables.items():
         with write_file(folder / f"{name}.csv") as fresh:
             table.to_csv(fresh, index=False, float_format="%.6g")
@@ -165,6 +172,20 @@ def _power(compared: pd.DataFrame, task: str) -> str:
     spread = largest[largest["control"] == "steps"].groupby("size", sort=False)["deviation"].agg(["min", "max"])
     said = "; ".join(f"{size}: {row['min']:.3f} to {row['max']:.3f}" for size, row in spread.iterrows())
     return f"Paired differences spread over seeds with a standard deviation ({UNITS[task]}, by arm) of {said}."
+
+
+def _breaking(table: pd.DataFrame) -> str:
+    """Share of broken trainings and the loss, by network and rate."""
+    head = (
+        f"Share of the seeds whose training diverged, or ended {BROKEN:g} nats per token above the network's best rate"
+    )
+    shares = (
+        f"{100 * share:.0f} % ({number(loss)})" for share, loss in zip(table["share"], table["loss"], strict=True)
+    )
+    cells = table.assign(cell=list(shares))
+    wide = cells.pivot(index="network", columns="rate", values="cell").fillna("–")
+    wide.columns = pd.Index([f"{rate:g}" for rate in wide.columns])
+    return f"{head} (and its median validation loss), by rate:\n\n{markdown(wide.reset_index())}"
 
 
 def _shares(shares: pd.DataFrame) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from rwkvgate.experiment.study.analysis import compare, comparisons, decide, losses_at, multipliers
+from rwkvgate.experiment.study.analysis import broken, compare, comparisons, decide, losses_at, multipliers
 from rwkvgate.experiment.study.design import SIZES, cost
 from rwkvgate.experiment.study.trials import Plan, Trial
 from rwkvgate.metrics.statistics import Floats
@@ -75,6 +77,16 @@ def test_the_multiplier_is_the_planted_one() -> None:
     row = found.loc[("enhanced", 300, "seconds")]
     assert row["estimate"] == pytest.approx(1.32 / 1.1, rel=0.02)
     assert row["low"] < 1.2 < row["high"]
+
+
+def test_a_training_that_ends_high_or_diverges_is_broken() -> None:
+    def at(rate: float, seed: int, loss: float) -> Trial:
+        one = trial("base", seed)
+        return replace(one, plan=replace(one.plan, rate=rate, budgets=(300,)), validation={300: loss})
+
+    losses = {1e-3: (3.0, 3.1), 2e-3: (2.9, 3.2), 4e-3: (3.3, 5.0), 8e-3: (np.inf, np.nan)}
+    found = broken([at(rate, seed, loss) for rate, both in losses.items() for seed, loss in enumerate(both)])
+    assert dict(zip(found["rate"], found["share"], strict=True)) == {1e-3: 0.0, 2e-3: 0.0, 4e-3: 0.5, 8e-3: 1.0}
 
 
 def test_the_interval_covers_new_seeds_and_new_documents() -> None:
