@@ -8,7 +8,7 @@ a point on the base's own curve, of the same seed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from scipy import stats
 from rwkvgate.experiment.study.design import BASE, BROKEN, WIDE
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.retrained import UNKNOWN, Difference, retrained_difference
 from rwkvgate.metrics.statistics import Floats, holm
 
 LEVEL = 0.05
@@ -24,25 +25,6 @@ CONTROLS = ("steps", "parameters", "FLOPs", "seconds")
 """What a control has as much of as the arm."""
 Ratios = Mapping[str, float]
 """Seconds of one training step by network, over the base's."""
-
-
-class Difference(NamedTuple):
-    """A mean difference with its 95 % interval over training seeds and test documents together.
-
-    `p` is two-sided; `bound` is the largest difference of either sign that the data leave possible at the 5 % level
-    (two one-sided tests): two networks are equivalent within a margin that is no smaller.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    p: float
-    bound: float
-    deviation: float
-    seeds: int
-
-
-UNKNOWN = Difference(np.nan, np.nan, np.nan, np.nan, np.nan, np.nan, 0)
 
 
 def losses_at(trial: Trial, steps: float) -> Floats:
@@ -61,41 +43,19 @@ def losses_at(trial: Trial, steps: float) -> Floats:
 
 
 def compare(pairs: Sequence[tuple[Floats, Floats]], weights: Sequence[int]) -> Difference:
-    """The mean of a - b over seeds and documents.
-
-    The variance is that of the seeds' mean plus that of the documents' mean, and its degrees of freedom are
-    Satterthwaite's; what a seed and a document have to do with each other alone is counted twice, on the safe side.
+    """The mean of a - b over seeds and test items, with its errors over both.
 
     Args:
-        pairs: for each seed the losses of both networks by document.
-        weights: tokens of each document.
+        pairs: for each seed the losses of both networks by test item.
+        weights: of each item.
     """
     if not pairs or not all(np.isfinite(a).all() and np.isfinite(b).all() for a, b in pairs):
         return UNKNOWN
-    each = np.array([a - b for a, b in pairs])  # (seed, document)
-    share = np.asarray(weights) / np.sum(weights)
-    by_seed, by_document = each @ share, each.mean(axis=0)
-    seeds, documents = each.shape
-    estimate = float(by_seed.mean())
-    if seeds < 2:
-        return UNKNOWN._replace(estimate=estimate, seeds=seeds)
-    over_seeds = float(by_seed.var(ddof=1)) / seeds
-    over_documents = float(((share * (by_document - estimate)) ** 2).sum()) * documents / (documents - 1)
-    variance = over_seeds + over_documents
-    if variance == 0:
-        return Difference(estimate, estimate, estimate, float(estimate == 0), abs(estimate), 0.0, seeds)
-    degrees = variance**2 / (over_seeds**2 / (seeds - 1) + over_documents**2 / (documents - 1))
-    error = np.sqrt(variance)
-    half, one_sided = (stats.t.ppf(1 - LEVEL / tails, degrees) * error for tails in (2, 1))
-    return Difference(
-        estimate,
-        estimate - half,
-        estimate + half,
-        float(2 * stats.t.sf(abs(estimate) / error, degrees)),
-        abs(estimate) + one_sided,
-        float(by_seed.std(ddof=1)),
-        seeds,
+    share = np.asarray(weights, dtype=np.float64)
+    a, b = (
+        np.stack([np.stack((side * share, share), axis=-1) for side in sides]) for sides in zip(*pairs, strict=True)
     )
+    return retrained_difference(a, b, lambda sums, _: sums[..., 0] / sums[..., 1])
 
 
 def ratio(arm: Trial, base: Trial, control: str, seconds: Ratios) -> float:
@@ -105,10 +65,12 @@ def ratio(arm: Trial, base: Trial, control: str, seconds: Ratios) -> float:
 
 
 def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
-    """Every arm against every control at every budget: a row each, with the fields of `Difference`.
+    """Every arm against every control at every budget: a row each.
 
     Columns `size`, `arm`, `control`, `budget` (steps of the arm), `against` (the control's network), `ratio` (its steps
-    over the arm's). A control of equal parameters is the wide base with the nearest number of them, or the base.
+    over the arm's), `estimate` of the difference with its 95 % interval `low` and `high` over seeds and documents, `p`,
+    `least` (the arm is shown to be at most so much better), `deviation` over seeds, `document_error` and `seeds`.
+    A control of equal parameters is the wide base with the nearest number of them, or the base.
 
     Args:
         trials: of compared seeds, one rate for each network.
@@ -132,7 +94,10 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Da
                     [(losses_at(own[s], budget), losses_at(other[s], steps)) for s in shared], first.weights
                 )
                 row = {"size": size, "arm": name, "control": control, "budget": budget, "against": against}
-                rows.append(row | {"ratio": steps / budget} | found._asdict())
+                low, high = found.interval()
+                row |= {"ratio": steps / budget, "estimate": found.estimate, "low": low, "high": high, "p": found.p}
+                row |= {"least": found.bounds[0], "deviation": found.deviation, "seeds": found.seeds}
+                rows.append(row | {"document_error": found.document_error})
     return pd.DataFrame(rows)
 
 
@@ -157,7 +122,7 @@ def decide(compared: pd.DataFrame, worth: float) -> pd.DataFrame:
                 verdict = "better than every control"
             elif worse[arm] < LEVEL:
                 verdict = "worse than every control"
-            elif (_best_possible(own) > -worth).any():
+            elif (own["least"] > -worth).any():
                 verdict = "no better"
             hardest = own.sort_values("estimate", ascending=False)
             row = hardest[["size", "arm", "budget", "control", "estimate", "low", "high", "seeds"]].to_dict("records")[
@@ -270,8 +235,3 @@ def _joint_p(own: pd.DataFrame, sign: int) -> float:
     """The largest one-sided p value, over an arm's controls, that the difference has this sign."""
     right = np.sign(own["estimate"]) == sign
     return float(np.where(right, own["p"] / 2, 1 - own["p"] / 2).max()) if own["p"].notna().all() else np.nan
-
-
-def _best_possible(own: pd.DataFrame) -> pd.Series:
-    """How far below its controls the arm's loss may lie: the lower ends of one-sided 95 % intervals."""
-    return own["estimate"] - (own["bound"] - own["estimate"].abs())

@@ -22,7 +22,9 @@ from rwkvgate.experiment.study.analysis import (
     recalled_shares,
 )
 from rwkvgate.experiment.study.design import BASE, BATCH, BROKEN, LENGTH, STAGES, WIDE, WORTH_KNOWING
+from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.retrained import seeds_needed
 from rwkvgate.rwkv6.files import write_file, write_text
 
 STEP_TOKENS = BATCH * LENGTH
@@ -168,10 +170,20 @@ def _interval(estimate: float, low: float, high: float) -> str:
 
 
 def _power(compared: pd.DataFrame, task: str) -> str:
+    """How many seeds would find what is worth knowing, from the spread of the pairs seen so far."""
     largest = compared[compared["budget"] == compared.groupby(["size", "arm"])["budget"].transform("max")]
-    spread = largest[largest["control"] == "steps"].groupby("size", sort=False)["deviation"].agg(["min", "max"])
-    said = "; ".join(f"{size}: {row['min']:.3f} to {row['max']:.3f}" for size, row in spread.iterrows())
-    return f"Paired differences spread over seeds with a standard deviation ({UNITS[task]}, by arm) of {said}."
+    rows = []
+    for row in largest[(largest["control"] == "steps") & largest["deviation"].gt(0)].to_dict("records"):
+        arms = largest.loc[largest["size"] == row["size"], "arm"].nunique()
+        needed = seeds_needed(row["deviation"], WORTH_KNOWING[task], arms, row["document_error"], TESTED)
+        cells = {"Size": row["size"], "Arm": row["arm"], "Seeds so far": row["seeds"]}
+        rows.append(cells | {"Deviation": number(row["deviation"], 2), "Seeds needed": number(needed)})
+    if not rows:
+        return ""
+    head = (
+        f"Spread of the paired differences over seeds ({UNITS[task]}), and the seeds that find {WORTH_KNOWING[task]:g}"
+    )
+    return f"{head} with 80 % power, Holm's first step included:\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def _breaking(table: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rwkvgate.experiment.study.analysis import broken, compare, comparisons, decide, losses_at, multipliers
+from rwkvgate.experiment.study.analysis import broken, comparisons, decide, losses_at, multipliers
 from rwkvgate.experiment.study.design import SIZES, cost
 from rwkvgate.experiment.study.trials import Plan, Trial
 from rwkvgate.metrics.statistics import Floats
@@ -49,7 +49,7 @@ def test_a_gain_that_only_pays_for_its_compute_is_no_gain() -> None:
     assert steps["high"] < 0
     assert steps["estimate"] == pytest.approx(-0.5 * np.log(1.1), abs=0.003)
     assert seconds["estimate"] == pytest.approx(0, abs=0.003)
-    assert seconds["bound"] < 0.01
+    assert seconds["least"] > -0.01
     verdict = decide(found.reset_index(), 0.01).set_index("arm").loc["enhanced"]
     assert verdict["verdict"] == "no better"
     assert verdict["control"] == "seconds"
@@ -87,15 +87,3 @@ def test_a_training_that_ends_high_or_diverges_is_broken() -> None:
     losses = {1e-3: (3.0, 3.1), 2e-3: (2.9, 3.2), 4e-3: (3.3, 5.0), 8e-3: (np.inf, np.nan)}
     found = broken([at(rate, seed, loss) for rate, both in losses.items() for seed, loss in enumerate(both)])
     assert dict(zip(found["rate"], found["share"], strict=True)) == {1e-3: 0.0, 2e-3: 0.0, 4e-3: 0.5, 8e-3: 1.0}
-
-
-def test_the_interval_covers_new_seeds_and_new_documents() -> None:
-    """Nominal 95 %, for retrained networks on other documents."""
-    rng = np.random.default_rng(0)
-    for seeds in (4, 10):
-        inside = []
-        for _ in range(800):
-            noise = rng.normal(0, 1, (seeds, 1)) + rng.normal(0, 4, (1, 40)) + rng.normal(0, 1, (seeds, 40))
-            found = compare([(row, np.zeros(40)) for row in noise], [1] * 40)
-            inside.append(found.low <= 0 <= found.high)
-        assert 0.935 < np.mean(inside) <= 1.0
