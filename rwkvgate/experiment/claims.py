@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +12,22 @@ import pandas as pd
 
 from rwkvgate.experiment.analysis import paper
 from rwkvgate.experiment.analysis.comparison import BASE, CONTROL, ENHANCED, Pair
-from rwkvgate.experiment.analysis.tables import LEVEL, NOTHING, number, percent, signed, signed_interval
+from rwkvgate.experiment.analysis.tables import NOTHING, number, percent, signed, signed_interval
+from rwkvgate.experiment.judgements import Records, decided, judge, together
 from rwkvgate.experiment.rules import (
+    AT_THE_SHAPE,
+    BOUNDARY_NEEDS,
     CONTRADICTED,
-    GAIN,
+    FEWEST,
     LINEAR,
     MARGIN,
     NOT_REPRODUCED,
     REPRODUCED,
     RULES,
-    SMALLEST_EFFECT,
     UNDECIDED,
     VERDICTS,
     VERSION,
+    WORTH,
     Rule,
 )
 from rwkvgate.metrics.cost import FITTED_FROM, ONE_PASS, WINDOWS, exponent
@@ -31,7 +35,6 @@ from rwkvgate.metrics.measures import MEASURES
 from rwkvgate.metrics.statistics import holm
 
 BOUNDS = ("ours", "low", "high")
-Records = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Evidence:
         comparisons: `comparison.comparisons` of the pairs that `claim_pairs` names, among others.
         times: `comparison.pooled_times`.
         device: what the run was made on.
+        shape: layers and channels of its network.
         scaling: time against length, of `cost.scaling`; None or empty where it was not measured.
         effects: gates at labelled tokens, of `studies`; None or empty where they were not read.
     """
@@ -49,6 +53,7 @@ class Evidence:
     comparisons: pd.DataFrame
     times: pd.DataFrame
     device: str = ""
+    shape: tuple[int, int] = (0, 0)
     scaling: pd.DataFrame | None = None
     effects: pd.DataFrame | None = None
 
@@ -56,27 +61,29 @@ class Evidence:
 def claim_pairs(domains: Iterable[str] = ()) -> list[Pair]:
     """The comparisons that the claims rest on, with a perplexity in each domain of the test documents."""
     pairs = [pair for rule in RULES.values() for pair in rule.pairs]
-    pairs += [pair._replace(against=BASE) for rule in RULES.values() if rule.rule == GAIN for pair in rule.pairs]
-    return pairs + [Pair(ENHANCED, CONTROL, "perplexity", domain) for domain in sorted(set(domains))]
+    pairs += [pair._replace(against=BASE) for rule in RULES.values() if rule.times for pair in rule.pairs]
+    return pairs + [Pair(ENHANCED, CONTROL, "loss", domain) for domain in sorted(set(domains))]
 
 
 def decide_claims(evidence: Evidence) -> list[Records]:
     """Every claim in the order of `RULES`: one record each, ready for JSON; numbers that are not known are None.
 
     Keys: claim, text, source, stated, arithmetic (what the paper's own tables give), ours, low, high, n, seeds,
-    against_base and against_control (the two comparisons, where the claim is a gain), p, smallest (the minimum
-    detectable effect), unit (of ours), rests_on (the comparisons and figures that hold the numbers), rule, rules
+    against_base and against_control (the two comparisons, where the claim is a gain), p (after Holm), smallest (the
+    minimum detectable effect after the correction), needed (seeds that would find an effect worth knowing, in words,
+    where power is missing), unit (of ours), rests_on (the comparisons and figures that hold the numbers), rule, rules
     (their version), verdict, reason.
     """
     tests = {claim: _tests(evidence, rule) for claim, rule in RULES.items()}
-    order = [(claim, i) for claim, rows in tests.items() for i in range(len(rows))]
-    adjusted = dict(zip(order, holm([_p(tests[claim][i]) for claim, i in order]), strict=True))
+    order = [(claim, i) for claim, rows in tests.items() for i, row in enumerate(rows) if not row["problem"]]
+    adjusted = defaultdict(lambda: np.nan, zip(order, holm([tests[c][i]["p"] for c, i in order]), strict=True))
     records = []
     for claim, rule in RULES.items():
         change = f"{paper.relative_change(claim):+.2f} % by its tables" if claim in paper.CHANGES else None
         record: Records = {"claim": claim, "text": rule.text, "source": rule.source, "stated": rule.stated}
         record |= {"arithmetic": change}
-        record |= _decide(evidence, rule, tests[claim], [adjusted[claim, i] for i in range(len(tests[claim]))])
+        judged = [judge(test, adjusted[claim, i], len(order), rule) for i, test in enumerate(tests[claim])]
+        record |= _decide(evidence, rule, judged)
         record |= {"rule": rule.rule, "rules": VERSION}
         records.append({key: _plain(value) for key, value in record.items()})
     return records
@@ -110,7 +117,8 @@ def claims_summary(claims: Sequence[Records]) -> pd.DataFrame:
 
 
 def answer(claims: Sequence[Records]) -> list[str]:
-    """What a run says of the paper, in three sentences: its comparison, the fair one, and all verdicts with the time.
+    """What a run says of the paper: its comparison, the fair one, all verdicts with the time, and, after a run with too
+    few seeds to decide, how many would.
 
     Args:
         claims: records of `decide_claims`.
@@ -127,34 +135,49 @@ def answer(claims: Sequence[Records]) -> list[str]:
     counts = {verdict: sum(row["verdict"] == verdict for row in claims) for verdict in VERDICTS}
     third = f"Of {len(claims)} claims, " + _listed([f"{count} are {verdict}" for verdict, count in counts.items()])
     if time.get("ours") is None:
-        return [first, second, f"{third}; the time of a forward pass was not measured."]
+        return [first, second, f"{third}; the time of a forward pass was not measured.", *_few(by_name)]
     interval = f"{signed(time['ours'])} % [{signed(time['low'])}, {signed(time['high'])}]"
     return [
         first,
         second,
-        f"{third}; a forward pass differs from the base's by {interval}, {time['stated']} stated.",
+        f"{third}; a forward pass differs from the base's by {interval} here, {time['stated']} stated.",
+        *_few(by_name),
     ]
 
 
 def _gains(claims: dict[str, Records]) -> str:
     """What the four claimed gains say of the gate beside the matched control, with the interval in ROUGE-L."""
     words = {
-        REPRODUCED: "is better in {}",
+        REPRODUCED: "is better as claimed in {}",
         CONTRADICTED: "is worse in {}",
-        NOT_REPRODUCED: "is not shown to differ in {}",
+        NOT_REPRODUCED: "is not better as claimed in {}",
         UNDECIDED: "cannot be judged in {}",
     }
-    labels = {name: measure.label.replace("Perplexity", "perplexity") for name, measure in MEASURES.items()}
-    gains = {claim: labels[rule.pairs[0].metric] for claim, rule in RULES.items() if rule.rule == GAIN}
+    gains = {claim: _label(rule.pairs[0].metric) for claim, rule in RULES.items() if rule.times}
     by_verdict = {v: [label for claim, label in gains.items() if claims[claim]["verdict"] == v] for v in words}
     said = _listed([words[v].format(_listed(labels)) for v, labels in by_verdict.items() if labels])
     rouge = claims["rouge-l-gain"]
     if rouge.get("low") is None:
         return f"{said}: {rouge['reason']}."
     interval = signed_interval(*(rouge[name] for name in BOUNDS))
-    if rouge["verdict"] == UNDECIDED:
-        return f"{said}: ROUGE-L differs by {interval} over documents, and {rouge['reason']}."
     return f"{said}: ROUGE-L differs by {interval}, with a minimum detectable effect of {number(rouge['smallest'], 2)}."
+
+
+def _few(claims: dict[str, Records]) -> list[str]:
+    """How many seeds would decide, after a run that has too few."""
+    named = {name: claims[name] for name in ("rouge-l-gain", "perplexity")}
+    if not any(row.get("seeds") and row["seeds"] < FEWEST for row in named.values()):
+        return []
+    parts = [
+        f"{number(WORTH[rule.pairs[0].metric], 1)} in {_label(rule.pairs[0].metric)} takes {named[name]['needed']}"
+        for name, rule in RULES.items()
+        if "needed" in named.get(name, {})
+    ]
+    return [f"Fewer than {FEWEST} seeds decide nothing; to find {'; '.join(parts)}."]
+
+
+def _label(metric: str) -> str:
+    return MEASURES[metric].label.replace("Log perplexity", "log perplexity")
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -167,32 +190,24 @@ def _tests(evidence: Evidence, rule: Rule) -> list[Records]:
     pairs = [pair for pair in rule.pairs if (frame["metric"] == pair.metric).any()]
     if rule.claim == "domains":
         names = sorted(name for name in set(frame["domain"]) if name)
-        pairs = [Pair(ENHANCED, CONTROL, "perplexity", name) for name in names] + pairs
+        pairs = [Pair(ENHANCED, CONTROL, "loss", name) for name in names] + pairs
     return [_row(evidence, pair) for pair in pairs]
 
 
 def _row(evidence: Evidence, pair: Pair) -> Records:
-    """The comparison of a pair, with `problem`: why there is no test."""
+    """The comparison of a pair, with `problem`: why there is no number."""
     frame = evidence.comparisons
     here = (frame[list(Pair._fields)] == list(pair)).all(axis=1)
     row: Records = {str(key): value for key, value in frame[here].iloc[0].items()}
     row["problem"] = row["status"]
-    if not row["status"] and row["seeds"] < 2:
-        row["problem"] = f"{pair.arm} has one training seed, so its spread over seeds is unknown"
     if row["status"] == "not finite":
         row["problem"] = f"{MEASURES[pair.metric].label} is not a finite number"
     return row
 
 
-def _p(test: Records) -> float:
-    return np.nan if test["problem"] else float(test["p"])
-
-
-def _better(test: Records) -> bool:
-    return bool((test["difference"] > 0) == (MEASURES[test["metric"]].better == "higher"))
-
-
-def _decide(evidence: Evidence, rule: Rule, tests: Sequence[Records], p: Sequence[float]) -> Records:
+def _decide(evidence: Evidence, rule: Rule, judged: Sequence[Records]) -> Records:
+    if rule.lacks:
+        return decided(UNDECIDED, rule.lacks)
     if rule.timed:
         return _ratio(evidence, rule.timed)
     match rule.claim:
@@ -203,53 +218,19 @@ def _decide(evidence: Evidence, rule: Rule, tests: Sequence[Records], p: Sequenc
         case "syntactic-boundaries":
             return _boundaries(evidence)
         case "fits-one-t4":
-            verdict = REPRODUCED if "T4" in evidence.device else UNDECIDED
-            return _verdict(verdict, f"the run was made on {evidence.device or 'an unknown device'}")
-        case "state-of-the-art":
-            return _verdict(UNDECIDED, "the paper names no benchmark and compares with no other recurrent model")
-        case "domains" if len(tests) < 2:
-            return _verdict(UNDECIDED, "one domain was measured, or none")
-    if not tests:
-        return _verdict(UNDECIDED, "this run does not measure it")
-    record = _shown(tests, p)
-    if rule.rule == GAIN:
+            verdict = REPRODUCED if _is_the_papers(evidence, evidence.device) else UNDECIDED
+            return decided(
+                verdict, f"the run was made with {_shape(evidence)} on {evidence.device or 'no known device'}"
+            )
+        case "domains" if len(judged) < 2:
+            return decided(UNDECIDED, "one domain was measured, or none")
+    if not judged:
+        return decided(UNDECIDED, "this run does not measure it")
+    record = together(judged)
+    if rule.times:
         base = _row(evidence, rule.pairs[0]._replace(against=BASE))
-        record |= {"against_base": _change(base), "against_control": _change(tests[0])}
+        record |= {"against_base": _change(base), "against_control": _change(judged[0])}
     return record
-
-
-def _shown(tests: Sequence[Records], p: Sequence[float]) -> Records:
-    """The verdict on a claim that every one of these differences is for the better."""
-    first = tests[0]
-    record: Records = {
-        "ours": first["difference"],
-        "low": first["low"],
-        "high": first["high"],
-        "n": first["n"],
-        "seeds": first["seeds"],
-        "p": max(p) if np.isfinite(p).all() else np.nan,
-        "rests_on": list(dict.fromkeys(f"{MEASURES[t['metric']].label}/{t['arm']}/{t['against']}" for t in tests)),
-        "smallest": first["smallest"],
-        "unit": f"{MEASURES[first['metric']].label} over {first['against']}'s",
-    }
-    problems = [test["problem"] for test in tests if test["problem"]]
-    if problems:
-        return record | _verdict(UNDECIDED, "; ".join(dict.fromkeys(problems)))
-    shown = [value < LEVEL for value in p]
-    reason = "; ".join(_sentence(test, value) for test, value in zip(tests, p, strict=True))
-    if any(significant and not _better(test) for significant, test in zip(shown, tests, strict=True)):
-        return record | _verdict(CONTRADICTED, reason)
-    return record | _verdict(REPRODUCED if all(shown) else NOT_REPRODUCED, reason)
-
-
-def _sentence(test: Records, p: float) -> str:
-    interval = signed_interval(test["difference"], test["low"], test["high"])
-    where = f"{test['domain']}: " if test["domain"] else ""
-    head = f"{where}{test['arm']} against {test['against']}: {MEASURES[test['metric']].label} {interval}"
-    tail = f"p {number(p, 2)} after Holm, {test['n']} documents, {test['seeds']} seeds"
-    if p < LEVEL:
-        return f"{head}, {'better' if _better(test) else 'worse'}, {tail}"
-    return f"{head}, no difference shown, {tail}; minimum detectable effect {number(test['smallest'], 2)}"
 
 
 def _change(test: Records) -> str:
@@ -263,32 +244,45 @@ def _ratio(evidence: Evidence, arm: str) -> Records:
     stated = paper.FORWARD_SECONDS[arm] / paper.FORWARD_SECONDS[BASE]
     rows = evidence.times[(evidence.times["measure"] == "forward") & (evidence.times["arm"] == arm)]
     if not len(rows) or not np.isfinite(rows[["ratio", "ratio_low", "ratio_high"]].to_numpy(dtype=float)).all():
-        return _verdict(UNDECIDED, f"{arm} was not timed beside the base")
+        return decided(UNDECIDED, f"{arm} was not timed beside the base")
     found = rows.iloc[0]
     ratio, low, high = (float(found[name]) for name in ("ratio", "ratio_low", "ratio_high"))
-    where = f"{found['tokens']:.0f} tokens, batch {found['batch']:.0f}, {found['dtype']}, {found['device']}"
+    where = f"{_shape(evidence)}, {found['tokens']:.0f} tokens, batch {found['batch']:.0f}, {found['dtype']}"
     reason = (
-        f"ratio {ratio:.3f} [{low:.3f}, {high:.3f}] against {stated:.4f} by the paper's table; {where}. A gate's share "
-        "of the work depends on the shape, and this is not the paper's"
+        f"ratio {ratio:.3f} [{low:.3f}, {high:.3f}] at {where} on {found['device']}, against {stated:.4f} by the "
+        "paper's table"
     )
     verdict = CONTRADICTED if low > stated else REPRODUCED if high <= stated + MARGIN else UNDECIDED
+    if not _is_the_papers(evidence, str(found["device"])):
+        verdict = UNDECIDED
+        reason += f", which is of {AT_THE_SHAPE}; a gate's share of the time depends on the shape"
     return {
         **dict(zip(BOUNDS, (100 * (value - 1) for value in (ratio, low, high)), strict=True)),
         "n": int(found["repeats"]) if "repeats" in found else None,
         "seeds": int(found["runs"]),
         "unit": "% over the base",
         "rests_on": ["figure2"],
-    } | _verdict(verdict, reason)
+    } | decided(verdict, reason)
+
+
+def _is_the_papers(evidence: Evidence, device: str) -> bool:
+    """Whether network and device are those of the paper's times."""
+    return evidence.shape == paper.SHAPE and paper.DEVICE in device
+
+
+def _shape(evidence: Evidence) -> str:
+    layers, channels = evidence.shape
+    return f"{layers} layers of {channels:,} channels" if layers else "a network of unknown shape"
 
 
 def _generation(evidence: Evidence) -> Records:
     rows = evidence.times[(evidence.times["measure"] == "generation") & (evidence.times["arm"] == BASE)]
     if not len(rows) or rows["seconds_median"].isna().all():
-        return _verdict(UNDECIDED, "generation was not timed")
+        return decided(UNDECIDED, "generation was not timed")
     found = rows.iloc[0]
     reason = f"{found['tokens']:.0f} tokens by our base, on another machine; the paper times no other model"
     seconds = (float(found[name]) for name in ("seconds_median", "seconds_low", "seconds_high"))
-    return dict(zip(BOUNDS, seconds, strict=True)) | {"unit": "s"} | _verdict(UNDECIDED, reason)
+    return dict(zip(BOUNDS, seconds, strict=True)) | {"unit": "s"} | decided(UNDECIDED, reason)
 
 
 def _linear(evidence: Evidence) -> Records:
@@ -297,57 +291,43 @@ def _linear(evidence: Evidence) -> Records:
     at_once = None if rows is None else rows[rows["mode"] == ONE_PASS]
     rows = None if rows is None else rows[rows["mode"] == WINDOWS]
     if rows is None or at_once is None or not rows["tokens"].max() >= 4 * FITTED_FROM:
-        return _verdict(UNDECIDED, f"no text of {4 * FITTED_FROM:,} tokens or more was timed")
+        return decided(UNDECIDED, f"no text of {4 * FITTED_FROM:,} tokens or more was timed")
     fit = exponent(rows["tokens"], rows["seconds"])
     reason = (
         f"time grows as tokens^{fit.estimate:.3f} [{fit.low:.3f}, {fit.high:.3f}] from {FITTED_FROM:,} to "
-        f"{rows['tokens'].max():,} tokens, {fit.points} readings, {rows['device'].iloc[0]}; in one pass, where memory "
-        f"grows too, as tokens^{exponent(at_once['tokens'], at_once['seconds']).estimate:.3f} up to "
+        f"{rows['tokens'].max():,} tokens, {fit.points} readings, {_shape(evidence)}, {rows['device'].iloc[0]}; in one "
+        f"pass, where memory grows too, as tokens^{exponent(at_once['tokens'], at_once['seconds']).estimate:.3f} up to "
         f"{at_once['tokens'].max():,}"
     )
-    verdict = REPRODUCED if fit.high <= LINEAR else CONTRADICTED if fit.low > LINEAR else NOT_REPRODUCED
+    verdict = REPRODUCED if fit.high <= LINEAR else CONTRADICTED if fit.low > LINEAR else UNDECIDED
     numbers = {"ours": fit.estimate, "low": fit.low, "high": fit.high, "n": fit.points, "rests_on": ["length"]}
-    return numbers | {"unit": "power of the length"} | _verdict(verdict, reason)
+    return numbers | {"unit": "power of the length"} | decided(verdict, reason)
 
 
 def _boundaries(evidence: Evidence) -> Records:
     rows = evidence.effects
     if rows is None or not len(rows):
-        return _verdict(UNDECIDED, "the tuned gate was not read at clause boundaries")
+        return decided(UNDECIDED, "the tuned gate was not read at clause boundaries")
     rows = rows[rows["group"] == "boundary"]
     if "text" in rows:  # in natural text punctuation is only a weak label
         rows = rows[rows["text"] == "stories"]
     before, rows = (rows[rows["arm"] == arm] for arm in ("enhanced-untrained", ENHANCED))
     if rows["effect"].isna().any() or rows.empty:
-        return _verdict(UNDECIDED, "no clause boundary has a control of the same token at a like position")
-    if before.empty:
-        return _verdict(
-            UNDECIDED, "the gate before training was not read, and any function of the state tells tokens apart"
-        )
-    layers = []
-    for layer, part in rows.groupby("layer"):
-        effects, untrained = part["effect"].to_numpy(dtype=float), before[before["layer"] == layer]
-        agreed = bool((effects > 0).all() or (effects < 0).all())
-        nearest = np.abs(part[["low", "high"]].to_numpy(dtype=float)).min()
-        beyond = bool(nearest > np.abs(untrained[["low", "high"]].to_numpy(dtype=float)).max())
-        size, p = float(np.abs(effects).min()) if agreed else 0.0, float(part["p_holm"].max())
-        layers.append((size >= SMALLEST_EFFECT and p < LEVEL and beyond, size, p, int(str(layer))))
-    shown, _, p, layer = max(layers)
-    chosen, untrained = rows[rows["layer"] == layer], before[before["layer"] == layer]
+        return decided(UNDECIDED, "no clause boundary has a control of the same token at a like position")
+    largest = rows.groupby("layer")["effect"].mean().abs().idxmax()
+    chosen, seeds = rows[rows["layer"] == largest], int(rows["seed"].nunique())
     numbers = dict(zip(BOUNDS, (float(chosen[column].mean()) for column in ("effect", "low", "high")), strict=True))
-    tokens, controls, seeds = int(chosen["tokens"].min()), int(chosen["controls"].min()), int(rows["seed"].nunique())
+    tokens, controls = int(chosen["tokens"].min()), int(chosen["controls"].min())
+    untrained = before[before["layer"] == largest]["effect"]
+    lacking = [*BOUNDARY_NEEDS, *([f"{FEWEST} seeds"] if seeds < FEWEST else [])]
     reason = (
-        f"layer {layer} differs by {signed(numbers['ours'])} sd at clause boundaries from controls of the same token, "
-        f"mean of {seeds} seeds (p {number(p, 2)} after Holm, of the seed where it is largest); before training by "
-        f"{signed(float(untrained['effect'].iloc[0]))}; {sum(one[0] for one in layers)} of {len(layers)} layers by the "
-        f"rule; {tokens} boundaries, {controls} controls"
+        f"layer {largest} differs by {signed_interval(*numbers.values())} sd at clause boundaries from controls of the "
+        f"same token, mean of {seeds} seeds, {tokens} boundaries, {controls} controls"
+        + (f"; before training by {signed(float(untrained.mean()))}" if len(untrained) else "")
+        + f". Not measured: {_listed(lacking)}"
     )
-    extra: Records = {"n": tokens, "seeds": seeds, "p": p, "unit": "sd of the gate", "rests_on": ["boundaries"]}
-    return numbers | extra | _verdict(REPRODUCED if shown else NOT_REPRODUCED, reason)
-
-
-def _verdict(verdict: str, reason: str) -> Records:
-    return {"verdict": verdict, "reason": reason}
+    extra: Records = {"n": tokens, "seeds": seeds, "unit": "sd of the gate", "rests_on": ["boundaries"]}
+    return numbers | extra | decided(UNDECIDED, reason)
 
 
 def _plain(value: Any) -> Any:

@@ -133,11 +133,12 @@ def moved(one: pd.DataFrame, other: pd.DataFrame, resamples: int = RESAMPLES) ->
         two intervals are disjoint. A measure or arm that a run does not have is `MISSING` there.
     """
     arms = list(dict.fromkeys([*arms_of(one, first=()), *arms_of(other, first=())]))
-    present = [
-        name
-        for name, measure in MEASURES.items()
+    measured = {
+        measure.columns: name  # of two measures of the same columns, perplexity and its logarithm, the first
+        for name, measure in reversed(MEASURES.items())
         if any(set(measure.columns) <= set(frame["metric"]) for frame in (one, other))
-    ]
+    }
+    present = list(reversed(measured.values()))
     sides: list[dict[tuple[str, str], dict[str, Any]]] = []
     for frame in (one, other):
         rows = summary(frame, arms=arms, metrics=present, resamples=resamples).to_dict("records")

@@ -107,7 +107,9 @@ def gather(run: Run) -> Results:
     compared = comparisons(documents, pairs, domains=domains, failures=failures, resamples=settings.resamples)
     times = pooled_times(latency, arms=arms, failures=failures)
     studies = ensure_studies(run) if settings.studies else no_studies()
-    evidence = Evidence(compared, times, device_name(best_device()), studies.scaling, studies.effects)
+    base = ensure_base(run).config
+    shape = (base.num_hidden_layers, base.hidden_size)
+    evidence = Evidence(compared, times, device_name(best_device()), shape, studies.scaling, studies.effects)
     return Results(
         arms=arms,
         failures=failures,

@@ -2,7 +2,8 @@
 
 Results are one long table per document (arm, seed, document, metric, value); what is reported is a function of sums
 over documents. BLEU and perplexity are ratios of such sums, not means of documents' scores, so their columns are
-sufficient statistics and a resample of documents is scored exactly.
+sufficient statistics and a resample of documents is scored exactly. `loss` is the logarithm of perplexity, in nats per
+token: differences of perplexity follow the seeds whose perplexity is high, those of its logarithm weigh seeds alike.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ MEASURES = {
     measure.name: measure
     for measure in (
         Measure("perplexity", "Perplexity", ("nll", "tokens"), perplexity_of_sums, "lower", False),
+        Measure("loss", "Log perplexity", ("nll", "tokens"), ratio_of_sums, "lower", False),
         Measure("bits_per_byte", "Bits per byte", ("nll", "bytes"), bits_per_byte_of_sums, "lower", False),
         Measure("bleu", "BLEU", BLEU_COLUMNS, bleu_of_sums, "higher"),
         Measure("rouge1", "ROUGE-1", ("rouge1",), mean, "higher"),
@@ -114,6 +116,15 @@ MEASURES = {
         Measure(
             "perplexity_code", "Perplexity of code", ("code_nll", "code_tokens"), perplexity_of_sums, "lower", False
         ),
+        Measure(
+            "loss_natural",
+            "Log perplexity of natural text",
+            ("natural_nll", "natural_tokens"),
+            ratio_of_sums,
+            "lower",
+            False,
+        ),
+        Measure("loss_code", "Log perplexity of code", ("code_nll", "code_tokens"), ratio_of_sums, "lower", False),
         Measure(
             "order_loss",
             "Loss by shuffling distant context",

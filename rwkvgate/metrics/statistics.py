@@ -1,10 +1,9 @@
 """Uncertainty: intervals and tests over documents, paired between arms, and over training seeds.
 
-Two kinds of noise are kept apart. The first is which documents are in the test set: `paired_difference` resamples the
+Two kinds of noise are measured. The first is which documents are in the test set: `paired_difference` resamples the
 same documents for both arms and for all their seeds, and `permutation_p` swaps the arms within documents. The second is
-the seed a model was trained with: `seed_spread`, and `seed_p`, Student's test on the seeds' differences. A difference
-counts as shown only if it stands against both, so the larger of the two p values counts (an intersection-union test,
-which rejects no more often than either), after Holm's correction over all claims that are decided together.
+the seed a model was trained with: `seed_spread`, and `seed_p`, Student's test on the seeds' differences. Both together,
+which is what a claim about a method needs, are in `retrained`.
 
 Every corpus measure here is a function of sums over documents (a mean, perplexity, BLEU), so a resample is a vector of
 counts and all its sums are one matrix product. `scipy.stats.bootstrap` does the resampling and the intervals; it is
@@ -14,11 +13,12 @@ given document indices, and the statistic turns them into counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 Reduce = Callable[[Floats, int], Floats]
@@ -95,7 +95,7 @@ def paired_difference(
         >>> round(result.low, 6), round(result.high, 6), result.separates
         (1.0, 1.0, True)
     """
-    left, right = _paired(a, b)
+    left, right = paired_values(a, b)
     return _bootstrap([(left, 1.0), (right, -1.0)], reduce, resamples, seed)
 
 
@@ -120,7 +120,7 @@ def permutation_p(
         >>> permutation_p([1.0, 2.0], [1.0, 2.0])
         1.0
     """
-    left, right = (side.mean(axis=0) for side in _paired(a, b))  # (document, column)
+    left, right = (side.mean(axis=0) for side in paired_values(a, b))  # (document, column)
     n = left.shape[0]
     if n == 0:
         return np.nan
@@ -186,18 +186,32 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(x) for x in adjusted]
 
 
-def minimum_detectable_effect(error: float, degrees: float = np.inf) -> float:
-    """The difference that a two-sided test at 5 % with this standard error detects with 80 % power (by Student's t).
+def minimum_detectable_effect(error: float, degrees: float = np.inf, tests: int = 1) -> float:
+    """The difference that a two-sided test at 5 % with this standard error detects with 80 % power (noncentral t).
 
     Args:
         error: standard error of the estimated difference.
-        degrees: degrees of freedom of that error; infinite for an error over documents.
+        degrees: degrees of freedom of that error; infinite for an error that is known.
+        tests: how many are corrected for: the level is 5 % / tests, the first step of Holm's correction.
+
+    Returns:
+        The effect, in the error's units; nan where the error is.
 
     Example:
         >>> round(minimum_detectable_effect(1.0), 3)  # 1.960 + 0.842 standard errors
         2.802
     """
-    return float((stats.t.ppf((1 + CONFIDENCE) / 2, degrees) + stats.t.ppf(POWER, degrees)) * error)
+    return _detected(float(degrees), tests) * float(error) if np.isfinite(error) and degrees > 0 else np.nan
+
+
+@cache
+def _detected(degrees: float, tests: int) -> float:
+    """The minimum detectable effect in standard errors."""
+    level = (1 - CONFIDENCE) / tests
+    if not np.isfinite(degrees):
+        return float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
+    least = float(stats.t.isf(level / 2, degrees))
+    return float(optimize.brentq(lambda effect: stats.nct.sf(least, degrees, effect) - POWER, 0.0, 4 * least + 10))
 
 
 def _stacked(values: ArrayLike) -> Floats:
@@ -212,7 +226,12 @@ def _stacked(values: ArrayLike) -> Floats:
     raise ValueError(f"values have {array.ndim} dimensions; give (document,), (document, column) or with seeds first")
 
 
-def _paired(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+def paired_values(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    """Both sides as (seed, document, column) float64.
+
+    Raises:
+        ValueError: they differ in documents, or have a wrong number of dimensions.
+    """
     left, right = _stacked(a), _stacked(b)
     if left.shape[1] != right.shape[1]:
         raise ValueError(f"a has {left.shape[1]} documents and b has {right.shape[1]}; a pair needs both")

@@ -83,11 +83,21 @@ def test_holm_keeps_the_family_error() -> None:
 
 
 def test_the_minimum_detectable_effect_is_detected_with_its_nominal_power() -> None:
-    # Over documents: (1.960 + 0.842) standard errors. Five seeds of deviation 1: (2.776 + 0.941) / sqrt(5).
+    # 1.960 + 0.842 standard errors; one degree of freedom and twelve tests: 153 x 1.28, the 80 % quantile of |chi|.
     assert minimum_detectable_effect(1.0) == pytest.approx(2.8016, abs=1e-3)
-    assert minimum_detectable_effect(1 / np.sqrt(5), 4) == pytest.approx((2.7764 + 0.9410) / np.sqrt(5), abs=1e-3)
+    assert minimum_detectable_effect(1.0, 1, tests=12) == pytest.approx(195.8, abs=0.1)
+    assert np.isnan(minimum_detectable_effect(np.nan)) and np.isnan(minimum_detectable_effect(1.0, 0))
     rng, repeats, n = np.random.default_rng(6), 600, 200
     effect = minimum_detectable_effect(1 / np.sqrt(n))
     detected = sum(stats.ttest_1samp(rng.normal(effect, 1, n), 0).pvalue < 0.05 for _ in range(repeats))
     low, high = stats.binom.interval(0.999, repeats, 0.8)
     assert low <= detected <= high
+
+
+@pytest.mark.parametrize(("seeds", "tests"), [(3, 1), (5, 1), (5, 12), (10, 12)])
+def test_it_is_detected_with_few_seeds_after_a_correction_too(seeds: int, tests: int) -> None:
+    rng, repeats = np.random.default_rng(7), 2000
+    effect = minimum_detectable_effect(1 / np.sqrt(seeds), seeds - 1, tests)
+    p = stats.ttest_1samp(rng.normal(effect, 1, (repeats, seeds)), 0, axis=1).pvalue
+    low, high = stats.binom.interval(0.999, repeats, 0.8)
+    assert low <= (p < 0.05 / tests).sum() <= high

@@ -11,20 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from rwkvgate.experiment.analysis import paper
 from rwkvgate.metrics.latency import TIMES
 from rwkvgate.metrics.measures import MEASURES, Measure, documents_of
+from rwkvgate.metrics.retrained import UNKNOWN as NO_DIFFERENCE
+from rwkvgate.metrics.retrained import Difference, retrained_difference
 from rwkvgate.metrics.statistics import (
     RESAMPLES,
     Floats,
     Interval,
+    Reduce,
     interval,
-    minimum_detectable_effect,
-    paired_difference,
     permutation_p,
-    seed_p,
     seed_spread,
 )
 
@@ -40,8 +39,9 @@ SUMMARY_COLUMNS = (
     *("arm", "metric", "value", "low", "high", "deviation", "lowest", "highest", "seeds", "n", "paper", "status"),
 )
 COMPARISON_COLUMNS = (
-    *("arm", "against", "metric", "domain", "value", "reference", "difference", "low", "high", "relative", "separates"),
-    *("n", "seeds", "reference_seeds", "seed_deviation", "p_documents", "p_seeds", "p", "smallest", "status"),
+    *("arm", "against", "metric", "domain", "value", "reference", "difference", "low", "high"),
+    *("relative", "relative_low", "relative_high", "n", "seeds", "reference_seeds", "seed_deviation"),
+    *("document_error", "p_documents", "p", "bound", "smallest", "status"),
 )
 UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)
 Failures = Mapping[str, str]
@@ -83,8 +83,10 @@ def seed_values(results: pd.DataFrame, arms: Iterable[str], metrics: Iterable[st
     return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"])
 
 
-def paired_documents(results: pd.DataFrame, measure: Measure, arms: Sequence[str]) -> tuple[list[Floats], pd.Index]:
-    """The documents that every seed of every arm has, as arrays (seed, document, column), one per arm."""
+def paired_documents(
+    results: pd.DataFrame, measure: Measure, arms: Sequence[str]
+) -> tuple[list[Floats], list[list[int]], pd.Index]:
+    """The documents that every seed of every arm has: arrays (seed, document, column) and seeds, one per arm."""
     seeds = [documents_of(results, measure, arm) for arm in arms]
     frames = [frame for by_seed in seeds for frame in by_seed.values()]
     common = frames[0].index if frames else pd.Index([])
@@ -96,7 +98,7 @@ def paired_documents(results: pd.DataFrame, measure: Measure, arms: Sequence[str
         np.stack([frame.loc[common].to_numpy(dtype=np.float64) for frame in by_seed.values()]) if by_seed else empty
         for by_seed in seeds
     ]
-    return arrays, common
+    return arrays, [list(by_seed) for by_seed in seeds], common
 
 
 def summary(
@@ -122,7 +124,7 @@ def summary(
     for name in metrics:
         measure = MEASURES[name]
         for arm in arms_of(results, failures=failures) if arms is None else arms:
-            (values,), common = paired_documents(results, measure, [arm])
+            (values,), _, common = paired_documents(results, measure, [arm])
             found = interval(values, measure.reduce, resamples=resamples) if values.size else UNKNOWN
             spread = seed_spread(list(seed_values(results, [arm], [name])["value"]))
             rows.append(
@@ -168,13 +170,14 @@ def comparisons(
         domains: the domain of each test document, by its number, where a pair asks for one.
 
     Returns:
-        One row a pair with `COMPARISON_COLUMNS`: `value` and `reference` (means over seeds), `difference` with its
-        95 % interval over the `n` documents that all seeds of both have, `relative` (difference / reference),
-        `separates` (the interval excludes 0), the numbers of seeds, `seed_deviation` (standard deviation over seeds
-        of the difference; seeds are paired where both arms have the same ones, else the reference is its mean),
-        `p_documents` and `p_seeds` of the tests against either kind of noise, `p` the larger of them (not corrected
-        for the number of rows: those of the claims are), `smallest`, the minimum detectable effect of these tests at
-        80 % power, and `status`: "" where all is well, else why not.
+        One row a pair with `COMPARISON_COLUMNS`: `value` and `reference` (means over seeds), `difference` with the 95 %
+        interval of `retrained` (other seeds and other documents; nan below two seeds), `relative` (difference /
+        reference) with its interval (of the logarithm of the ratio), `n` documents that all seeds of both have, the
+        numbers of seeds (those that both have, or one side's single one against all of the other's),
+        `seed_deviation` and `document_error` of the difference, `p_documents` of the permutation test against
+        documents alone, `p` against seeds and documents together too (not corrected for the number of rows: those of
+        the claims are), `bound` (the arms are shown to differ by less, either way: two one-sided tests at 5 %),
+        `smallest`, the minimum detectable effect at 80 % power, and `status`: "" where all is well, else why not.
     """
     rows = []
     for pair in dict.fromkeys(pairs):
@@ -187,52 +190,55 @@ def comparisons(
 
 
 def _compare(results: pd.DataFrame, pair: Pair, failures: Failures | None, resamples: int) -> dict[str, Any]:
-    """The numbers of one pair.
-
-    The test over seeds pairs the seeds that both arms have; a reference with other seeds counts as their mean.
-    """
+    """The numbers of one pair."""
     measure, arms = MEASURES[pair.metric], (pair.arm, pair.against)
-    (left, right), common = paired_documents(results, measure, arms)
-    found, p_documents = UNKNOWN, np.nan
-    values = references = np.empty(0)
+    (left, right), (seeds, others), common = paired_documents(results, measure, arms)
+    if min(len(seeds), len(others)) > 1:
+        shared = [seed for seed in seeds if seed in others]
+        left, right = left[[seeds.index(seed) for seed in shared]], right[[others.index(seed) for seed in shared]]
+    found, relative, p_documents = NO_DIFFERENCE, NO_DIFFERENCE, np.nan
+    value = reference = np.nan
     if left.size and right.size:
-        found = paired_difference(left, right, measure.reduce, resamples=resamples)
-        values, references = (measure.reduce(side.sum(axis=1), len(common)) for side in (left, right))
+        found = retrained_difference(left, right, measure.reduce)
+        relative = retrained_difference(left, right, _logarithm(measure))
+        value, reference = (float(measure.reduce(side.sum(axis=1), len(common)).mean()) for side in (left, right))
         p_documents = permutation_p(left, right, measure.reduce, resamples=resamples)
-    reference = float(references.mean()) if references.size else np.nan
-    seeds, other_seeds = (list(documents_of(results, measure, arm)) for arm in arms)
-    differences = list(values - (references if seeds == other_seeds else reference))
-    p_seeds = seed_p(differences)
     present = set(results["arm"])
     problems = [(arm, _failed(arm, failures) or ("" if arm in present else NOT_RUN)) for arm in arms]
     missing = next((f"{arm} {problem}" for arm, problem in problems if problem), "")
+    low, high = found.interval()
+    least, most = relative.interval()
     return {
-        "value": float(values.mean()) if values.size else np.nan,
+        "value": value,
         "reference": reference,
         "difference": found.estimate,
-        "low": found.low,
-        "high": found.high,
+        "low": low,
+        "high": high,
         "relative": found.estimate / reference if reference else np.nan,
-        "separates": found.separates,
+        "relative_low": np.expm1(least),
+        "relative_high": np.expm1(most),
         "n": found.n,
         "seeds": left.shape[0],
         "reference_seeds": right.shape[0],
-        "seed_deviation": seed_spread(differences).deviation,
+        "seed_deviation": found.deviation,
+        "document_error": found.document_error,
         "p_documents": p_documents,
-        "p_seeds": p_seeds,
-        "p": float(np.maximum(p_documents, p_seeds)),
-        "smallest": _detectable(found, differences),
-        "status": missing or (_status(found) if found.n else "no documents in common"),
+        "p": float(np.maximum(p_documents, found.p)),
+        "bound": float(np.abs(found.bounds).max()),
+        "smallest": found.detectable(),
+        "status": missing or (_status(found) if found.n else "no seeds or documents in common"),
     }
 
 
-def _detectable(found: Interval, differences: Sequence[float]) -> float:
-    """The larger of the minimum detectable effects of the tests over documents and over seeds."""
-    over_documents = minimum_detectable_effect((found.high - found.low) / (2 * stats.norm.ppf(0.975)))
-    n = len(differences)
-    if n < 2:
-        return over_documents
-    return max(over_documents, minimum_detectable_effect(float(np.std(differences, ddof=1)) / np.sqrt(n), n - 1))
+def _logarithm(measure: Measure) -> Reduce:
+    """The logarithm of a measure: a difference of two is a ratio, whose interval is then never below zero."""
+
+    def logarithm(sums: Floats, n: int) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value: Floats = np.log(measure.reduce(sums, n))
+        return value
+
+    return logarithm
 
 
 def pooled_times(
@@ -275,5 +281,5 @@ def _failed(arm: str, failures: Failures | None) -> str:
     return f"failed: {failures[arm]}" if failures and arm in failures else ""
 
 
-def _status(found: Interval) -> str:
+def _status(found: Interval | Difference) -> str:
     return "" if np.isfinite(found.estimate) else "not finite"

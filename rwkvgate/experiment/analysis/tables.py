@@ -19,6 +19,7 @@ TABLE2_METRICS = ("perplexity", "bits_per_byte", "bleu", "rouge1", "rouge2", "ro
 NOTHING = "–"
 LEVEL = 0.05
 """The level of every test."""
+ALONE = ", by documents alone (one seed: no interval)"
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 
 
@@ -58,22 +59,24 @@ def percent(relative: float) -> str:
     return f"{100 * relative:+.1f} %".replace("-", "−") if np.isfinite(relative) else NOTHING
 
 
-def reading(difference: float, p: float, smallest: float, low: float, high: float, better: str) -> str:
-    """What a difference says: better, worse, higher or lower, or none shown and what would have been detected.
+def reading(row: Mapping[Any, Any], better: str) -> str:
+    """What a row of `comparison.comparisons` says: better, worse, higher or lower; or, where none is shown, how large
+    a difference is left possible and how large a one would have been found.
 
-    Args:
-        p: of the difference against documents and seeds; nan where there is one training seed, and then
-            the interval over documents, `low` to `high`, decides, and the reading says so.
-        smallest: the minimum detectable effect.
+    With one training seed the documents decide alone, and the reading says so.
     """
-    alone = ", by documents alone" if np.isnan(p) else ""
-    if alone and not (np.isfinite(low) and np.isfinite(high)):
+    alone = ALONE if np.isnan(row["p"]) else ""
+    p = row["p_documents"] if alone else row["p"]
+    if np.isnan(p):
         return "no interval"
-    if (low <= 0 <= high) if alone else p >= LEVEL:
-        return f"no difference shown{alone} (minimum detectable: {number(smallest, 2)})"
+    if p >= LEVEL and alone:
+        return f"no difference shown{alone}"
+    if p >= LEVEL:
+        bound, smallest = number(row["bound"], 2), number(row["smallest"], 2)
+        return f"no difference shown: under {bound} either way (minimum detectable: {smallest})"
     if better == "neither":
-        return ("higher" if difference > 0 else "lower") + alone
-    return ("better" if (difference > 0) == (better == "higher") else "worse") + alone
+        return ("higher" if row["difference"] > 0 else "lower") + alone
+    return ("better" if (row["difference"] > 0) == (better == "higher") else "worse") + alone
 
 
 def time_table(times: pd.DataFrame, measure: str = "forward") -> pd.DataFrame:
@@ -125,15 +128,14 @@ def quality_table(summary: pd.DataFrame, metrics: Sequence[str] = TABLE2_METRICS
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
     """`comparison.comparisons` for reading: one row a pair.
 
-    Columns: Metric, Arm, Against, both values, Difference, `95 % interval` (over documents), Relative, Documents,
-    Seeds, `Over seeds` (standard deviation of the difference), `p` (against both kinds of noise) and Reading: what is
-    shown, or the minimum detectable effect, or why there is no number.
+    Columns: Metric, Arm, Against, both values, Difference, `95 % interval` (over seeds and documents together),
+    Relative, Documents, Seeds, `Over seeds` (standard deviation of the difference), `p` (against both kinds of noise)
+    and Reading: what is shown, or the minimum detectable effect, or why there is no number.
     """
     rows = []
     for row in compared.to_dict("records"):
         measure = MEASURES[str(row["metric"])]
         known, spread = np.isfinite(row["low"]), row["seed_deviation"]
-        shown_effect = reading(row["difference"], row["p"], row["smallest"], row["low"], row["high"], measure.better)
         rows.append(
             {
                 "Metric": measure.label + (f", {row['domain']}" if row["domain"] else ""),
@@ -148,7 +150,7 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
                 "Seeds": f"{row['seeds']} / {row['reference_seeds']}",
                 "Over seeds": f"± {number(spread, 2)}" if np.isfinite(spread) else NOTHING,
                 "p": number(row["p"], 2),
-                "Reading": row["status"] or shown_effect,
+                "Reading": row["status"] or reading(row, measure.better),
             }
         )
     return pd.DataFrame(rows)

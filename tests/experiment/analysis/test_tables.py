@@ -106,7 +106,7 @@ def test_comparisons_are_paired_and_against_both_controls(results):
     assert set(frame["against"]) == {"base", "base-tuned"}
     row = frame.set_index(["arm", "against", "metric"]).loc[("enhanced", "base", "rougeL")]
     assert row["difference"] == pytest.approx(row["value"] - row["reference"])
-    assert row["separates"] and row["low"] > 0 and (row["n"], row["seeds"], row["reference_seeds"]) == (24, 3, 1)
+    assert row["low"] > 0 and (row["n"], row["seeds"], row["reference_seeds"]) == (24, 3, 1)
     text = comparison_table(frame).set_index(["Arm", "Against", "Metric"])
     assert text.loc[("enhanced", "base", "ROUGE-L"), "Reading"] == "better"
     assert text.loc[("enhanced", "base", "Perplexity"), "Reading"] == "better"
@@ -156,12 +156,15 @@ def test_results_are_checked(results):
 
 
 def test_reading_and_numbers():
-    assert reading(0.1, 0.3, 0.28, -0.1, 0.3, "higher") == "no difference shown (minimum detectable: 0.28)"
-    assert reading(0.2, 0.01, 0.1, 0.1, 0.3, "lower") == "worse"
-    assert reading(-0.2, 0.04, 0.1, -0.3, -0.1, "neither") == "lower"
-    assert reading(0.2, 0.2, 0.1, 0.1, 0.3, "lower") == "no difference shown (minimum detectable: 0.10)"
-    assert reading(0.2, np.nan, 0.1, 0.1, 0.3, "lower") == "worse, by documents alone"
-    assert reading(0.2, np.nan, 0.1, np.nan, np.nan, "lower") == "no interval"
+    def said(difference, p, better, p_documents=0.01):
+        row = {"difference": difference, "p": p, "p_documents": p_documents, "bound": 0.31, "smallest": 0.28}
+        return reading(row, better)
+
+    assert said(0.1, 0.3, "higher") == "no difference shown: under 0.31 either way (minimum detectable: 0.28)"
+    assert said(0.2, 0.01, "lower") == "worse" and said(-0.2, 0.04, "neither") == "lower"
+    assert said(0.2, np.nan, "lower") == "worse, by documents alone (one seed: no interval)"
+    assert said(0.2, np.nan, "lower", 0.3) == "no difference shown, by documents alone (one seed: no interval)"
+    assert said(0.2, np.nan, "lower", np.nan) == "no interval"
     assert [number(x) for x in (0.0, 0.0431, 3.353, 1234.5, np.nan, 1e-9)] == [
         "0.0000",
         "0.04310",
