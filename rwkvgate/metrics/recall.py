@@ -71,19 +71,20 @@ def associative_recall(
     return torch.from_numpy(ids), torch.from_numpy(labels)
 
 
-def copying(count: int, length: int, symbols: int, seed: int) -> tuple[Tensor, Tensor]:
+def copying(count: int, length: int, symbols: int, seed: int, gap: int = 0) -> tuple[Tensor, Tensor]:
     """Copying (cf. arXiv 2402.01032): a string of random symbols, a separator, and the string again, labelled.
 
     Args:
         count: sequences.
-        length: symbols of the string; a sequence has 2 * length + 1 tokens.
+        length: symbols of the string; a sequence has 2 * length + gap + 1 tokens.
         symbols: number of different symbols.
+        gap: noise between the string and the separator, in tokens.
 
     Returns:
-        Token ids and labels, (count, 2 * length + 1) each, int64.
+        Token ids and labels, (count, 2 * length + gap + 1) each, int64.
 
     Raises:
-        ValueError: no symbol, or an empty string.
+        ValueError: no symbol, an empty string, or a negative gap.
 
     Example:
         >>> ids, labels = copying(count=1, length=4, symbols=9, seed=0)
@@ -92,10 +93,93 @@ def copying(count: int, length: int, symbols: int, seed: int) -> tuple[Tensor, T
     """
     if length < 1 or symbols < 1:
         raise ValueError(f"length is {length} and symbols {symbols}; both must be at least 1")
+    if gap < 0:
+        raise ValueError(f"gap is {gap}; it must be at least 0")
     rng = np.random.default_rng(seed)
     string = FIRST + rng.integers(symbols, size=(count, length))
-    ids = np.concatenate((string, np.full((count, 1), SEPARATOR), string), axis=1)
-    labels = np.concatenate((np.full((count, length + 1), IGNORED), string), axis=1)
+    between = np.full((count, gap + 1), NOISE)
+    between[:, -1] = SEPARATOR
+    ids = np.concatenate((string, between, string), axis=1)
+    labels = np.concatenate((np.full((count, length + gap + 1), IGNORED), string), axis=1)
+    return torch.from_numpy(ids), torch.from_numpy(labels)
+
+
+def induction(count: int, length: int, symbols: int, seed: int, states: int = 8) -> tuple[Tensor, Tensor]:
+    """Induction (cf. arXiv 2209.11895): walks on a cycle that each sequence draws anew, learned from its own text.
+
+    A sequence has `states` symbols in a random cyclic order. It consists of walks of four to eight tokens from random
+    starts. A token is labelled where its predecessor was followed by it before, within a walk.
+
+    Args:
+        count: sequences.
+        length: tokens of a sequence, at least 2.
+        symbols: number of different symbols, at least `states`.
+
+    Returns:
+        Token ids and labels, (count, length) each, int64.
+
+    Raises:
+        ValueError: too few symbols or tokens.
+
+    Example:
+        >>> ids, labels = induction(count=3, length=64, symbols=9, seed=0)
+        >>> bool(((labels == IGNORED) | (labels == ids)).all()), bool((labels != IGNORED).any(1).all())
+        (True, True)
+    """
+    if length < 2 or not 2 <= states <= symbols:
+        raise ValueError(f"length is {length}, states {states} and symbols {symbols}; give 2 or more, states to 2")
+    rng = np.random.default_rng(seed)
+    ids, labels = np.empty((count, length), dtype=np.int64), np.full((count, length), IGNORED)
+    for row in range(count):
+        cycle, seen, place = FIRST + rng.choice(symbols, states, replace=False), set(), 0
+        while place < length:
+            start, steps = int(rng.integers(states)), int(rng.integers(4, 9))
+            for step in range(min(steps, length - place)):
+                state = (start + step) % states
+                ids[row, place] = cycle[state]
+                if step and state in seen:
+                    labels[row, place] = cycle[state]
+                elif step:
+                    seen.add(state)
+                place += 1
+    return torch.from_numpy(ids), torch.from_numpy(labels)
+
+
+def passkey(count: int, length: int, digits: int, symbols: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A passkey (cf. arXiv 2305.16300): a marked key somewhere in a text, asked for at its end.
+
+    The text is drawn from symbols of its own, after those of the other tasks, by Zipf's law. A separator precedes the
+    key, and its repetition at the end, which is labelled.
+
+    Args:
+        count: sequences.
+        length: tokens of a sequence.
+        digits: tokens of the key.
+        symbols: number of different symbols of the key, and of the text.
+
+    Returns:
+        Token ids and labels, (count, length) each, int64.
+
+    Raises:
+        ValueError: the key does not fit the length.
+
+    Example:
+        >>> ids, labels = passkey(count=2, length=20, digits=3, symbols=9, seed=0)
+        >>> ids[:, -4].tolist(), (labels != IGNORED).sum(1).tolist()
+        ([2, 2], [3, 3])
+    """
+    if digits < 1 or length < 2 * digits + 2:
+        raise ValueError(f"a key of {digits} tokens needs {2 * max(digits, 1) + 2}, and the length is {length}")
+    rng = np.random.default_rng(seed)
+    share = 1 / np.arange(1, symbols + 1)
+    ids = FIRST + 2 * symbols + rng.choice(symbols, size=(count, length), p=share / share.sum())
+    labels = np.full((count, length), IGNORED)
+    key = FIRST + rng.integers(symbols, size=(count, digits))
+    starts = rng.integers(0, length - 2 * digits - 1, size=count)
+    ids[np.arange(count), starts] = SEPARATOR
+    ids[np.arange(count)[:, None], starts[:, None] + 1 + np.arange(digits)] = key
+    ids[:, -digits - 1] = SEPARATOR
+    ids[:, -digits:] = labels[:, -digits:] = key
     return torch.from_numpy(ids), torch.from_numpy(labels)
 
 

@@ -21,7 +21,18 @@ The command writes this page from `outputs/search/trials.csv` (everything tried,
 
 Losses are in nats per token of held-out text; lower is better. A difference has Student's 95 % interval over seeds, and
 p after Holm's correction over the candidates of a task. *Detectable* is the minimum detectable effect: the difference
-that as many seeds, as noisy as these, show with 80 % power."""
+that as many seeds, as noisy as these, show with 80 % power.
+
+**What this page cannot show.** It is a screening, and its first edition read more out of it.
+
+- Its controls have as many *steps*. A gate adds parameters and takes longer for a step, so "better" in pretraining
+  means better for the same steps, not for the same time or FLOPs. [The study](study.md) has those controls.
+- `lora-tuned` trains its adapters and the weights that they are added to. It therefore adds no capacity, and is no
+  control of size; the study widens the channel mixing instead.
+- The screening has one seed. The best of two dozen candidates on one seed is within what rounding alone changes, so the
+  order of "everything tried" means little.
+- The fine-tuning rates are above the pretraining's peak, and some best rates lie at the edge of the grid. Fine-tuning
+  here overwrites what the base knew, and says little about gates added to a good base."""
 
 
 def page(trials: pd.DataFrame, verdicts: pd.DataFrame, steps: Mapping[str, int]) -> str:
@@ -46,7 +57,7 @@ def outcome(verdicts: pd.DataFrame) -> str:
     worse = [str(name) for name in readings.index[(readings == "worse").any(axis=1)]]
     seeds = int(verdicts["seeds"].max())
     sentences = [
-        f"Better than both controls, on {seeds} fresh seeds: {', '.join(better)}."
+        f"Better than both controls of equal steps, on {seeds} fresh seeds: {', '.join(better)}."
         if better
         else f"No candidate is shown better than both controls on {seeds} fresh seeds. The minimum detectable effect "
         f"was {number(float(verdicts['smallest'].min()), 2)} to {number(float(verdicts['smallest'].max()), 2)} nats "

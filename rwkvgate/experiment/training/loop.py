@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
@@ -269,21 +269,27 @@ def build_optimizer(model: PreTrainedModel, schedule: Schedule) -> tuple[AdamW, 
     Raises:
         SettingsError: nothing is trainable.
     """
+    optimizer = AdamW(
+        parameter_groups(model, schedule.learning_rate, schedule.weight_decay), betas=(0.9, 0.99), eps=1e-18, fused=True
+    )
+    return optimizer, get_cosine_schedule_with_warmup(optimizer, schedule.warmup_steps, schedule.steps)
+
+
+def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """The model's trainable parameters in the groups of `build_optimizer`.
+
+    Raises:
+        SettingsError: nothing is trainable.
+    """
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = name.endswith(".weight") and parameter.dim() == 2
-            rate = schedule.learning_rate * (2 if name.endswith(".time_decay") else 1)
-            groups.setdefault((rate, schedule.weight_decay if matrix else 0.0), []).append(parameter)
+            rate = learning_rate * (2 if name.endswith(".time_decay") else 1)
+            groups.setdefault((rate, weight_decay if matrix else 0.0), []).append(parameter)
     if not groups:
         raise SettingsError("nothing to train: the arm has no trainable parameter in this scope")
-    optimizer = AdamW(
-        [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()],
-        betas=(0.9, 0.99),
-        eps=1e-18,
-        fused=True,
-    )
-    return optimizer, get_cosine_schedule_with_warmup(optimizer, schedule.warmup_steps, schedule.steps)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
 def _intervals(schedule: Schedule) -> tuple[int, int]:

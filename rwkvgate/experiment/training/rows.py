@@ -16,22 +16,26 @@ from rwkvgate.rwkv6.loss import IGNORED
 Rows = Sequence[Sequence[int]]
 
 
-def pack_rows(documents: Rows, schedule: Schedule, separator: int, seed: int) -> list[list[int]]:
+def pack_rows(documents: Rows, schedule: Schedule, separator: int, seed: int, passes: int = 2) -> list[list[int]]:
     """Rows of `schedule.length` tokens, cut from the concatenated documents, enough for every step.
 
     Documents are shuffled anew for each pass, and the separator precedes each.
 
+    Args:
+        passes: how often a token may be seen.
+
     Raises:
-        SettingsError: the steps would see a token more than twice.
+        SettingsError: the steps would see a token more often.
     """
     rng = np.random.default_rng(seed)
     count = schedule.steps * schedule.batch_size
     available = sum(len(document) + 1 for document in documents)
-    if count * schedule.length > 2 * available:
+    if count * schedule.length > passes * available:
+        times = "twice" if passes == 2 else f"{passes} times"
         raise SettingsError(
             f"{schedule.steps} steps of {schedule.batch_size} x {schedule.length} tokens need "
-            f"{count * schedule.length:,} tokens, and the text has {available:,}: a token would be seen more "
-            f"than twice, and the base would memorise. Lower pretraining.steps or raise corpus.natural_characters"
+            f"{count * schedule.length:,} tokens, and the text has {available:,}: a token would be seen more than "
+            f"{times}, and the base would memorise. Lower pretraining.steps or raise corpus.natural_characters"
         )
     stream: list[int] = []
     while len(stream) < count * schedule.length:

@@ -1,0 +1,166 @@
+"""`python -m rwkvgate.experiment.study`: run what is missing of the study, in the order of `design.STAGES`.
+
+Several processes may run at once, each on one thread: each takes the next trial that no other works on. A study that
+was killed loses at most a minute of each training, and goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from rwkvgate.experiment.locks import take
+from rwkvgate.experiment.places import project_root
+from rwkvgate.experiment.progress import clock
+from rwkvgate.experiment.study.design import STAGES, Stage
+from rwkvgate.experiment.study.page import write_page
+from rwkvgate.experiment.study.tasks import Books, Memory
+from rwkvgate.experiment.study.texts import books
+from rwkvgate.experiment.study.timing import ratios, write_times
+from rwkvgate.experiment.study.trials import Plan, Trial, Trials
+from rwkvgate.gate.validation import SettingsError, unknown_name
+
+FURTHEST = 2
+"""Rates added beyond one edge of the grid, at most."""
+
+
+def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
+    """Each network's rate with the lowest mean validation loss at the largest budget that all its trials have."""
+    losses: dict[str, dict[float, list[float]]] = {}
+    for trial in trials:
+        largest = max(trial.plan.budgets)
+        losses.setdefault(trial.plan.network, {}).setdefault(trial.plan.rate, []).append(trial.validation[largest])
+    return {name: min(by_rate, key=lambda r: float(np.mean(by_rate[r]))) for name, by_rate in losses.items()}
+
+
+class Study:
+    """The study: which trials each stage has, as far as earlier ones are finished."""
+
+    def __init__(self, trials: Trials) -> None:
+        self.trials = trials
+
+    def plans(self, stage: Stage) -> list[Plan]:
+        """The trials of a stage, seed by seed, so that every network has as many; those of its edges come last.
+
+        Empty while the stage that chooses its rates is not finished.
+        """
+        chosen: dict[str, tuple[float, ...]]
+        if not stage.rates:
+            rates = self.rates(STAGES[stage.rated])
+            chosen = {network: (rates[network],) for network in stage.networks} if rates else {}
+        else:
+            chosen = dict.fromkeys(stage.networks, stage.rates)
+        plans = self._plans(stage, chosen)
+        for _ in range(FURTHEST if stage.rates and not stage.sweep else 0):
+            found = [self.trials.known(plan) for plan in plans]
+            finished = [trial for trial in found if trial is not None]
+            if len(finished) < len(plans):
+                break
+            for network, rate in best_rates(finished).items():
+                tried = chosen[network]
+                beyond = {min(tried): (rate / 2,), max(tried): (rate * 2,)}.get(rate, ())
+                chosen[network] = (*tried, *beyond)
+            plans = self._plans(stage, chosen)
+        return plans
+
+    def rates(self, stage: Stage) -> dict[str, float]:
+        """The best rates of a stage; empty while it is not finished."""
+        found = [self.trials.known(plan) for plan in self.plans(stage)]
+        finished = [trial for trial in found if trial is not None]
+        return best_rates(finished) if len(finished) == len(found) else {}
+
+    def run(self, stages: Sequence[Stage]) -> None:
+        """Run what is missing of these stages, and no other process works on."""
+        for stage in stages:
+            while self._run_next(stage):
+                pass
+            print(f"{stage.name}: {self.count(stage)}", flush=True)
+
+    def finished(self, stage: Stage) -> tuple[list[Trial], int]:
+        """The finished trials of a stage, and how many it has; 0 while the stage that chooses its rates is not done."""
+        plans = self.plans(stage)
+        return [trial for plan in plans if (trial := self.trials.known(plan)) is not None], len(plans)
+
+    def count(self, stage: Stage) -> str:
+        """How much of a stage is finished, in words."""
+        finished, planned = self.finished(stage)
+        return f"{len(finished)} of {planned} trials are finished" if planned else f"waits for {stage.rated}"
+
+    def _run_next(self, stage: Stage) -> bool:
+        """Run the stage's next trial; False where there is none."""
+        plans = self.plans(stage)
+        missing = [plan for plan in plans if self.trials.known(plan) is None]
+        for plan in missing:
+            try:
+                lock = take(self.trials.path(plan).with_suffix(".lock"), f"another process runs {plan}")
+            except SettingsError:
+                continue
+            try:
+                if self.trials.known(plan) is None:
+                    print(f"{stage.name}: {plan}, {len(missing)} of {len(plans)} missing", flush=True)
+                    self.trials.run(plan, _Progress())
+                    return True
+            finally:
+                if lock is not None:
+                    lock.release()
+        return False
+
+    @staticmethod
+    def _plans(stage: Stage, rates: Mapping[str, tuple[float, ...]]) -> list[Plan]:
+        return [
+            Plan(stage.size, network, rate, seed, stage.steps(network), stage.task)
+            for seed in stage.seeds
+            for network, several in rates.items()
+            for rate in several
+        ]
+
+
+class _Progress:
+    """Prints how far a training is, once a minute."""
+
+    def __init__(self) -> None:
+        self.began = self.said = time.monotonic()
+        self.first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        self.first = done if self.first is None else self.first
+        if now - self.said > 60 and done > self.first:
+            self.said = now
+            left = (now - self.began) / (done - self.first) * (total - done)
+            print(f"  step {done} of {total}, about {clock(left)} left", flush=True)
+
+
+def main() -> None:
+    """Run the study, or some of its stages."""
+    parser = argparse.ArgumentParser(prog="python -m rwkvgate.experiment.study", description=__doc__)
+    parser.add_argument("--stage", action="append", default=[], help="one stage alone; may be given again")
+    parser.add_argument("--time", action="store_true", help="time training steps on this machine, which must be idle")
+    parser.add_argument("--page", action="store_true", help="write tables, figures and docs/study.md, and run nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    root = project_root() / "outputs" / "study"
+    try:
+        for name in arguments.stage:
+            if name not in STAGES:
+                raise unknown_name("stage", name, list(STAGES))
+        study = Study(Trials(root / "trials", {"books": Books(books(root / "texts")), "memory": Memory()}))
+        if arguments.time:
+            print(write_times(root / "seconds.csv", study.trials.tasks).to_string(index=False))
+        elif not arguments.page:
+            study.run([STAGES[name] for name in arguments.stage or STAGES])
+        found = {name: study.finished(stage) for name, stage in STAGES.items()}
+        write_page(project_root() / "docs" / "study.md", root, found, ratios(root / "seconds.csv"))
+        for stage in STAGES.values():
+            print(f"{stage.name}: {study.count(stage)}")
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

