@@ -2,9 +2,9 @@
 
     python benchmarks/gates.py [--arms enhanced low-rank per-head] [--tokens 512] [--repeats 25] [--json FILE]
 
-One layer of 2,048 channels with and without each arm's gate, on the same weights, timed in turn; the ratio of the
-medians with its bootstrap interval stands beside the gate's share of the matrix products. Then the whole model of
-24 layers in float16 is patched: seconds, and memory beside the gate's own. On a GPU everything runs there.
+One layer of 2,048 channels with and without each arm's gate, on the same weights, timed in turn: a forward pass, then a
+training step. The ratio of the medians with its bootstrap interval stands beside the gate's share of the products. Then
+the whole model of 24 layers in float16 is patched: seconds, and memory beside the gate's own. On a GPU all runs there.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def random_model(sizes: dict[str, int], dtype: torch.dtype, device: torch.device
 
 
 def overhead(device: torch.device, arms: list[str], tokens: int, repeats: int) -> list[dict[str, Any]]:
-    """Time each arm's gate on one layer, and print it."""
-    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    """Time each arm's gate on one layer, and print it: a forward pass, or with gradients on a training step."""
+    training, dtype = torch.is_grad_enabled(), torch.float32 if device.type == "cpu" else torch.float16
     model = random_model(LAYER, dtype, device)
     ids = torch.randint(LAYER["vocab_size"], (1, tokens), device=device)
     with FlopCounterMode(display=False) as counter:
@@ -68,22 +68,25 @@ def overhead(device: torch.device, arms: list[str], tokens: int, repeats: int) -
         def run() -> None:
             for place, gate in zip(places, fitted[name], strict=True):
                 setattr(block, place, gate)
-            model.rwkv(ids, use_cache=False)
+            hidden = model.rwkv(ids, use_cache=False).last_hidden_state
+            if training:
+                hidden.sum().backward()
 
         return run
 
     wait = torch.cuda.synchronize if device.type == "cuda" else None
     seconds = time_calls({name: call(name) for name in fitted}, repeats=repeats, warmup=2, synchronize=wait)
-    print(f"one layer of 2,048 channels, 1 x {tokens} tokens, {dtype}, {device_name(device)}: overhead in %")
+    what = "a training step" if training else "a forward pass"
+    print(f"{what} of one layer of 2,048 channels, 1 x {tokens} tokens, {dtype}, {device_name(device)}: overhead in %")
     rows = []
     for name, config in configs.items():
         ratio = ratio_of_medians(seconds[name], seconds["base"])
         share = gate_cost(config, LAYER["hidden_size"], HEADS, tokens).flops / base_flops
         found, low, high = (100 * (x - 1) for x in (ratio.estimate, ratio.low, ratio.high))
-        goal = GOALS.get(name)
+        goal = None if training else GOALS.get(name)
         beyond = 100 * share if name == "enhanced" else 0.0
         text = "" if goal is None else f" (goal at most {beyond + goal:.2f})"
-        print(f"  {name:17} {found:+6.2f} [{low:+6.2f}, {high:+6.2f}]; share of the products {100 * share:5.2f}{text}")
+        print(f"  {name:18} {found:+6.2f} [{low:+6.2f}, {high:+6.2f}]; share of the products {100 * share:5.2f}{text}")
         rows.append({"arm": name, "overhead": found, "low": low, "high": high, "share": 100 * share})
     return rows
 
@@ -128,7 +131,9 @@ def main() -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
         rows = overhead(device, asked.arms, asked.tokens, asked.repeats)
-    results = {"device": device_name(device), "tokens": asked.tokens, "layer": rows, "patching": patching(device)}
+    steps = overhead(device, asked.arms, asked.tokens, asked.repeats)
+    results = {"device": device_name(device), "tokens": asked.tokens, "layer": rows, "training": steps}
+    results["patching"] = patching(device)
     if asked.json:
         asked.json.write_text(json.dumps(results, indent=2) + "\n")
 

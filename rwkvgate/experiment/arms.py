@@ -58,6 +58,12 @@ _ARMS = (
     _gated("no-layer-norm", "No layer norm", "the paper's ablation without LayerNorm", ORANGE),
     _gated("fixed-gate", "Fixed gate", "the paper's ablation with the gate at 1", PURPLE),
     _gated(
+        "enhanced-recurrent",
+        "Enhanced, recurrent",
+        "another reading of the paper: the gate lets in its own previous result, a recurrence over time",
+        VERMILLION,
+    ),
+    _gated(
         "learned-shift",
         "Learned shift",
         "the paper's gate; how far back to look is predicted from the previous hidden state",

@@ -54,7 +54,7 @@ class GateConfig(Frozen):
 'fixed', 'low-rank', 'per-head', 'attention', 'hierarchical' or 'routing'
     """
 
-    shift: Literal["previous", "offset", "learned", "convolution", "window"] = Field(
+    shift: Literal["previous", "offset", "learned", "convolution", "window", "recurrent"] = Field(
         default="previous", description="which past hidden states enter"
     )
     offset: Annotated[int, Field(ge=1, le=256)] | None = Field(
@@ -99,6 +99,11 @@ class GateConfig(Frozen):
         if (self.shift == "window") != (self.gating == "attention"):
             raise ValueError(
                 f"shift is {self.shift!r} and gating is {self.gating!r}; attention, and no other gating, reads a window"
+            )
+        if self.shift == "recurrent" and self.gating == "routing":
+            raise ValueError(
+                "shift is 'recurrent' and gating is 'routing'; a recurrent shift goes with a gating that does not read "
+                "the shifted state: 'sigmoid', 'fixed', 'low-rank', 'per-head' or 'hierarchical'"
             )
         return self
 
@@ -185,6 +190,7 @@ PRESETS: dict[str, GateConfig] = {
     "enhanced": GateConfig(),
     "no-layer-norm": GateConfig(norm="none"),
     "fixed-gate": GateConfig(gating="fixed", value=1.0),
+    "enhanced-recurrent": GateConfig(shift="recurrent"),
     "learned-shift": GateConfig(shift="learned", taps=4),
     "conv-routing": GateConfig(**_CONVOLUTION, position=True, gating="routing", norm="none"),
     "conv-only": GateConfig(**_CONVOLUTION, position=True, gating="fixed", value=1.0, norm="none"),

@@ -75,9 +75,10 @@ class GatedShift(nn.Module):
             shifted = self.gate_shift(past)  # (B, T, C); in the paper h_{t-1}
             gated = self.gating(past, shifted)  # g_t, in the paper sigmoid(W h_t + b), (B, T, C), beside shifted_t
             gated = self._watched(gated, past)  # unchanged, but where a reader records or clamps the gate
-            enhanced = self._added(past.now, gated)  # h_t + s * g_t * shifted_t, (B, T, C)
-            if self.norm is not None:
-                enhanced = self.norm(enhanced)
+            if self.config.shift == "recurrent":
+                enhanced = self._recurred(past, gated)
+            else:
+                enhanced = self._normed(self._added(past.now, gated))  # h_t + s * g_t * shifted_t, (B, T, C)
             return past.restore(enhanced, hidden), past.carry()  # (B, T, C), (B, rows, C)
 
     def _watched(self, gated: Gated, past: Past) -> Gated:
@@ -87,6 +88,23 @@ class GatedShift(nn.Module):
         if self.observer is not None:
             self.observer(past.restore(wide_values(gated, past.now), past.now))
         return gated
+
+    def _recurred(self, past: Past, gated: Gated) -> Tensor:
+        """y_t = norm(h_t + s * g_t * y_{t-1}), one token after another, (B, T, C); the state carries the last y.
+
+        The gates are all computed before: no matrix product is left in the loop.
+        """
+        gates = wide_values(gated, past.now)
+        if self.gate_scale is not None:
+            gates = gates * self.gate_scale
+        results = [gated.moved[:, 0]]
+        for hidden, g in zip(past.now.unbind(1), gates.unbind(1), strict=True):  # (B, C) both
+            results.append(self._normed(torch.addcmul(hidden, g, results[-1])))
+        past.extended = torch.stack(results, dim=1)
+        return past.tap(0)
+
+    def _normed(self, enhanced: Tensor) -> Tensor:
+        return enhanced if self.norm is None else self.norm(enhanced)
 
     def _added(self, hidden: Tensor, gated: Gated) -> Tensor:
         """hidden + s * factor * moved, all (batch, time, channel)."""

@@ -23,7 +23,8 @@ class Past:
 
     Attributes:
         now: the hidden states of the pass, float32 at least, (batch, time, channel).
-        extended: the states before the pass and then `now`, (batch, window + time, channel).
+        extended: the states before the pass and then `now`, (batch, window + time, channel); of a recurrent gate, its
+            results before the pass and then those of the pass.
         extra: the gating function's rows, (batch, extra, channel), which it replaces.
     """
 

@@ -94,12 +94,24 @@ class Window(nn.Module):
         return None
 
 
+class Recurrent(nn.Module):
+    """y_{t-1}, the gate's own previous result: known for the first token, and made by the layer for the others."""
+
+    def __init__(self, channels: int, config: GateConfig) -> None:
+        super().__init__()
+
+    def forward(self, past: Past) -> Tensor:
+        """The result before the pass, (batch, 1, channel)."""
+        return past.extended[:, :1]
+
+
 SHIFTS: dict[str, type[nn.Module]] = {
     "previous": Offset,
     "offset": Offset,
     "learned": LearnedShift,
     "convolution": Convolution,
     "window": Window,
+    "recurrent": Recurrent,
 }
 """The module of each value of `GateConfig.shift`, made from the model's width and a config with every size."""
 

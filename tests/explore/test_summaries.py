@@ -12,7 +12,7 @@ from rwkvgate.explore.summaries import summarize_gates
 from rwkvgate.explore.traces import record_gates
 
 
-@pytest.mark.parametrize("arm", ["enhanced", "ungated-shift", "hierarchical", "attention-gate"])
+@pytest.mark.parametrize("arm", ["enhanced", "enhanced-recurrent", "ungated-shift", "hierarchical", "attention-gate"])
 @pytest.mark.parametrize("window", [1, 4, 100])
 def test_windows_give_the_summary_of_one_pass(arm: str, window: int, tiny_model: Any, tokens: Any) -> None:
     model, ids = tiny_model(arm), tokens(2, 13)

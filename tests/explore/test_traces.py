@@ -88,7 +88,7 @@ def test_frames_by_token_and_by_channel(tiny_model: Any, tokens: Any) -> None:
     assert frame["mean"].between(0, 1).all() and (frame["low"] <= frame["high"]).all()
 
 
-@pytest.mark.parametrize("arm", ["enhanced", "per-head", "attention-gate", "hierarchical"])
+@pytest.mark.parametrize("arm", ["enhanced", "enhanced-recurrent", "per-head", "attention-gate", "hierarchical"])
 def test_gates_are_recorded_under_autocast_on_the_cpu(arm: str, tiny_model: Any, tokens: Any) -> None:
     model, ids, seen = tiny_model(arm, torch.float32), tokens(1, 5), []
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():

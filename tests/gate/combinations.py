@@ -19,6 +19,7 @@ SHIFTS: dict[str, dict[str, Any]] = {
     "learned": {"shift": "learned", "taps": 3, "rank": 5},
     "convolution": {"shift": "convolution", "taps": 3, "first_tap": 1.0, "position": False},
     "positioned": {"shift": "convolution", "taps": 3, "first_tap": 1.0, "position": True},
+    "recurrent": {"shift": "recurrent"},
 }
 GATINGS: dict[str, dict[str, Any]] = {
     "sigmoid": {},
@@ -36,11 +37,12 @@ AROUND: dict[str, dict[str, Any]] = {
 }
 SITES = ("output", "time-mixing", "channel-mixing", "mixers")
 
-PAIRS = {f"{s}, {g}": SHIFTS[s] | GATINGS[g] for s in SHIFTS for g in GATINGS} | {
+REFUSED = {"recurrent, routing"}
+PAIRS = {f"{s}, {g}": SHIFTS[s] | GATINGS[g] for s in SHIFTS for g in GATINGS if f"{s}, {g}" not in REFUSED} | {
     "attention": {"shift": "window", "taps": 3, "gating": "attention", "heads": 4, "rank": 8}
 }
 COMBINATIONS = {f"{pair}, {around}": GateConfig(**PAIRS[pair], **AROUND[around]) for pair in PAIRS for around in AROUND}
-"""Every shift with every gating and everything around them, on the block's output."""
+"""Every shift with every gating that it goes with and everything around them, on the block's output."""
 SPREAD = {
     f"{pair}, {around}, {site}": GateConfig(**PAIRS[pair], **AROUND[around], site=site)
     for i, pair in enumerate(PAIRS)
@@ -109,7 +111,8 @@ def plain_gate(gate: GatedShift, hidden: Tensor) -> Tensor:
     config, zero = gate.config, torch.zeros_like(hidden[0])
     rows = []
     for t, h in enumerate(hidden):
-        past = [hidden[t - j] if t >= j else zero for j in range(1, 8)]
+        before = rows if config.shift == "recurrent" else hidden
+        past = [before[t - j] if t >= j else zero for j in range(1, 8)]
         mean = zero
         if config.segment and t >= config.segment:
             start = (t // config.segment - 1) * config.segment

@@ -86,7 +86,7 @@ def test_positions_to_keep_compile(build: Any, calls: Any, alike: Any) -> None:
         assert alike(export(model, (), given).module()(**given), model(**given))
 
 
-@pytest.mark.parametrize("name", ["base", "conv-routing", "previous, hierarchical", "attention"])
+@pytest.mark.parametrize("name", ["base", "conv-routing", "previous, hierarchical", "attention", "recurrent, sigmoid"])
 def test_exported_with_state_gradients_and_another_batch(build: Any, calls: Any, alike: Any, name: str) -> None:
     model = build(name)
     arguments = calls(model)
@@ -109,7 +109,7 @@ def test_exported_with_state_gradients_and_another_batch(build: Any, calls: Any,
         assert alike(*slopes, most=1e-9)
 
 
-@pytest.mark.parametrize("name", ["base", "conv-routing"])
+@pytest.mark.parametrize("name", ["base", "conv-routing", "recurrent, sigmoid"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_compiles(build: Any, calls: Any, alike: Any, name: str, checkpointing: bool) -> None:
     model = build(name, tie_word_embeddings=name == "base").train()

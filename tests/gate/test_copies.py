@@ -152,7 +152,9 @@ def test_a_misspelt_option_is_refused(tiny_model: Any, tmp_path: Path) -> None:
         load_gate(tiny_model(), folder, revison="main")
 
 
-@pytest.mark.parametrize("arm", ["conv-routing", "attention-gate", "hierarchical", "ungated-shift", "learned-shift"])
+@pytest.mark.parametrize(
+    "arm", ["enhanced-recurrent", "conv-routing", "attention-gate", "hierarchical", "ungated-shift", "learned-shift"]
+)
 def test_gradient_checkpointing_changes_nothing(arm: str, tiny_model: Any, tokens: Any) -> None:
     model, ids = tiny_model(arm).train(), tokens(2, 9)
     select_trainable(model, "all")

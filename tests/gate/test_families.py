@@ -55,7 +55,7 @@ def test_rwkv4_reads_whole_in_parts_and_token_by_token(config: GateConfig, rwkv4
             torch.testing.assert_close(torch.cat(logits, dim=1), whole, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("arm", ["enhanced", "conv-routing", "attention-gate", "hierarchical"])
+@pytest.mark.parametrize("arm", ["enhanced", "enhanced-recurrent", "conv-routing", "attention-gate", "hierarchical"])
 def test_rwkv4_generates_what_a_plain_loop_does(arm: str, rwkv4: Any, tokens: Any) -> None:
     model, ids = rwkv4(GateConfig.preset(arm)), tokens(1, 5)
     found = model.generate(ids, max_new_tokens=7, do_sample=False, eos_token_id=None, pad_token_id=0)
@@ -231,7 +231,7 @@ def test_an_unknown_model_is_told_how_to_be_gated() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash-linear-attention runs on a GPU only")
 @pytest.mark.parametrize("version", [6, 7])
-@pytest.mark.parametrize("arm", ["enhanced", "conv-routing", "attention-gate", "hierarchical"])
+@pytest.mark.parametrize("arm", ["enhanced", "enhanced-recurrent", "conv-routing", "attention-gate", "hierarchical"])
 def test_fla_on_a_gpu(version: int, arm: str) -> None:
     pytest.importorskip("fla")
     from fla.models import RWKV6Config, RWKV6ForCausalLM, RWKV7Config, RWKV7ForCausalLM

@@ -154,6 +154,10 @@ def test_only_what_is_named_changes_in_training(arm: str, scope: Any, tiny_model
         (lambda: GateConfig.preset("enhanced", heads=4), "heads is 4; it goes with gating 'per-head' or 'attention'"),
         (lambda: GateConfig.preset("enhanced", segment=16), "segment goes with gating 'hierarchical'"),
         (lambda: GateConfig.preset("enhanced", shift="window", taps=4), "attention, and no other gating, reads a"),
+        (
+            lambda: GateConfig.preset("routing-only", shift="recurrent"),
+            "a recurrent shift goes with a gating that does",
+        ),
         (lambda: GateConfig.preset("attention-gate", shift="previous", taps=None), "attention, and no other gating"),
         (lambda: GateConfig.preset("enhanced", site="input"), "site is 'input'.*'output', 'time-mixing'"),
         (lambda: GateConfig.preset("per-head", heads=3).sized(8), "heads is 3; it must divide the model's width, 8"),

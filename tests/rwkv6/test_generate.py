@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 NEW = 9
-ARMS = [None, "enhanced", "no-layer-norm", "fixed-gate"]
+ARMS = [None, "enhanced", "no-layer-norm", "fixed-gate", "enhanced-recurrent"]
 
 
 def greedy_loop(model: Any, ids: Tensor, new: int = NEW) -> Tensor:

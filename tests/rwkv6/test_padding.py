@@ -12,7 +12,7 @@ from torch import Tensor
 from rwkvgate import Rwkv6State
 from tests.conftest import ROUNDING
 
-PATCHED = pytest.mark.parametrize("arm", [None, "enhanced", "no-layer-norm", "fixed-gate"])
+PATCHED = pytest.mark.parametrize("arm", [None, "enhanced", "no-layer-norm", "fixed-gate", "enhanced-recurrent"])
 
 PATTERNS = {
     "left": "........xxxxxxxxxxxxxxxx",

@@ -18,7 +18,7 @@ from rwkvgate.rwkv6 import modeling
 from rwkvgate.rwkv6.prefill import WINDOW, prefill
 from tests.conftest import ROUNDING
 
-ARMS = pytest.mark.parametrize("arm", [None, "enhanced", "no-layer-norm", "fixed-gate"])
+ARMS = pytest.mark.parametrize("arm", [None, "enhanced", "no-layer-norm", "fixed-gate", "enhanced-recurrent"])
 NEW = 6
 
 

@@ -18,6 +18,7 @@ SHIFTS = {
     "offset": ("State {offset} tokens back", r"$s_t = h_{t-{offset}}$"),
     "learned": ("Learned shift, {taps} taps", r"$s_t = \sum_j p_j(h_{t-1})\, h_{t-j}$"),
     "convolution": ("Convolution, {taps} taps", r"$s_t = \sum_j w_j \odot h_{t-j}$"),
+    "recurrent": ("Previous result", r"$s_t = y_{t-1}$"),
     "window": ("Window, {taps} states", r"$s_t = \sum_j a_{tj}\, h_{t-j}$"),
 }
 GATES = {

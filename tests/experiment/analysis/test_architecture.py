@@ -22,6 +22,7 @@ OTHERS = {
 SAID = {
     "enhanced": ["LayerNorm(", r"\sigma(W h_t + b)", "h_{t-1}", "Previous state"],
     "fixed-gate": ["Fixed gate", "g_t = 1"],
+    "enhanced-recurrent": ["Previous result", "y_{t-1}", r"\sigma(W h_t + b)"],
     "learned-shift": ["Learned shift, 4 taps"],
     "conv-routing": ["Convolution, 4 taps", "Routing gate", "(s_t - h_t)"],
     "low-rank": ["W_2 W_1 h_t"],
