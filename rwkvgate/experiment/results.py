@@ -27,6 +27,7 @@ from rwkvgate.experiment.steps import ensure_base, ensure_evaluation, ensure_pro
 from rwkvgate.experiment.steps.base import best_device, read_log
 from rwkvgate.experiment.steps.evaluation import HEADLINES, Evaluation
 from rwkvgate.experiment.studies import Studies, ensure_studies, no_studies
+from rwkvgate.experiment.studies.clamps import gate_claims
 from rwkvgate.metrics.context import POSITION_COLUMNS
 from rwkvgate.metrics.cost import cost_table
 from rwkvgate.metrics.latency import device_name
@@ -63,7 +64,7 @@ class Results:
         gains: what memory is worth, of `steps.probes`.
         samples: prompts with each arm's continuation (prompt, reference, arm, continuation).
         studies: the studies' tables.
-        claims: the verdict on each claim, `claims.decide_claims`.
+        claims: the verdict on each claim, `claims.decide_claims`, and on our own, `clamps.gate_claims`.
     """
 
     arms: list[str]
@@ -126,7 +127,7 @@ def gather(run: Run) -> Results:
         gains=_together([one.gains for one in probed], ("arm", "seed", *PROBE_COLUMNS)),
         samples=_samples(measured),
         studies=studies,
-        claims=decide_claims(evidence),
+        claims=[*decide_claims(evidence), *gate_claims(studies.clamps)],
     )
 
 

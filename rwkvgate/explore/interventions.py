@@ -25,7 +25,7 @@ from rwkvgate.explore.reading import model_lock
 from rwkvgate.gate.families import family_of
 from rwkvgate.gate.gating import Gated
 from rwkvgate.gate.layer import GatedShift, wide_values
-from rwkvgate.gate.past import Past
+from rwkvgate.gate.past import Past, gather_rows
 
 Selection: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | Tensor
 """Channels or tokens: one, a slice, several, or a mask that is true at those chosen; counted from 0."""
@@ -42,13 +42,15 @@ class Clamp:
     """
 
     layer: int | Sequence[int] | None = None
-    value: float | None = None
+    value: float | Tensor | None = None
     scale: float | None = None
     channels: Selection | None = None
     tokens: Selection | None = None
 
     def __str__(self) -> str:
         where = "every layer" if self.layer is None else f"layer {self.layer}"
+        if isinstance(self.value, Tensor):
+            return f"{where} clamped to values of shape {tuple(self.value.shape)}"
         return f"{where} " + (f"clamped to {self.value:.2f}" if self.scale is None else f"scaled by {self.scale:.2f}")
 
     def chosen(self, past: Past) -> Tensor:
@@ -59,11 +61,23 @@ class Clamp:
         if self.channels is not None:
             channels = torch.arange(past.now.shape[-1], device=past.now.device)
             chosen = chosen & _among(channels, self.channels)  # (batch, time, channel)
+        if isinstance(self.value, Tensor) and self.value.dim() > 1:
+            chosen = chosen & (past.positions() < self.value.shape[-2]).unsqueeze(-1)
         return chosen
 
-    def changed(self, values: Tensor) -> Tensor:
+    def changed(self, values: Tensor, past: Past) -> Tensor:
         """Gate values (batch, time, channel) after the change."""
-        return torch.full_like(values, self.value) if self.scale is None else values * self.scale
+        if self.value is None:
+            return values * self.scale
+        if not isinstance(self.value, Tensor):
+            return torch.full_like(values, self.value)
+        given, batch = self.value.to(values), len(values)
+        if given.dim() == 1:
+            return given
+        if given.dim() == 3 and len(given) != batch:
+            raise ValueError(f"value is of {len(given)} texts; the model reads {batch}")
+        positions = past.positions().clamp(max=given.shape[-2] - 1)  # (batch or 1, time)
+        return gather_rows(given.expand(batch, -1, -1), positions.expand(batch, -1))
 
     def check(self, model: PreTrainedModel) -> Clamp:
         """The same clamp with its channels and tokens as slices or lists, once the model can have them.
@@ -73,14 +87,17 @@ class Clamp:
         """
         if (self.value is None) == (self.scale is None):
             raise ValueError(f"value is {self.value} and scale {self.scale}; exactly one of them must be given")
-        for name, number in (("value", self.value), ("scale", self.scale)):
+        width, given = family_of(model).channels(model), isinstance(self.value, Tensor)
+        for name, number in (("value", None if given else self.value), ("scale", self.scale)):
             if number is not None and not isinstance(number, Real):
                 raise TypeError(f"{name} is a {type(number).__name__}; it must be a number")
-        if self.value is not None and not 0 <= self.value <= 1:
+        if isinstance(self.value, Tensor):
+            _check_values(self.value, width)
+        elif self.value is not None and not 0 <= self.value <= 1:
             raise ValueError(f"value is {self.value}; a gate's value must be 0 to 1")
         if self.scale is not None and not (self.scale >= 0 and math.isfinite(self.scale)):
             raise ValueError(f"scale is {self.scale}; it must be a finite number of at least 0")
-        channels = _checked("channels", self.channels, family_of(model).channels(model))
+        channels = _checked("channels", self.channels, width)
         return replace(self, channels=channels, tokens=_checked("tokens", self.tokens, None))
 
 
@@ -100,7 +117,7 @@ class Override:
         values, touched = own, torch.zeros((), dtype=torch.bool, device=own.device)
         for clamp in self.clamps:
             chosen = clamp.chosen(past)
-            values = torch.where(chosen, clamp.changed(values), values)
+            values = torch.where(chosen, clamp.changed(values, past), values)
             touched = touched | chosen
         if gated.values is None:
             return Gated(values, gated.moved)
@@ -113,7 +130,7 @@ class Override:
 def clamp_gate(
     model: PreTrainedModel,
     layer: int | Sequence[int] | None = None,
-    value: float | None = None,
+    value: float | Tensor | None = None,
     *,
     scale: float | None = None,
     channels: Selection | None = None,
@@ -127,7 +144,9 @@ def clamp_gate(
 
     Args:
         layer: from 1, one or several; None is every layer. A layer with two gates has both clamped.
-        value: the gate's value, 0 to 1.
+        value: the gate's value, 0 to 1: a number; one for each channel, (channel,); or one for each token too, by its
+            position in the document, (token, channel) or, with one row a text, (batch, token, channel). Tokens after
+            its end keep their own.
         scale: a factor of at least 0; the product may exceed 1.
         channels: from 0: one, several, a slice, or a mask; None is all.
         tokens: positions in the document from 0, padding not counted, generated tokens included; None is all. A mask
@@ -136,7 +155,7 @@ def clamp_gate(
     Raises:
         TypeError: a layer, channel or position is not an integer, or a value or scale not a number.
         ValueError: the model has no gate; both or neither of `value` and `scale` are given; a layer, channel,
-            position, value or scale is out of range.
+            position, value or scale is out of range; values are of another width. In a pass: of another batch.
 
     Example:
         >>> import torch
@@ -191,6 +210,15 @@ def _gates(model: PreTrainedModel, layer: int | Sequence[int] | None) -> list[Ga
         if not 1 <= number <= len(blocks):
             raise ValueError(f"layer is {number!r}; the model has layers 1 to {len(blocks)}")
     return [gate for number in dict.fromkeys(layers) for gate in family.gates(blocks[number - 1])]
+
+
+def _check_values(values: Tensor, channels: int) -> None:
+    shape = tuple(values.shape)
+    if not 1 <= len(shape) <= 3 or shape[-1] != channels or not values.numel():
+        wanted = f"({channels},), (token, {channels}) or (batch, token, {channels})"
+        raise ValueError(f"value is of shape {shape}; it must be a number or {wanted}")
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        raise ValueError(f"value holds {values.min():g} to {values.max():g}; a gate's values must be 0 to 1")
 
 
 def _checked(name: str, selection: Selection | None, size: int | None) -> slice | list[int] | None:

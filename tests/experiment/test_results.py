@@ -99,8 +99,9 @@ def test_with_studies_everything_is_measured(diverged: Results, folder: Path) ->
     assert results.gains["length"].max() == 8 * run.settings.training.length
     assert {"stories", "natural"} == set(results.positions["kind"]) == set(results.studies.effects["text"])
     assert set(results.studies.rewritten["edit"]) == {"unedited", "edited", "neutral"}
-    assert [row["claim"] for row in results.claims] == list(RULES)
+    assert [row["claim"] for row in results.claims] == [*RULES, "gate-matters", "gate-content"]
+    assert set(results.studies.clamps["layer"]) == {0, 1, 2} and (results.studies.let_in["share"] > 0).all()
     assert set(results.curves["text"]) == {"training", "validation"}
     written = write_results(run, results, {})
-    for name in ("gains", "positions", "changes", "rewritten", "saturation", "grid"):
+    for name in ("gains", "positions", "changes", "rewritten", "saturation", "grid", "clamps", "let_in"):
         assert len(pd.read_parquet(written[name]))

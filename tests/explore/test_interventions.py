@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from threading import Thread
 from typing import Any
 
@@ -234,7 +235,10 @@ def test_a_boolean_selection_is_a_mask(kind: Any, tiny_model: Any, tokens: Any) 
         ({"layer": []}, "it must name at least one"),
         ({"layer": 10**8}, "layer is 100000000; the model has layers 1 to 3"),
         ({"value": "0"}, "value is a str; it must be a number"),
-        ({"value": torch.zeros(2)}, "value is a Tensor; it must be a number"),
+        ({"value": torch.zeros(2)}, r"value is of shape \(2,\); it must be a number or \(32,\), \(token, 32\)"),
+        ({"value": torch.zeros(1, 2, 3, 32)}, r"value is of shape \(1, 2, 3, 32\)"),
+        ({"value": torch.full((4, 32), 1.5)}, r"value holds 1\.5 to 1\.5; a gate's values must be 0 to 1"),
+        ({"value": torch.full((32,), torch.nan)}, "must be 0 to 1"),
     ],
 )
 def test_selections_that_cannot_be_meant_are_refused(options: Any, message: str, tiny_model: Any) -> None:
@@ -284,3 +288,44 @@ def test_an_iterator_is_read_once(tiny_model: Any, tokens: Any) -> None:
         wanted = model(ids).logits
     with clamp_gate(model, value=0.0, tokens=iter([1, 3])):
         assert torch.equal(model(ids).logits, wanted)
+
+
+@pytest.mark.parametrize("arm", ["enhanced", "conv-routing", "attention-gate", "per-head"])
+def test_own_values_change_nothing_in_any_shape(arm: str, tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model(arm), torch.cat((tokens(2, 9), torch.zeros(2, 2, dtype=torch.long)), dim=1)
+    mask = torch.tensor([[1] * 9 + [0] * 2, [1] * 5 + [0] * 6])
+    with torch.no_grad():
+        free, values = model(ids, attention_mask=mask).logits, own_values(model, ids, mask)
+        with ExitStack() as clamps:
+            for layer, value in enumerate(values, start=1):
+                clamps.enter_context(clamp_gate(model, layer, value))
+            clamped = model(ids, attention_mask=mask).logits
+            state, steps = None, []
+            for i in range(5):  # token by token: positions go on from the state
+                output = model(ids[:, i : i + 1], past_key_values=state, use_cache=True)
+                state = output.past_key_values
+                steps.append(output.logits)
+    real = mask.bool()
+    torch.testing.assert_close(clamped[real], free[real], atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(torch.cat(steps, dim=1), free[:, :5], atol=1e-9, rtol=1e-7)
+
+
+def own_values(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+    seen: list[torch.Tensor] = []
+    with observing(model, lambda _, values: seen.append(values)):
+        model(ids, attention_mask=mask)
+    return seen
+
+
+def test_values_of_channels_and_of_tokens_are_those_given(tiny_model: Any, tokens: Any) -> None:
+    model, ids = tiny_model("enhanced", torch.float32), tokens(2, 6)
+    free, channels, table = record_gates(model, ids).values[0], torch.rand(32), torch.rand(4, 32)
+    with clamp_gate(model, 1, channels, tokens=[0, 2]):
+        found = record_gates(model, ids).values[0]
+    assert torch.equal(found[:, [0, 2]], channels.half().expand(2, 2, -1)) and torch.equal(found[:, 1], free[:, 1])
+    with clamp_gate(model, 1, table, channels=slice(0, 8)):
+        found = record_gates(model, ids).values[0]
+    assert torch.equal(found[:, :4, :8], table[:, :8].half().expand(2, -1, -1))  # tokens after its end keep their own
+    assert torch.equal(found[:, 4:], free[:, 4:]) and torch.equal(found[..., 8:], free[..., 8:])
+    with clamp_gate(model, 1, torch.rand(3, 4, 32)), pytest.raises(ValueError, match="of 3 texts; the model reads 2"):
+        model(ids)

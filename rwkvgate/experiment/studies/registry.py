@@ -9,11 +9,12 @@ import pandas as pd
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.steps.making import makes
 from rwkvgate.experiment.studies.boundaries import EFFECTS
+from rwkvgate.experiment.studies.clamps import CLAMPS, LET_IN
 from rwkvgate.experiment.studies.edits import CHANGES, REWRITTEN
 from rwkvgate.experiment.studies.saturation import SATURATION
 from rwkvgate.experiment.studies.scaling import GRID, SCALING
 
-STUDIES = (SCALING, GRID, EFFECTS, CHANGES, REWRITTEN, SATURATION)
+STUDIES = (SCALING, GRID, EFFECTS, CHANGES, REWRITTEN, SATURATION, CLAMPS, LET_IN)
 for _study in STUDIES:
     makes(_study.name)(_study.make)
 
@@ -28,6 +29,8 @@ class Studies:
     changes: pd.DataFrame
     rewritten: pd.DataFrame
     saturation: pd.DataFrame
+    clamps: pd.DataFrame
+    let_in: pd.DataFrame
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables by name."""

@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 import torch
 
-from rwkvgate.experiment.arms import ARMS
-from rwkvgate.experiment.inputs import gate_of
 from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps import ensure_arm, ensure_texts
 from rwkvgate.experiment.steps.probes import sample_size
-from rwkvgate.experiment.studies.study import Study, documents_read, record_text, variants_of
+from rwkvgate.experiment.studies.study import Study, documents_read, moving_gates, record_text
 
 COLUMNS = ("arm", "seed", "layer", "saturated", "mean", "deviation")
 
@@ -37,11 +35,6 @@ def _saturation(run: Run, variants: Sequence[Variant]) -> Iterator[pd.DataFrame]
         yield pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _variants(run: Run) -> list[Variant]:
-    gates = {arm.name: gate_of(arm, run.settings) for arm in ARMS.values()}
-    return variants_of(run, [name for name, gate in gates.items() if gate is not None and gate.gating != "fixed"])
-
-
-SATURATION = Study("saturation", COLUMNS, _saturation, documents_read, _variants)
+SATURATION = Study("saturation", COLUMNS, _saturation, documents_read, moving_gates)
 """Every gate that can move, over test documents: `saturated` is the share of channels within 0.05 of 0 or 1, `mean`
 and `deviation` are, over tokens, of the mean over channels."""

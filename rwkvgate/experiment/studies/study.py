@@ -13,6 +13,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rwkvgate.experiment import order
+from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.inputs import gate_of
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps.making import Write, read_frame
@@ -75,6 +77,12 @@ class Study:
 def variants_of(run: Run, arms: Iterable[str]) -> list[Variant]:
     """The variants of these arms that the run has and whose training did not diverge."""
     return [variant for variant in run.variants() if variant.arm.name in arms and not order.arm(variant).divergence]
+
+
+def moving_gates(run: Run) -> list[Variant]:
+    """The variants, tuned or not, whose gate is not fixed at one value."""
+    gates = {arm.name: gate_of(arm, run.settings) for arm in ARMS.values()}
+    return variants_of(run, [name for name, gate in gates.items() if gate is not None and gate.gating != "fixed"])
 
 
 def documents_read(run: Run) -> dict[str, Any]:
