@@ -44,8 +44,10 @@ TOGETHER = (*NUMBERS, CHANNEL_MEANS, OTHER_TEXT)
 """Clamps of all layers at once."""
 ALONE = ("0", MEAN, "1", CHANNEL_MEANS)
 """Clamps of one layer alone."""
+DECIDING = ("0", CHANNEL_MEANS, OTHER_TEXT)
+"""Those of them that decide claims, which read every test document; all others read a sample."""
 ARM = "enhanced"
-"""The arm that the claims are about: its clamps of all layers read every test document, all others a sample."""
+"""The arm that the claims are about."""
 
 Clamps = Sequence[tuple[int, str]]
 """Layer, from 1 or `ALL_LAYERS`, and clamp."""
@@ -334,10 +336,12 @@ def _clamps(run: Run, variants: Sequence[Variant]) -> Iterator[pd.DataFrame]:
         print(f"clamping the gate, {variant}", flush=True)
         model = ensure_arm(variant)
         means = channel_means(model, validation, **options)
-        together = [(ALL_LAYERS, name) for name in (NONE, *TOGETHER)]
-        alone = [(layer, name) for layer in range(1, len(means) + 1) for name in ALONE]
-        read_by_all = test if variant.arm.name == ARM else test[:few]
-        for sequences, clamps in ((read_by_all, together), (test[:few], alone)):
+        plan = [(test[:few], [(ALL_LAYERS, name) for name in (NONE, *TOGETHER)])]
+        if variant.arm.name == ARM:
+            others = [(ALL_LAYERS, name) for name in TOGETHER if name not in DECIDING]
+            others += [(layer, name) for layer in range(1, len(means) + 1) for name in ALONE]
+            plan = [(test, [(ALL_LAYERS, name) for name in (NONE, *DECIDING)]), (test[:few], others)]
+        for sequences, clamps in plan:
             found = clamped_losses(model, sequences, clamps, means, **options)
             yield found.assign(arm=variant.arm.name, seed=variant.seed)
 
@@ -361,7 +365,7 @@ CLAMPS = Study(
     documents_read,
     lambda run: [variant for variant in _one_gate(run) if variant.arm.trained],
 )
-"""The columns of `clamped_losses`, of every tuned gate that can move. All layers of `ARM` are clamped on every test
-document; other arms, and one layer alone, on a sample of them."""
+"""The columns of `clamped_losses`, of every tuned gate that can move; of `ARM` also with one layer clamped alone. The
+clamps of `ARM` that decide claims read every test document, all others a sample of them."""
 LET_IN = Study("let_in", LET_IN_COLUMNS, _let_in, documents_read, _one_gate)
 """The columns of `let_in`, tuned and untuned, on a sample of the test documents."""

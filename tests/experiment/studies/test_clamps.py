@@ -78,7 +78,7 @@ def test_the_means_of_a_constant_gate_change_nothing(tiny_model: Any, texts: Any
     found = losses(constant(tiny_model("enhanced")), texts)
     for clamp in ((ALL_LAYERS, CHANNEL_MEANS), (ALL_LAYERS, OTHER_TEXT), (2, CHANNEL_MEANS)):
         np.testing.assert_allclose(found[clamp], found[ALL_LAYERS, NONE], rtol=1e-5)
-    assert (found[2, "mean"] - found[ALL_LAYERS, NONE]).abs().min() > 1e-4  # its channels differ
+    assert (found[2, "mean"] - found[ALL_LAYERS, NONE])[:4].abs().min() > 1e-4  # its channels differ
 
 
 def test_a_closed_gate_lets_nothing_in(tiny_model: Any, texts: Any) -> None:
@@ -147,9 +147,11 @@ def test_changes_are_sums_over_documents_with_an_interval_over_seeds_and_documen
     by_seed = (sums["nll"] / sums["tokens"]).unstack().eval("`0` - none")
     np.testing.assert_allclose(seed_changes(frame)["change"], by_seed)
     np.testing.assert_allclose(row["estimate"], by_seed.mean())
-    assert (row["seeds"], row["n"]) == (3, 40) and row["low"] < 0.5 < row["high"]
+    assert (row["seeds"], row["n"]) == (3, 40)
     student = 4.302653 * by_seed.std() / np.sqrt(3)
-    assert student < row["high"] - row["estimate"] < 2 * student
+    assert row["high"] - row["estimate"] > student  # documents add to it
+    (fewer,) = loss_changes(frame[frame["document"] < 10]).to_dict("records")
+    assert fewer["n"] == 10 and fewer["high"] - fewer["low"] > row["high"] - row["low"]
     (single,) = loss_changes(frame[frame["seed"] == 0]).to_dict("records")
     assert np.isfinite(single["estimate"]) and np.isnan(single["low"]) and single["seeds"] == 1
 
