@@ -127,9 +127,11 @@ def let_in(
         the gate adds to h_t.
 
     Raises:
-        ValueError: the model carries no gate, or a layer of it two.
+        ValueError: the model carries no gate, a layer of it two, or the shift is recurrent.
     """
     gates, shares, rows = _one_a_layer(model), dict[int, list[Tensor]](), []
+    if any(gate.config.shift == "recurrent" for gate in gates):
+        raise ValueError("shift is 'recurrent', whose past is the gate's own results; shares are of other shifts")
 
     def watch(layer: int) -> Any:
         def keep(module: Any, inputs: tuple[Past, Any], gated: Gated) -> None:
@@ -367,5 +369,11 @@ CLAMPS = Study(
 )
 """The columns of `clamped_losses`, of every tuned gate that can move; of `ARM` also with one layer clamped alone. The
 clamps of `ARM` that decide claims read every test document, all others a sample of them."""
-LET_IN = Study("let_in", LET_IN_COLUMNS, _let_in, documents_read, _one_gate)
+LET_IN = Study(
+    "let_in",
+    LET_IN_COLUMNS,
+    _let_in,
+    documents_read,
+    lambda run: [variant for variant in _one_gate(run) if variant.gate and variant.gate.shift != "recurrent"],
+)
 """The columns of `let_in`, tuned and untuned, on a sample of the test documents."""

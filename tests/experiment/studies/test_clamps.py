@@ -186,3 +186,14 @@ def test_few_seeds_and_no_measurement_decide_nothing() -> None:
     for frame in (CLAMPS.table([]), table(large, arm="conv-routing")):
         records = gate_claims(frame)
         assert [row["reason"] for row in records] == ["this run does not measure it"] * 2
+
+
+def test_a_recurrent_gate_is_clamped_and_its_share_refused(tiny_model: Any, texts: Any, tmp_path: Path) -> None:
+    model = tiny_model("enhanced-recurrent")
+    found = losses(model, [texts[0]] * 3)
+    np.testing.assert_allclose(found[ALL_LAYERS, OTHER_TEXT], found[ALL_LAYERS, NONE], rtol=1e-6)
+    with pytest.raises(ValueError, match="shift is 'recurrent'"):
+        let_in(model, texts, batch_size=2)
+    evaluation = {"arms": ["base", "enhanced-recurrent"]}
+    run = Run(resolve(profile="smoke", run_dir=str(tmp_path / "run"), evaluation=evaluation))
+    assert [len(study.variants(run)) for study in (CLAMPS, LET_IN)] == [1, 0]
