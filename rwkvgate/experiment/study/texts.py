@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rwkvgate.gate.validation import SettingsError
@@ -46,7 +47,7 @@ class StudyTexts:
     validation: tuple[str, ...]
     test: tuple[str, ...]
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Of the texts themselves: part of the inputs of everything that reads them."""
         return digest([self.train, self.validation, self.test])
