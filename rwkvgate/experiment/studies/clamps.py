@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from rwkvgate.experiment import rules
 from rwkvgate.experiment.analysis.tables import signed_interval
-from rwkvgate.experiment.rules import CONTRADICTED, NOT_REPRODUCED, REPRODUCED, UNDECIDED, VERSION
+from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, UNDECIDED, VERSION
 from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps import Texts, ensure_arm, ensure_texts
 from rwkvgate.experiment.steps.probes import CELLS, sample_size
@@ -33,6 +33,8 @@ from rwkvgate.gate.gating import Gated
 from rwkvgate.gate.layer import wide_values
 from rwkvgate.gate.past import Past, gather_rows
 from rwkvgate.metrics.inference import PREFIX_ID, device_of
+from rwkvgate.metrics.measures import ratio_of_sums
+from rwkvgate.metrics.retrained import retrained_difference
 
 CLAMP_COLUMNS = ("arm", "seed", "layer", "clamp", "document", "nll", "tokens")
 LET_IN_COLUMNS = ("arm", "seed", "layer", "document", "share")
@@ -171,9 +173,6 @@ def seed_changes(table: pd.DataFrame) -> pd.DataFrame:
 def loss_changes(table: pd.DataFrame) -> pd.DataFrame:
     """How far each clamp raises the loss, in nats per token, with an interval over seeds and documents.
 
-    The interval's half-width joins Student's over seeds with that over documents, of the mean over seeds, as the sides
-    of a right triangle (Howe 1974, JASA 69:789).
-
     Args:
         table: of the study `CLAMPS`.
 
@@ -183,19 +182,16 @@ def loss_changes(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for group, part in _rises(table).groupby(["arm", "layer", "clamp"], sort=False):
-        rises = part.pivot(index="seed", columns="document", values="rise").to_numpy()  # (seed, document)
-        tokens = part.drop_duplicates("document").set_index("document")["tokens"].sort_index().to_numpy()
-        by_seed = rises.sum(axis=1) / tokens.sum()
-        estimate = float(by_seed.mean())
-        # A ratio's error: each document's part in it, beyond what its tokens account for.
-        by_document = (rises.mean(axis=0) - estimate * tokens) / tokens.mean()
-        half = np.hypot(_half_width(by_seed), _half_width(by_document))
-        rows.append((*group, estimate, estimate - half, estimate + half, *rises.shape))
+        columns = part.pivot(index="seed", columns="document", values=["nll", "nll_own", "tokens"])
+        nll, own, tokens = (columns[name].to_numpy() for name in ("nll", "nll_own", "tokens"))  # (seed, document)
+        clamped, plain = (np.stack((losses, tokens), axis=-1) for losses in (nll, own))
+        found = retrained_difference(clamped, plain, ratio_of_sums)
+        rows.append((*group, found.estimate, *found.interval(), found.seeds, found.n))
     return pd.DataFrame(rows, columns=["arm", "layer", "clamp", "estimate", "low", "high", "seeds", "n"])
 
 
-WORTH, FEWEST = 0.01, 4
-"""Nats per token from which on a change is worth knowing, and paired seeds from which on it is decided."""
+WORTH = rules.WORTH["loss"]
+"""Nats per token from which on a change is worth knowing."""
 _CLAIMS = {
     "gate-matters": ("the gate matters to the tuned model", ("0", CHANNEL_MEANS), max),
     "gate-content": ("content of the gate matters beyond its mean", (CHANNEL_MEANS, OTHER_TEXT), min),
@@ -266,12 +262,6 @@ def _rises(table: pd.DataFrame) -> pd.DataFrame:
     own = table.loc[table["clamp"] == NONE, [*by, "nll"]]
     rows = table[table["clamp"] != NONE].merge(own, on=by, suffixes=("", "_own"))
     return rows.assign(rise=rows["nll"] - rows["nll_own"])
-
-
-def _half_width(values: np.ndarray[Any, Any]) -> float:
-    """Half of Student's 95 % interval of a mean; nan for one value."""
-    n = len(values)
-    return float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
 
 
 def _one_a_layer(model: PreTrainedModel) -> list[Any]:

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rwkvgate.experiment.study.design import BASE, BROKEN, WIDE
+from rwkvgate.experiment.study.design import BASE, BROKEN, STEP_TOKENS, WIDE
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.measures import ratio_of_sums
 from rwkvgate.metrics.retrained import UNKNOWN, Difference, retrained_difference
 from rwkvgate.metrics.statistics import Floats, holm
 
@@ -55,7 +56,7 @@ def compare(pairs: Sequence[tuple[Floats, Floats]], weights: Sequence[int]) -> D
     a, b = (
         np.stack([np.stack((side * share, share), axis=-1) for side in sides]) for sides in zip(*pairs, strict=True)
     )
-    return retrained_difference(a, b, lambda sums, _: sums[..., 0] / sums[..., 1])
+    return retrained_difference(a, b, ratio_of_sums)
 
 
 def ratio(arm: Trial, base: Trial, control: str, seconds: Ratios) -> float:
@@ -162,7 +163,7 @@ def frame(trials: Sequence[Trial]) -> pd.DataFrame:
         [
             {"size": t.plan.size.name, "network": t.plan.network, "rate": t.plan.rate, "seed": t.plan.seed}
             | {"budget": budget, "validation": t.validation[budget], "test": t.loss(budget)}
-            | {"parameters": t.parameters, "flops": 3 * t.flops * budget * 2048, "diverged": t.diverged}
+            | {"parameters": t.parameters, "flops": 3 * t.flops * budget * STEP_TOKENS, "diverged": t.diverged}
             for t in trials
             for budget in sorted(t.test)
         ]
@@ -191,6 +192,22 @@ def recalled_shares(trials: Sequence[Trial]) -> pd.DataFrame:
     ]
     found = pd.DataFrame(rows, columns=["network", "seed", "budget", "task", "times", "share"])
     return found.astype({"times": int})
+
+
+def after_training(shares: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `recalled_shares` at the largest budget that every network has: the base has larger ones too."""
+    return shares[shares["budget"] == shares.groupby("network")["budget"].max().min()]
+
+
+def weak_tasks(shares: pd.DataFrame) -> list[str]:
+    """The memory tasks of which the base recalls less than half after training, at the trained length.
+
+    Args:
+        shares: of `recalled_shares`.
+    """
+    end = after_training(shares)
+    means = end[(end["network"] == BASE) & (end["times"] == 1)].groupby("task")["share"].mean()
+    return [str(name) for name in means.index[means < 0.5]]
 
 
 def _by_size(trials: Sequence[Trial]) -> dict[str, dict[str, dict[int, Trial]]]:

@@ -6,7 +6,7 @@ it was trained. The GRU has the same residual blocks, with torch's GRU in place 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,8 +64,10 @@ def build_family(
         length: the trained length, in tokens.
         size: parameters, which the width of the feed-forward layers comes nearest to.
     """
-    inner = _inner(name, channels, layers, heads, vocabulary, length, size)
-    return _network(name, channels, layers, heads, vocabulary, length, inner)
+    make = partial(_network, name, channels, layers, heads, vocabulary, length)
+    with torch.device("meta"):
+        one, two = (sum(p.numel() for p in make(inner).parameters()) for inner in (1, 2))
+    return make(1 + round((size - one) / (two - one)))
 
 
 def family_flops(model: nn.Module, length: int) -> float:
@@ -96,16 +98,3 @@ def _network(name: str, channels: int, layers: int, heads: int, vocabulary: int,
         pad_token_id=None,
     )
     return MistralForCausalLM(config)
-
-
-@cache
-def _inner(name: str, channels: int, layers: int, heads: int, vocabulary: int, length: int, size: int) -> int:
-    """The width of the feed-forward layers."""
-
-    def parameters(inner: int) -> int:
-        with torch.device("meta"):
-            model = _network(name, channels, layers, heads, vocabulary, length, inner)
-        return sum(p.numel() for p in model.parameters())
-
-    one = parameters(1)
-    return 1 + round((size - one) / (parameters(2) - one))

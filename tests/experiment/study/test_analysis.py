@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from rwkvgate.experiment.study.analysis import broken, comparisons, decide, losses_at, multipliers
+from rwkvgate.experiment.study.analysis import (
+    after_training,
+    broken,
+    comparisons,
+    decide,
+    losses_at,
+    multipliers,
+    recalled_shares,
+    weak_tasks,
+)
 from rwkvgate.experiment.study.design import SIZES, cost
 from rwkvgate.experiment.study.trials import Plan, Trial
 from rwkvgate.metrics.statistics import Floats
@@ -77,6 +87,22 @@ def test_the_multiplier_is_the_planted_one() -> None:
     row = found.loc[("enhanced", 300, "seconds")]
     assert row["estimate"] == pytest.approx(1.32 / 1.1, rel=0.02)
     assert row["low"] < 1.2 < row["high"]
+
+
+def test_shares_are_those_of_a_budget_that_all_networks_have() -> None:
+    def remembering(network: str, budgets: tuple[int, ...], copied: float) -> Trial:
+        shares = {b: {"recall x1": 0.9, "copying x1": copied if b == 800 else 0.99, "copying x2": 0.1} for b in budgets}
+        return replace(trial(network, 0), shares=shares)
+
+    def shares(copied: float) -> pd.DataFrame:
+        return recalled_shares(
+            [remembering("base", (800, 1040), copied), remembering("enhanced", (400, 800), copied=0.2)]
+        )
+
+    assert set(after_training(shares(0.4))["budget"]) == {800}
+    assert set(after_training(shares(0.4))["network"]) == {"base", "enhanced"}
+    assert weak_tasks(shares(0.4)) == ["copying"]
+    assert weak_tasks(shares(0.6)) == []
 
 
 def test_a_training_that_ends_high_or_diverges_is_broken() -> None:
