@@ -28,7 +28,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-compile test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -65,6 +65,9 @@ test-transformers: $(STAMP)  ## run transformers' own tests of a model, fetched 
 	@folder=$$($(BIN)/python tests/rwkv6/transformers_tests.py) && TRANSFORMERS_TESTS="$$folder" $(BIN)/python -m pytest \
 		--override-ini addopts='-q --import-mode=importlib' -W ignore::pytest.PytestUnknownMarkWarning -rsx \
 		tests/rwkv6/test_transformers.py
+
+test-compile: $(STAMP)  ## compile and export networks with every gating and every shift; `make test` does it with a few
+	@$(BIN)/python -m pytest -m "compiled or not compiled" tests/gate/test_compile.py
 
 test-processors: $(STAMP)  ## run the numerical tests with the kernels of other processors, on one thread and two
 	@$(BIN)/python tests/processors.py

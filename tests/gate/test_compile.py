@@ -17,6 +17,10 @@ GATES = {"base": None, "conv-routing": "conv-routing"} | {
     if name.startswith("previous") or name.endswith(("sigmoid", "attention"))
 }
 """No gate, a preset, every gating and every shift."""
+OFTEN = ("base", "conv-routing", "recurrent, sigmoid")
+"""What `make test` compiles; `make test-compile` compiles all."""
+compiled = pytest.mark.compiled
+SOME = [pytest.param(name, marks=() if name in OFTEN else compiled) for name in GATES]
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def alike(relative_error: Any) -> Any:
     return compare
 
 
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", SOME)
 def test_compiled_without_graph_breaks(build: Any, calls: Any, alike: Any, name: str) -> None:
     model = build(name)
     torch._dynamo.reset()
@@ -86,7 +90,14 @@ def test_positions_to_keep_compile(build: Any, calls: Any, alike: Any) -> None:
         assert alike(export(model, (), given).module()(**given), model(**given))
 
 
-@pytest.mark.parametrize("name", ["base", "conv-routing", "previous, hierarchical", "attention", "recurrent, sigmoid"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base",
+        "conv-routing",
+        *(pytest.param(name, marks=compiled) for name in ("previous, hierarchical", "attention", "recurrent, sigmoid")),
+    ],
+)
 def test_exported_with_state_gradients_and_another_batch(build: Any, calls: Any, alike: Any, name: str) -> None:
     model = build(name)
     arguments = calls(model)
@@ -109,8 +120,18 @@ def test_exported_with_state_gradients_and_another_batch(build: Any, calls: Any,
         assert alike(*slopes, most=1e-9)
 
 
-@pytest.mark.parametrize("name", ["base", "conv-routing", "recurrent, sigmoid"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("name", "checkpointing"),
+    [
+        ("conv-routing", True),
+        *(
+            pytest.param(name, kept, marks=compiled)
+            for name in OFTEN
+            for kept in (False, True)
+            if (name, kept) != ("conv-routing", True)
+        ),
+    ],
+)
 def test_training_compiles(build: Any, calls: Any, alike: Any, name: str, checkpointing: bool) -> None:
     model = build(name, tie_word_embeddings=name == "base").train()
     if checkpointing:

@@ -158,6 +158,8 @@ class RecallTask(Task):
     """Associative recall, or copying, by a small network trained from scratch on tokens without meaning."""
 
     SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "head_size": 16, "time_mix_rank": 8, "time_decay_rank": 8}
+    SCORED = (256, 512)
+    """Sequences that are scored for validation, and for the test."""
 
     def __init__(self, name: str, steps: int, rates: tuple[float, ...], batch_size: int = 32) -> None:
         super().__init__(name, steps, rates)
@@ -182,8 +184,8 @@ class RecallTask(Task):
         start = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=FIRST + 2 * 64, **self.SIZES))
         ids, labels = self._draw(self.steps * self.batch_size, seed)
         model = self.fit(start, candidate, ids.tolist(), schedule, seed, labels=labels.tolist())
-        _, validation = recalled(model, *self._draw(256, seed=1_000_001))
-        right, test = recalled(model, *self._draw(512, seed=1_000_002))
+        _, validation = recalled(model, *self._draw(self.SCORED[0], seed=1_000_001))
+        right, test = recalled(model, *self._draw(self.SCORED[1], seed=1_000_002))
         return Trial(
             task=self.name,
             candidate=candidate.name,

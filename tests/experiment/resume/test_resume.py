@@ -18,7 +18,8 @@ from rwkvgate.experiment.training import checkpointing, train
 from rwkvgate.experiment.training.checkpointing import SEAL, WEIGHTS, is_sound
 from tests.experiment.training.schedules import short_schedule
 
-KILLS = 30
+KILLS = 10
+"""`make test-kills` does 100."""
 SCHEDULE = short_schedule(steps=12, length=16, warmup_steps=2, log_every=1, eval_every=4)
 
 

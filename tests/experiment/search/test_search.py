@@ -48,6 +48,7 @@ def test_a_diverged_trial_is_kept_as_infinite(task: RecallTask, tmp_path: Path, 
 def test_two_processes_share_and_a_third_tables(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(search, "project_root", lambda: tmp_path)
     monkeypatch.setattr(search, "CONFIRMING", (200, 201))
+    monkeypatch.setattr(RecallTask, "SCORED", (8, 16))
     tasks: list[Any] = [RecallTask(name, 3, (3e-3,), 4) for name in ("copying", "associative recall")]
     search.search("smoke", tasks, (1, 2), "screen")
     assert "2 of 4 trials of the screening are finished" in capsys.readouterr().out
