@@ -19,7 +19,7 @@ from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.progress import clock
 from rwkvgate.experiment.study.design import STAGES, Stage
 from rwkvgate.experiment.study.page import write_page
-from rwkvgate.experiment.study.tasks import Books, Memory
+from rwkvgate.experiment.study.tasks import BetterBase, Books, Memory
 from rwkvgate.experiment.study.texts import books
 from rwkvgate.experiment.study.timing import ratios, write_times
 from rwkvgate.experiment.study.trials import Plan, Trial, Trials
@@ -149,7 +149,9 @@ def main() -> None:
         for name in arguments.stage:
             if name not in STAGES:
                 raise unknown_name("stage", name, list(STAGES))
-        study = Study(Trials(root / "trials", {"books": Books(books(root / "texts")), "memory": Memory()}))
+        texts = books(root / "texts")
+        base = BetterBase(texts, root / "bases" / "64x4.safetensors")
+        study = Study(Trials(root / "trials", {"books": Books(texts), "memory": Memory(), "base": base}))
         if arguments.time:
             print(write_times(root / "seconds.csv", study.trials.tasks).to_string(index=False))
         elif not arguments.page:

@@ -10,7 +10,8 @@ pretrained from scratch, or lets it remember more, against controls of equal ste
 - Rates are chosen on seeds of their own, and compared on fresh ones.
 
 After the first trials of rates had been seen, and before any compared seed, the stages "families" and "breaking" and
-the memory task were added, and memory's budget of 1,600 steps was left out, for time.
+the memory task were added, and memory's budget of 1,600 steps was left out, for time. The better base was added on the
+same day.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ BROKEN = 0.5
 BASE = "base"
 MORE_STEPS = (1.15, 1.3)
 """The base is annealed at so many times each budget too: its loss at an arm's FLOPs or seconds lies between."""
+BASE_STEPS = 4600
+"""Of the base that is fine-tuned: 17.8 tokens a parameter, in four passes over the books."""
 PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv-no-position")
 """The paper's arms, the control of equal parameters, and the best of the search."""
 SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
@@ -78,8 +81,8 @@ class Stage:
     Attributes:
         budgets: steps that each is annealed at.
         rates: learning rates tried; empty takes each network's best of the stage `rated`.
-        task: "books" or "memory".
-        sweep: whether the rates are a sweep to where training breaks, and not a choice of the best.
+        task: of `tasks`, by name.
+        sweep: whether no best of the rates is looked for: a sweep to where training breaks, or a single rate.
     """
 
     name: str
@@ -129,6 +132,7 @@ STAGES = {
         ),
         Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
         Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
+        Stage("better base", SIZES["64x4"], (BASE,), (0,), (BASE_STEPS,), (4e-3,), task="base", sweep=True),
     )
 }
 """The stages in the order in which they run."""

@@ -96,7 +96,7 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
         for name, caption in _figures(folder, trials, compared, task).items():
             parts.append(f"![{caption}](../outputs/study/{name}.svg)")
     for name, (some, _) in found.items():
-        if STAGES[name].sweep and some:
+        if STAGES[name].sweep and STAGES[name].task == "books" and some:
             tables["breaking"] = broken(some)
             parts += ["## Where training breaks", _breaking(tables["breaking"])]
     for name, table in tables.items():

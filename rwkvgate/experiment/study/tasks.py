@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -17,6 +19,7 @@ from rwkvgate.experiment.training.rows import Rows, pack_rows
 from rwkvgate.metrics.inference import evaluating
 from rwkvgate.metrics.likelihood import encode, token_losses
 from rwkvgate.metrics.recall import FIRST, associative_recall, copying, induction, passkey, recalled
+from rwkvgate.rwkv6.files import file_hash, write_file
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 PASSES = 4
@@ -96,6 +99,31 @@ class Books:
         held_out, tested = (token_losses(model, part, batch_size=32, **reading) for part in self._encoded[1:])
         mean = sum(x.sum() for x in held_out) / sum(map(len, held_out))
         return {"validation": round(float(mean), 6), "test": [round(float(x.mean()), 5) for x in tested]}
+
+
+class BetterBase(Books):
+    """The books again, for long; the trained network is kept in a file, to be fine-tuned."""
+
+    def __init__(self, texts: StudyTexts, path: Path) -> None:
+        super().__init__(texts)
+        self.path = path
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The hash of the texts, and that the network is kept."""
+        return super().inputs | {"saved": "float32"}
+
+    @property
+    def saved(self) -> str | None:
+        """SHA-256 of the kept network; None where there is none."""
+        return file_hash(self.path) if self.path.exists() else None
+
+    def score(self, model: nn.Module) -> Scores:
+        """Losses in nats per token, and the hash of the network, which is written."""
+        scores = super().score(model)
+        with write_file(self.path) as fresh:
+            save_file(model.state_dict(), fresh)
+        return scores | {"saved": self.saved}
 
 
 class Memory:

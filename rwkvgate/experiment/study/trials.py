@@ -53,6 +53,7 @@ class Trial:
         seconds: of the whole trial beside whatever else ran: no measure of cost.
         processor: what it ran on; another one's rounding is like another seed.
         shares: by budget: the share recalled of each memory task at each length, such as "copying x4".
+        saved: SHA-256 of the network that was kept; None where none was.
     """
 
     plan: Plan
@@ -66,6 +67,7 @@ class Trial:
     seconds: float
     processor: str
     shares: dict[int, dict[str, float]] = field(default_factory=dict)
+    saved: str | None = None
 
     def loss(self, budget: int) -> float:
         """Mean test loss at a budget."""
@@ -98,6 +100,9 @@ class Trials:
             if path.exists():
                 print(f"{path} is damaged: this trial is run again", flush=True)
             return None
+        if record.get("saved") != getattr(self.tasks[plan.task], "saved", None):
+            print(f"the network of {path} is missing or has changed: this trial is run again", flush=True)
+            return None
         by_budget = (name for name in BY_BUDGET if name in record)
         return Trial(plan=plan, **(record | {name: {int(k): v for k, v in record[name].items()} for name in by_budget}))
 
@@ -127,6 +132,7 @@ class Trials:
             validation={budget: one["validation"] for budget, one in scores.items()},
             test={budget: one["test"] for budget, one in scores.items()},
             shares={budget: one["shares"] for budget, one in scores.items() if "shares" in one},
+            saved=scores[max(plan.budgets)].get("saved"),
             weights=task.weights,
             losses=[round(x, 5) for x in curve.losses],
             diverged=curve.diverged,

@@ -8,14 +8,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
 from rwkvgate.experiment.locks import take
 from rwkvgate.experiment.study import __main__ as study
 from rwkvgate.experiment.study import page
 from rwkvgate.experiment.study.design import BASE, SIZES, STAGES, WIDE, Size, Stage, build, cost
-from rwkvgate.experiment.study.tasks import Books
+from rwkvgate.experiment.study.tasks import BetterBase, Books
 from rwkvgate.experiment.study.texts import StudyTexts
 from rwkvgate.experiment.study.trials import Plan, Trial, Trials
+from rwkvgate.rwkv6.files import file_hash
 
 TINY = Size("tiny", 16, 1, 8)
 TEXTS = tuple(f"The fox met hare {i} at dawn, and both ran into the {i + 1}th wood. " * 40 for i in range(30))
@@ -56,6 +58,22 @@ def test_another_text_or_plan_is_another_trial(trials: Trials) -> None:
     other_text = Trials(trials.folder, {"books": Books(StudyTexts(TEXTS[1:], TEXTS[:2], TEXTS[2:6]))})
     paths = [trials.path(plan), *map(trials.path, others), other_text.path(plan)]
     assert len(set(paths)) == len(paths)
+
+
+def test_the_better_base_is_kept_and_trained_again_if_it_changes(
+    trials: Trials, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bases" / "tiny.safetensors"
+    one = Trials(trials.folder, {"base": BetterBase(StudyTexts(TEXTS, TEXTS[:2], TEXTS[2:6]), path)})
+    plan = Plan(TINY, BASE, 1e-3, 0, (6,), "base")
+    first = one.run(plan)
+    assert one.known(plan) == first and first.saved == file_hash(path)
+    weights = load_file(path)
+    assert weights.keys() == build(BASE, TINY, 0).state_dict().keys()
+    path.write_bytes(b"nothing")
+    assert one.known(plan) is None and "has changed" in capsys.readouterr().out
+    one.run(plan)
+    assert all((load_file(path)[name] == weight).all() for name, weight in weights.items())
 
 
 def planted(trials: Trials, monkeypatch: pytest.MonkeyPatch, best: float) -> list[Plan]:
