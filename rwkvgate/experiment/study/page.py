@@ -109,9 +109,9 @@ def _progress(found: Found) -> str:
     rows = []
     for name, (trials, planned) in found.items():
         hours = sum(trial.seconds for trial in trials) / 3600
-        of = f"{len(trials)} of {planned}" if planned else "waits for its learning rates"
         stage = STAGES[name]
-        tokens = ", ".join(f"{STEP_TOKENS * b / 1e6:.2g}" for b in stage.budgets)
+        of = f"{len(trials)} of {planned}" if planned else f"waits for {stage.rated or stage.after}"
+        tokens = ", ".join(f"{stage.tokens * b / 1e6:.2g}" for b in stage.budgets)
         rows.append({"Stage": name, "Trials": of, "Million tokens": tokens, "Hours of a process": f"{hours:.1f}"})
     return markdown(pd.DataFrame(rows))
 
