@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from rwkvgate.experiment.analysis.comparison import BASE as UNTOUCHED
-from rwkvgate.experiment.analysis.comparison import CONTROL, ENHANCED, Pair
+from rwkvgate.experiment.analysis.comparison import COMPARISON_COLUMNS, CONTROL, ENHANCED, Pair
 from rwkvgate.experiment.analysis.comparison import comparisons as compared_pairs
+from rwkvgate.experiment.claims import Evidence, claim_pairs, decide_claims
 from rwkvgate.experiment.rules import WORTH
 from rwkvgate.experiment.study.analysis import Ratios, after_steps, decide, equal_parameters, losses_at, ratio
 from rwkvgate.experiment.study.design import BASE, LORA, WIDE
@@ -32,6 +33,8 @@ COLUMNS = {"bleu": BLEU_COLUMNS, "choice": ("entity_right",)}
 """The columns of a trial's measures in the tables, where they are not the measure's name alone."""
 ABLATED = "its gate fixed"
 """The control that answers another claim: that an adaptive gate is better than a fixed one."""
+CLAIMS = ("rouge-l-gain", "bleu-gain", "rouge-1-gain", "perplexity", "adaptive-beats-fixed", "entity-coherence")
+"""The paper's claims that these comparisons can decide."""
 RESAMPLES = 2000
 By = Mapping[str, Mapping[int, Trial]]
 
@@ -127,6 +130,24 @@ def decisions(found: pd.DataFrame) -> pd.DataFrame:
         verdicts["needed"] = [_needed(beside[arm], worth, len(beside)) for arm in verdicts["arm"]]
         parts.append(verdicts.drop(columns=["size", "budget"]).assign(metric=metric))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def evidence(found: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons that the paper's claims rest on, of a table of `outcomes`, ready for `claims.Evidence`.
+
+    Pairs that the study did not train are in it as not run, so their claims stay undecided.
+    """
+    own = found[found["control"].isin(("steps", "nothing", ABLATED))].fillna({"domain": "", "status": ""})
+    own = own[list(COMPARISON_COLUMNS)]
+    known = {Pair(*key) for key in own[list(Pair._fields)].itertuples(index=False)}
+    missing = [pair for pair in dict.fromkeys(claim_pairs()) if pair not in known]
+    return pd.concat([own, compared_pairs(pd.DataFrame(columns=list(RESULT_COLUMNS)), missing)], ignore_index=True)
+
+
+def study_claims(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """The records of `claims.decide_claims` for `CLAIMS`, by the ledger's own rules, from a table of `outcomes`."""
+    times = pd.DataFrame(columns=["measure", "arm"])
+    return [record for record in decide_claims(Evidence(evidence(found), times)) if record["claim"] in CLAIMS]
 
 
 def _controls(arm: str, networks: By, seconds: Ratios) -> Iterator[tuple[str, str, float]]:

@@ -26,6 +26,7 @@ from rwkvgate.experiment.study.analysis import (
 from rwkvgate.experiment.study.design import BASE, BROKEN, STAGES, STEP_TOKENS, WIDE, WORTH_KNOWING
 from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.experiment.study.tuned_page import tuned_parts
 from rwkvgate.metrics.retrained import seeds_needed
 from rwkvgate.rwkv6.files import write_file, write_text
 
@@ -99,6 +100,9 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
         if STAGES[name].sweep and STAGES[name].task == "books" and some:
             tables["breaking"] = broken(some)
             parts += ["## Where training breaks", _breaking(tables["breaking"])]
+    if any(STAGES[name].after for name in found):
+        written, more = tuned_parts(found, seconds.get("64x4 tuned", {}))
+        parts, tables = parts + written, tables | more
     for name, table in tables.items():
         with write_file(folder / f"{name}.csv") as fresh:
             table.to_csv(fresh, index=False, float_format="%.6g")

@@ -144,7 +144,7 @@ def test_the_page_says_what_is_finished_and_what_waits(
         )
         return (tmp_path / "study.md").read_text(encoding="utf-8")
 
-    assert "waits for its learning rates" in written()
+    assert "waits for rates" in written()
     one.run([study.STAGES["rates"]])
     assert "| main | 0 of 6 |" in written()
     one.run([MAIN])
@@ -158,7 +158,7 @@ def test_the_page_says_what_is_finished_and_what_waits(
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_controls_of_equal_parameters_have_as_many(size: Size) -> None:
-    networks = dict.fromkeys(n for stage in STAGES.values() if stage.size == size for n in stage.networks)
+    networks = dict.fromkeys(n for stage in STAGES.values() if stage.timed == size.name for n in stage.networks)
     for network in networks:
         counted = sum(p.numel() for p in build(network, size, 0).parameters())
         assert cost(network, size)[0] == counted

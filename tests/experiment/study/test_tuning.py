@@ -55,7 +55,7 @@ def test_controls_start_as_the_base_and_have_as_many_new_parameters(task: Tuned)
 def test_one_row_in_ten_is_of_the_books(task: Tuned) -> None:
     rows = task.rows(5, seed=0)[0]
     assert len(rows) == 20 and rows == task.rows(6, seed=0)[0][:20]
-    assert [i for i, row in enumerate(rows) if "hare" in task.base.tokenizer.decode(row)] == [9, 19]
+    assert [i for i, row in enumerate(rows) if "met hare" in task.base.tokenizer.decode(row)] == [9, 19]
 
 
 def test_a_trial_measures_loss_forgetting_overlap_and_choices(task: Tuned, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_trial_measures_loss_forgetting_overlap_and_choices(task: Tuned, tmp_p
     trial = trials.run(Plan(SIZE, "enhanced", 1e-3, 1, (2, 4), "tuned-stories"))
     assert trials.known(trial.plan) == trial
     assert len(trial.test[4]) == len(trial.weights) == 4
-    assert 0.5 < trial.forgotten[4] < 2
+    assert 0 < trial.forgotten[4] < 2
     shapes = {name: (len(rows), len(rows[0])) for name, rows in trial.measures[4].items()}
     assert shapes == {"bleu": (4, 10), "rouge1": (4, 1), "rougeL": (4, 1), "distinct2": (4, 1), "choice": (8, 1)}
     assert {x for (x,) in trial.measures[2]["choice"]} <= {0.0, 0.5, 1.0}
