@@ -26,8 +26,8 @@ from rwkvgate.experiment.study.trials import Plan, Trial, Trials
 from rwkvgate.experiment.study.tuning import Tuned
 from rwkvgate.gate.validation import SettingsError, unknown_name
 
-FURTHEST = 2
-"""Rates added beyond one edge of the grid, at most."""
+FURTHEST, FURTHEST_TUNED = 2, 4
+"""Rates added beyond one edge of the grid, at most; more in fine-tuning, where adapters learn best at higher ones."""
 
 
 def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
@@ -68,7 +68,8 @@ class Study:
         else:
             chosen = dict.fromkeys(stage.networks, stage.rates)
         plans = self._plans(stage, chosen)
-        for _ in range(FURTHEST if stage.rates and not stage.sweep else 0):
+        furthest = FURTHEST_TUNED if stage.after else FURTHEST
+        for _ in range(furthest if stage.rates and not stage.sweep else 0):
             found = [self.trials.known(plan) for plan in plans]
             finished = [trial for trial in found if trial is not None]
             if len(finished) < len(plans):

@@ -59,5 +59,5 @@ class Repeating(nn.Module):
 
 def test_a_network_chooses_what_it_finds_likelier() -> None:
     tokenizer = train_tokenizer(["a b c d e f g"] * 20, 300)
-    items = [Choice("e a a a", "e a b c", False, False), Choice("e a b c", "e a a a", True, True)]
+    items = [Choice("xxxx", "xyzw", False, False), Choice("xyzw", "xxxx", True, True)]
     assert chosen(Repeating(), tokenizer, items) == [1.0, 0.0]
