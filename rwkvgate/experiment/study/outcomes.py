@@ -114,10 +114,9 @@ def decisions(found: pd.DataFrame) -> pd.DataFrame:
     find so much.
     """
     parts = []
-    for name, own in found[found["ratio"] > 0].groupby("metric", sort=False):
+    for name, own in found[~found["control"].isin(("nothing", ABLATED))].groupby("metric", sort=False):
         metric = str(name)
         sign, worth = -1 if MEASURES[metric].better == "higher" else 1, WORTH[metric]
-        own = own[own["control"] != ABLATED]
         differences = [_difference(row, sign) for row in own.to_dict("records")]
         bounds = [difference.interval() for difference in differences]
         table = own[["arm", "control", "p", "seeds"]].assign(size="", budget=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,10 +92,10 @@ def test_evidence_is_the_same_from_its_file(tmp_path: Any) -> None:
 
 
 def test_a_diverged_training_has_no_scores_and_decides_nothing() -> None:
-    trials = planted(seeds=4)
-    broken = next(one for one in trials if one.plan.network == "enhanced")
-    broken.test[400], broken.measures = [float("inf")] * DOCUMENTS, {}
-    assert not results([broken])["metric"].eq("rougeL").any()
+    trials = planted(0.1, seeds=4)
+    at = next(i for i, one in enumerate(trials) if one.plan.network == "enhanced")
+    trials[at] = replace(trials[at], test={400: [float("inf")] * DOCUMENTS}, measures={})
+    assert not results([trials[at]])["metric"].eq("rougeL").any()
     decided = decisions(outcomes(trials, SECONDS)).set_index(["metric", "arm"])
     assert decided.loc[("loss", "enhanced"), "verdict"] == "undecided"
 
