@@ -17,25 +17,35 @@ import torch
 from rwkvgate.experiment.locks import take
 from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.progress import clock
-from rwkvgate.experiment.study.design import STAGES, Stage
+from rwkvgate.experiment.study.design import GENRES, MOST_FORGOTTEN, STAGES, Stage
 from rwkvgate.experiment.study.page import write_page
 from rwkvgate.experiment.study.tasks import BetterBase, Books, Memory
 from rwkvgate.experiment.study.texts import books
 from rwkvgate.experiment.study.timing import ratios, write_times
 from rwkvgate.experiment.study.trials import Plan, Trial, Trials
+from rwkvgate.experiment.study.tuning import Tuned
 from rwkvgate.gate.validation import SettingsError, unknown_name
 
-FURTHEST = 2
-"""Rates added beyond one edge of the grid, at most."""
+FURTHEST, FURTHEST_TUNED = 2, 4
+"""Rates added beyond one edge of the grid, at most; more in fine-tuning, where adapters learn best at higher ones."""
 
 
 def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
-    """Each network's rate with the lowest mean validation loss at the largest budget that all its trials have."""
-    losses: dict[str, dict[float, list[float]]] = {}
+    """Each network's rate with the lowest mean validation loss at the largest budget that all its trials have.
+
+    Of fine-tunings, a rate that forgets more than `MOST_FORGOTTEN` is taken only where every rate does.
+    """
+    losses: dict[str, dict[float, list[tuple[float, float]]]] = {}
     for trial in trials:
         largest = max(trial.plan.budgets)
-        losses.setdefault(trial.plan.network, {}).setdefault(trial.plan.rate, []).append(trial.validation[largest])
-    return {name: min(by_rate, key=lambda r: float(np.mean(by_rate[r]))) for name, by_rate in losses.items()}
+        found = (trial.forgotten.get(largest, 1.0), trial.validation[largest])
+        losses.setdefault(trial.plan.network, {}).setdefault(trial.plan.rate, []).append(found)
+
+    def badness(several: list[tuple[float, float]]) -> tuple[bool, float]:
+        forgotten, loss = np.mean(several, axis=0)
+        return bool(forgotten > MOST_FORGOTTEN), float(loss)
+
+    return {name: min(by_rate, key=lambda r: badness(by_rate[r])) for name, by_rate in losses.items()}
 
 
 class Study:
@@ -47,8 +57,10 @@ class Study:
     def plans(self, stage: Stage) -> list[Plan]:
         """The trials of a stage, seed by seed, so that every network has as many; those of its edges come last.
 
-        Empty while the stage that chooses its rates is not finished.
+        Empty while the stage that chooses its rates, or trains its base, is not finished.
         """
+        if stage.after and not self.rates(STAGES[stage.after]):
+            return []
         chosen: dict[str, tuple[float, ...]]
         if not stage.rates:
             rates = self.rates(STAGES[stage.rated])
@@ -56,7 +68,8 @@ class Study:
         else:
             chosen = dict.fromkeys(stage.networks, stage.rates)
         plans = self._plans(stage, chosen)
-        for _ in range(FURTHEST if stage.rates and not stage.sweep else 0):
+        furthest = FURTHEST_TUNED if stage.after else FURTHEST
+        for _ in range(furthest if stage.rates and not stage.sweep else 0):
             found = [self.trials.known(plan) for plan in plans]
             finished = [trial for trial in found if trial is not None]
             if len(finished) < len(plans):
@@ -82,14 +95,18 @@ class Study:
             print(f"{stage.name}: {self.count(stage)}", flush=True)
 
     def finished(self, stage: Stage) -> tuple[list[Trial], int]:
-        """The finished trials of a stage, and how many it has; 0 while the stage that chooses its rates is not done."""
+        """The finished trials of a stage, and how many it has; 0 while it waits for another stage."""
         plans = self.plans(stage)
         return [trial for plan in plans if (trial := self.trials.known(plan)) is not None], len(plans)
 
     def count(self, stage: Stage) -> str:
         """How much of a stage is finished, in words."""
         finished, planned = self.finished(stage)
-        return f"{len(finished)} of {planned} trials are finished" if planned else f"waits for {stage.rated}"
+        return (
+            f"{len(finished)} of {planned} trials are finished"
+            if planned
+            else f"waits for {stage.rated or stage.after}"
+        )
 
     def _run_next(self, stage: Stage) -> bool:
         """Run the stage's next trial; False where there is none."""
@@ -151,7 +168,8 @@ def main() -> None:
                 raise unknown_name("stage", name, list(STAGES))
         texts = books(root / "texts")
         base = BetterBase(texts, root / "bases" / "64x4.safetensors")
-        study = Study(Trials(root / "trials", {"books": Books(texts), "memory": Memory(), "base": base}))
+        tuned = {f"tuned-{genre}": Tuned(genre, base, root / "texts") for genre in GENRES}
+        study = Study(Trials(root / "trials", {"books": Books(texts), "memory": Memory(), "base": base, **tuned}))
         if arguments.time:
             print(write_times(root / "seconds.csv", study.trials.tasks).to_string(index=False))
         elif not arguments.page:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rwkvgate.experiment.study.design import BASE, BROKEN, STEP_TOKENS, WIDE
+from rwkvgate.experiment.study.design import BASE, BROKEN, WIDE, step_tokens
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.measures import ratio_of_sums
@@ -33,12 +33,17 @@ def losses_at(trial: Trial, steps: float) -> Floats:
 
     Outside the trial's budgets the line through the two nearest goes on.
     """
-    budgets = sorted(trial.test)
+    return after_steps(trial.test, steps)
+
+
+def after_steps(by_budget: Mapping[int, Sequence[Any]], steps: float) -> Floats:
+    """Values after so many steps, from those at some budgets, on the line in the logarithm of the steps."""
+    budgets = sorted(by_budget)
     if len(budgets) == 1:
-        return np.array(trial.test[budgets[0]])
+        return np.array(by_budget[budgets[0]])
     right = int(np.clip(np.searchsorted(budgets, steps), 1, len(budgets) - 1))
     (a, b), x = np.log(budgets[right - 1 : right + 1]), np.log(steps)
-    first, second = (np.array(trial.test[budgets[i]]) for i in (right - 1, right))
+    first, second = (np.array(by_budget[budgets[i]]) for i in (right - 1, right))
     result: Floats = first + (second - first) * (x - a) / (b - a)
     return result
 
@@ -85,7 +90,7 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Da
                 continue
             first, reference = next(iter(own.values())), next(iter(base.values()))
             for budget, control in ((b, c) for b in sorted(first.test) for c in CONTROLS):
-                against = _equal_parameters(first, by_network) if control == "parameters" else BASE
+                against = equal_parameters(first, by_network) if control == "parameters" else BASE
                 if name in WIDE and control == "parameters":
                     continue
                 steps = budget * ratio(first, reference, control, seconds.get(size, {}))
@@ -163,7 +168,11 @@ def frame(trials: Sequence[Trial]) -> pd.DataFrame:
         [
             {"size": t.plan.size.name, "network": t.plan.network, "rate": t.plan.rate, "seed": t.plan.seed}
             | {"budget": budget, "validation": t.validation[budget], "test": t.loss(budget)}
-            | {"parameters": t.parameters, "flops": 3 * t.flops * budget * STEP_TOKENS, "diverged": t.diverged}
+            | {
+                "parameters": t.parameters,
+                "flops": 3 * t.flops * budget * step_tokens(t.plan.task),
+                "diverged": t.diverged,
+            }
             for t in trials
             for budget in sorted(t.test)
         ]
@@ -219,7 +228,7 @@ def _by_size(trials: Sequence[Trial]) -> dict[str, dict[str, dict[int, Trial]]]:
     return found
 
 
-def _equal_parameters(arm: Trial, by_network: Mapping[str, Mapping[int, Trial]]) -> str:
+def equal_parameters(arm: Trial, by_network: Mapping[str, Mapping[int, Trial]]) -> str:
     """The control whose number of parameters is nearest to the arm's."""
     sizes = {name: next(iter(by_network[name].values())).parameters for name in (BASE, *WIDE) if name in by_network}
     return min(sizes, key=lambda name: abs(sizes[name] - arm.parameters))

@@ -57,7 +57,7 @@ def branch_point(budget: int) -> int:
         >>> branch_point(150)
         120
     """
-    return budget - max(1, round(ANNEALED * budget))
+    return max(0, budget - max(1, round(ANNEALED * budget)))
 
 
 def rate_at(step: int, budget: int | None) -> float:
@@ -91,7 +91,7 @@ def train_annealed(
 
     Args:
         rows: token ids, `batch_size` of one length for each step of the largest budget.
-        budgets: in steps, each at least 2.
+        budgets: in steps, each at least 2; or 0, for a network that is scored as it is.
         labels: scored tokens of each row, with -100 in place of the others; None scores every token.
         checkpoint: a file that the training saves itself to and resumes from; it is removed at the end. One of
             another training must not lie there.

@@ -10,8 +10,8 @@ pretrained from scratch, or lets it remember more, against controls of equal ste
 - Rates are chosen on seeds of their own, and compared on fresh ones.
 
 After the first trials of rates had been seen, and before any compared seed, the stages "families" and "breaking" and
-the memory task were added, and memory's budget of 1,600 steps was left out, for time. The better base was added on the
-same day.
+the memory task were added, and memory's budget of 1,600 steps was left out, for time. The better base
+and the stages of fine-tuning were added on the same day, before any trial of theirs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORTH_KNOWING = {"books": 0.01, "memory": 0.02}
 VOCABULARY, BATCH, LENGTH, WEIGHT_DECAY = 2048, 16, 128, 0.001
 MEMORY_BATCH, MEMORY_LENGTH = 32, 64
 STEP_TOKENS = BATCH * LENGTH
-"""Tokens of one step, in either task."""
+"""Tokens of one step from scratch, in either task."""
 RATES, MEMORY_RATES = (2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3)
 CHOOSING, COMPARED = (100, 101), tuple(range(200, 210))
 """Seeds that choose the rate, and those that are compared."""
@@ -46,6 +46,10 @@ BROKEN = 0.5
 BASE = "base"
 MORE_STEPS = (1.15, 1.3)
 """The base is annealed at so many times each budget too: its loss at an arm's FLOPs or seconds lies between."""
+TUNED_BATCH, TUNED_LENGTH = 4, 256
+TUNED_RATES = (2.5e-4, 5e-4, 1e-3)
+MOST_FORGOTTEN = 2.0
+"""A rate of fine-tuning is the best only if the books' perplexity is at most so many times the base's."""
 BASE_STEPS = 4600
 """Of the base that is fine-tuned: 17.8 tokens a parameter, in four passes over the books."""
 PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv-no-position")
@@ -53,6 +57,17 @@ PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv
 SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
 WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
 """Controls of equal parameters: a base whose channel mixing is wider, and the arm that it has as many parameters as."""
+
+
+LORA = "lora"
+"""Low-rank adapters on the frozen base, with as many new parameters as the enhanced arm's gate.
+
+Beside weights that train, adapters would add nothing that those could not learn. So "lora" trains its adapters alone,
+and the control of equal parameters, which has new ones and trains all, is again a wider channel mixing: channels that
+are added to the base and write nothing until they are trained.
+"""
+TUNED = (BASE, "base-wide", LORA, "enhanced", "no-layer-norm", "fixed-gate")
+GENRES = ("stories", "fiction")
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,11 @@ _ALL = (Size("64x4", 64, 4, 16), Size("128x4", 128, 4, 32), Size("192x6", 192, 6
 SIZES = {size.name: size for size in _ALL}
 
 
+def step_tokens(task: str) -> int:
+    """Tokens of one step of a task."""
+    return TUNED_BATCH * TUNED_LENGTH if task.startswith("tuned") else STEP_TOKENS
+
+
 @dataclass(frozen=True)
 class Stage:
     """Trainings that answer one question.
@@ -83,6 +103,7 @@ class Stage:
         rates: learning rates tried; empty takes each network's best of the stage `rated`.
         task: of `tasks`, by name.
         sweep: whether no best of the rates is looked for: a sweep to where training breaks, or a single rate.
+        after: the stage whose network is fine-tuned; empty for a training from scratch.
     """
 
     name: str
@@ -94,11 +115,22 @@ class Stage:
     rated: str = ""
     task: str = "books"
     sweep: bool = False
+    after: str = ""
 
     def steps(self, network: str) -> tuple[int, ...]:
         """The budgets of one network, with those that only a control of equal compute needs."""
         extra = MORE_STEPS if network == BASE and not self.rates else ()
         return tuple(sorted({round(more * budget) for budget in self.budgets for more in (1.0, *extra)}))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one step."""
+        return step_tokens(self.task)
+
+    @property
+    def timed(self) -> str:
+        """What its steps are timed as: stages of a size alike, those of fine-tuning by themselves."""
+        return f"{self.size.name} tuned" if self.after else self.size.name
 
 
 def _stages(size: Size, seeds: tuple[int, ...], budgets: tuple[int, ...]) -> list[Stage]:
@@ -106,6 +138,16 @@ def _stages(size: Size, seeds: tuple[int, ...], budgets: tuple[int, ...]) -> lis
     return [
         Stage(rates, size, PRIMARY, CHOOSING, (150, 300), RATES),
         Stage(f"primary {size.name}", size, PRIMARY, seeds, budgets, rated=rates),
+    ]
+
+
+def _tuning(genre: str) -> list[Stage]:
+    """The base as it is, which is what the paper compares with, and the fine-tunings."""
+    size, task, rates, after = SIZES["64x4"], f"tuned-{genre}", f"rates finetune {genre}", "better base"
+    return [
+        Stage(f"untouched {genre}", size, (BASE,), (0,), (0,), (1e-3,), task=task, sweep=True, after=after),
+        Stage(rates, size, TUNED, CHOOSING, (100, 200), TUNED_RATES, task=task, after=after),
+        Stage(f"finetune {genre}", size, TUNED, COMPARED, (100, 200, 400), rated=rates, task=task, after=after),
     ]
 
 
@@ -133,6 +175,7 @@ STAGES = {
         Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
         Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
         Stage("better base", SIZES["64x4"], (BASE,), (0,), (BASE_STEPS,), (4e-3,), task="base", sweep=True),
+        *(stage for genre in GENRES for stage in _tuning(genre)),
     )
 }
 """The stages in the order in which they run."""
@@ -163,6 +206,12 @@ def cost(network: str, size: Size, vocabulary: int = VOCABULARY) -> tuple[int, f
     flops = (base_flops(config, LENGTH) + wkv_flops(config, LENGTH)) / LENGTH
     if network in (BASE, *WIDE):
         return parameters, flops
+    if network == LORA:
+        from rwkvgate.experiment.lora import add_lora  # PEFT takes seconds to import
+
+        with torch.device("meta"):
+            new = add_lora(Rwkv6ForCausalLM(config)).num_parameters() - parameters
+        return parameters + new, flops + 2 * new
     gate = gate_cost(gate_config(network), size.hidden, size.hidden // size.head, LENGTH)
     return parameters + size.layers * gate.parameters, flops + size.layers * gate.flops / LENGTH
 

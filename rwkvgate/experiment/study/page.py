@@ -26,6 +26,7 @@ from rwkvgate.experiment.study.analysis import (
 from rwkvgate.experiment.study.design import BASE, BROKEN, STAGES, STEP_TOKENS, WIDE, WORTH_KNOWING
 from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.experiment.study.tuned_page import tuned_parts
 from rwkvgate.metrics.retrained import seeds_needed
 from rwkvgate.rwkv6.files import write_file, write_text
 
@@ -99,6 +100,9 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
         if STAGES[name].sweep and STAGES[name].task == "books" and some:
             tables["breaking"] = broken(some)
             parts += ["## Where training breaks", _breaking(tables["breaking"])]
+    if any(STAGES[name].after for name in found):
+        written, more = tuned_parts(found, seconds.get("64x4 tuned", {}))
+        parts, tables = parts + written, tables | more
     for name, table in tables.items():
         with write_file(folder / f"{name}.csv") as fresh:
             table.to_csv(fresh, index=False, float_format="%.6g")
@@ -109,9 +113,9 @@ def _progress(found: Found) -> str:
     rows = []
     for name, (trials, planned) in found.items():
         hours = sum(trial.seconds for trial in trials) / 3600
-        of = f"{len(trials)} of {planned}" if planned else "waits for its learning rates"
         stage = STAGES[name]
-        tokens = ", ".join(f"{STEP_TOKENS * b / 1e6:.2g}" for b in stage.budgets)
+        of = f"{len(trials)} of {planned}" if planned else f"waits for {stage.rated or stage.after}"
+        tokens = ", ".join(f"{stage.tokens * b / 1e6:.2g}" for b in stage.budgets)
         rows.append({"Stage": name, "Trials": of, "Million tokens": tokens, "Hours of a process": f"{hours:.1f}"})
     return markdown(pd.DataFrame(rows))
 

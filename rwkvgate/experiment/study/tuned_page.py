@@ -1,0 +1,146 @@
+"""The part of the study's page that is about fine-tuning, and the tables it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from rwkvgate.experiment.analysis.comparison import summary
+from rwkvgate.experiment.analysis.tables import markdown, number, quality_table, signed_interval
+from rwkvgate.experiment.claims import claims_summary
+from rwkvgate.experiment.study.analysis import Ratios
+from rwkvgate.experiment.study.design import GENRES, MOST_FORGOTTEN, STAGES
+from rwkvgate.experiment.study.outcomes import (
+    ABLATED,
+    RESAMPLES,
+    by_network,
+    decisions,
+    largest,
+    outcomes,
+    results,
+    study_claims,
+)
+from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.measures import MEASURES
+
+TITLES = {"stories": "generated stories", "fiction": "Austen's novels"}
+ENTITIES = {"entity_consistency": "Right choices"}
+"""Labels that differ from the measures' own."""
+DESIGN = f"""## Fine-tuning
+
+One base of 64x4, trained for 17.8 tokens a parameter on the books, is fine-tuned on two genres: generated stories,
+whose test has people of other names, and Jane Austen's novels, of which two are held out whole. One row in ten is of
+the books. A learning rate after which the books' perplexity is more than {MOST_FORGOTTEN:g} times the base's is chosen
+only where every rate does that.
+
+- **Controls**: the tuned base with as many steps, FLOPs and seconds; *base-wide*, the base with channels added to its
+  channel mixing, which have as many parameters as the gate; and *lora*, adapters with as many parameters beside frozen
+  weights. Beside weights that train, adapters add nothing, for their product is a change of those weights.
+- **Continuations** are greedy, of 64 tokens, and scored against the text's own.
+- **Right choices** are those between a sentence and the same sentence with two people's names exchanged. Naming the
+  last person, naming the commoner, taking the shorter sentence, and guessing are right in half of them by construction.
+"""
+Found = Mapping[str, tuple[Sequence[Trial], int]]
+"""By stage: the finished trials, and how many there will be."""
+
+
+def tuned_parts(found: Found, seconds: Ratios) -> tuple[list[str], dict[str, pd.DataFrame]]:
+    """The paragraphs and tables of the page, and the tables to write, by name.
+
+    Args:
+        seconds: of a step of fine-tuning, over the base's.
+    """
+    parts: list[str] = [DESIGN]
+    tables: dict[str, pd.DataFrame] = {}
+    for genre in GENRES:
+        rates, trials, base = (found[f"{name} {genre}"][0] for name in ("rates finetune", "finetune", "untouched"))
+        untouched = next(iter(base), None)
+        parts += [_rates(genre, rates)] if rates else []
+        if not trials or "base" not in by_network(trials):
+            continue
+        table = results(trials, untouched)
+        tables[f"finetune-{genre}"] = compared = outcomes(trials, seconds, untouched)
+        steps = largest(by_network(trials))
+        parts += [f"### On {TITLES[genre]}, after {steps} steps", _forgotten(trials, steps), _scores(table)]
+        if len(compared):
+            verdicts = tables[f"finetune-{genre}-verdicts"] = decisions(compared)
+            parts += [_compared(compared), _verdicts(verdicts), _claims(compared)]
+    return parts, tables
+
+
+def _rates(genre: str, trials: Sequence[Trial]) -> str:
+    """Validation loss and forgetting by network and rate."""
+    steps = max(STAGES[f"rates finetune {genre}"].budgets)
+    rows = [(t.plan.network, t.plan.rate, t.validation[steps], t.forgotten.get(steps, np.inf)) for t in trials]
+    found = pd.DataFrame(rows, columns=["network", "rate", "loss", "forgotten"])
+    means = found.groupby(["network", "rate"], sort=False).mean()
+    cells = means.apply(lambda row: f"{number(row['loss'])} ({row['forgotten']:.2f})", axis=1).unstack().fillna("–")
+    cells.columns = pd.Index([f"{rate:g}" for rate in cells.columns])
+    head = f"rates finetune {genre}: validation loss after {steps} steps, nats per token, mean of the seeds, and in"
+    return f"{head} brackets the books' perplexity over the base's.\n\n{markdown(cells.reset_index())}"
+
+
+def _forgotten(trials: Sequence[Trial], steps: int) -> str:
+    rows = []
+    for name, own in by_network(trials).items():
+        one = next(iter(own.values()))
+        ratios = [trial.forgotten.get(steps, np.inf) for trial in own.values()]
+        rows.append(
+            {"Network": name, "Learning rate": f"{one.plan.rate:g}", "Parameters": f"{one.parameters:,}"}
+            | {"Books' perplexity": f"x {np.mean(ratios):.2f}", "Largest of the seeds": f"x {max(ratios):.2f}"}
+        )
+    return f"How much of the books is forgotten:\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def _scores(table: pd.DataFrame) -> str:
+    metrics = ("loss", "rougeL", "rouge1", "bleu", "distinct2", "entity_consistency")
+    shown = quality_table(summary(table, metrics=metrics, resamples=RESAMPLES), metrics)
+    label = MEASURES["entity_consistency"].label
+    shown.columns = pd.Index([name.replace(label, ENTITIES["entity_consistency"]) for name in shown.columns])
+    return markdown(shown[~shown["Arm"].str.startswith("paper:")])
+
+
+def _compared(compared: pd.DataFrame) -> str:
+    heads = {"nothing": "Against the untouched base", ABLATED: "Against fixed-gate", "new parameters": "Against lora"}
+    rows = []
+    for (metric, arm), part in compared.groupby(["metric", "arm"], sort=False):
+        cells = {
+            heads.get(row["control"], f"Equal {row['control']}"): signed_interval(
+                row["difference"], row["low"], row["high"]
+            )
+            for row in part.to_dict("records")
+        }
+        rows.append({"Measure": _label(str(metric)), "Arm": arm} | cells)
+    head = "The arm's score minus its control's, with intervals over seeds and documents together:"
+    return f"{head}\n\n{markdown(pd.DataFrame(rows).fillna('–'))}"
+
+
+def _verdicts(verdicts: pd.DataFrame) -> str:
+    rows = [
+        {
+            "Measure": _label(row["metric"]),
+            "Arm": row["arm"],
+            "Hardest control": f"equal {row['control']}",
+            "Difference, below 0 better": signed_interval(row["estimate"], row["low"], row["high"]),
+            "Seeds": row["seeds"],
+            "p (Holm)": number(row["p"], 2),
+            "Verdict": row["verdict"],
+            "As good as the tuned base": "shown" if row["equivalent"] else "not shown",
+            "Seeds needed": number(row["needed"]),
+        }
+        for row in verdicts.to_dict("records")
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def _claims(compared: pd.DataFrame) -> str:
+    head = (
+        "The paper's claims by the ledger's rules on these networks (entity consistency: the share of right choices):"
+    )
+    return f"{head}\n\n{markdown(claims_summary(study_claims(compared)))}"
+
+
+def _label(metric: str) -> str:
+    return ENTITIES.get(metric, MEASURES[metric].label)

@@ -1,0 +1,115 @@
+"""What fine-tunings say, on planted scores: verdicts, the claims' evidence and the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rwkvgate.experiment.study.design import BASE, LORA, SIZES, TUNED, cost
+from rwkvgate.experiment.study.outcomes import ABLATED, CLAIMS, decisions, evidence, outcomes, results, study_claims
+from rwkvgate.experiment.study.trials import Plan, Trial
+from rwkvgate.experiment.study.tuned_page import tuned_parts
+
+SIZE, DOCUMENTS, PROMPTS, CHOICES = SIZES["64x4"], 40, 30, 40
+SECONDS = {"base": 1.0, "enhanced": 1.15, "no-layer-norm": 1.1, "fixed-gate": 1.05}
+
+
+def trial(network: str, seed: int, gain: float = 0.0, times: float = 1.0) -> Trial:
+    """A fine-tuning whose loss is `gain` below the base's, and whose ROUGE is so many times the base's."""
+    rng, shared = np.random.default_rng([seed, sum(map(ord, network))]), np.random.default_rng(7)
+    budgets = (400, 460, 520) if network == BASE else (400,)
+    level, rouge = shared.normal(3, 0.1, DOCUMENTS), shared.uniform(0.1, 0.2, PROMPTS)
+    test: dict[int, list[float]] = {}
+    measures: dict[int, dict[str, list[Any]]] = {}
+    for budget in budgets:
+        noise = rng.normal(0, 0.002) + rng.normal(0, 0.002, DOCUMENTS)
+        test[budget] = (level - 0.1 * np.log(budget / 400) - gain + noise).tolist()
+        own = (times * rouge + rng.normal(0, 0.003, PROMPTS)).reshape(-1, 1).tolist()
+        counts = [[20, 10, 5, 2, 50, 49, 48, 47, 50, 50]] * PROMPTS
+        choice = rng.choice([0.0, 1.0], (CHOICES, 1)).tolist()
+        measures[budget] = {"rougeL": own, "rouge1": own, "distinct2": own, "bleu": counts, "choice": choice}
+    parameters, flops = cost(network, SIZE)
+    plan = Plan(SIZE, network, 1e-3, seed, budgets, "tuned-stories")
+    validation = {budget: float(np.mean(losses)) for budget, losses in test.items()}
+    more: dict[str, Any] = {"forgotten": dict.fromkeys(budgets, 1.2), "measures": measures}
+    return Trial(plan, parameters, flops, validation, test, [100] * DOCUMENTS, [], None, 1.0, "one", **more)
+
+
+def planted(gain: float = 0.0, times: float = 1.0, seeds: int = 6) -> list[Trial]:
+    """All networks; `enhanced` alone has the gain."""
+    return [
+        trial(name, seed, *((gain, times) if name == "enhanced" else ())) for seed in range(seeds) for name in TUNED
+    ]
+
+
+UNTOUCHED = trial(LORA, 99, gain=-1.0)  # one seed, one budget, worse
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(0.1, "better than every control"), (-0.1, "worse than every control"), (0.005, "no better")]
+)
+def test_a_gain_stands_against_every_control(gain: float, verdict: str) -> None:
+    found = outcomes(planted(gain), SECONDS, UNTOUCHED)
+    decided = decisions(found).set_index(["metric", "arm"])
+    assert decided.loc[("loss", "enhanced"), "verdict"] == verdict
+    loss = found[(found["metric"] == "loss") & (found["arm"] == "enhanced")].set_index("control")
+    assert set(loss.index) == {"steps", "parameters", "FLOPs", "seconds", "new parameters", "nothing", ABLATED}
+    assert loss.loc["steps", "difference"] == pytest.approx(-gain, abs=0.005)
+    assert loss.loc["seconds", "difference"] == pytest.approx(0.1 * np.log(1.15) - gain, abs=0.005)
+    assert loss.loc["nothing", "difference"] == pytest.approx(-1 - gain, abs=0.01)
+    assert bool(decided.loc[("loss", "enhanced"), "equivalent"]) == (abs(gain) < 0.01)
+
+
+def test_without_times_nothing_is_better_than_every_control() -> None:
+    assert set(decisions(outcomes(planted(0.1), {}))["verdict"]) <= {"undecided", "no better"}
+
+
+def test_a_higher_score_is_better() -> None:
+    decided = decisions(outcomes(planted(times=2.0), SECONDS)).set_index(["metric", "arm"])
+    assert decided.loc[("rougeL", "enhanced"), "verdict"] == "better than every control"
+    assert decided.loc[("rougeL", "enhanced"), "estimate"] < -0.1
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(2.0, "reproduced"), (1.2, "not reproduced"), (0.7, "contradicted")])
+def test_the_claims_take_it_as_evidence(times: float, verdict: str) -> None:
+    found = outcomes(planted(times=times), SECONDS, UNTOUCHED)
+    claims = {record["claim"]: record for record in study_claims(found)}
+    assert set(claims) == set(CLAIMS)
+    assert claims["rouge-l-gain"]["verdict"] == claims["rouge-1-gain"]["verdict"] == verdict
+    assert claims["rouge-l-gain"]["against_base"] and claims["rouge-l-gain"]["seeds"] == 6
+    assert claims["perplexity"]["verdict"] == "not reproduced"
+    assert claims["entity-coherence"]["verdict"] == "undecided here"
+
+
+def test_evidence_is_the_same_from_its_file(tmp_path: Any) -> None:
+    found = outcomes(planted(times=1.2), SECONDS, UNTOUCHED)
+    found.to_csv(tmp_path / "found.csv", index=False)
+    pd.testing.assert_frame_equal(evidence(pd.read_csv(tmp_path / "found.csv")), evidence(found), check_dtype=False)
+
+
+def test_a_diverged_training_has_no_scores_and_decides_nothing() -> None:
+    trials = planted(0.1, seeds=4)
+    at = next(i for i, one in enumerate(trials) if one.plan.network == "enhanced")
+    trials[at] = replace(trials[at], test={400: [float("inf")] * DOCUMENTS}, measures={})
+    assert not results([trials[at]])["metric"].eq("rougeL").any()
+    decided = decisions(outcomes(trials, SECONDS)).set_index(["metric", "arm"])
+    assert decided.loc[("loss", "enhanced"), "verdict"] == "undecided"
+
+
+def test_the_page_has_scores_differences_and_verdicts() -> None:
+    stages = {
+        f"{name} {genre}": ([], 0)
+        for name in ("rates finetune", "finetune", "untouched")
+        for genre in ("stories", "fiction")
+    }
+    found: Any = stages | {"finetune stories": (planted(), 36), "untouched stories": ([UNTOUCHED], 1)}
+    parts, tables = tuned_parts(found, SECONDS)
+    told = "\n".join(parts)
+    assert list(tables) == ["finetune-stories", "finetune-stories-verdicts"]
+    for words in ("| enhanced |", "x 1.20", "Right choices", "Against lora", "Against the untouched base", "not shown"):
+        assert words in told
+    assert "Entity consistency" not in told.split("The paper's claims")[0] and "Austen's novels, after" not in told
