@@ -57,6 +57,8 @@ CLAIMS = {"syntactic-boundaries": "boundary", "entity-mentions": AGAIN}
 NAMES = {"boundary": "clause boundaries", AGAIN: "second mentions of a name"}
 SAMPLED = 16
 """The standard deviation of a gate is taken over every token of so many."""
+CLAMPED = 700
+"""Tokens and controls of a group from which on only those in every second, third, ... document are clamped."""
 CHANCE, HALF = 0.05, 0.5
 """The share of random gates that may differ as much, and that from which on the tuned gate is no different."""
 _ORDER = (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED)
@@ -121,9 +123,10 @@ def responses(
     found = {group: part for group in CLAIMS.values() if len((part := matched(frame, group)).rows)}
     if not found:
         return pd.DataFrame(columns=list(RESPONSE_COLUMNS))
-    touched = np.unique(np.concatenate([part.rows for part in found.values()]))
+    clamped = {group: _thinned(frame, group, len(part.rows)) for group, part in found.items()}
+    touched = np.unique(np.concatenate([part.rows for part in clamped.values()]))
     sampled = np.arange(0, len(frame), SAMPLED)
-    rows = np.union1d(touched, sampled)
+    rows = np.unique(np.concatenate([sampled, *(part.rows for part in found.values())]))
     options = {"batch_size": batch_size, "prefix_id": prefix_id}
     own = _read(model, sequences, frame.iloc[rows], **options)
     rises = _rises(model, sequences, frame.iloc[touched], own.nats, means, **options)
@@ -132,14 +135,18 @@ def responses(
     for values, drawn in zip(own.values, _random_gates(model, own.states, draws, seed), strict=True):
         together = np.concatenate([values[None], drawn])
         every.append(together / together[:, at_rows].std(axis=1, keepdims=True).clip(min=1e-12))
-    parts = []
+    document, parts = frame["document"].to_numpy(), []
     for group, tokens in found.items():
-        documents = frame["document"].to_numpy()[tokens.rows]
         gates = np.stack(every)[..., np.searchsorted(rows, tokens.rows)]  # (layer, 1 + draws, token)
-        made = [*_of_gates(tokens, documents, gates)]
-        made += _of_losses(tokens, documents, rises[np.searchsorted(touched, tokens.rows)])
-        inside = int(tokens.inside.sum())
-        parts += [part.assign(group=group, tokens=inside, controls=len(documents) - inside) for part in made]
+        few = clamped[group]
+        made = (
+            (tokens, _of_gates(tokens, document[tokens.rows], gates)),
+            (few, _of_losses(few, document[few.rows], rises[np.searchsorted(touched, few.rows)])),
+        )
+        for of, frames in made:
+            inside = int(of.inside.sum())
+            sizes = {"tokens": inside, "controls": len(of.rows) - inside}
+            parts += [part.assign(group=group, **sizes) for part in frames]
     return pd.concat(parts, ignore_index=True)[list(RESPONSE_COLUMNS)]
 
 
@@ -227,6 +234,13 @@ def _of_loss(there: pd.Series, beyond: pd.Series) -> str:
     if beyond["high"] < 0:
         return CONTRADICTED
     return NOT_REPRODUCED if min(there["high"], beyond["high"]) < WORTH["loss"] else UNDECIDED
+
+
+def _thinned(frame: pd.DataFrame, group: str, tokens: int) -> Matched:
+    """The matched tokens of as many documents, evenly spaced, as hold about `CLAMPED`."""
+    kept = np.flatnonzero(frame["document"] % -(-tokens // CLAMPED) == 0)
+    found = matched(frame.iloc[kept], group)
+    return found._replace(rows=kept[found.rows])
 
 
 def _of_gates(tokens: Matched, documents: NDArray[np.int64], gates: NDArray[np.float64]) -> Iterator[pd.DataFrame]:

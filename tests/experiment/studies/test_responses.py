@@ -150,7 +150,8 @@ def test_parts_sum_to_the_effect_of_the_gate_and_of_a_fresh_one(measured: Any) -
         found = part[part["measure"] == GATE].groupby("layer")["effect"].sum()
         expected = group_effects(own, group, permutations=1)
         np.testing.assert_allclose(found, expected["effect"], atol=2e-3)
-        assert set(part["tokens"]) == set(expected["tokens"]) and set(part["controls"]) == set(expected["controls"])
+        gates = part[part["measure"] == GATE]
+        assert set(gates["tokens"]) == set(expected["tokens"]) and set(gates["controls"]) == set(expected["controls"])
         first = part[(part["measure"] == RANDOM) & (part["layer"] == 1) & (part["item"] == 1)]["effect"].item()
         assert first == pytest.approx(group_effects(drawn, group, permutations=1)["effect"][0], abs=2e-3)
 
@@ -175,6 +176,15 @@ def test_a_rise_is_that_of_a_clamp_at_one_token(measured: Any) -> None:
     assert np.abs(found).min() > 1e-4
     losses = table[table["measure"].isin([THERE, BEYOND])]
     assert set(losses["layer"]) == {0} and (losses["effect"].abs() > 0).any()
+
+
+def test_of_many_tokens_those_of_every_second_document_are_clamped() -> None:
+    frame = made_up()
+    every = study._thinned(frame, "boundary", 700)
+    some = study._thinned(frame, "boundary", 1400)
+    assert len(every.rows) > 700 and set(frame["document"][every.rows]) == set(range(DOCUMENTS))
+    assert set(frame["document"][some.rows]) == set(range(0, DOCUMENTS, 2))
+    assert frame["boundary"][some.rows].to_numpy().tolist() == some.inside.tolist()
 
 
 def test_a_token_that_nothing_follows_costs_nothing(tiny_model: Any) -> None:
