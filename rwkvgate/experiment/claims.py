@@ -16,7 +16,6 @@ from rwkvgate.experiment.analysis.tables import NOTHING, number, percent, signed
 from rwkvgate.experiment.judgements import Records, decided, judge, together
 from rwkvgate.experiment.rules import (
     AT_THE_SHAPE,
-    BOUNDARY_NEEDS,
     CONTRADICTED,
     FEWEST,
     LINEAR,
@@ -30,6 +29,7 @@ from rwkvgate.experiment.rules import (
     WORTH,
     Rule,
 )
+from rwkvgate.experiment.studies.responses import CLAIMS, decide_attention
 from rwkvgate.metrics.cost import FITTED_FROM, ONE_PASS, WINDOWS, exponent
 from rwkvgate.metrics.measures import MEASURES
 from rwkvgate.metrics.statistics import holm
@@ -47,7 +47,7 @@ class Evidence:
         device: what the run was made on.
         shape: layers and channels of its network.
         scaling: time against length, of `cost.scaling`; None or empty where it was not measured.
-        effects: gates at labelled tokens, of `studies`; None or empty where they were not read.
+        responses: the gate at clause boundaries and mentions, of `studies`; None or empty where it was not measured.
     """
 
     comparisons: pd.DataFrame
@@ -55,7 +55,7 @@ class Evidence:
     device: str = ""
     shape: tuple[int, int] = (0, 0)
     scaling: pd.DataFrame | None = None
-    effects: pd.DataFrame | None = None
+    responses: pd.DataFrame | None = None
 
 
 def claim_pairs(domains: Iterable[str] = ()) -> list[Pair]:
@@ -215,8 +215,8 @@ def _decide(evidence: Evidence, rule: Rule, judged: Sequence[Records]) -> Record
             return _generation(evidence)
         case "linear-complexity":
             return _linear(evidence)
-        case "syntactic-boundaries":
-            return _boundaries(evidence)
+        case claim if claim in CLAIMS:
+            return decide_attention(evidence.responses, claim)
         case "fits-one-t4":
             verdict = REPRODUCED if _is_the_papers(evidence, evidence.device) else UNDECIDED
             return decided(
@@ -302,32 +302,6 @@ def _linear(evidence: Evidence) -> Records:
     verdict = REPRODUCED if fit.high <= LINEAR else CONTRADICTED if fit.low > LINEAR else UNDECIDED
     numbers = {"ours": fit.estimate, "low": fit.low, "high": fit.high, "n": fit.points, "rests_on": ["length"]}
     return numbers | {"unit": "power of the length"} | decided(verdict, reason)
-
-
-def _boundaries(evidence: Evidence) -> Records:
-    rows = evidence.effects
-    if rows is None or not len(rows):
-        return decided(UNDECIDED, "the tuned gate was not read at clause boundaries")
-    rows = rows[rows["group"] == "boundary"]
-    if "text" in rows:  # in natural text punctuation is only a weak label
-        rows = rows[rows["text"] == "stories"]
-    before, rows = (rows[rows["arm"] == arm] for arm in ("enhanced-untrained", ENHANCED))
-    if rows["effect"].isna().any() or rows.empty:
-        return decided(UNDECIDED, "no clause boundary has a control of the same token at a like position")
-    largest = rows.groupby("layer")["effect"].mean().abs().idxmax()
-    chosen, seeds = rows[rows["layer"] == largest], int(rows["seed"].nunique())
-    numbers = dict(zip(BOUNDS, (float(chosen[column].mean()) for column in ("effect", "low", "high")), strict=True))
-    tokens, controls = int(chosen["tokens"].min()), int(chosen["controls"].min())
-    untrained = before[before["layer"] == largest]["effect"]
-    lacking = [*BOUNDARY_NEEDS, *([f"{FEWEST} seeds"] if seeds < FEWEST else [])]
-    reason = (
-        f"layer {largest} differs by {signed_interval(*numbers.values())} sd at clause boundaries from controls of the "
-        f"same token, mean of {seeds} seeds, {tokens} boundaries, {controls} controls"
-        + (f"; before training by {signed(float(untrained.mean()))}" if len(untrained) else "")
-        + f". Not measured: {_listed(lacking)}"
-    )
-    extra: Records = {"n": tokens, "seeds": seeds, "unit": "sd of the gate", "rests_on": ["boundaries"]}
-    return numbers | extra | decided(UNDECIDED, reason)
 
 
 def _plain(value: Any) -> Any:

@@ -110,7 +110,7 @@ def gather(run: Run) -> Results:
     studies = ensure_studies(run) if settings.studies else no_studies()
     base = ensure_base(run).config
     shape = (base.num_hidden_layers, base.hidden_size)
-    evidence = Evidence(compared, times, device_name(best_device()), shape, studies.scaling, studies.effects)
+    evidence = Evidence(compared, times, device_name(best_device()), shape, studies.scaling, studies.responses)
     return Results(
         arms=arms,
         failures=failures,

@@ -38,7 +38,10 @@ made when unsteady times had turned three such verdicts between two runs on one 
 - times, and what fits a T4, are decided at the paper's shape alone, for a gate's share of the time depends on it; an
   exponent of time whose interval holds the limit is undecided;
 - `layer-norm-stabilises` compared final perplexity, `long-range` unrelated stories in a row, and `syntactic-boundaries`
-  a gate whose effect a random one has too: each asks for its own experiment, and is undecided until that is made."""
+  a gate whose effect a random one has too: each asks for its own experiment, and is undecided until that is made.
+The experiment of `syntactic-boundaries` was made later that day, before any number of it was seen: its rule says what
+decides each of the three parts and what is a control, and the number of tokens after a clamp. The abstract names
+"entity coherence" beside the boundaries as what the gate attends to; `entity-mentions` asks the same of mentions."""
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 CONTRADICTED, UNDECIDED = "contradicted", "undecided here"
@@ -117,12 +120,23 @@ RATIO = (
     f"timed in turn, lies wholly above the stated ratio; reproduced if not, and it ends at most {MARGIN} above; else "
     "undecided, the times being too unsteady"
 )
-BOUNDARY_NEEDS = (
-    "controls matched on the token before as well",
-    "a null of 200 random gates on the tuned model's states",
-    "an effect of the gate on the loss at boundaries",
-)
-"""What `syntactic-boundaries` asks for beside seeds, and no study measures yet."""
+RANDOM_GATES, FOLLOWING = 200, 8
+"""Random gates that the tuned one is held against, and tokens after a clamped one whose loss is compared."""
+
+
+def _attends(place: str) -> str:
+    return (
+        f"decided over {FEWEST} seeds or more by {place} against controls of the same token, token before and octave "
+        "of position, and reproduced only where all agree: in one layer at least the tuned gate differs by "
+        f"{SMALLEST_EFFECT} standard deviations or more, at the near end of its interval over seeds and documents, "
+        "corrected for the layers; its largest difference of any layer is above that of 95 % of "
+        f"{RANDOM_GATES} random gates on the same states; and clamping all layers at that token alone to their channel "
+        f"means is shown to raise the loss of the next {FOLLOWING} tokens, and to raise it more than at the controls. "
+        f"Not reproduced if one of them is shown absent: all intervals within {SMALLEST_EFFECT}; half of the random "
+        f"gates or more differ as much; the loss rises by less than {WORTH['loss']} nats per token, there or beyond "
+        "the controls; contradicted if it is shown to rise less than at the controls; else undecided"
+    )
+
 
 RULES: dict[str, Rule] = {
     rule.claim: rule
@@ -235,10 +249,14 @@ RULES: dict[str, Rule] = {
             "the gate attends to syntactic boundaries",
             "v2, abstract",
             "in words",
-            f"reproduced only where all agree, over {FEWEST} seeds or more: in one layer at least, the tuned gate "
-            f"differs at clause boundaries by {SMALLEST_EFFECT} standard deviations or more from controls of the same "
-            "token, token before and like position; by more than 95 % of 200 random gates on the same states; and "
-            "clamping it there costs more loss than at matched places; undecided while one of them is not measured",
+            _attends("clause boundaries"),
+        ),
+        Rule(
+            "entity-mentions",
+            "the gate attends to entities",
+            "v2, abstract",
+            "in words",
+            _attends("second mentions of a character's name"),
         ),
         Rule(
             "entity-coherence",

@@ -22,6 +22,7 @@ from rwkvgate.experiment.claims import (
     decide_claims,
 )
 from rwkvgate.experiment.rules import RULES, VERDICTS
+from rwkvgate.experiment.studies import no_studies
 from rwkvgate.metrics.measures import BLEU_COLUMNS
 
 ARMS = ("base", "base-tuned", "enhanced", "no-layer-norm", "fixed-gate", "conv-only", "routing-only")
@@ -252,30 +253,11 @@ def test_what_is_missing_failed_or_no_number_is_said() -> None:
     }
 
 
-def effects(*by_seed: tuple[float, float], p: float = 0.001, before: float | None = 0.05) -> pd.DataFrame:
-    """Effects at boundaries of two layers for each seed, and before training."""
-    gates = [("enhanced", seed, values) for seed, values in enumerate(by_seed)]
-    gates += [] if before is None else [("enhanced-untrained", 0, (before, before))]
-    rows = [
-        {"group": "boundary", "layer": layer + 1, "arm": arm, "seed": seed, "tokens": 90, "controls": 300}
-        | {"effect": value, "low": value - 0.05, "high": value + 0.05, "p_holm": p}
-        for arm, seed, values in gates
-        for layer, value in enumerate(values)
-    ]
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.parametrize(("seeds", "lacking"), [(2, "at boundaries and 4 seeds"), (4, "on the loss at boundaries")])
-def test_boundaries_name_what_their_verdict_lacks(seeds: int, lacking: str) -> None:
-    row = decided(evidence(effects=effects(*[(0.3, 0.1)] * seeds)))["syntactic-boundaries"]
-    assert row["verdict"] == "undecided here" and row["reason"].endswith(lacking), row["reason"]
-    assert "layer 1 differs by +0.300 [+0.250, +0.350] sd" in row["reason"] and "200 random gates" in row["reason"]
-    assert "before training by +0.0500" in row["reason"] and (row["seeds"], row["n"]) == (seeds, 90)
-
-
-@pytest.mark.parametrize("found", [effects((0.3, 0.0), before=None), effects((np.nan, np.nan)), None])
-def test_boundaries_that_were_read_in_part_or_not_at_all(found: Any) -> None:
-    assert decided(evidence(effects=found))["syntactic-boundaries"]["verdict"] == "undecided here"
+@pytest.mark.parametrize("claim", ["syntactic-boundaries", "entity-mentions"])
+@pytest.mark.parametrize("found", [None, no_studies().responses])
+def test_a_gate_that_was_not_read_attends_to_nothing_known(claim: str, found: Any) -> None:
+    row = decided(evidence(responses=found))[claim]
+    assert row["verdict"] == "undecided here" and "was not read there" in row["reason"]
 
 
 def test_device_and_network_decide_what_fits_a_t4() -> None:
@@ -285,7 +267,7 @@ def test_device_and_network_decide_what_fits_a_t4() -> None:
 
 
 def test_rules_cover_the_papers_claims() -> None:
-    assert set(paper.CHANGES) <= set(RULES) and len(RULES) == 18
+    assert set(paper.CHANGES) <= set(RULES) and len(RULES) == 19
 
 
 def test_the_papers_arithmetic() -> None:
@@ -312,7 +294,7 @@ def test_the_answer_follows_the_verdicts(gain: float, words: str) -> None:
     sign = {True: "+", False: "−"}[claims[0]["ours"] > 0]
     assert f"differs by {sign}" in second and "minimum detectable effect" in second
     counted = sum(row["verdict"] == "undecided here" for row in claims)
-    assert third.startswith("Of 18 claims, ") and f"{counted} are undecided here" in third
+    assert third.startswith("Of 19 claims, ") and f"{counted} are undecided here" in third
     assert "differs from the base's by +2.00 % [+1.50, +2.50] here, +2.95 % stated" in third
 
 

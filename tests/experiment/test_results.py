@@ -18,6 +18,7 @@ from rwkvgate.experiment.rules import RULES
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.steps import arm as arm_step
 from rwkvgate.experiment.steps import ensure_arm
+from rwkvgate.experiment.studies.responses import BEYOND, GATE, RANDOM, THERE
 
 EVALUATION = {"arms": ["base", "base-tuned", "enhanced", "fixed-gate"], "documents": 6, "probes": 1, "longest": 1024}
 TEXT = {"arm", "metric", "against", "domain", "measure", "status", "dtype", "device", "system", "text", "kind", "probe"}
@@ -101,7 +102,8 @@ def test_with_studies_everything_is_measured(diverged: Results, folder: Path) ->
     assert set(results.studies.rewritten["edit"]) == {"unedited", "edited", "neutral"}
     assert [row["claim"] for row in results.claims] == [*RULES, "gate-matters", "gate-content"]
     assert set(results.studies.clamps["layer"]) == {0, 1, 2} and (results.studies.let_in["share"] > 0).all()
+    assert set(results.studies.responses["measure"]) == {GATE, RANDOM, THERE, BEYOND}
     assert set(results.curves["text"]) == {"training", "validation"}
     written = write_results(run, results, {})
-    for name in ("gains", "positions", "changes", "rewritten", "saturation", "grid", "clamps", "let_in"):
+    for name in ("gains", "positions", "changes", "rewritten", "saturation", "grid", "clamps", "let_in", "responses"):
         assert len(pd.read_parquet(written[name]))

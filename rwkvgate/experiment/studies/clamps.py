@@ -64,8 +64,8 @@ def channel_means(
         ValueError: the model carries no gate, or a layer of it two.
     """
     sums: list[Any] = [0.0] * len(_one_a_layer(model))
-    for rows in _batches(sequences, batch_size):
-        ids, mask = _padded(model, [sequences[row] for row in rows], prefix_id)
+    for rows in batches(sequences, batch_size):
+        ids, mask = padded(model, [sequences[row] for row in rows], prefix_id)
         for layer, values in enumerate(_recorded(model, ids, mask)):
             sums[layer] = sums[layer] + values[mask].double().sum(dim=0)
     tokens = sum(len(sequence) + 1 for sequence in sequences)
@@ -98,15 +98,15 @@ def clamped_losses(
         ValueError: the model carries no gate, or a layer of it two.
     """
     layers, rows = len(_one_a_layer(model)), []
-    order = [row for batch in _batches(sequences, len(sequences)) for row in batch]
+    order = [row for batch in batches(sequences, len(sequences)) for row in batch]
     following = dict(zip(order, order[1:] + order[:1], strict=True))
-    for batch in _batches(sequences, batch_size):
-        ids, mask = _padded(model, [sequences[row] for row in batch], prefix_id)
+    for batch in batches(sequences, batch_size):
+        ids, mask = padded(model, [sequences[row] for row in batch], prefix_id)
         values: dict[str, Sequence[Tensor | float]] = {name: [number] * layers for name, number in NUMBERS.items()}
         values |= {MEAN: [float(mean.mean()) for mean in means], CHANNEL_MEANS: means}
         if any(name == OTHER_TEXT for _, name in clamps):
             others = [sequences[following[row]] for row in batch]
-            values[OTHER_TEXT] = _as_long(_recorded(model, *_padded(model, others, prefix_id)), others, ids.shape[1])
+            values[OTHER_TEXT] = _as_long(_recorded(model, *padded(model, others, prefix_id)), others, ids.shape[1])
         for layer, name in clamps:
             with ExitStack() as held:
                 for one in _layers(layer, layers) if name != NONE else ():
@@ -146,9 +146,9 @@ def let_in(
     with ExitStack() as watched:
         for layer, gate in enumerate(gates):
             watched.callback(gate.gating.register_forward_hook(watch(layer)).remove)
-        for batch in _batches(sequences, batch_size):
+        for batch in batches(sequences, batch_size):
             shares.update((layer, []) for layer in range(len(gates)))
-            read(model, *_padded(model, [sequences[row] for row in batch], prefix_id))
+            read(model, *padded(model, [sequences[row] for row in batch], prefix_id))
             for layer, parts in shares.items():
                 for row, share in zip(batch, torch.cat(parts, dim=1), strict=True):
                     if tokens := len(sequences[row]):
@@ -280,13 +280,13 @@ def _layers(layer: int, count: int) -> Sequence[int]:
     return range(1, count + 1) if layer == ALL_LAYERS else (layer,)
 
 
-def _batches(sequences: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+def batches(sequences: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     """Places of the texts, longest first: there is little padding."""
     order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
-def _padded(model: PreTrainedModel, sequences: Sequence[Sequence[int]], prefix_id: int) -> tuple[Tensor, Tensor]:
+def padded(model: PreTrainedModel, sequences: Sequence[Sequence[int]], prefix_id: int) -> tuple[Tensor, Tensor]:
     """Token ids after the prefix, padded on the right, and which are real, each (batch, 1 + longest)."""
     device = device_of(model)
     rows = [torch.tensor([prefix_id, *sequence], device=device) for sequence in sequences]
@@ -310,7 +310,7 @@ def _as_long(gates: Sequence[Tensor], sequences: Sequence[Sequence[int]], time: 
     return [gather_rows(values, columns).clamp(0, 1) for values in gates]  # a sum of weights may round to above 1
 
 
-def _reading(run: Run, texts: Texts, sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
+def reading(run: Run, texts: Texts, sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
     """How texts are read: in batches whose logits stay small, after the end-of-text token."""
     fit = CELLS // (max(map(len, sequences), default=1) + 1) // len(texts.tokenizer)
     return {
@@ -323,7 +323,7 @@ def _clamps(run: Run, variants: Sequence[Variant]) -> Iterator[pd.DataFrame]:
     texts, few = ensure_texts(run), sample_size(run)
     test = texts.encode(texts.corpus.test[: run.settings.evaluation.documents])
     validation = texts.encode(texts.corpus.validation[:few])
-    options = _reading(run, texts, [*test, *validation])
+    options = reading(run, texts, [*test, *validation])
     for variant in variants:
         print(f"clamping the gate, {variant}", flush=True)
         model = ensure_arm(variant)
@@ -341,7 +341,7 @@ def _clamps(run: Run, variants: Sequence[Variant]) -> Iterator[pd.DataFrame]:
 def _let_in(run: Run, variants: Sequence[Variant]) -> Iterator[pd.DataFrame]:
     texts = ensure_texts(run)
     test = texts.encode(texts.corpus.test[: sample_size(run)])
-    options = _reading(run, texts, test)
+    options = reading(run, texts, test)
     for variant in variants:
         yield let_in(ensure_arm(variant), test, **options).assign(arm=variant.arm.name, seed=variant.seed)
 

@@ -11,10 +11,11 @@ from rwkvgate.experiment.steps.making import makes
 from rwkvgate.experiment.studies.boundaries import EFFECTS
 from rwkvgate.experiment.studies.clamps import CLAMPS, LET_IN
 from rwkvgate.experiment.studies.edits import CHANGES, REWRITTEN
+from rwkvgate.experiment.studies.responses import RESPONSES
 from rwkvgate.experiment.studies.saturation import SATURATION
 from rwkvgate.experiment.studies.scaling import GRID, SCALING
 
-STUDIES = (SCALING, GRID, EFFECTS, CHANGES, REWRITTEN, SATURATION, CLAMPS, LET_IN)
+STUDIES = (SCALING, GRID, EFFECTS, RESPONSES, CHANGES, REWRITTEN, SATURATION, CLAMPS, LET_IN)
 for _study in STUDIES:
     makes(_study.name)(_study.make)
 
@@ -26,6 +27,7 @@ class Studies:
     scaling: pd.DataFrame
     grid: pd.DataFrame
     effects: pd.DataFrame
+    responses: pd.DataFrame
     changes: pd.DataFrame
     rewritten: pd.DataFrame
     saturation: pd.DataFrame

@@ -13,7 +13,15 @@ from scipy import stats
 from rwkvgate.experiment.corpora.documents import Document, Mention
 from rwkvgate.experiment.corpora.stories import generate_stories
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
-from rwkvgate.experiment.studies.boundaries import LabelledTokens, group_effects, label_tokens, token_starts
+from rwkvgate.experiment.studies.boundaries import (
+    AGAIN,
+    LabelledTokens,
+    group_effects,
+    label_frame,
+    label_tokens,
+    matched,
+    token_starts,
+)
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
 
 
@@ -27,9 +35,11 @@ def made_up(seed: int, effect: float = 0.0, word: float = 0.0, documents: int = 
             "document": np.repeat(np.arange(documents), length),
             "position": np.tile(np.arange(length), documents),
             "token": token,
+            "before": 0,
             "boundary": boundary,
             "sentence": False,
             "mention": False,
+            AGAIN: False,
         }
     )
     noise = rng.normal(0, 1, (2, n)) + np.repeat(rng.normal(0, 0.3, documents), length)
@@ -63,11 +73,44 @@ def test_false_positives_come_at_the_nominal_rate() -> None:
 
 def test_a_group_without_controls_has_no_effect() -> None:
     labelled = made_up(2)
-    alone = labelled.frame.assign(boundary=labelled.frame["token"] == 0)
+    alone = labelled.frame.assign(boundary=labelled.frame["token"] == 0, sentence=labelled.frame["token"] == 0)
     found = group_effects(LabelledTokens(labelled.values, alone), "boundary")
     assert found["effect"].isna().all() and (found["strata"] == 0).all() and len(found) == 2
-    like = group_effects(LabelledTokens(labelled.values, alone), "boundary", match="frequency", permutations=50)
+    alone = alone.assign(boundary=False)
+    like = group_effects(LabelledTokens(labelled.values, alone), "sentence", permutations=50)
     assert like["effect"].notna().all() and (like["controls"] > 0).all()
+
+
+def test_a_control_stands_after_the_same_token_at_a_like_position_and_begins_no_sentence() -> None:
+    rows = [(15, 7, 1, True, False), (16, 7, 1, False, False), (17, 7, 1, False, True), (18, 7, 2, False, False)]
+    rows += [(40, 7, 1, False, False), (19, 8, 1, False, False), (20, 7, 1, False, False)]
+    frame = pd.DataFrame(rows, columns=["position", "token", "before", "boundary", "sentence"])
+    found = matched(frame.assign(position=frame["position"] - 1), "boundary")
+    assert not len(found.rows)  # position 14 is in the octave before
+    found = matched(frame, "boundary")
+    assert found.rows.tolist() == [0, 1, 6] and found.inside.tolist() == [True, False, False]
+    np.testing.assert_allclose(found.contrast(), [1, -0.5, -0.5])
+
+
+def test_the_second_mention_is_the_second_by_name() -> None:
+    text = "Mira met Otto, and she saw that Mira liked Otto. Mira ran."
+    spans = [
+        (at, at + len(name), who)
+        for name, who, at in (
+            ("Mira", "Mira", 0),
+            ("Otto", "Otto", 9),
+            ("she", "Mira", 19),
+            ("Mira", "Mira", 32),
+            ("Otto", "Otto", 43),
+            ("Mira", "Mira", 49),
+        )
+    ]
+    document = Document(text, "local", mentions=tuple(Mention(*span, "person") for span in spans))
+    tokenizer = Rwkv6Tokenizer()
+    frame = label_frame(tokenizer, [Document("", "local"), document])
+    assert (frame["document"] == 1).all() and frame["before"].tolist() == [-1, *frame["token"][:-1]]
+    starts = np.array(token_starts(tokenizer, text))
+    assert starts[frame[AGAIN].to_numpy()].tolist() == [32, 43] and frame["mention"].sum() == 6
 
 
 def test_labels_stand_on_the_tokens_they_belong_to(tiny_model: Any) -> None:

@@ -42,7 +42,7 @@ def test_a_study_reads_the_arms_of_the_run_whose_training_did_not_diverge(tmp_pa
     read = {study.name: [str(variant) for variant in study.variants(run)] for study in STUDIES}
     assert read["scaling"] == read["grid"] == []
     assert read["effects"] == read["changes"] == read["saturation"] == ["enhanced, seed 0", "enhanced, seed 1"]
-    assert read["clamps"] == read["let_in"] == read["saturation"]
+    assert read["clamps"] == read["let_in"] == read["responses"] == read["saturation"]
     assert read["rewritten"] == ["base-tuned, seed 0", "enhanced, seed 0"]
     step = order.arm(run.variant("enhanced", 1))
     write_json(step.failure, {"inputs": step.digest, "error": "the loss is nan"})

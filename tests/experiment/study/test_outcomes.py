@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from rwkvgate.experiment.study.trials import Plan, Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts
 
 SIZE, DOCUMENTS, PROMPTS, CHOICES = SIZES["64x4"], 40, 30, 40
-SECONDS = {"base": 1.0, "enhanced": 1.15, "no-layer-norm": 1.1, "fixed-gate": 1.05}
+SECONDS = {"base": 1.0, "enhanced": 1.15, "fixed-gate": 1.05}
 
 
 def trial(network: str, seed: int, gain: float = 0.0, times: float = 1.0) -> Trial:
@@ -41,9 +42,16 @@ def trial(network: str, seed: int, gain: float = 0.0, times: float = 1.0) -> Tri
 
 def planted(gain: float = 0.0, times: float = 1.0, seeds: int = 6) -> list[Trial]:
     """All networks; `enhanced` alone has the gain."""
+    names = [name for name in TUNED if name != "no-layer-norm"]
     return [
-        trial(name, seed, *((gain, times) if name == "enhanced" else ())) for seed in range(seeds) for name in TUNED
+        trial(name, seed, *((gain, times) if name == "enhanced" else ())) for seed in range(seeds) for name in names
     ]
+
+
+@cache
+def found_of(gain: float = 0.0, times: float = 1.0) -> pd.DataFrame:
+    """The outcomes of planted trials."""
+    return outcomes(planted(gain, times), SECONDS, UNTOUCHED)
 
 
 UNTOUCHED = trial(LORA, 99, gain=-1.0)  # one seed, one budget, worse
@@ -53,7 +61,7 @@ UNTOUCHED = trial(LORA, 99, gain=-1.0)  # one seed, one budget, worse
     ("gain", "verdict"), [(0.1, "better than every control"), (-0.1, "worse than every control"), (0.005, "no better")]
 )
 def test_a_gain_stands_against_every_control(gain: float, verdict: str) -> None:
-    found = outcomes(planted(gain), SECONDS, UNTOUCHED)
+    found = found_of(gain)
     decided = decisions(found).set_index(["metric", "arm"])
     assert decided.loc[("loss", "enhanced"), "verdict"] == verdict
     loss = found[(found["metric"] == "loss") & (found["arm"] == "enhanced")].set_index("control")
@@ -65,18 +73,18 @@ def test_a_gain_stands_against_every_control(gain: float, verdict: str) -> None:
 
 
 def test_without_times_nothing_is_better_than_every_control() -> None:
-    assert set(decisions(outcomes(planted(0.1), {}))["verdict"]) <= {"undecided", "no better"}
+    assert set(decisions(outcomes(planted(0.1, seeds=3), {}))["verdict"]) <= {"undecided", "no better"}
 
 
 def test_a_higher_score_is_better() -> None:
-    decided = decisions(outcomes(planted(times=2.0), SECONDS)).set_index(["metric", "arm"])
+    decided = decisions(found_of(times=2.0)).set_index(["metric", "arm"])
     assert decided.loc[("rougeL", "enhanced"), "verdict"] == "better than every control"
     assert decided.loc[("rougeL", "enhanced"), "estimate"] < -0.1
 
 
 @pytest.mark.parametrize(("times", "verdict"), [(2.0, "reproduced"), (1.2, "not reproduced"), (0.7, "contradicted")])
 def test_the_claims_take_it_as_evidence(times: float, verdict: str) -> None:
-    found = outcomes(planted(times=times), SECONDS, UNTOUCHED)
+    found = found_of(times=times)
     claims = {record["claim"]: record for record in study_claims(found)}
     assert set(claims) == set(CLAIMS)
     assert claims["rouge-l-gain"]["verdict"] == claims["rouge-1-gain"]["verdict"] == verdict
@@ -86,13 +94,13 @@ def test_the_claims_take_it_as_evidence(times: float, verdict: str) -> None:
 
 
 def test_evidence_is_the_same_from_its_file(tmp_path: Any) -> None:
-    found = outcomes(planted(times=1.2), SECONDS, UNTOUCHED)
+    found = found_of(times=1.2)
     found.to_csv(tmp_path / "found.csv", index=False)
     pd.testing.assert_frame_equal(evidence(pd.read_csv(tmp_path / "found.csv")), evidence(found), check_dtype=False)
 
 
 def test_a_diverged_training_has_no_scores_and_decides_nothing() -> None:
-    trials = planted(0.1, seeds=4)
+    trials = planted(0.1, seeds=3)
     at = next(i for i, one in enumerate(trials) if one.plan.network == "enhanced")
     trials[at] = replace(trials[at], test={400: [float("inf")] * DOCUMENTS}, measures={})
     assert not results([trials[at]])["metric"].eq("rougeL").any()
