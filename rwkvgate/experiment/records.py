@@ -85,6 +85,8 @@ def keep_record(folder: Path, *paths: Path) -> None:
 
 def keep_marks(folder: Path, new: dict[str, dict[str, Any]]) -> None:
     """Add marks of files, by their names, to a folder's record."""
+    if (folder / KEPT).is_dir():
+        raise SettingsError(f"{folder / KEPT} is a folder; a file of that name holds the record of {folder}. Remove it")
     lock = take(folder / LOCK, f"another process writes to the record of {folder}", PATIENCE)
     try:
         known = (read_sealed(folder / KEPT) or {}).get("files", {})

@@ -84,6 +84,15 @@ def test_a_file_that_is_gone_since_it_was_verified_is_named(table: Path) -> None
         path.read_text()
 
 
+def test_a_folder_in_place_of_the_record_is_said(tmp_path: Path) -> None:
+    (tmp_path / KEPT).mkdir()
+    (tmp_path / "table.txt").write_text("1")
+    with pytest.raises(SettingsError, match="files.json is a folder; a file of that name"):
+        keep_record(tmp_path, tmp_path / "table.txt")
+    with pytest.raises(SettingsError, match="files.json is damaged"):
+        intact(tmp_path / "table.txt")
+
+
 def test_writers_at_the_same_time_lose_no_entry(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.txt" for i in range(12)]
     for path in paths:
