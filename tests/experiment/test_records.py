@@ -87,9 +87,9 @@ def test_a_file_that_is_gone_since_it_was_verified_is_named(table: Path) -> None
 def test_a_folder_in_place_of_the_record_is_said(tmp_path: Path) -> None:
     (tmp_path / KEPT).mkdir()
     (tmp_path / "table.txt").write_text("1")
-    with pytest.raises(SettingsError, match="files.json is a folder; a file of that name"):
+    with pytest.raises(SettingsError, match="is a folder; a file of that name"):
         keep_record(tmp_path, tmp_path / "table.txt")
-    with pytest.raises(SettingsError, match="files.json is damaged"):
+    with pytest.raises(SettingsError, match="is damaged, or does not name"):
         intact(tmp_path / "table.txt")
 
 
