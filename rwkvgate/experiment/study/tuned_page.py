@@ -63,7 +63,7 @@ def tuned_parts(found: Found, seconds: Ratios) -> tuple[list[str], dict[str, pd.
         table = results(trials, untouched)
         tables[f"finetune-{genre}"] = compared = outcomes(trials, seconds, untouched)
         steps = largest(by_network(trials))
-        parts += [f"### On {TITLES[genre]}, after {steps} steps", _forgotten(trials, steps), _scores(table)]
+        parts += [f"### On {TITLES[genre]}, after {steps} steps", _losses(trials, steps), _scores(table)]
         if len(compared):
             verdicts = tables[f"finetune-{genre}-verdicts"] = decisions(compared)
             parts += [_compared(compared), _verdicts(verdicts), _claims(compared)]
@@ -82,16 +82,23 @@ def _rates(genre: str, trials: Sequence[Trial]) -> str:
     return f"{head} brackets the books' perplexity over the base's.\n\n{markdown(cells.reset_index())}"
 
 
-def _forgotten(trials: Sequence[Trial], steps: int) -> str:
+def _losses(trials: Sequence[Trial], steps: int) -> str:
+    """The loss and the forgetting of each network after every budget that all have."""
     rows = []
     for name, own in by_network(trials).items():
         one = next(iter(own.values()))
-        ratios = [trial.forgotten.get(steps, np.inf) for trial in own.values()]
-        rows.append(
-            {"Network": name, "Learning rate": f"{one.plan.rate:g}", "Parameters": f"{one.parameters:,}"}
-            | {"Books' perplexity": f"x {np.mean(ratios):.2f}", "Largest of the seeds": f"x {max(ratios):.2f}"}
-        )
-    return f"How much of the books is forgotten:\n\n{markdown(pd.DataFrame(rows))}"
+        budgets = sorted(STAGES[f"finetune {GENRES[0]}"].budgets)
+        cells = {
+            f"After {budget}": f"{number(float(np.mean([t.loss(budget) for t in own.values()])))} "
+            f"({np.mean([t.forgotten.get(budget, np.inf) for t in own.values()]):.2f})"
+            for budget in budgets
+            if budget in one.test
+        }
+        worst = max(trial.forgotten.get(steps, np.inf) for trial in own.values())
+        row = {"Network": name, "Learning rate": f"{one.plan.rate:g}", "Parameters": f"{one.parameters:,}"}
+        rows.append(row | cells | {"Most forgotten by a seed": f"x {worst:.2f}"})
+    head = "Test loss, nats per token, mean of the seeds, and in brackets the books' perplexity over the base's:"
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def _scores(table: pd.DataFrame) -> str:
