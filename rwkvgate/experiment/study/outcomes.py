@@ -25,7 +25,8 @@ from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.measures import BLEU_COLUMNS, MEASURES, RESULT_COLUMNS
 from rwkvgate.metrics.retrained import Difference, seeds_needed
 
-METRICS = ("loss", "rougeL", "rouge1", "bleu", "entity_consistency")
+ENTITIES = "entity_consistency"
+METRICS = ("loss", "rougeL", "rouge1", "bleu", ENTITIES)
 """What is compared; distinct-2 is shown."""
 NAMES = {BASE: CONTROL, LORA: "lora-tuned"}
 """Arms as the claims call them, where the study calls them otherwise."""
@@ -33,6 +34,8 @@ COLUMNS = {"bleu": BLEU_COLUMNS, "choice": ("entity_right",)}
 """The columns of a trial's measures in the tables, where they are not the measure's name alone."""
 ABLATED = "its gate fixed"
 """The control that answers another claim: that an adaptive gate is better than a fixed one."""
+CHANCE = "chance"
+"""Guessing, which the tuned base is compared with: where it is not shown to be better, choices decide nothing."""
 CLAIMS = ("rouge-l-gain", "bleu-gain", "rouge-1-gain", "perplexity", "adaptive-beats-fixed", "entity-coherence")
 """The paper's claims that these comparisons can decide."""
 RESAMPLES = 2000
@@ -101,13 +104,23 @@ def outcomes(trials: Sequence[Trial], seconds: Ratios, untouched: Trial | None =
         rows.append({"arm": arm, "control": "nothing", "against": UNTOUCHED, "ratio": 0.0})
     if not rows:
         return pd.DataFrame()
+    rows.append({"arm": CONTROL, "control": CHANCE, "against": CHANCE, "ratio": np.nan})
+    guessed = table[(table["arm"] == CONTROL) & (table["metric"] == "entity_right")]
+    claimed = table[(table["arm"] == CONTROL) & (table["metric"] == "entity_claims")]
+    more += [guessed.assign(arm=CHANCE, value=0.5), claimed.assign(arm=CHANCE)]
     long, pairs = pd.concat(more, ignore_index=True), {(row["arm"], row["against"]) for row in rows}
     parts = []
     for metric in METRICS:  # each by itself, in a table that is several times shorter
         own = long[long["metric"].isin(MEASURES[metric].columns)]
         parts.append(compared_pairs(own, [Pair(*pair, metric) for pair in sorted(pairs)], resamples=RESAMPLES))
     found = pd.concat(parts, ignore_index=True)
-    return pd.DataFrame(rows).merge(found, on=["arm", "against"], how="left")
+    merged = pd.DataFrame(rows).merge(found, on=["arm", "against"], how="left")
+    return merged[(merged["control"] != CHANCE) | (merged["metric"] == ENTITIES)]
+
+
+def above_chance(found: pd.DataFrame) -> bool:
+    """Whether the tuned base is shown to choose right more often than guessing does, by a table of `outcomes`."""
+    return bool((found.loc[found["control"] == CHANCE, "low"] > 0).any())
 
 
 def decisions(found: pd.DataFrame) -> pd.DataFrame:
@@ -115,10 +128,10 @@ def decisions(found: pd.DataFrame) -> pd.DataFrame:
 
     Columns those of `decide`, with the difference signed so that below zero the arm is better; `metric`; `equivalent`
     (no more than `rules.WORTH` better or worse than the tuned base with as many steps); and `needed`: the seeds that
-    find so much.
+    find so much. Choices decide nothing where the tuned base is not shown to choose better than by chance.
     """
     parts = []
-    for name, own in found[~found["control"].isin(("nothing", ABLATED))].groupby("metric", sort=False):
+    for name, own in found[~found["control"].isin(("nothing", ABLATED, CHANCE))].groupby("metric", sort=False):
         metric = str(name)
         sign, worth = -1 if MEASURES[metric].better == "higher" else 1, WORTH[metric]
         differences = [_difference(row, sign) for row in own.to_dict("records")]
@@ -128,6 +141,8 @@ def decisions(found: pd.DataFrame) -> pd.DataFrame:
         table["low"], table["high"] = (list(side) for side in zip(*bounds, strict=True))
         table["least"] = [difference.bounds[0] for difference in differences]
         verdicts = decide(table, worth)
+        if metric == ENTITIES and not above_chance(found):
+            verdicts["verdict"] = "undecided"
         beside = {arm: d for arm, c, d in zip(own["arm"], own["control"], differences, strict=True) if c == "steps"}
         verdicts["equivalent"] = [beside[arm].equivalent(worth) for arm in verdicts["arm"]]
         verdicts["needed"] = [_needed(beside[arm], worth, len(beside)) for arm in verdicts["arm"]]
@@ -142,6 +157,8 @@ def evidence(found: pd.DataFrame) -> pd.DataFrame:
     """
     own = found[found["control"].isin(("steps", "nothing", ABLATED))].fillna({"domain": "", "status": ""})
     own = own[list(COMPARISON_COLUMNS)]
+    if not above_chance(found):
+        own.loc[own["metric"] == ENTITIES, "status"] = "the tuned base is not shown to choose better than by chance"
     known = {Pair(*key) for key in own[list(Pair._fields)].itertuples(index=False)}
     missing = [pair for pair in dict.fromkeys(claim_pairs()) if pair not in known]
     return pd.concat([own, compared_pairs(pd.DataFrame(columns=list(RESULT_COLUMNS)), missing)], ignore_index=True)

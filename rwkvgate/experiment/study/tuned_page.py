@@ -14,6 +14,8 @@ from rwkvgate.experiment.study.analysis import Ratios
 from rwkvgate.experiment.study.design import GENRES, MOST_FORGOTTEN, STAGES
 from rwkvgate.experiment.study.outcomes import (
     ABLATED,
+    CHANCE,
+    ENTITIES,
     RESAMPLES,
     by_network,
     decisions,
@@ -26,8 +28,10 @@ from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.measures import MEASURES
 
 TITLES = {"stories": "generated stories", "fiction": "Austen's novels"}
-ENTITIES = {"entity_consistency": "Right choices"}
-"""Labels that differ from the measures' own."""
+CONTROLS = {"nothing": "Against the untouched base", ABLATED: "Against fixed-gate", "new parameters": "Against lora"}
+"""How a control is called, where it is not one of equal something."""
+CHOICES = "Right choices"
+"""The label of `ENTITIES`."""
 DESIGN = f"""## Fine-tuning
 
 One base of 64x4, trained for 17.8 tokens a parameter on the books, is fine-tuned on two genres: generated stories,
@@ -41,6 +45,7 @@ only where every rate does that.
 - **Continuations** are greedy, of 64 tokens, and scored against the text's own.
 - **Right choices** are those between a sentence and the same sentence with two people's names exchanged. Naming the
   last person, naming the commoner, taking the shorter sentence, and guessing are right in half of them by construction.
+  Nothing is decided by them where the tuned base is not shown to be right more often.
 """
 Found = Mapping[str, tuple[Sequence[Trial], int]]
 """By stage: the finished trials, and how many there will be."""
@@ -63,7 +68,7 @@ def tuned_parts(found: Found, seconds: Ratios) -> tuple[list[str], dict[str, pd.
         table = results(trials, untouched)
         tables[f"finetune-{genre}"] = compared = outcomes(trials, seconds, untouched)
         steps = largest(by_network(trials))
-        parts += [f"### On {TITLES[genre]}, after {steps} steps", _forgotten(trials, steps), _scores(table)]
+        parts += [f"### On {TITLES[genre]}, after {steps} steps", _losses(trials, steps), _scores(table)]
         if len(compared):
             verdicts = tables[f"finetune-{genre}-verdicts"] = decisions(compared)
             parts += [_compared(compared), _verdicts(verdicts), _claims(compared)]
@@ -82,39 +87,48 @@ def _rates(genre: str, trials: Sequence[Trial]) -> str:
     return f"{head} brackets the books' perplexity over the base's.\n\n{markdown(cells.reset_index())}"
 
 
-def _forgotten(trials: Sequence[Trial], steps: int) -> str:
+def _losses(trials: Sequence[Trial], steps: int) -> str:
+    """The loss and the forgetting of each network after every budget that all have."""
     rows = []
     for name, own in by_network(trials).items():
         one = next(iter(own.values()))
-        ratios = [trial.forgotten.get(steps, np.inf) for trial in own.values()]
-        rows.append(
-            {"Network": name, "Learning rate": f"{one.plan.rate:g}", "Parameters": f"{one.parameters:,}"}
-            | {"Books' perplexity": f"x {np.mean(ratios):.2f}", "Largest of the seeds": f"x {max(ratios):.2f}"}
-        )
-    return f"How much of the books is forgotten:\n\n{markdown(pd.DataFrame(rows))}"
+        budgets = sorted(STAGES[f"finetune {GENRES[0]}"].budgets)
+        cells = {
+            f"After {budget}": f"{number(float(np.mean([t.loss(budget) for t in own.values()])))} "
+            f"({np.mean([t.forgotten.get(budget, np.inf) for t in own.values()]):.2f})"
+            for budget in budgets
+            if budget in one.test
+        }
+        worst = max(trial.forgotten.get(steps, np.inf) for trial in own.values())
+        row = {"Network": name, "Learning rate": f"{one.plan.rate:g}", "Parameters": f"{one.parameters:,}"}
+        rows.append(row | cells | {"Most forgotten by a seed": f"x {worst:.2f}"})
+    head = "Test loss, nats per token, mean of the seeds, and in brackets the books' perplexity over the base's:"
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def _scores(table: pd.DataFrame) -> str:
-    metrics = ("loss", "rougeL", "rouge1", "bleu", "distinct2", "entity_consistency")
+    metrics = ("loss", "rougeL", "rouge1", "bleu", "distinct2", ENTITIES)
     shown = quality_table(summary(table, metrics=metrics, resamples=RESAMPLES), metrics)
-    label = MEASURES["entity_consistency"].label
-    shown.columns = pd.Index([name.replace(label, ENTITIES["entity_consistency"]) for name in shown.columns])
+    label = MEASURES[ENTITIES].label
+    shown.columns = pd.Index([name.replace(label, CHOICES) for name in shown.columns])
     return markdown(shown[~shown["Arm"].str.startswith("paper:")])
 
 
 def _compared(compared: pd.DataFrame) -> str:
-    heads = {"nothing": "Against the untouched base", ABLATED: "Against fixed-gate", "new parameters": "Against lora"}
     rows = []
-    for (metric, arm), part in compared.groupby(["metric", "arm"], sort=False):
+    chance = compared["control"] == CHANCE
+    for (metric, arm), part in compared[~chance].groupby(["metric", "arm"], sort=False):
         cells = {
-            heads.get(row["control"], f"Equal {row['control']}"): signed_interval(
+            CONTROLS.get(row["control"], f"Equal {row['control']}"): signed_interval(
                 row["difference"], row["low"], row["high"]
             )
             for row in part.to_dict("records")
         }
         rows.append({"Measure": _label(str(metric)), "Arm": arm} | cells)
     head = "The arm's score minus its control's, with intervals over seeds and documents together:"
-    return f"{head}\n\n{markdown(pd.DataFrame(rows).fillna('–'))}"
+    guessing = signed_interval(*compared.loc[chance, ["difference", "low", "high"]].iloc[0])
+    said = f"The tuned base's share of right choices less one half is {guessing}."
+    return f"{head}\n\n{markdown(pd.DataFrame(rows).fillna('–'))}\n\n{said}"
 
 
 def _verdicts(verdicts: pd.DataFrame) -> str:
@@ -122,13 +136,13 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
         {
             "Measure": _label(row["metric"]),
             "Arm": row["arm"],
-            "Hardest control": f"equal {row['control']}",
+            "Hardest control": CONTROLS.get(row["control"], f"Equal {row['control']}"),
             "Difference, below 0 better": signed_interval(row["estimate"], row["low"], row["high"]),
             "Seeds": row["seeds"],
             "p (Holm)": number(row["p"], 2),
             "Verdict": row["verdict"],
             "As good as the tuned base": "shown" if row["equivalent"] else "not shown",
-            "Seeds needed": number(row["needed"]),
+            "Seeds needed": "–" if np.isnan(row["needed"]) else f"{row['needed']:.0f}".replace("inf", "∞"),
         }
         for row in verdicts.to_dict("records")
     ]
@@ -143,4 +157,4 @@ def _claims(compared: pd.DataFrame) -> str:
 
 
 def _label(metric: str) -> str:
-    return ENTITIES.get(metric, MEASURES[metric].label)
+    return CHOICES if metric == ENTITIES else MEASURES[metric].label

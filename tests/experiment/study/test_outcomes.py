@@ -93,6 +93,20 @@ def test_the_claims_take_it_as_evidence(times: float, verdict: str) -> None:
     assert claims["entity-coherence"]["verdict"] == "undecided here"
 
 
+@pytest.mark.parametrize("skilled", [False, True])
+def test_choices_decide_only_where_the_base_is_better_than_chance(skilled: bool) -> None:
+    trials = planted(seeds=5)
+    if skilled:
+        always = [[1.0]] * 30 + [[0.0]] * 10
+        for one in trials:
+            one.measures.update({b: m | {"choice": always} for b, m in one.measures.items()})
+    found = outcomes(trials, SECONDS)
+    verdict = decisions(found).set_index(["metric", "arm"]).loc[("entity_consistency", "enhanced"), "verdict"]
+    claim = next(record for record in study_claims(found) if record["claim"] == "entity-coherence")
+    assert verdict == ("no better" if skilled else "undecided")
+    assert ("not shown to choose better than by chance" in claim["reason"]) == (not skilled)
+
+
 def test_evidence_is_the_same_from_its_file(tmp_path: Any) -> None:
     found = found_of(times=1.2)
     found.to_csv(tmp_path / "found.csv", index=False)
