@@ -62,7 +62,7 @@ def planted(kind: str, rise: float, model: Any, monkeypatch: Any, seeds: int = 5
         torch.manual_seed(100 + seed)
         fresh = Sigmoid(CHANNELS, GateConfig()).double().linear(states).sigmoid().mean(-1).detach()
         own = {"boundary": states[:, 0], "comma": states[:, 1], "random": fresh}[kind].numpy()
-        rises = 0.02 + rise * frame["boundary"].to_numpy() + rng.normal(0, 0.05, len(frame))
+        rises = 0.02 + rise * frame["boundary"].to_numpy() + rng.normal(0, 0.02, len(frame))
 
         def read_rows(model: Any, sequences: Any, rows: Any, own: Any = own, states: Any = states, **_: Any) -> Any:
             values = np.stack([own, np.zeros(len(own)), rng.normal(size=len(own))])  # noqa: B023
