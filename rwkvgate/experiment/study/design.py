@@ -10,7 +10,10 @@ pretrained from scratch, or lets it remember more, against controls of equal ste
 - Rates are chosen on seeds of their own, and compared on fresh ones.
 
 After the first trials of rates had been seen, and before any compared seed, the stages "families" and "breaking" and
-the memory task were added, and memory's budget of 1,600 steps was left out, for time.
+the memory task were added, and memory's budget of 1,600 steps was left out, for time. The stages "inside" and "data"
+were added later the same day, with their rules (`inside_rules`), before any of their numbers was seen. All their
+networks train at one rate, for drift and gradients depend on it: 4e-3, the best of all four at 128x4 on the seed that
+was finished.
 """
 
 from __future__ import annotations
@@ -50,6 +53,10 @@ PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv
 SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
 WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
 """Controls of equal parameters: a base whose channel mixing is wider, and the arm that it has as many parameters as."""
+INSIDE = ("base", "enhanced", "no-layer-norm", "fixed-gate")
+"""The paper's arms, which are read inside."""
+DATA = {"inside": 1, "data 1/16": 16, "data 1/64": 64}
+"""Tasks by the data they train on: every n-th training document."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,8 @@ class Stage:
     Attributes:
         budgets: steps that each is annealed at.
         rates: learning rates tried; empty takes each network's best of the stage `rated`.
-        task: "books" or "memory".
-        sweep: whether the rates are a sweep to where training breaks, and not a choice of the best.
+        task: "books", "memory", "inside" or "data 1/n".
+        sweep: whether every rate is wanted, as in a sweep to where training breaks, and not a choice of the best.
     """
 
     name: str
@@ -106,6 +113,10 @@ def _stages(size: Size, seeds: tuple[int, ...], budgets: tuple[int, ...]) -> lis
     ]
 
 
+def _inside(name: str, networks: tuple[str, ...], budgets: tuple[int, ...]) -> Stage:
+    return Stage(name, SIZES["64x4"], networks, tuple(range(400, 405)), budgets, (4e-3,), task=name, sweep=True)
+
+
 _MIDDLE = SIZES["128x4"]
 STAGES = {
     stage.name: stage
@@ -129,6 +140,9 @@ STAGES = {
         ),
         Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
         Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
+        _inside("inside", INSIDE, (40, 75, 150, 300)),
+        _inside("data 1/16", ("base", "enhanced", "fixed-gate"), (300,)),
+        _inside("data 1/64", ("base", "enhanced", "fixed-gate"), (300,)),
     )
 }
 """The stages in the order in which they run."""

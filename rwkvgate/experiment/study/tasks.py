@@ -51,7 +51,7 @@ class Task(Protocol):
 class Books:
     """Language: nats per token of held-out works."""
 
-    vocabulary, batch = VOCABULARY, BATCH
+    vocabulary, batch, passes = VOCABULARY, BATCH, PASSES
 
     def __init__(self, texts: StudyTexts) -> None:
         self.texts = texts
@@ -75,8 +75,18 @@ class Books:
         """Tokens of each test document."""
         return [len(ids) for ids in self._encoded[2]]
 
+    @property
+    def trained(self) -> list[list[int]]:
+        """Token ids of the documents to train on."""
+        return self._encoded[0]
+
     def rows(self, steps: int, seed: int) -> tuple[Rows, Rows]:
         """Rows cut from the works in an order that the seed draws; every token is scored."""
+        rows = self.packed(self.trained, steps, seed)
+        return rows, rows
+
+    def packed(self, documents: Rows, steps: int, seed: int) -> Rows:
+        """Rows cut from documents in an order that the seed draws."""
         schedule = Schedule(
             steps=steps,
             batch_size=self.batch,
@@ -86,8 +96,7 @@ class Books:
             weight_decay=0.0,
             gradient_checkpointing=False,
         )
-        rows = pack_rows(self._encoded[0], schedule, 0, seed, PASSES)
-        return rows, rows
+        return pack_rows(documents, schedule, 0, seed, self.passes)
 
     def score(self, model: nn.Module) -> Scores:
         """Losses in nats per token."""

@@ -22,7 +22,7 @@ from rwkvgate.experiment.study.tasks import Scores, Task
 from rwkvgate.rwkv6.files import digest
 
 Report = Callable[[int, int], None]
-BY_BUDGET = ("validation", "test", "shares")
+BY_BUDGET = ("validation", "test", "shares", "measures")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Trial:
         seconds: of the whole trial beside whatever else ran: no measure of cost.
         processor: what it ran on; another one's rounding is like another seed.
         shares: by budget: the share recalled of each memory task at each length, such as "copying x4".
+        measures: by budget: the readings of `inside`, as flat lists.
     """
 
     plan: Plan
@@ -66,6 +67,7 @@ class Trial:
     seconds: float
     processor: str
     shares: dict[int, dict[str, float]] = field(default_factory=dict)
+    measures: dict[int, dict[str, list[float]]] = field(default_factory=dict)
 
     def loss(self, budget: int) -> float:
         """Mean test loss at a budget."""
@@ -127,12 +129,14 @@ class Trials:
             validation={budget: one["validation"] for budget, one in scores.items()},
             test={budget: one["test"] for budget, one in scores.items()},
             shares={budget: one["shares"] for budget, one in scores.items() if "shares" in one},
+            measures={budget: one["measures"] for budget, one in scores.items() if "measures" in one},
             weights=task.weights,
             losses=[round(x, 5) for x in curve.losses],
             diverged=curve.diverged,
             seconds=round(time.monotonic() - began, 1),
             processor=hardware()["processor"],
         )
-        record = {name: value for name, value in vars(trial).items() if name != "plan"}
-        write_sealed(path, record | {name: {str(k): v for k, v in record[name].items()} for name in BY_BUDGET})
+        record = {name: value for name, value in vars(trial).items() if name != "plan" and value != {}}
+        by_budget = (name for name in BY_BUDGET if name in record)
+        write_sealed(path, record | {name: {str(k): v for k, v in record[name].items()} for name in by_budget})
         return trial
