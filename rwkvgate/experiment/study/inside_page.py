@@ -36,7 +36,7 @@ DRIFT, SPREAD, NORM, VARIATION, JACOBIAN = (
     "drift of the mean (sd)",
     "drift of the spread (log)",
     "gradient norm",
-    "variation of gradient norms (log)",
+    "gradient variation (log)",
     "relative spectral norm",
 )
 RULES_TEXT = """What is compared is read inside networks of 64 channels and 4 layers, all trained at the rate 0.004:
@@ -182,7 +182,7 @@ def _disturbed(table: pd.DataFrame) -> str:
 def _gaps(table: pd.DataFrame) -> str:
     means = table.groupby(["share", "network"], sort=False)[["trained", "test", "gap"]].mean().reset_index()
     rows = [
-        {"Share of the documents": f"1/{1 / row['share']:.0f}", "Network": row["network"]}
+        {"Documents": f"1/{1 / row['share']:.0f}" if row["share"] < 1 else "all", "Network": row["network"]}
         | {
             name: number(row[key])
             for name, key in (("Training loss", "trained"), ("Test loss", "test"), ("Gap", "gap"))
@@ -206,10 +206,10 @@ def _inside_figures(
     for name, (measures, title) in titles.items():
         shown = layers[layers["measure"].isin(measures)]
         plot = so.Plot(shown, x="steps", y="value", color="network").facet(col="layer", row="measure")
-        plot = plot.share(y="row").scale(x="log").label(x="steps", y="")
+        plot = plot.share(y="row").label(x="steps", y="")
         captions[name] = _save(folder, _lines(plot), shown, name, title, 1.2 + 1.5 * len(measures))
     plot = so.Plot(lengths, x="tokens", y="times", color="network").facet(col="layer", row="of").share(y="row")
-    plot = plot.scale(x="log", y="log").label(x="tokens", y=f"times that at {LENGTH}")
+    plot = plot.scale(x="log").label(x="tokens", y=f"times that at {LENGTH}")
     title = "Size of WKV state and stream along a text of 65,536 tokens"
     captions["inside-growth"] = _save(folder, _lines(plot), lengths, "inside-growth", title, 4.2)
     shown = disturbed.assign(reading=pd.Categorical(disturbed["reading"], list(DISTURBED)))
@@ -236,6 +236,9 @@ def _save(folder: Path, plot: so.Plot, shown: pd.DataFrame, name: str, title: st
     """Draw and write a figure, and return its caption."""
     plot = plot.scale(color=palette(shown["network"].unique())).label(color="")
     figure = draw(plot, f"{title}; dots are seeds", height=height)
+    for axes in figure.axes:
+        if axes.get_title():  # the layer, and below it what is drawn
+            axes.set_title("layer " + axes.get_title().replace(" | ", "\n"))
     finish(figure)
     save_figure(figure, folder, name)
     return title

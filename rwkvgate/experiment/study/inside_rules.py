@@ -289,10 +289,10 @@ def verdicts(tested: pd.DataFrame) -> pd.DataFrame:
         worse = guards.loc[guards["says"] == "worse", "measure"].tolist()
         diverged = deciding.loc[deciding["says"] == "diverged"]
         said = set(deciding["says"])
-        verdict = next(v for v in (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED) if v in said | {UNDECIDED})
-        reason = ""
-        if said == {REPRODUCED}:
-            verdict, reason = (UNDECIDED, f"worse in: {'; '.join(worse)}") if worse else (REPRODUCED, "")
+        verdict = next((v for v in (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED) if v in said), UNDECIDED)
+        reason = "" if verdict == REPRODUCED else "; ".join(deciding.loc[deciding["says"] == verdict, "measure"])
+        if verdict == REPRODUCED and worse:
+            verdict, reason = UNDECIDED, f"worse in: {'; '.join(worse)}"
         if len(diverged):
             verdict, reason = UNDECIDED, "a training diverged"
         elif (deciding["seeds"] < FEWEST).any():
