@@ -63,7 +63,7 @@ class Difference(NamedTuple):
         size = abs(self.estimate)
         if size == 0 or self._half(0.5) == 0:
             return float(size == 0)
-        least = -600.0  # log of the smallest p that a float64 holds with room to spare
+        least = -400.0  # log of the smallest p: further out Student's quantile at 3 degrees of freedom overflows
         if self._half(math.exp(least)) <= size:
             return math.exp(least)
         return math.exp(optimize.brentq(lambda level: self._half(math.exp(level)) - size, least, 0.0))

@@ -109,3 +109,8 @@ def test_the_effect_and_the_seeds_have_their_power() -> None:
     assert seeds_needed(1e-6, 1.0) == 2 and seeds_needed(100.0, 0.1) > 1e6
     with pytest.raises(ValueError, match="deviation is nan; it must be a finite number above zero"):
         seeds_needed(np.nan, 0.1)
+
+
+def test_a_huge_difference_of_four_seeds_and_texts_has_its_p() -> None:
+    found = Difference(5.0, 1e-6, 0.0, 0.0, 4, 4)
+    assert found.p == pytest.approx(2 * stats.t.sf(1e7, 3), rel=1e-6)

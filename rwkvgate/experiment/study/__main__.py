@@ -17,9 +17,10 @@ import torch
 from rwkvgate.experiment.locks import take
 from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.progress import clock
-from rwkvgate.experiment.study.design import GENRES, MOST_FORGOTTEN, STAGES, Stage
+from rwkvgate.experiment.study.design import DATA, GENRES, MOST_FORGOTTEN, STAGES, Stage
+from rwkvgate.experiment.study.inside import Inside, Repeated
 from rwkvgate.experiment.study.page import write_page
-from rwkvgate.experiment.study.tasks import BetterBase, Books, Memory
+from rwkvgate.experiment.study.tasks import BetterBase, Books, Memory, Task
 from rwkvgate.experiment.study.texts import books
 from rwkvgate.experiment.study.timing import ratios, write_times
 from rwkvgate.experiment.study.trials import Plan, Trial, Trials
@@ -168,8 +169,10 @@ def main() -> None:
                 raise unknown_name("stage", name, list(STAGES))
         texts = books(root / "texts")
         base = BetterBase(texts, root / "bases" / "64x4.safetensors")
-        tuned = {f"tuned-{genre}": Tuned(genre, base, root / "texts") for genre in GENRES}
-        study = Study(Trials(root / "trials", {"books": Books(texts), "memory": Memory(), "base": base, **tuned}))
+        tasks: dict[str, Task] = {"books": Books(texts), "memory": Memory(), "inside": Inside(texts), "base": base}
+        tasks |= {name: Repeated(texts, share) for name, share in DATA.items() if share > 1}
+        tasks |= {f"tuned-{genre}": Tuned(genre, base, root / "texts") for genre in GENRES}
+        study = Study(Trials(root / "trials", tasks))
         if arguments.time:
             print(write_times(root / "seconds.csv", study.trials.tasks).to_string(index=False))
         elif not arguments.page:

@@ -10,8 +10,10 @@ pretrained from scratch, or lets it remember more, against controls of equal ste
 - Rates are chosen on seeds of their own, and compared on fresh ones.
 
 After the first trials of rates had been seen, and before any compared seed, the stages "families" and "breaking" and
-the memory task were added, and memory's budget of 1,600 steps was left out, for time. The better base
-and the stages of fine-tuning were added on the same day, before any trial of theirs.
+the memory task were added, and memory's budget of 1,600 steps was left out, for time. The better base and the stages of
+fine-tuning were added on the same day, before any trial of theirs. So were the stages "inside" and "data", with their
+rules (`inside_rules`). All their networks train at one rate, for drift and gradients depend on it: 4e-3, the best of
+all four at 128x4 on the seed that was finished.
 """
 
 from __future__ import annotations
@@ -57,6 +59,10 @@ PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv
 SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
 WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
 """Controls of equal parameters: a base whose channel mixing is wider, and the arm that it has as many parameters as."""
+INSIDE = ("base", "enhanced", "no-layer-norm", "fixed-gate")
+"""The paper's arms, which are read inside."""
+DATA = {"inside": 1, "data 1/16": 16, "data 1/64": 64}
+"""Tasks by the data they train on: every n-th training document."""
 
 
 LORA = "lora"
@@ -102,7 +108,7 @@ class Stage:
         budgets: steps that each is annealed at.
         rates: learning rates tried; empty takes each network's best of the stage `rated`.
         task: of `tasks`, by name.
-        sweep: whether no best of the rates is looked for: a sweep to where training breaks, or a single rate.
+        sweep: whether every rate is wanted, as in a sweep to where training breaks, and not a choice of the best.
         after: the stage whose network is fine-tuned; empty for a training from scratch.
     """
 
@@ -151,6 +157,10 @@ def _tuning(genre: str) -> list[Stage]:
     ]
 
 
+def _inside(name: str, networks: tuple[str, ...], budgets: tuple[int, ...]) -> Stage:
+    return Stage(name, SIZES["64x4"], networks, tuple(range(400, 405)), budgets, (4e-3,), task=name, sweep=True)
+
+
 _MIDDLE = SIZES["128x4"]
 STAGES = {
     stage.name: stage
@@ -176,6 +186,9 @@ STAGES = {
         Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
         Stage("better base", SIZES["64x4"], (BASE,), (0,), (BASE_STEPS,), (4e-3,), task="base", sweep=True),
         *(stage for genre in GENRES for stage in _tuning(genre)),
+        _inside("inside", INSIDE, (40, 75, 150, 300)),
+        _inside("data 1/16", ("base", "enhanced", "fixed-gate"), (300,)),
+        _inside("data 1/64", ("base", "enhanced", "fixed-gate"), (300,)),
     )
 }
 """The stages in the order in which they run."""

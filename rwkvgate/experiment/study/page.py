@@ -24,6 +24,7 @@ from rwkvgate.experiment.study.analysis import (
     weak_tasks,
 )
 from rwkvgate.experiment.study.design import BASE, BROKEN, STAGES, STEP_TOKENS, WIDE, WORTH_KNOWING
+from rwkvgate.experiment.study.inside_page import inside_parts
 from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts
@@ -63,6 +64,10 @@ trials of learning rates had been seen, and memory's budget of 1,600 steps was l
   at the trained length.
 - **Where training breaks**: base, enhanced and the arm without LayerNorm at six rates, a factor of two apart, on four
   seeds, for 100 steps. The claim that LayerNorm stabilises training is about the rate that a training survives.
+- **Inside**: the paper's four arms at one rate on five seeds, read at four budgets for what the paper's discussion says
+  in words: covariate shift, gradients, stability, noise. And base, enhanced and the fixed gate on 1/16 and 1/64 of the
+  training documents for as many steps, for the claim that the gate regularises. Added later on the same day, with the
+  rules, before any of these numbers was seen.
 - **Worth knowing**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An arm is
   *better* if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over the
   arms of a size), *worse* by the same test, *no better* if it is shown to be less than that better than some control,
@@ -103,6 +108,8 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
     if any(STAGES[name].after for name in found):
         written, more = tuned_parts(found, seconds.get("64x4 tuned", {}))
         parts, tables = parts + written, tables | more
+    discussed, more = inside_parts(folder, {name: trials for name, (trials, _) in found.items()})
+    parts, tables = parts + discussed, tables | more
     for name, table in tables.items():
         with write_file(folder / f"{name}.csv") as fresh:
             table.to_csv(fresh, index=False, float_format="%.6g")

@@ -30,8 +30,8 @@ Scores = dict[str, Any]
 """`validation`, a loss to choose the rate by; `test`, the loss of each test item; `shares` by name, where there are."""
 
 
-def packed(documents: Rows, count: int, length: int, seed: int) -> list[list[int]]:
-    """So many rows of one length, cut from documents in an order that the seed draws."""
+def packed(documents: Rows, count: int, length: int, seed: int, passes: int = PASSES) -> list[list[int]]:
+    """So many rows of one length, cut from documents in an order that the seed draws, in so many passes at most."""
     schedule = Schedule(
         steps=count,
         batch_size=1,
@@ -41,7 +41,7 @@ def packed(documents: Rows, count: int, length: int, seed: int) -> list[list[int
         weight_decay=0.0,
         gradient_checkpointing=False,
     )
-    return pack_rows(documents, schedule, 0, seed, PASSES)
+    return pack_rows(documents, schedule, 0, seed, passes)
 
 
 class Task(Protocol):
@@ -90,7 +90,7 @@ class FromScratch:
 class Books(FromScratch):
     """Language: nats per token of held-out works."""
 
-    vocabulary, batch = VOCABULARY, BATCH
+    vocabulary, batch, passes = VOCABULARY, BATCH, PASSES
 
     def __init__(self, texts: StudyTexts) -> None:
         self.texts = texts
@@ -114,9 +114,14 @@ class Books(FromScratch):
         """Tokens of each test document."""
         return [len(ids) for ids in self.encoded[2]]
 
+    @property
+    def trained(self) -> list[list[int]]:
+        """Token ids of the documents to train on."""
+        return self.encoded[0]
+
     def rows(self, steps: int, seed: int) -> tuple[Rows, Rows]:
         """Rows cut from the works in an order that the seed draws; every token is scored."""
-        rows = packed(self.encoded[0], steps * self.batch, LENGTH, seed)
+        rows = packed(self.trained, steps * self.batch, LENGTH, seed, self.passes)
         return rows, rows
 
     def score(self, model: nn.Module) -> Scores:

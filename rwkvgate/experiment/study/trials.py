@@ -55,7 +55,8 @@ class Trial:
         processor: what it ran on; another one's rounding is like another seed.
         shares: by budget: the share recalled of each memory task at each length, such as "copying x4".
         forgotten: by budget, of a fine-tuning: the books' perplexity over the base's.
-        measures: by budget, of a fine-tuning: by name the columns of more measures, a row for each item.
+        measures: by budget: more measures by name, in lists: the readings of `inside`, or rows of columns of a
+            fine-tuning, a row for each item.
         saved: SHA-256 of the network that was kept; None where none was.
     """
 
@@ -143,6 +144,7 @@ class Trials:
             seconds=round(time.monotonic() - began, 1),
             processor=hardware()["processor"],
         )
-        record = {name: value for name, value in vars(trial).items() if name != "plan"}
-        write_sealed(path, record | {name: {str(k): v for k, v in record[name].items()} for name in BY_BUDGET})
+        record = {name: value for name, value in vars(trial).items() if name != "plan" and value != {}}
+        kept = (name for name in BY_BUDGET if name in record)
+        write_sealed(path, record | {name: {str(k): v for k, v in record[name].items()} for name in kept})
         return trial

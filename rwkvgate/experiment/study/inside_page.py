@@ -1,0 +1,244 @@
+"""What the study's page says of the discussion's claims: verdicts, tables and figures of what was read inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn.objects as so
+
+from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
+from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
+from rwkvgate.experiment.study.design import DATA, LENGTH
+from rwkvgate.experiment.study.inside import OCTAVES
+from rwkvgate.experiment.study.inside_rules import (
+    Stages,
+    compared,
+    drifts,
+    gap,
+    gradient_spread,
+    grown,
+    of_trial,
+    verdicts,
+)
+from rwkvgate.experiment.study.trials import Trial
+
+DISTURBED = {
+    "noise": "Extra loss after noise",
+    "distractor": "after a distractor",
+    "context": "Worth of the context",
+    "kept noise": "behind noise",
+    "kept distractor": "behind a distractor",
+}
+"""Readings of disturbed texts by name, in nats per token, and the heads of their columns."""
+DRIFT, SPREAD, NORM, VARIATION, JACOBIAN = (
+    "drift of the mean (sd)",
+    "drift of the spread (log)",
+    "gradient norm",
+    "gradient variation (log)",
+    "relative spectral norm",
+)
+RULES_TEXT = """What is compared is read inside networks of 64 channels and 4 layers, all trained at the rate 0.004:
+*drift* is how far the stream after each block moves between two budgets; *gradient norms* are those of each block's own
+weights, on eight batches of held-out text; the *relative spectral norm* is that of the Jacobian of a block's output
+h_t on its input at t - 1, times the norm of that input and over that of the output; *growth* is that of the WKV state
+and of the stream from the trained length to 65,536 tokens of text. A *distractor* is a sentence of another text,
+between 64 tokens and the next 32, which are scored; *noise* is as many random tokens. How a verdict is found is in
+`rwkvgate/experiment/study/inside_rules.py`. Beside it stands what no test says: the paper's gate reads the block's
+output of one token before, as it was before the gate, and never its own result: it adds no feedback over time."""
+
+
+def inside_parts(folder: Path, stages: Stages) -> tuple[list[str], dict[str, pd.DataFrame]]:
+    """Parts of the page, and the tables that they are made from by name; figures are written into `folder`.
+
+    Args:
+        stages: finished trials by stage; those of "breaking" count too. No parts while the others have none.
+    """
+    inside = [trial for trial in stages.get("inside", ()) if trial.diverged is None]
+    data = {n: [t for t in stages.get(n, ()) if t.diverged is None] for n in DATA}
+    if not any(data.values()):
+        return [], {}
+    tested = compared(stages)
+    tables = {"inside-tests": tested, "inside-verdicts": verdicts(tested)}
+    parts = ["## The discussion's other claims", RULES_TEXT, _verdicts(tables["inside-verdicts"]), _tests(tested)]
+    captions: dict[str, str] = {}
+    if inside:
+        layers = tables["inside-layers"] = by_layer(inside)
+        lengths = tables["inside-growth"] = by_length(inside)
+        disturbed = tables["inside-disturbed"] = by_disturbance(inside)
+        parts += [_layers(layers, lengths), _disturbed(disturbed)]
+        captions |= _inside_figures(folder, layers, lengths, disturbed)
+    gaps = tables["inside-gaps"] = by_data(data)
+    parts.append(_gaps(gaps))
+    captions |= _gap_figure(folder, gaps)
+    return parts + [f"![{caption}](../outputs/study/{name}.svg)" for name, caption in captions.items()], tables
+
+
+def by_layer(trials: list[Trial]) -> pd.DataFrame:
+    """The readings of each block over training: `network`, `seed`, `steps`, `layer`, `measure`, `value`.
+
+    Those of several texts or batches are averaged; a drift stands at the later of its two budgets.
+    """
+    rows = []
+    for trial in trials:
+        layers, budgets = trial.plan.size.layers, sorted(trial.test)
+        moved, spread = drifts(trial)
+        arrays = {DRIFT: (budgets[1:], moved), SPREAD: (budgets[1:], spread)}
+        arrays |= {NORM: (budgets, of_trial(trial, "gradient", -1, layers).mean(1))}
+        arrays |= {VARIATION: (budgets, gradient_spread(trial))}
+        arrays |= {JACOBIAN: (budgets, of_trial(trial, "jacobian", layers, -1).mean(2))}
+        rows += [
+            (trial.plan.network, trial.plan.seed, steps, layer + 1, measure, float(value))
+            for measure, (at, values) in arrays.items()
+            for steps, of_block in zip(at, values, strict=True)
+            for layer, value in enumerate(of_block)
+        ]
+    return pd.DataFrame(rows, columns=["network", "seed", "steps", "layer", "measure", "value"])
+
+
+def by_length(trials: list[Trial]) -> pd.DataFrame:
+    """Sizes along a long text over those at the trained length: `network`, `seed`, `of`, `tokens`, `layer`, `times`."""
+    rows = [
+        (trial.plan.network, trial.plan.seed, of, OCTAVES[octave], layer + 1, float(np.exp(value)))
+        for trial in trials
+        for of in ("state", "stream")
+        for octave, of_octave in enumerate(grown(trial, of).mean(-1))
+        for layer, value in enumerate(of_octave)
+    ]
+    return pd.DataFrame(rows, columns=["network", "seed", "of", "tokens", "layer", "times"])
+
+
+def by_disturbance(trials: list[Trial]) -> pd.DataFrame:
+    """Mean readings of disturbed texts at the last budget, nats per token: `network`, `seed`, `reading`, `value`."""
+    rows = [
+        (trial.plan.network, trial.plan.seed, name, float(of_trial(trial, name, -1)[-1].mean()))
+        for trial in trials
+        for name in DISTURBED
+    ]
+    return pd.DataFrame(rows, columns=["network", "seed", "reading", "value"])
+
+
+def by_data(trials: dict[str, list[Trial]]) -> pd.DataFrame:
+    """Losses by share of the training documents: `network`, `seed`, `share`, `trained`, `test` and `gap`, in nats per
+    token, of as many texts of equal weight."""
+    rows = []
+    for name, own in trials.items():
+        for trial in own:
+            trained = float(np.mean(trial.measures[max(trial.test)]["trained"]))
+            row = (trial.plan.network, trial.plan.seed, 1 / DATA[name], trained)
+            rows.append((*row, trained + float(gap(trial).mean()), float(gap(trial).mean())))
+    return pd.DataFrame(rows, columns=["network", "seed", "share", "trained", "test", "gap"])
+
+
+def _verdicts(table: pd.DataFrame) -> str:
+    rows = [
+        {"Claim": row["text"], "Decided by": row["rule"], "Verdict": row["verdict"], "Reason": row["reason"] or "–"}
+        for row in table.to_dict("records")
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def _tests(table: pd.DataFrame) -> str:
+    rows = [
+        {
+            "Reading": row["measure"],
+            "Networks": f"{row['arm']} less {row['against']}",
+            "Difference": signed_interval(row["estimate"], row["low"], row["high"]),
+            "Asked": row["role"],
+            "Seeds": row["seeds"],
+            "p (Holm)": number(row["adjusted"], 2),
+            "Says": row["says"] or "–",
+        }
+        for row in table.to_dict("records")
+    ]
+    return f"The tests behind them:\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def _layers(layers: pd.DataFrame, lengths: pd.DataFrame) -> str:
+    """One row a network and reading, one column a layer, mean of the seeds."""
+    last = layers[(layers["steps"] == layers["steps"].max()) | layers["measure"].isin((DRIFT, SPREAD))]
+    longest = lengths[lengths["tokens"] == lengths["tokens"].max()]
+    longest = longest.assign(measure="growth of the " + longest["of"], value=longest["times"])
+    columns = ["measure", "network", "layer", "value"]
+    table = pd.concat([last[columns], longest[columns]]).pivot_table(
+        index=["measure", "network"], columns="layer", values="value", sort=False
+    )
+    cells = table.map(lambda x: number(x, 3))
+    cells.columns = pd.Index([f"layer {layer}" for layer in table.columns])
+    head = (
+        "By layer, mean of the seeds, at the last budget; drifts are means of all intervals, growth is a ratio to the "
+        f"size at {LENGTH} tokens:"
+    )
+    return f"{head}\n\n{markdown(cells.reset_index())}"
+
+
+def _disturbed(table: pd.DataFrame) -> str:
+    wide = table.pivot_table(index="network", columns="reading", values="value", sort=False)[list(DISTURBED)]
+    cells = wide.map(lambda x: number(x, 3)).rename(columns=DISTURBED)
+    return f"Insertions, nats per token of what follows, mean of the seeds:\n\n{markdown(cells.reset_index())}"
+
+
+def _gaps(table: pd.DataFrame) -> str:
+    means = table.groupby(["share", "network"], sort=False)[["trained", "test", "gap"]].mean().reset_index()
+    rows = [
+        {"Documents": f"1/{1 / row['share']:.0f}" if row["share"] < 1 else "all", "Network": row["network"]}
+        | {
+            name: number(row[key])
+            for name, key in (("Training loss", "trained"), ("Test loss", "test"), ("Gap", "gap"))
+        }
+        for row in means.to_dict("records")
+    ]
+    head = "Losses by share of the training documents, nats per token, mean of the seeds:"
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def _inside_figures(
+    folder: Path, layers: pd.DataFrame, lengths: pd.DataFrame, disturbed: pd.DataFrame
+) -> dict[str, str]:
+    """Draw the figures of the stage "inside"; their captions by name."""
+    captions = {}
+    titles = {
+        "inside-drift": ((DRIFT, SPREAD), "How far the stream after each block moves since the budget before"),
+        "inside-gradients": ((NORM, VARIATION), "Gradient norms of each block, and how they vary over batches"),
+        "inside-jacobian": ((JACOBIAN,), "Relative spectral norm of each block's h_t on h_{t-1}, over training"),
+    }
+    for name, (measures, title) in titles.items():
+        shown = layers[layers["measure"].isin(measures)]
+        plot = so.Plot(shown, x="steps", y="value", color="network").facet(col="layer", row="measure")
+        plot = plot.share(y="row").label(x="steps", y="")
+        captions[name] = _save(folder, _lines(plot), shown, name, title, 1.2 + 1.5 * len(measures))
+    plot = so.Plot(lengths, x="tokens", y="times", color="network").facet(col="layer", row="of").share(y="row")
+    plot = plot.scale(x="log").label(x="tokens", y=f"times that at {LENGTH}")
+    title = "Size of WKV state and stream along a text of 65,536 tokens"
+    captions["inside-growth"] = _save(folder, _lines(plot), lengths, "inside-growth", title, 4.2)
+    shown = disturbed.assign(reading=pd.Categorical(disturbed["reading"], list(DISTURBED)))
+    plot = so.Plot(shown, x="reading", y="value", color="network").label(x="", y="nats per token")
+    plot = plot.add(so.Dash(width=0.6), so.Agg(), so.Dodge()).add(so.Dot(pointsize=3, alpha=0.5), so.Dodge())
+    title = "What an insertion costs what follows, and what the context is worth behind it"
+    captions["inside-disturbed"] = _save(folder, plot, shown, "inside-disturbed", title, 3.0)
+    return captions
+
+
+def _gap_figure(folder: Path, gaps: pd.DataFrame) -> dict[str, str]:
+    plot = so.Plot(gaps, x="share", y="gap", color="network").scale(x="log")
+    plot = plot.label(x="share of the training documents", y="test less training loss, nats per token")
+    title = "Gap between test and training loss, by the data of equally many steps"
+    return {"inside-gap": _save(folder, _lines(plot), gaps, "inside-gap", title, 3.0)}
+
+
+def _lines(plot: so.Plot) -> so.Plot:
+    """The mean of the seeds as a line, and each seed as a dot."""
+    return plot.add(so.Line(), so.Agg()).add(so.Dot(pointsize=3, alpha=0.5))
+
+
+def _save(folder: Path, plot: so.Plot, shown: pd.DataFrame, name: str, title: str, height: float) -> str:
+    """Draw and write a figure, and return its caption."""
+    plot = plot.scale(color=palette(shown["network"].unique())).label(color="")
+    figure = draw(plot, f"{title}; dots are seeds", height=height)
+    for axes in figure.axes:
+        if axes.get_title():  # the layer, and below it what is drawn
+            axes.set_title("layer " + axes.get_title().replace(" | ", "\n"))
+    finish(figure)
+    save_figure(figure, folder, name)
+    return title

@@ -1,0 +1,345 @@
+"""The claims of the paper's discussion, the rule that decides each, and what the trials say by it.
+
+Decided on 2026-11-28, before any number of the stages "inside", "data" and "breaking" was seen. Networks are compared
+seed by seed, with `metrics.retrained`: errors over seeds, and over texts where a reading has texts. Of every test:
+
+- *less*: reproduced if the arm is shown to have less, after Holm's correction over every test of this kind, and
+  contradicted if more. If neither, not reproduced where a difference worth knowing is shown absent, or would have been
+  found with 80 % power, and undecided where not.
+- *not more*: reproduced if the arm is shown to have at most the worth more (one-sided, 5 %), contradicted if shown to
+  have more than that and, after the correction, more at all; else undecided.
+- *guard*: a claim is undecided, not reproduced, where the arm is shown worse in this (5 %, without correction).
+
+A claim is contradicted, not reproduced or undecided where one of its tests is, in this order. Fewer than 4 paired seeds
+decide nothing, nor does a comparison in which a training diverged. A difference of relative readings, as logarithms, is
+worth knowing from 0.05 on (5 %), of losses from 0.01 nats per token, of breaking rates from half an octave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED, Rule
+from rwkvgate.experiment.study.analysis import LEVEL
+from rwkvgate.experiment.study.design import BROKEN
+from rwkvgate.experiment.study.inside import LONG_TEXTS
+from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.retrained import UNKNOWN, Difference, retrained_difference
+from rwkvgate.metrics.statistics import Floats, holm
+
+RELATIVE, NATS = 0.05, 0.01
+"""The smallest difference worth knowing, of logarithms and in nats per token."""
+Stages = Mapping[str, Sequence[Trial]]
+"""The finished trials by stage."""
+
+
+class Reading(NamedTuple):
+    """One number of a network, or one for each text.
+
+    Attributes:
+        label: what it is, with its unit.
+        stage: whose trials it is read of.
+        worth: the smallest difference worth knowing.
+        of: the trials of one network and seed -> (text,) or (1,).
+        sign: 1 where less is better, -1 where more is.
+    """
+
+    label: str
+    stage: str
+    worth: float
+    of: Callable[[Sequence[Trial]], Floats]
+    sign: int = 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of two networks: `role` is "less", "not more" or "guard"."""
+
+    reading: str
+    arm: str
+    against: str
+    role: str = "less"
+
+
+def of_trial(trial: Trial, name: str, *shape: int) -> Floats:
+    """A measure at every budget in order, (budget, *shape)."""
+    return np.array([np.reshape(trial.measures[b][name], shape) for b in sorted(trial.test)])
+
+
+def drifts(trial: Trial) -> tuple[Floats, Floats]:
+    """How far the stream after each block moves from one budget to the next, (interval, layer) both.
+
+    The first is the root mean square over channels of the change of the mean, in standard deviations (of both budgets
+    pooled); the second the mean over channels of the absolute logarithm of the ratio of standard deviations.
+    """
+    mean, deviation = (of_trial(trial, name, trial.plan.size.layers, -1) for name in ("mean", "deviation"))
+    pooled = np.sqrt((deviation[1:] ** 2 + deviation[:-1] ** 2) / 2)
+    moved: Floats = np.sqrt((((mean[1:] - mean[:-1]) / pooled) ** 2).mean(-1))
+    spread: Floats = np.abs(np.log(deviation[1:] / deviation[:-1])).mean(-1)
+    return moved, spread
+
+
+def gradient_spread(trial: Trial) -> Floats:
+    """Standard deviation, over batches, of the logarithm of the gradient's norm, (budget, layer)."""
+    result: Floats = np.log(of_trial(trial, "gradient", -1, trial.plan.size.layers)).std(axis=1, ddof=1)
+    return result
+
+
+def grown(trial: Trial, name: str) -> Floats:
+    """The logarithm of the norm of "state" or "stream" over that at the trained length, (octave, layer, text)."""
+    norms = np.log(of_trial(trial, name, -1, trial.plan.size.layers, LONG_TEXTS)[-1])
+    result: Floats = norms - norms[0]
+    return result
+
+
+def gap(trial: Trial) -> Floats:
+    """Loss of test documents less loss of as many training pieces, nats per token, (text,); which meet is chance."""
+    trained = np.array(trial.measures[max(trial.test)]["trained"])
+    test = np.array(trial.test[max(trial.test)])
+    return test[np.arange(len(trained)) * len(test) // len(trained)] - trained
+
+
+def breaking_rate(trials: Sequence[Trial]) -> Floats:
+    """The logarithm to base 2 of the lowest rate at which one network and seed breaks, (1,): diverges, or ends `BROKEN`
+    nats per token above its best rate. Twice the highest rate where none breaks."""
+    losses = {t.plan.rate: t.validation[max(t.plan.budgets)] for t in trials}
+    best = min(losses.values())
+    broken = [rate for rate, loss in losses.items() if not loss <= best + BROKEN]
+    return np.log2([min(broken, default=2 * max(losses))])
+
+
+def _last(name: str) -> Callable[[Sequence[Trial]], Floats]:
+    """The measure of each text at the last budget."""
+    return lambda trials: of_trial(trials[0], name, -1)[-1]
+
+
+def _mean_log(values: Floats) -> Floats:
+    """The logarithm, averaged over layers and budgets, as the one number of a network."""
+    return np.log(values).mean(keepdims=True).ravel()
+
+
+READINGS: dict[str, Reading] = {
+    "drift of the mean": Reading(
+        "drift of the stream's mean between budgets, log", "inside", RELATIVE, lambda t: _mean_log(drifts(t[0])[0])
+    ),
+    "drift of the spread": Reading(
+        "drift of the stream's spread between budgets, log", "inside", RELATIVE, lambda t: _mean_log(drifts(t[0])[1])
+    ),
+    "gradient spread": Reading(
+        "variation of gradient norms over batches, log", "inside", RELATIVE, lambda t: _mean_log(gradient_spread(t[0]))
+    ),
+    "breaking rate": Reading("rate at which training breaks, octaves", "breaking", 0.5, breaking_rate, -1),
+    "jacobian": Reading(
+        "relative spectral norm of h_t on h_{t-1}, log",
+        "inside",
+        RELATIVE,
+        lambda t: np.log(of_trial(t[0], "jacobian", t[0].plan.size.layers, -1)[-1]).mean(0),
+    ),
+    "state growth": Reading(
+        "growth of the state to 65,536 tokens, log", "inside", RELATIVE, lambda t: grown(t[0], "state")[-1].mean(0)
+    ),
+    "stream growth": Reading(
+        "growth of the stream to 65,536 tokens, log", "inside", RELATIVE, lambda t: grown(t[0], "stream")[-1].mean(0)
+    ),
+    "noise": Reading("extra loss after noise, nats per token", "inside", NATS, _last("noise")),
+    "distractor": Reading("extra loss after a distractor, nats per token", "inside", NATS, _last("distractor")),
+    "kept noise": Reading("worth of the context behind noise, nats per token", "inside", NATS, _last("kept noise"), -1),
+    "kept distractor": Reading(
+        "worth of the context behind a distractor, nats per token", "inside", NATS, _last("kept distractor"), -1
+    ),
+    "gap": Reading(
+        "test less training loss at 1/64 of the data, nats per token", "data 1/64", NATS, lambda t: gap(t[0])
+    ),
+    "test loss": Reading(
+        "test loss at 1/64 of the data, nats per token",
+        "data 1/64",
+        NATS,
+        lambda t: np.array(t[0].test[max(t[0].test)]),
+    ),
+}
+"""Everything that is compared, by name."""
+
+_SOURCE, _WORDS = "v1, section 6", "in words"
+CLAIMS: dict[str, tuple[Rule, tuple[Comparison, ...]]] = {
+    rule.claim: (rule, tests)
+    for rule, tests in (
+        (
+            Rule(
+                "covariate-shift",
+                "LayerNorm prevents internal covariate shift",
+                _SOURCE,
+                _WORDS,
+                "the stream after each block moves less between budgets with LayerNorm than without, in its mean and "
+                "in its spread, both by *less*",
+            ),
+            (
+                Comparison("drift of the mean", "enhanced", "no-layer-norm"),
+                Comparison("drift of the spread", "enhanced", "no-layer-norm"),
+            ),
+        ),
+        (
+            RULES["layer-norm-stabilises"],
+            (Comparison("breaking rate", "enhanced", "no-layer-norm"),),
+        ),
+        (
+            Rule(
+                "steady-gradients",
+                "LayerNorm steadies the gradients",
+                _SOURCE,
+                "stabilises training",
+                "gradient norms vary less from batch to batch with LayerNorm than without, by *less*",
+            ),
+            (Comparison("gradient spread", "enhanced", "no-layer-norm"),),
+        ),
+        (
+            Rule(
+                "stable-recurrence",
+                "the recurrence stays stable with the gate",
+                _SOURCE,
+                "asked for",
+                "against the base, the relative spectral norm of h_t on h_{t-1}, and the growth of state and stream "
+                "from the trained length to 65,536 tokens, all by *not more*",
+            ),
+            (
+                Comparison("jacobian", "enhanced", "base", "not more"),
+                Comparison("state growth", "enhanced", "base", "not more"),
+                Comparison("stream growth", "enhanced", "base", "not more"),
+            ),
+        ),
+        (
+            Rule(
+                "filters-noise",
+                "the gate filters noisy or irrelevant past",
+                _SOURCE,
+                _WORDS,
+                "noise and distractors inserted into a text cost what follows less than they cost the base, both by "
+                "*less*, with the worth of the context behind them as *guard*: who reads no past loses nothing either",
+            ),
+            (
+                Comparison("noise", "enhanced", "base"),
+                Comparison("distractor", "enhanced", "base"),
+                Comparison("kept noise", "enhanced", "base", "guard"),
+                Comparison("kept distractor", "enhanced", "base", "guard"),
+            ),
+        ),
+        (
+            Rule(
+                "regularises",
+                "the gate regularises",
+                _SOURCE,
+                _WORDS,
+                "trained on 1/64 of the documents in many passes, the gap between test and training loss is smaller "
+                "than the base's, by *less*, with the test loss as *guard*: who learns less has a smaller gap too",
+            ),
+            (Comparison("gap", "enhanced", "base"), Comparison("test loss", "enhanced", "base", "guard")),
+        ),
+    )
+}
+"""Each claim with its rule and its tests."""
+
+
+def compared(stages: Stages) -> pd.DataFrame:
+    """Every test of every claim: a row each.
+
+    Columns `claim`, `measure`, `arm`, `against`, `role`, `estimate` with its 95 % interval `low` and `high`, `p`,
+    `adjusted` (after Holm's correction over tests that are no guard), `seeds`, and `says`: a verdict, or of a guard
+    "worse" or "".
+    """
+    rows: list[dict[str, Any]] = []
+    differences: list[tuple[Comparison, Difference, bool]] = []
+    for claim, (_, own) in CLAIMS.items():
+        for test in own:
+            found, diverged = _difference(stages, test)
+            differences.append((test, found, diverged))
+            low, high = found.interval()
+            row: dict[str, Any] = {
+                "claim": claim,
+                "measure": READINGS[test.reading].label,
+                "arm": test.arm,
+                "against": test.against,
+            }
+            row |= {"role": test.role, "estimate": found.estimate, "low": low, "high": high, "p": found.p}
+            rows.append(row | {"seeds": found.seeds})
+    frame = pd.DataFrame(rows)
+    known = (frame["role"] != "guard") & frame["p"].notna()
+    frame["adjusted"] = np.nan
+    frame.loc[known, "adjusted"] = holm(frame.loc[known, "p"].tolist())
+    frame["says"] = [
+        "diverged" if diverged else _says(test, found, adjusted, int(known.sum()))
+        for (test, found, diverged), adjusted in zip(differences, frame["adjusted"], strict=True)
+    ]
+    return frame
+
+
+def verdicts(tested: pd.DataFrame) -> pd.DataFrame:
+    """The verdict on each claim: `claim`, `text`, `rule`, `verdict` and `reason`.
+
+    Args:
+        tested: of `compared`.
+    """
+    rows = []
+    for claim, (rule, _) in CLAIMS.items():
+        own = tested[tested["claim"] == claim]
+        deciding, guards = own[own["role"] != "guard"], own[own["role"] == "guard"]
+        worse = guards.loc[guards["says"] == "worse", "measure"].tolist()
+        diverged = deciding.loc[deciding["says"] == "diverged"]
+        said = set(deciding["says"])
+        verdict = next((v for v in (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED) if v in said), UNDECIDED)
+        reason = "" if verdict == REPRODUCED else "; ".join(deciding.loc[deciding["says"] == verdict, "measure"])
+        if verdict == REPRODUCED and worse:
+            verdict, reason = UNDECIDED, f"worse in: {'; '.join(worse)}"
+        if len(diverged):
+            verdict, reason = UNDECIDED, "a training diverged"
+        elif (deciding["seeds"] < FEWEST).any():
+            verdict, reason = UNDECIDED, f"fewer than {FEWEST} paired seeds"
+        rows.append({"claim": claim, "text": rule.text, "rule": rule.rule, "verdict": verdict, "reason": reason})
+    return pd.DataFrame(rows)
+
+
+def _difference(stages: Stages, test: Comparison) -> tuple[Difference, bool]:
+    """The difference arm - against over the seeds that both have, and whether a training diverged."""
+    reading = READINGS[test.reading]
+    trials = stages.get(reading.stage, ())
+    by_network: dict[str, dict[int, list[Trial]]] = {test.arm: {}, test.against: {}}
+    for trial in trials:
+        if trial.plan.network in by_network:
+            by_network[trial.plan.network].setdefault(trial.plan.seed, []).append(trial)
+    arm, against = by_network[test.arm], by_network[test.against]
+    shared = [seed for seed in arm if _rates(arm[seed]) == _rates(against.get(seed, ()))]
+    chosen = [trial for seed in shared for trial in (*arm[seed], *against[seed])]
+    if reading.stage != "breaking" and any(trial.diverged is not None for trial in chosen):
+        return UNKNOWN, True
+    if not shared:
+        return UNKNOWN, False
+    a, b = (np.stack([reading.of(side[seed]) for seed in shared])[..., None] for side in (arm, against))
+    if a.shape[1] == 1:  # one number of a network has no error over texts: two equal texts bring none
+        a, b = np.repeat(a, 2, axis=1), np.repeat(b, 2, axis=1)
+    return retrained_difference(a, b), False
+
+
+def _rates(trials: Sequence[Trial]) -> set[float]:
+    return {trial.plan.rate for trial in trials}
+
+
+def _says(test: Comparison, found: Difference, adjusted: float, count: int) -> str:
+    reading = READINGS[test.reading]
+    if found.seeds < FEWEST or not np.isfinite(found.p):
+        return "" if test.role == "guard" else UNDECIDED
+    more = reading.sign * found.estimate > 0
+    if test.role == "guard":
+        return "worse" if more and found.p < LEVEL else ""
+    least, most = sorted(reading.sign * bound for bound in found.bounds)
+    shown = adjusted < LEVEL
+    if test.role == "not more":
+        if most < reading.worth:
+            return REPRODUCED
+        return CONTRADICTED if shown and least > reading.worth else UNDECIDED
+    if shown:
+        return CONTRADICTED if more else REPRODUCED
+    absent = least > -reading.worth or found.detectable(count) <= reading.worth
+    return NOT_REPRODUCED if absent else UNDECIDED
