@@ -10,7 +10,8 @@ pretrained from scratch, or lets it remember more, against controls of equal ste
 - Rates are chosen on seeds of their own, and compared on fresh ones.
 
 After the first trials of rates had been seen, and before any compared seed, the stages "families" and "breaking" and
-the memory task were added, and memory's budget of 1,600 steps was left out, for time.
+the memory task were added, and memory's budget of 1,600 steps was left out, for time. RWKV-7 joined the families
+later on that day, before any trial of them.
 """
 
 from __future__ import annotations

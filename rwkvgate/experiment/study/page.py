@@ -48,6 +48,8 @@ trials of learning rates had been seen, and memory's budget of 1,600 steps was l
   same for everyone. Every tenth work is held out for validation, and every tenth for the test.
 - **Networks**: RWKV-6 in three sizes; the base, gated arms, and bases with a wider channel mixing that have as many
   parameters as an arm. docs/gates.md has the arms' equations.
+- **Other families**: a GRU, a Transformer and RWKV-7 with the base's number of parameters, for five seeds. They are no
+  arms and get no verdict; their losses and multipliers stand beside the arms'.
 - **Controls**: the base with the arm's number of steps, of FLOPs, of seconds, and a base with its parameters. *A gain
   is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each budget
   in which the rate falls to zero over the last fifth (arXiv 2405.18392). So the base's loss is known as a function of
