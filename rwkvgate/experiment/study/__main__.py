@@ -18,9 +18,10 @@ from rwkvgate.experiment.locks import take
 from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.progress import clock
 from rwkvgate.experiment.study.design import STAGES, Stage
+from rwkvgate.experiment.study.long_range import LongTexts
 from rwkvgate.experiment.study.page import write_page
-from rwkvgate.experiment.study.tasks import Books, Memory
-from rwkvgate.experiment.study.texts import books
+from rwkvgate.experiment.study.tasks import Books, Memory, Task
+from rwkvgate.experiment.study.texts import TEST, VALIDATION, books, long_texts
 from rwkvgate.experiment.study.timing import ratios, write_times
 from rwkvgate.experiment.study.trials import Plan, Trial, Trials
 from rwkvgate.gate.validation import SettingsError, unknown_name
@@ -149,7 +150,10 @@ def main() -> None:
         for name in arguments.stage:
             if name not in STAGES:
                 raise unknown_name("stage", name, list(STAGES))
-        study = Study(Trials(root / "trials", {"books": Books(books(root / "texts")), "memory": Memory()}))
+        texts = books(root / "texts")
+        held_out = (long_texts(root / "texts", place) for place in (VALIDATION, TEST))
+        tasks: dict[str, Task] = {"books": Books(texts), "memory": Memory(), "long": LongTexts(texts, *held_out)}
+        study = Study(Trials(root / "trials", tasks))
         if arguments.time:
             print(write_times(root / "seconds.csv", study.trials.tasks).to_string(index=False))
         elif not arguments.page:

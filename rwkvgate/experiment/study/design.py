@@ -11,7 +11,7 @@ pretrained from scratch, or lets it remember more, against controls of equal ste
 
 After the first trials of rates had been seen, and before any compared seed, the stages "families" and "breaking" and
 the memory task were added, and memory's budget of 1,600 steps was left out, for time. RWKV-7 joined the families
-later on that day, before any trial of them.
+later on that day, before any trial of them, and so did the stage "long texts".
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ WORTH_KNOWING = {"books": 0.01, "memory": 0.02}
 """The smallest effect worth knowing: nats per token, and share of labelled tokens recalled."""
 VOCABULARY, BATCH, LENGTH, WEIGHT_DECAY = 2048, 16, 128, 0.001
 MEMORY_BATCH, MEMORY_LENGTH = 32, 64
+LONG_BATCH, LONG_LENGTH = 4, 512
 STEP_TOKENS = BATCH * LENGTH
-"""Tokens of one step, in either task."""
+"""Tokens of one step, in every task."""
 RATES, MEMORY_RATES = (2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3)
 CHOOSING, COMPARED = (100, 101), tuple(range(200, 210))
 """Seeds that choose the rate, and those that are compared."""
@@ -49,6 +50,8 @@ MORE_STEPS = (1.15, 1.3)
 PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv-no-position")
 """The paper's arms, the control of equal parameters, and the best of the search."""
 SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
+LONG = ("base", "enhanced", "fixed-gate", "conv-no-position")
+"""Networks whose use of a long context is measured, at the rates of their size."""
 WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
 """Controls of equal parameters: a base whose channel mixing is wider, and the arm that it has as many parameters as."""
 
@@ -79,7 +82,7 @@ class Stage:
     Attributes:
         budgets: steps that each is annealed at.
         rates: learning rates tried; empty takes each network's best of the stage `rated`.
-        task: "books" or "memory".
+        task: "books", "memory" or "long".
         sweep: whether the rates are a sweep to where training breaks, and not a choice of the best.
     """
 
@@ -130,6 +133,7 @@ STAGES = {
         ),
         Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
         Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
+        Stage("long texts", SIZES["64x4"], LONG, COMPARED[:5], (300,), rated="rates 64x4", task="long"),
     )
 }
 """The stages in the order in which they run."""

@@ -24,6 +24,7 @@ from rwkvgate.experiment.study.analysis import (
     weak_tasks,
 )
 from rwkvgate.experiment.study.design import BASE, BROKEN, STAGES, STEP_TOKENS, WIDE, WORTH_KNOWING
+from rwkvgate.experiment.study.long_range import section
 from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.retrained import seeds_needed
@@ -64,6 +65,11 @@ trials of learning rates had been seen, and memory's budget of 1,600 steps was l
   at the trained length.
 - **Where training breaks**: base, enhanced and the arm without LayerNorm at six rates, a factor of two apart, on four
   seeds, for 100 steps. The claim that LayerNorm stabilises training is about the rate that a training survives.
+- **Long range**: four networks trained at 512 tokens; the loss of 64 tokens of an act of a play, or of a stretch of the
+  Bible, after 64 to 1,024 tokens of the same text, and after as many of which all but the last 64 come from another
+  work. The difference is what a network gains from the earlier context. The claim is reproduced if the enhanced network
+  gains more than every control at 1,024 tokens and has a lower loss, and contradicted if it gains less; decided on
+  2026-11-28, before any trial of it.
 - **Worth knowing**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An arm is
   *better* if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over the
   arms of a size), *worse* by the same test, *no better* if it is shown to be less than that better than some control,
@@ -97,6 +103,10 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
         parts.append(_power(compared, task))
         for name, caption in _figures(folder, trials, compared, task).items():
             parts.append(f"![{caption}](../outputs/study/{name}.svg)")
+    long = [trial for name, (some, _) in found.items() if STAGES[name].task == "long" for trial in some]
+    said, more = section(folder, long, seconds)
+    parts += said
+    tables |= more
     for name, (some, _) in found.items():
         if STAGES[name].sweep and some:
             tables["breaking"] = broken(some)

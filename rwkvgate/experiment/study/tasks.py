@@ -51,7 +51,7 @@ class Task(Protocol):
 class Books:
     """Language: nats per token of held-out works."""
 
-    vocabulary, batch = VOCABULARY, BATCH
+    vocabulary, batch, length = VOCABULARY, BATCH, LENGTH
 
     def __init__(self, texts: StudyTexts) -> None:
         self.texts = texts
@@ -80,7 +80,7 @@ class Books:
         schedule = Schedule(
             steps=steps,
             batch_size=self.batch,
-            length=LENGTH,
+            length=self.length,
             learning_rate=1e-3,  # not read, nor is what follows
             warmup_steps=0,
             weight_decay=0.0,

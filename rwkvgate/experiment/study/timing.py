@@ -43,7 +43,9 @@ def step_times(size: Size, task: Task) -> pd.DataFrame:
 
 def write_times(path: Path, tasks: Mapping[str, Task]) -> pd.DataFrame:
     """Time every size of the design and write the table."""
-    sizes = {stage.size: tasks[stage.task] for stage in STAGES.values()}
+    sizes: dict[Size, Task] = {}
+    for stage in STAGES.values():
+        sizes.setdefault(stage.size, tasks[stage.task])
     found = pd.concat([step_times(size, task) for size, task in sizes.items()], ignore_index=True)
     with write_file(path) as fresh:
         found.to_csv(fresh, index=False, float_format="%.5g")

@@ -22,7 +22,7 @@ from rwkvgate.experiment.study.tasks import Scores, Task
 from rwkvgate.rwkv6.files import digest
 
 Report = Callable[[int, int], None]
-BY_BUDGET = ("validation", "test", "shares")
+BY_BUDGET = ("validation", "test", "shares", "contexts")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Trial:
         seconds: of the whole trial beside whatever else ran: no measure of cost.
         processor: what it ran on; another one's rounding is like another seed.
         shares: by budget: the share recalled of each memory task at each length, such as "copying x4".
+        contexts: by budget: the loss of each test item of `long_range` after each context, such as "own 512".
     """
 
     plan: Plan
@@ -66,6 +67,7 @@ class Trial:
     seconds: float
     processor: str
     shares: dict[int, dict[str, float]] = field(default_factory=dict)
+    contexts: dict[int, dict[str, list[float]]] = field(default_factory=dict)
 
     def loss(self, budget: int) -> float:
         """Mean test loss at a budget."""
@@ -127,6 +129,7 @@ class Trials:
             validation={budget: one["validation"] for budget, one in scores.items()},
             test={budget: one["test"] for budget, one in scores.items()},
             shares={budget: one["shares"] for budget, one in scores.items() if "shares" in one},
+            contexts={budget: one["contexts"] for budget, one in scores.items() if "contexts" in one},
             weights=task.weights,
             losses=[round(x, 5) for x in curve.losses],
             diverged=curve.diverged,
