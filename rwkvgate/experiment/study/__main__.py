@@ -20,6 +20,7 @@ from rwkvgate.experiment.progress import clock
 from rwkvgate.experiment.study.design import STAGES, Stage
 from rwkvgate.experiment.study.long_range import LongTexts
 from rwkvgate.experiment.study.page import write_page
+from rwkvgate.experiment.study.stories import Stories
 from rwkvgate.experiment.study.tasks import Books, Memory, Task
 from rwkvgate.experiment.study.texts import TEST, VALIDATION, books, long_texts
 from rwkvgate.experiment.study.timing import ratios, write_times
@@ -153,6 +154,7 @@ def main() -> None:
         texts = books(root / "texts")
         held_out = (long_texts(root / "texts", place) for place in (VALIDATION, TEST))
         tasks: dict[str, Task] = {"books": Books(texts), "memory": Memory(), "long": LongTexts(texts, *held_out)}
+        tasks["stories"] = Stories()
         study = Study(Trials(root / "trials", tasks))
         if arguments.time:
             print(write_times(root / "seconds.csv", study.trials.tasks).to_string(index=False))

@@ -11,7 +11,7 @@ pretrained from scratch, or lets it remember more, against controls of equal ste
 
 After the first trials of rates had been seen, and before any compared seed, the stages "families" and "breaking" and
 the memory task were added, and memory's budget of 1,600 steps was left out, for time. RWKV-7 joined the families
-later on that day, before any trial of them, and so did the stage "long texts".
+later on that day, before any trial of them, and so did the stages "long texts" and "other tasks".
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ WORTH_KNOWING = {"books": 0.01, "memory": 0.02}
 VOCABULARY, BATCH, LENGTH, WEIGHT_DECAY = 2048, 16, 128, 0.001
 MEMORY_BATCH, MEMORY_LENGTH = 32, 64
 LONG_BATCH, LONG_LENGTH = 4, 512
+STORY_BATCH, STORY_LENGTH = 8, 256
 STEP_TOKENS = BATCH * LENGTH
 """Tokens of one step, in every task."""
 RATES, MEMORY_RATES = (2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3)
@@ -51,7 +52,7 @@ PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv
 """The paper's arms, the control of equal parameters, and the best of the search."""
 SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
 LONG = ("base", "enhanced", "fixed-gate", "conv-no-position")
-"""Networks whose use of a long context is measured, at the rates of their size."""
+"""Networks whose use of a long context, and skill in other tasks, is measured, at the rates of their size."""
 WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
 """Controls of equal parameters: a base whose channel mixing is wider, and the arm that it has as many parameters as."""
 
@@ -82,7 +83,7 @@ class Stage:
     Attributes:
         budgets: steps that each is annealed at.
         rates: learning rates tried; empty takes each network's best of the stage `rated`.
-        task: "books", "memory" or "long".
+        task: "books", "memory", "long" or "stories".
         sweep: whether the rates are a sweep to where training breaks, and not a choice of the best.
     """
 
@@ -134,6 +135,7 @@ STAGES = {
         Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
         Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
         Stage("long texts", SIZES["64x4"], LONG, COMPARED[:5], (300,), rated="rates 64x4", task="long"),
+        Stage("other tasks", SIZES["64x4"], LONG, COMPARED[:5], (600,), rated="rates 64x4", task="stories"),
     )
 }
 """The stages in the order in which they run."""

@@ -11,6 +11,7 @@ import seaborn.objects as so
 
 from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
+from rwkvgate.experiment.study import long_range, stories
 from rwkvgate.experiment.study.analysis import (
     CONTROLS,
     Ratios,
@@ -24,7 +25,6 @@ from rwkvgate.experiment.study.analysis import (
     weak_tasks,
 )
 from rwkvgate.experiment.study.design import BASE, BROKEN, STAGES, STEP_TOKENS, WIDE, WORTH_KNOWING
-from rwkvgate.experiment.study.long_range import section
 from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.retrained import seeds_needed
@@ -70,6 +70,9 @@ trials of learning rates had been seen, and memory's budget of 1,600 steps was l
   work. The difference is what a network gains from the earlier context. The claim is reproduced if the enhanced network
   gains more than every control at 1,024 tokens and has a lower loss, and contradicted if it gains less; decided on
   2026-11-28, before any trial of it.
+- **Other tasks**: the same four networks trained on generated stories; multiple choice by log-likelihood: which person
+  of a new story holds an object, and which genre a sentence is of. Undecided while the base is no better than a trivial
+  system.
 - **Worth knowing**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An arm is
   *better* if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over the
   arms of a size), *worse* by the same test, *no better* if it is shown to be less than that better than some control,
@@ -103,10 +106,13 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
         parts.append(_power(compared, task))
         for name, caption in _figures(folder, trials, compared, task).items():
             parts.append(f"![{caption}](../outputs/study/{name}.svg)")
-    long = [trial for name, (some, _) in found.items() if STAGES[name].task == "long" for trial in some]
-    said, more = section(folder, long, seconds)
-    parts += said
-    tables |= more
+    long, told = (
+        [trial for name, (some, _) in found.items() if STAGES[name].task == task for trial in some]
+        for task in ("long", "stories")
+    )
+    for said, more in (long_range.section(folder, long, seconds), stories.section(told, seconds)):
+        parts += said
+        tables |= more
     for name, (some, _) in found.items():
         if STAGES[name].sweep and some:
             tables["breaking"] = broken(some)

@@ -52,8 +52,10 @@ class Trial:
         diverged: the step at which training broke; None where it did not.
         seconds: of the whole trial beside whatever else ran: no measure of cost.
         processor: what it ran on; another one's rounding is like another seed.
-        shares: by budget: the share recalled of each memory task at each length, such as "copying x4".
-        contexts: by budget: the loss of each test item of `long_range` after each context, such as "own 512".
+        shares: by budget: the share recalled of each memory task at each length, such as "copying x4", or the share
+            that is right of each kind of `stories`.
+        contexts: by budget: the loss of each test item of `long_range` after each context, such as "own 512", or 1
+            where an answer of `stories` is wrong.
     """
 
     plan: Plan
