@@ -1,4 +1,5 @@
-"""Other tasks, by log-likelihood on generated stories: who holds an object, and which genre a sentence is of.
+"""Other tasks, by log-likelihood on generated stories: who holds an object, which genre a sentence is of, and whether
+a retrieved passage is used (`retrieval`).
 
 Networks are trained on the stories alone. A *question* is a story whose people are in no training story, up to where
 it begins to repeat who has what, and "Everyone knew that the silver key was with": the network answers the person of
@@ -6,9 +7,9 @@ the story whose name is likeliest to go on. A *sentence* of the story's middle i
 opening it is likeliest. Both are multiple choice, so nothing must be written, and a network without any skill is
 right by chance.
 
-A gain is one over every control, as in `analysis.decide`, 2 points being worth knowing. It is undecided while the base
-answers no more than the system that names whom the story mentions last (questions) or chance (sentences). Decided on
-2026-11-28, before any trial of this kind.
+A gain is one over every control, as in `analysis.decide`, 2 points or 0.01 nats per token being worth knowing. It is
+undecided while the base answers no more than the system that names whom the story mentions last (questions) or chance
+(sentences), or gains nothing from a retrieved passage. Decided on 2026-11-28, before any trial of this kind.
 """
 
 from __future__ import annotations
@@ -23,24 +24,32 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from rwkvgate.experiment.analysis.tables import markdown, signed_interval
+from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.stories import GENRES, generate_stories
 from rwkvgate.experiment.corpora.stories.reading import understood
 from rwkvgate.experiment.study.analysis import CONTROLS, Ratios, comparisons, decide
 from rwkvgate.experiment.study.design import BASE, STORY_BATCH, STORY_LENGTH, WORTH_KNOWING
+from rwkvgate.experiment.study.retrieval import RANDOM, RETRIEVED, Prompt, half_losses, prompts
 from rwkvgate.experiment.study.tasks import Books, Scores
 from rwkvgate.experiment.study.texts import StudyTexts
 from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.experiment.training.rows import Rows
 from rwkvgate.metrics.inference import encode
 from rwkvgate.metrics.likelihood import token_losses
 
-TRAINED, VALIDATED, TESTED = 3000, 128, 768
+TRAINED, VALIDATED, TESTED, PROMPTED = 3000, 128, 768, 256
 REPEATS = ("holds", "moved", "lies", "sum", "sum-one", "sum-place")
 """Beats that restate who has what, at the end of a story."""
 ASKED, CLOSED = " Everyone knew that the {} was with", " and"
 """A sentence of both genres as far as the answer, and what follows it: so no name wins by being another's beginning."""
-QUESTIONS, SENTENCES = "questions", "sentences"
+QUESTIONS, SENTENCES, RETRIEVAL = "questions", "sentences", "retrieval"
+HEADS = {
+    QUESTIONS: "Share of questions answered wrongly",
+    SENTENCES: "Share of sentences classed wrongly",
+    RETRIEVAL: "Loss after the retrieved passage less that after a random one, nats per token",
+}
+WORTH = {QUESTIONS: WORTH_KNOWING["memory"], SENTENCES: WORTH_KNOWING["memory"], RETRIEVAL: WORTH_KNOWING["books"]}
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,24 @@ class Stories(Books):
         train = generate_stories(trained, seed=0)
         validation, test = (generate_stories(n, seed, "held-out") for n, seed in ((validated, 1), (tested, 2)))
         super().__init__(StudyTexts(*(tuple(d.text for d in part) for part in (train, validation, test))))
+        self._documents = train, test[:PROMPTED]
         self.choices = {QUESTIONS: questions(test), SENTENCES: sentences(test, openings(train))}
 
     @property
     def inputs(self) -> dict[str, Any]:
         """The hash of the stories, and how they are read."""
-        return super().inputs | {"stories": [self.batch, self.length, ASKED, CLOSED, REPEATS]}
+        return super().inputs | {"stories": [self.batch, self.length, ASKED, CLOSED, REPEATS, PROMPTED]}
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """Halves of tested stories, with the training stories that are retrieved."""
+        train, test = self._documents
+        return prompts(test, train)
+
+    def rows(self, steps: int, seed: int) -> tuple[Rows, Rows]:
+        """Rows as for the books; what is scored is made first, so that a missing package stops no finished training."""
+        _ = self.prompts
+        return super().rows(steps, seed)
 
     @cached_property
     def trivial(self) -> dict[str, float]:
@@ -75,16 +96,17 @@ class Stories(Books):
         return {
             kind: float(np.mean([c.trivial == c.right if c.trivial >= 0 else 1 / len(c.options) for c in choices]))
             for kind, choices in self.choices.items()
-        }
+        } | {RETRIEVAL: 0.0}
 
     def score(self, model: nn.Module) -> Scores:
-        """Losses in nats per token; `contexts` by kind and item, 1 for a wrong answer; `shares` of right ones."""
+        """Losses in nats per token; `contexts` by kind and item, 1 for a wrong answer; `shares` of right ones, and the
+        gain of retrieval in nats per token."""
         wrong = {kind: wrong_answers(model, self.tokenizer, choices) for kind, choices in self.choices.items()}
         shares = {kind: round(1 - float(np.mean(own)), 5) for kind, own in wrong.items()}
-        return super().score(model) | {"contexts": wrong, "shares": shares | self._trivial_shares()}
-
-    def _trivial_shares(self) -> dict[str, float]:
-        return {f"trivial {kind}": round(share, 5) for kind, share in self.trivial.items()}
+        halves = half_losses(model, self.tokenizer, self.prompts)
+        shares[RETRIEVAL] = round(float(np.mean(halves[RANDOM]) - np.mean(halves[RETRIEVED])), 5)
+        shares |= {f"trivial {kind}": round(share, 5) for kind, share in self.trivial.items()}
+        return super().score(model) | {"contexts": wrong | halves, "shares": shares}
 
 
 def questions(stories: Sequence[Document]) -> list[Choice]:
@@ -145,18 +167,21 @@ def section(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> tuple[lis
     """The part of the page on other tasks, and its tables by name."""
     if not any(trial.contexts for trial in trials):
         return [], {}
-    head = "Share right, mean of the seeds, after the most steps that all have, and that of a trivial system:"
+    head = (
+        "Share right, and the gain of a retrieved passage over a random one in nats per token; means of the seeds "
+        "after the most steps that all have, and those of a trivial system:"
+    )
     parts, tables = ["## Other tasks", head, markdown(_right(trials))], {}
-    for kind in (QUESTIONS, SENTENCES):
-        compared = comparisons(_wrong(trials, kind), seconds)
+    for kind, head in HEADS.items():
+        compared = comparisons(_as_losses(trials, kind), seconds)
         if not len(compared):
             continue
         tables[f"stories-{kind}-comparisons"] = compared
-        verdicts = decide(compared, WORTH_KNOWING["memory"])
+        verdicts = decide(compared, WORTH[kind])
         if _no_skill(trials, kind):
             verdicts["verdict"] = "undecided"
         tables[f"stories-{kind}-verdicts"] = verdicts
-        parts += [f"Share of {kind} wrong, the arm's minus its control's:", markdown(_cells(compared, verdicts))]
+        parts += [f"{head}, the arm's minus its control's:", markdown(_cells(compared, verdicts))]
     return parts, tables
 
 
@@ -171,21 +196,28 @@ def _before_repeats(story: Document) -> int:
     return start
 
 
-def _wrong(trials: Sequence[Trial], kind: str) -> list[Trial]:
-    """The trials with the wrong answers of a kind as their test losses; infinite where training had diverged."""
-    count = max(len(by[kind]) for trial in trials for by in trial.contexts.values())
-    failed = {kind: [np.inf] * count}
+def _as_losses(trials: Sequence[Trial], kind: str) -> list[Trial]:
+    """The trials with what a kind measures as their test losses, lower being better; infinite after divergence."""
+    measured = [{b: _values(by, kind) for b, by in trial.contexts.items()} for trial in trials]
+    count = max(len(values) for by in measured for values in by.values())
     return [
-        replace(t, test={b: [float(x) for x in t.contexts.get(b, failed)[kind]] for b in t.test}, weights=[1] * count)
-        for t in trials
+        replace(trial, test={b: by.get(b, [np.inf] * count) for b in trial.test}, weights=[1] * count)
+        for trial, by in zip(trials, measured, strict=True)
     ]
+
+
+def _values(contexts: Mapping[str, Sequence[float]], kind: str) -> list[float]:
+    if kind == RETRIEVAL:
+        return [a - b for a, b in zip(contexts[RETRIEVED], contexts[RANDOM], strict=True)]
+    return [float(wrong) for wrong in contexts[kind]]
 
 
 def _right(trials: Sequence[Trial]) -> pd.DataFrame:
     budget = min(max(trial.test) for trial in trials)
     rows = [{"Network": t.plan.network} | t.shares[budget] for t in trials if budget in t.shares]
     table = pd.DataFrame(rows).groupby("Network", sort=False).mean()
-    return table.map(lambda x: f"{100 * x:.1f} %").reset_index()
+    gains = {name: table[name].map(number) for name in (RETRIEVAL, f"trivial {RETRIEVAL}")}
+    return table.map(lambda x: f"{100 * x:.1f} %").assign(**gains).reset_index()
 
 
 def _no_skill(trials: Sequence[Trial], kind: str) -> bool:

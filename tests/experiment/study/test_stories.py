@@ -79,12 +79,14 @@ def test_networks_of_known_taste_choose_as_they_must() -> None:
 
 
 def test_the_task_scores_every_item() -> None:
+    pytest.importorskip("bm25s", reason="bm25s is not installed: make install")
     task = Stories(60, 4, 12)
     assert task.inputs != Stories(60, 4, 13).inputs
     found = task.score(build("base", SIZES["64x2"], 0))
     assert len(found["test"]) == len(task.weights) == 12
     assert [len(found["contexts"][kind]) for kind in (QUESTIONS, SENTENCES)] == [len(c) for c in task.choices.values()]
     assert found["shares"]["trivial sentences"] == 0.5
+    assert len(found["contexts"]["retrieved"]) == len(found["contexts"]["random"]) == 12
     rows, _ = task.rows(1, 0)
     assert (len(rows), len(rows[0])) == (8, 256)
 
@@ -92,8 +94,11 @@ def test_the_task_scores_every_item() -> None:
 def trial(network: str, seed: int, right: float) -> Trial:
     budgets = (600, 690, 780) if network == "base" else (600,)
     draw = torch.rand(400, generator=torch.Generator().manual_seed(seed))
-    wrong = (draw > right).int().tolist()
+    wrong = (draw > right).float().tolist()
     shares = {kind: 1 - sum(wrong) / 400 for kind in (QUESTIONS, SENTENCES)}
+    trivial = {"trivial questions": 0.45, "trivial sentences": 0.5, "retrieval": 0.1, "trivial retrieval": 0.0}
+    contexts: dict[str, list[float]] = dict.fromkeys((QUESTIONS, SENTENCES), wrong)
+    contexts |= {"retrieved": [2.0 - right - 0.01 * w for w in wrong], "random": [2.0] * 400}
     parameters, flops = cost(network, SIZES["64x4"])
     return Trial(
         plan=Plan(SIZES["64x4"], network, 4e-3, seed, budgets, "stories"),
@@ -106,8 +111,8 @@ def trial(network: str, seed: int, right: float) -> Trial:
         diverged=None,
         seconds=1.0,
         processor="a processor",
-        shares=dict.fromkeys(budgets, shares | {"trivial questions": 0.45, "trivial sentences": 0.5}),
-        contexts=dict.fromkeys(budgets, dict.fromkeys((QUESTIONS, SENTENCES), wrong)),
+        shares=dict.fromkeys(budgets, shares | trivial),
+        contexts=dict.fromkeys(budgets, contexts),
     )
 
 
@@ -118,7 +123,9 @@ def test_a_gain_counts_where_the_base_has_skill(base: float, verdict: str) -> No
     parts, tables = section(trials, SECONDS)
     assert tables["stories-questions-verdicts"]["verdict"].tolist() == [verdict]
     assert tables["stories-questions-comparisons"]["estimate"].tolist() == pytest.approx([-0.2] * 4, abs=0.03)
-    assert verdict in parts[-1] and "| base |" in parts[2]
+    assert verdict in parts[4] and "| base |" in parts[2]
+    assert tables["stories-retrieval-verdicts"]["verdict"].tolist() == ["better than every control"]
+    assert tables["stories-retrieval-comparisons"]["estimate"].tolist() == pytest.approx([-0.2] * 4, abs=0.01)
     assert section([], SECONDS) == ([], {})
     trials[-1].contexts.clear()
     assert section(trials, SECONDS)[1]["stories-questions-comparisons"]["estimate"].isna().all()
