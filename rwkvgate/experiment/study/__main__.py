@@ -154,7 +154,7 @@ def main() -> None:
         texts = books(root / "texts")
         held_out = (long_texts(root / "texts", place) for place in (VALIDATION, TEST))
         tasks: dict[str, Task] = {"books": Books(texts), "memory": Memory(), "long": LongTexts(texts, *held_out)}
-        tasks["stories"] = Stories()
+        tasks["stories"] = Stories(texts)
         study = Study(Trials(root / "trials", tasks))
         if arguments.time:
             print(write_times(root / "seconds.csv", study.trials.tasks).to_string(index=False))

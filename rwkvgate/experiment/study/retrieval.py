@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.metrics.inference import PREFIX_ID, encode
+from rwkvgate.metrics.inference import encode
 from rwkvgate.metrics.likelihood import token_losses
 
 RETRIEVED, RANDOM = "retrieved", "random"
@@ -72,11 +72,12 @@ def half_losses(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, found: Sequence[Prompt]
 ) -> dict[str, list[float]]:
     """The loss of each story's second half after the retrieved passage and after the random one, nats per token."""
-    first, second = (encode(tokenizer, [getattr(p, name) for p in found]) for name in ("first", "second"))
+    # After a space, as between sentences: after an end of text a network expects something unrelated.
+    first, second = (encode(tokenizer, texts) for texts in ([f" {p.first}" for p in found], [p.second for p in found]))
     losses = {}
     for name in (RETRIEVED, RANDOM):
         before = encode(tokenizer, [getattr(p, name) for p in found])
-        rows = [[*a, PREFIX_ID, *b, *c] for a, b, c in zip(before, first, second, strict=True)]
+        rows = [[*a, *b, *c] for a, b, c in zip(before, first, second, strict=True)]
         scored = token_losses(model, rows, batch_size=32)
         losses[name] = [round(float(nll[-len(c) :].mean()), 5) for nll, c in zip(scored, second, strict=True)]
     return losses

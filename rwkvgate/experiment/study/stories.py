@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.stories import GENRES, generate_stories
 from rwkvgate.experiment.corpora.stories.reading import understood
+from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
 from rwkvgate.experiment.study.analysis import CONTROLS, Ratios, comparisons, decide
 from rwkvgate.experiment.study.design import BASE, STORY_BATCH, STORY_LENGTH, WORTH_KNOWING
 from rwkvgate.experiment.study.retrieval import RANDOM, RETRIEVED, Prompt, half_losses, prompts
@@ -67,17 +68,28 @@ class Stories(Books):
 
     batch, length = STORY_BATCH, STORY_LENGTH
 
-    def __init__(self, trained: int = TRAINED, validated: int = VALIDATED, tested: int = TESTED) -> None:
+    def __init__(
+        self, books: StudyTexts, trained: int = TRAINED, validated: int = VALIDATED, tested: int = TESTED
+    ) -> None:
         train = generate_stories(trained, seed=0)
         validation, test = (generate_stories(n, seed, "held-out") for n, seed in ((validated, 1), (tested, 2)))
         super().__init__(StudyTexts(*(tuple(d.text for d in part) for part in (train, validation, test))))
+        self._books = books
         self._documents = train, test[:PROMPTED]
         self.choices = {QUESTIONS: questions(test), SENTENCES: sentences(test, openings(train))}
 
     @property
     def inputs(self) -> dict[str, Any]:
         """The hash of the stories, and how they are read."""
-        return super().inputs | {"stories": [self.batch, self.length, ASKED, CLOSED, REPEATS, PROMPTED]}
+        return super().inputs | {
+            "books": self._books.hash,
+            "stories": [self.batch, self.length, ASKED, CLOSED, REPEATS, PROMPTED],
+        }
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Trained on the books: on the stories it would give each of their names a token, and none to new ones."""
+        return train_tokenizer(self._books.train, self.vocabulary)
 
     @cached_property
     def prompts(self) -> list[Prompt]:

@@ -23,9 +23,11 @@ from rwkvgate.experiment.study.stories import (
     sentences,
     wrong_answers,
 )
+from rwkvgate.experiment.study.texts import StudyTexts
 from rwkvgate.experiment.study.trials import Plan, Trial
 
 STORIES = generate_stories(60, 5, "held-out")
+BOOKS = StudyTexts(tuple(story.text for story in generate_stories(40, 0)), (), ())
 SECONDS = {"64x4": {"base": 1.0, "enhanced": 1.1}}
 
 
@@ -72,7 +74,7 @@ class Likes(nn.Module):
 
 
 def test_networks_of_known_taste_choose_as_they_must() -> None:
-    task = Stories(40, 4, 40)
+    task = Stories(BOOKS, 40, 4, 40)
     found = [Choice(("A man met a dog.",) * 2, (" a man", " a dog"), right) for right in (0, 1)]
     late, early = (wrong_answers(Likes(2048, sign), task.tokenizer, found) for sign in (1, -1))
     assert late == [1, 0] and early == [0, 1]
@@ -80,8 +82,8 @@ def test_networks_of_known_taste_choose_as_they_must() -> None:
 
 def test_the_task_scores_every_item() -> None:
     pytest.importorskip("bm25s", reason="bm25s is not installed: make install")
-    task = Stories(60, 4, 12)
-    assert task.inputs != Stories(60, 4, 13).inputs
+    task = Stories(BOOKS, 60, 4, 12)
+    assert task.inputs != Stories(BOOKS, 60, 4, 13).inputs
     found = task.score(build("base", SIZES["64x2"], 0))
     assert len(found["test"]) == len(task.weights) == 12
     assert [len(found["contexts"][kind]) for kind in (QUESTIONS, SENTENCES)] == [len(c) for c in task.choices.values()]
