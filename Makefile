@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || "$$PYTHON" -m venv .venv
 	@echo "installing the pinned packages into .venv: a few minutes, once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,study,dev]'
 	@touch $@
 
 reproduce: $(STAMP)  ## run the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu SEEDS= STUDIES=off RUN_DIR=

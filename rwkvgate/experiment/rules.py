@@ -39,9 +39,10 @@ made when unsteady times had turned three such verdicts between two runs on one 
   exponent of time whose interval holds the limit is undecided;
 - `layer-norm-stabilises` compared final perplexity, `long-range` unrelated stories in a row, and `syntactic-boundaries`
   a gate whose effect a random one has too: each asks for its own experiment, and is undecided until that is made.
-The experiment of `syntactic-boundaries` was made later that day, before any number of it was seen: its rule says what
-decides each of the three parts and what is a control, and the number of tokens after a clamp. The abstract names
-"entity coherence" beside the boundaries as what the gate attends to; `entity-mentions` asks the same of mentions."""
+The experiments of two claims were made later that day, before any number of them was seen. `long-range` names the
+study's long texts. `syntactic-boundaries` says what decides each of the three parts and what is a control, and the
+number of tokens after a clamp. The abstract names "entity coherence" beside the boundaries as what the gate attends to;
+`entity-mentions` asks the same of mentions."""
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 CONTRADICTED, UNDECIDED = "contradicted", "undecided here"
@@ -238,11 +239,14 @@ RULES: dict[str, Rule] = {
             "long-range dependencies are captured better",
             "v1, abstract and section 6",
             "in words",
-            "decided by the loss beyond the trained length in texts whose parts belong together: reproduced if the "
-            "enhanced model is shown to lose less for each token than the tuned base, contradicted if more; undecided "
-            "until that is measured",
+            "decided by the study's long texts (docs/study.md), acts of plays and stretches of the Bible, at twice the "
+            "trained length: reproduced if the enhanced network is shown to gain more than the base from earlier "
+            "context of the same text in place of another's, and to have a lower loss, at equal steps, FLOPs and "
+            "seconds; contradicted if it is shown to gain less; not reproduced if a gain worth knowing is shown "
+            f"absent; else undecided, as with fewer than {FEWEST} seeds or while the base gains nothing. A run "
+            "decides nothing",
             lacks="the long texts of a run are unrelated stories in a row, so that almost nothing reaches from one to "
-            "the next; texts whose parts belong together have not been measured",
+            "the next; texts whose parts belong together have not been measured in it: docs/study.md has them",
         ),
         Rule(
             "syntactic-boundaries",

@@ -19,9 +19,11 @@ from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.progress import clock
 from rwkvgate.experiment.study.design import DATA, GENRES, MOST_FORGOTTEN, STAGES, Stage
 from rwkvgate.experiment.study.inside import Inside, Repeated
+from rwkvgate.experiment.study.long_range import LongTexts
 from rwkvgate.experiment.study.page import write_page
+from rwkvgate.experiment.study.stories import Stories
 from rwkvgate.experiment.study.tasks import BetterBase, Books, Memory, Task
-from rwkvgate.experiment.study.texts import books
+from rwkvgate.experiment.study.texts import TEST, VALIDATION, books, long_texts
 from rwkvgate.experiment.study.timing import ratios, write_times
 from rwkvgate.experiment.study.trials import Plan, Trial, Trials
 from rwkvgate.experiment.study.tuning import Tuned
@@ -168,8 +170,10 @@ def main() -> None:
             if name not in STAGES:
                 raise unknown_name("stage", name, list(STAGES))
         texts = books(root / "texts")
+        held_out = (long_texts(root / "texts", place) for place in (VALIDATION, TEST))
         base = BetterBase(texts, root / "bases" / "64x4.safetensors")
         tasks: dict[str, Task] = {"books": Books(texts), "memory": Memory(), "inside": Inside(texts), "base": base}
+        tasks |= {"long": LongTexts(texts, *held_out), "stories": Stories(texts)}
         tasks |= {name: Repeated(texts, share) for name, share in DATA.items() if share > 1}
         tasks |= {f"tuned-{genre}": Tuned(genre, base, root / "texts") for genre in GENRES}
         study = Study(Trials(root / "trials", tasks))

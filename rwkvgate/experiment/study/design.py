@@ -10,10 +10,10 @@ pretrained from scratch, or lets it remember more, against controls of equal ste
 - Rates are chosen on seeds of their own, and compared on fresh ones.
 
 After the first trials of rates had been seen, and before any compared seed, the stages "families" and "breaking" and
-the memory task were added, and memory's budget of 1,600 steps was left out, for time. The better base and the stages of
-fine-tuning were added on the same day, before any trial of theirs. So were the stages "inside" and "data", with their
-rules (`inside_rules`). All their networks train at one rate, for drift and gradients depend on it: 4e-3, the best of
-all four at 128x4 on the seed that was finished.
+the memory task were added, and memory's budget of 1,600 steps was left out, for time. Later on the same day, before any
+trial of theirs, came RWKV-7 among the families, the better base and the stages of fine-tuning, "long texts" and "other
+tasks", and, with their rules (`inside_rules`), "inside" and "data". The networks of these two train at one rate, for
+drift and gradients depend on it: 4e-3, the best of all four at 128x4 on the seed that was finished.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ WORTH_KNOWING = {"books": 0.01, "memory": 0.02}
 """The smallest effect worth knowing: nats per token, and share of labelled tokens recalled."""
 VOCABULARY, BATCH, LENGTH, WEIGHT_DECAY = 2048, 16, 128, 0.001
 MEMORY_BATCH, MEMORY_LENGTH = 32, 64
+LONG_BATCH, LONG_LENGTH = 4, 512
+STORY_BATCH, STORY_LENGTH = 8, 256
 STEP_TOKENS = BATCH * LENGTH
-"""Tokens of one step from scratch, in either task."""
+"""Tokens of one step from scratch, in every task."""
 RATES, MEMORY_RATES = (2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3)
 CHOOSING, COMPARED = (100, 101), tuple(range(200, 210))
 """Seeds that choose the rate, and those that are compared."""
@@ -57,6 +59,8 @@ BASE_STEPS = 4600
 PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv-no-position")
 """The paper's arms, the control of equal parameters, and the best of the search."""
 SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
+LONG = ("base", "enhanced", "fixed-gate", "conv-no-position")
+"""Networks whose use of a long context, and skill in other tasks, is measured, at the rates of their size."""
 WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
 """Controls of equal parameters: a base whose channel mixing is wider, and the arm that it has as many parameters as."""
 INSIDE = ("base", "enhanced", "no-layer-norm", "fixed-gate")
@@ -189,6 +193,8 @@ STAGES = {
         _inside("inside", INSIDE, (40, 75, 150, 300)),
         _inside("data 1/16", ("base", "enhanced", "fixed-gate"), (300,)),
         _inside("data 1/64", ("base", "enhanced", "fixed-gate"), (300,)),
+        Stage("long texts", SIZES["64x4"], LONG, COMPARED[:5], (300,), rated="rates 64x4", task="long"),
+        Stage("other tasks", SIZES["64x4"], LONG, COMPARED[:5], (600,), rated="rates 64x4", task="stories"),
     )
 }
 """The stages in the order in which they run."""

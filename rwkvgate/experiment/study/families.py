@@ -1,7 +1,7 @@
-"""Networks of other families with the base's number of parameters: a GRU and a Transformer.
+"""Networks of other families with the base's number of parameters: a GRU, a Transformer and RWKV-7.
 
 The Transformer is transformers' Mistral, whose sliding window is the trained length, so that it reads longer texts as
-it was trained. The GRU has the same residual blocks, with torch's GRU in place of attention.
+it was trained. The GRU has the same residual blocks, with torch's GRU in place of attention. RWKV-7 is in `rwkv7`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 from transformers import MistralConfig, MistralForCausalLM
 
-FAMILIES = ("gru", "transformer")
+from rwkvgate.experiment.study.rwkv7 import Rwkv7ForCausalLM
+
+FAMILIES = ("gru", "transformer", "rwkv-7")
 
 
 class _Block(nn.Module):
@@ -71,18 +73,23 @@ def build_family(
 
 
 def family_flops(model: nn.Module, length: int) -> float:
-    """FLOPs per token of one forward pass: two for each weight of a matrix product, and attention over the window."""
+    """FLOPs per token of one forward pass: two for each weight of a matrix product, and those of what mixes tokens:
+    attention over the window, or the delta rule by its definition."""
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
-    attention = 0.0
+    mixing = 0.0
     if isinstance(model, MistralForCausalLM):
         # On average half a window of keys and values.
-        attention = 2 * 2 * model.config.num_hidden_layers * model.config.hidden_size * (length + 1) / 2
-    return 2.0 * sum(p.numel() for p in matrices) + attention
+        mixing = 2 * 2 * model.config.num_hidden_layers * model.config.hidden_size * (length + 1) / 2
+    if isinstance(model, Rwkv7ForCausalLM):
+        mixing = model.wkv_flops()
+    return 2.0 * sum(p.numel() for p in matrices) + mixing
 
 
 def _network(name: str, channels: int, layers: int, heads: int, vocabulary: int, length: int, inner: int) -> nn.Module:
     if name == "gru":
         return GruForCausalLM(vocabulary, channels, layers, inner)
+    if name == "rwkv-7":
+        return Rwkv7ForCausalLM(vocabulary, channels, layers, heads, inner)
     config = MistralConfig(
         vocab_size=vocabulary,
         hidden_size=channels,

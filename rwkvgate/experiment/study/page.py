@@ -11,6 +11,7 @@ import seaborn.objects as so
 
 from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
+from rwkvgate.experiment.study import long_range, stories
 from rwkvgate.experiment.study.analysis import (
     CONTROLS,
     Ratios,
@@ -44,12 +45,15 @@ scratch, *for what it costs*. It takes days on two cores, is resumed where it st
 ## Design, decided on 2026-11-28 before any compared number was seen
 
 The networks of other families, the sweep to where training breaks and the memory tasks were added after the first
-trials of learning rates had been seen, and memory's budget of 1,600 steps was left out, for time.
+trials of learning rates had been seen, and memory's budget of 1,600 steps was left out, for time. RWKV-7, long range
+and the other tasks came later on that day, before any trial of them.
 
 - **Text**: Shakespeare's plays and the King James Bible, from two packages of the Python index, pinned by SHA-256: the
   same for everyone. Every tenth work is held out for validation, and every tenth for the test.
 - **Networks**: RWKV-6 in three sizes; the base, gated arms, and bases with a wider channel mixing that have as many
   parameters as an arm. docs/gates.md has the arms' equations.
+- **Other families**: a GRU, a Transformer and RWKV-7 with the base's number of parameters, for five seeds. They are no
+  arms and get no verdict; their losses and multipliers stand beside the arms'.
 - **Controls**: the base with the arm's number of steps, of FLOPs, of seconds, and a base with its parameters. *A gain
   is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each budget
   in which the rate falls to zero over the last fifth (arXiv 2405.18392). So the base's loss is known as a function of
@@ -68,6 +72,15 @@ trials of learning rates had been seen, and memory's budget of 1,600 steps was l
   in words: covariate shift, gradients, stability, noise. And base, enhanced and the fixed gate on 1/16 and 1/64 of the
   training documents for as many steps, for the claim that the gate regularises. Added later on the same day, with the
   rules, before any of these numbers was seen.
+- **Long range**: four networks trained at 512 tokens; the loss of 64 tokens of an act of a play, or of a stretch of the
+  Bible, after 64 to 1,024 tokens of the same text, and after as many of which all but the last 64 come from another
+  work. The difference is what a network gains from the earlier context. The claim is reproduced if the enhanced network
+  gains more than every control at 1,024 tokens and has a lower loss, and contradicted if it gains less; decided on
+  2026-11-28, before any trial of it.
+- **Other tasks**: the same four networks trained on generated stories; multiple choice by log-likelihood, which person
+  of a new story holds an object, and which genre a sentence is of; and the loss of half a story after the training
+  story that BM25 ranks first for its other half, against a random one. Undecided while the base is no better than a
+  trivial system.
 - **Worth knowing**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An arm is
   *better* if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over the
   arms of a size), *worse* by the same test, *no better* if it is shown to be less than that better than some control,
@@ -101,6 +114,13 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
         parts.append(_power(compared, task))
         for name, caption in _figures(folder, trials, compared, task).items():
             parts.append(f"![{caption}](../outputs/study/{name}.svg)")
+    long, told = (
+        [trial for name, (some, _) in found.items() if STAGES[name].task == task for trial in some]
+        for task in ("long", "stories")
+    )
+    for said, more in (long_range.section(folder, long, seconds), stories.section(told, seconds)):
+        parts += said
+        tables |= more
     for name, (some, _) in found.items():
         if STAGES[name].sweep and STAGES[name].task == "books" and some:
             tables["breaking"] = broken(some)

@@ -90,7 +90,7 @@ class FromScratch:
 class Books(FromScratch):
     """Language: nats per token of held-out works."""
 
-    vocabulary, batch, passes = VOCABULARY, BATCH, PASSES
+    vocabulary, batch, length, passes = VOCABULARY, BATCH, LENGTH, PASSES
 
     def __init__(self, texts: StudyTexts) -> None:
         self.texts = texts
@@ -121,7 +121,7 @@ class Books(FromScratch):
 
     def rows(self, steps: int, seed: int) -> tuple[Rows, Rows]:
         """Rows cut from the works in an order that the seed draws; every token is scored."""
-        rows = packed(self.trained, steps * self.batch, LENGTH, seed, self.passes)
+        rows = packed(self.trained, steps * self.batch, self.length, seed, self.passes)
         return rows, rows
 
     def score(self, model: nn.Module) -> Scores:

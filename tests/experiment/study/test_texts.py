@@ -58,3 +58,12 @@ def test_a_failed_download_says_what_to_do(folder: Path, monkeypatch: pytest.Mon
     with pytest.raises(SettingsError, match=rf"cannot be downloaded \(ERROR: no network\). Put {name} into"):
         texts.books(folder)
     assert not (folder / name).exists()
+
+
+def test_long_texts_are_the_acts_of_held_out_plays_and_held_out_portions(folder: Path) -> None:
+    plays, bible = texts.long_texts(folder, texts.TEST)
+    assert [len(acts) for acts in plays] == [1, 1] and all(acts[0].startswith("ACT I\n") for acts in plays)
+    assert "number 8." in plays[0][0] and "number 18." in plays[1][0]
+    assert all(len(portions) == 1 and "line." in portions[0] for portions in bible)
+    everything = "".join(texts.books(folder).train)
+    assert not any(act in everything for acts in plays for act in acts)
