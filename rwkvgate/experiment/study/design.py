@@ -193,7 +193,7 @@ STAGES = {
         _inside("inside", INSIDE, (40, 75, 150, 300)),
         _inside("data 1/16", ("base", "enhanced", "fixed-gate"), (300,)),
         _inside("data 1/64", ("base", "enhanced", "fixed-gate"), (300,)),
-        Stage("long texts", SIZES["64x4"], LONG, COMPARED[:5], (300,), rated="rates 64x4", task="long"),
+        Stage("long texts", SIZES["64x4"], LONG, COMPARED[:5], (1200,), rated="rates 64x4", task="long"),
         Stage("other tasks", SIZES["64x4"], LONG, COMPARED[:5], (600,), rated="rates 64x4", task="stories"),
     )
 }

@@ -238,7 +238,7 @@ def _save(folder: Path, plot: so.Plot, shown: pd.DataFrame, name: str, title: st
     figure = draw(plot, f"{title}; dots are seeds", height=height)
     for axes in figure.axes:
         if axes.get_title():  # the layer, and below it what is drawn
-            axes.set_title("layer " + axes.get_title().replace(" | ", "\n"))
+            axes.set_title("layer " + axes.get_title().replace(" | ", "\n"), fontsize=9)
     finish(figure)
     save_figure(figure, folder, name)
     return title

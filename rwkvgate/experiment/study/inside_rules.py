@@ -1,6 +1,6 @@
 """The claims of the paper's discussion, the rule that decides each, and what the trials say by it.
 
-Decided on 2026-11-28, before any number of the stages "inside", "data" and "breaking" was seen. Networks are compared
+Decided on 2026-11-28, before any trial of the stages "inside", "data" and "breaking" was run. Networks are compared
 seed by seed, with `metrics.retrained`: errors over seeds, and over texts where a reading has texts. Of every test:
 
 - *less*: reproduced if the arm is shown to have less, after Holm's correction over every test of this kind, and

@@ -71,7 +71,7 @@ and the other tasks came later on that day, before any trial of them.
 - **Inside**: the paper's four arms at one rate on five seeds, read at four budgets for what the paper's discussion says
   in words: covariate shift, gradients, stability, noise. And base, enhanced and the fixed gate on 1/16 and 1/64 of the
   training documents for as many steps, for the claim that the gate regularises. Added later on the same day, with the
-  rules, before any of these numbers was seen.
+  rules, before any of these trials was run.
 - **Long range**: four networks trained at 512 tokens; the loss of 64 tokens of an act of a play, or of a stretch of the
   Bible, after 64 to 1,024 tokens of the same text, and after as many of which all but the last 64 come from another
   work. The difference is what a network gains from the earlier context. The claim is reproduced if the enhanced network
