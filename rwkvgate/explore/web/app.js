@@ -65,11 +65,13 @@ export class App {
     this.engine.stop();
   }
 
-  /** Set parts of the state; a step of undo unless only the place in the text changes. */
+  /** Set parts of the state: a step of undo, unless only another token is looked at. */
   change(changes) {
     const state = clean({ ...this.state, ...changes }, this.about);
     if (JSON.stringify(state) === JSON.stringify(this.state)) return;
-    this.history.push(state);
+    const looks = Object.keys(state).every((key) => key === "token" || state[key] === this.state[key]) && state.tokens === "all";
+    if (looks) this.history.replace(state);
+    else this.history.push(state);
     this.take(state);
   }
 
@@ -123,6 +125,7 @@ export class App {
 
   async refresh() {
     const turn = ++this.turn;
+    if (this.waiting) this.engine.stop();
     this.wait(true);
     try {
       for (const name of [this.state.arm, this.state.beside, this.state.measure === "change" ? this.about.untrained : ""]) {
@@ -299,6 +302,7 @@ export class App {
   }
 
   wait(waiting) {
+    this.waiting = waiting;
     this.root.setAttribute("aria-busy", String(waiting));
     clearTimeout(this.timer);
     // What is quick needs no sign; a flicker would only disturb.

@@ -85,7 +85,7 @@ export function topBar(app, actions) {
     button("Picture, PNG", actions.png), button("Drawing, SVG", actions.svg), button("Table, CSV", actions.csv)));
   save.addEventListener("click", (event) => { if (event.target.tagName === "BUTTON") save.open = false; });
   const link = app.options.address ? button("Copy link", actions.link) : null;
-  const theme = button("Theme", actions.theme, { "aria-label": "Change between light and dark" });
+  const theme = button("Theme", actions.theme, { "aria-label": "Theme: change between light and dark" });
   const el = h("header", { class: "top" },
     h("div", {}, h("h1", {}, app.about.title)),
     h("div", { class: "row actions" }, undo, redo, link, save, theme));
@@ -93,7 +93,7 @@ export function topBar(app, actions) {
 }
 
 export function explanations() {
-  const part = (title, ...lines) => h("div", {}, h("h3", {}, title), ...lines.map((line) => h("p", {}, line)));
+  const part = (title, ...lines) => h("div", {}, h("h2", {}, title), ...lines.map((line) => h("p", {}, line)));
   return h("details", { class: "about" }, h("summary", {}, "What is this?"), h("div", { class: "parts" },
     part("The gate", "After each layer, part of the hidden state of the token before is added to that of this token: h(t) ← LayerNorm(h(t) + g(t) · h(t−1)). The gate g(t) has a value between 0 and 1 for each channel, computed from h(t). At 0 nothing of the previous token enters, at 1 all of it. An untrained gate lies around one half."),
     part("The paper’s claim", "Enhancing RWKV-based Language Models for Long-Sequence Text Generation (arXiv 2502.15485) reports that the gate nearly doubles ROUGE-L, and says that it captures long-range dependencies and attends to syntactic boundaries."),

@@ -134,7 +134,7 @@ function losses(canvas, m) {
     context.fillStyle = m.colours.line;
     context.fillRect(LEFT, Math.round(y(tick)), width - LEFT, 1);
     context.fillStyle = m.colours.soft;
-    context.fillText(String(tick), LEFT - 8, Math.min(TALL - 2, Math.max(8, y(tick))));
+    context.fillText(tick === high ? `≥ ${tick}` : String(tick), LEFT - 8, Math.min(TALL - 2, Math.max(8, y(tick))));
   }
   if (m.reference) {
     context.fillStyle = m.colours.quiet;

@@ -29,7 +29,6 @@ export function kernelEngine(model, silence = SILENCE) {
         if (message.done) waiting.delete(id);
         if (message.error !== undefined) reject(new Error(message.error));
         else if (message.done) resolve([message, buffers]);
-        else if (answer.given) { waiting.delete(id); reject(new Error("stopped")); }
         else send({ id, method: "more" });
       };
       waiting.set(id, answer);
@@ -63,9 +62,9 @@ export function kernelEngine(model, silence = SILENCE) {
       }
       return { pieces };
     },
-    /** What is under way is not asked for further. */
+    /** What is under way ends at its next part, with the error "stopped". */
     async stop() {
-      for (const answer of waiting.values()) answer.given = true;
+      if (waiting.size) model.send({ id: ++last, method: "stop" });
     },
     close() {
       model.off("msg:custom", onMessage);

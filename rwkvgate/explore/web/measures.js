@@ -1,11 +1,12 @@
 // Numbers of readings: what the views show, on scales that never depend on the text. No DOM.
 
-/** The ends of each measure's scale. They are fixed: a scale of a text's own would make noise look learned. */
+/** The ends of each measure's scale, `open` where values can lie above. They are fixed: a scale of a text's own would
+ * make noise look learned. */
 export const SCALES = {
   gate: { low: 0, high: 1, unit: "" },
-  letin: { low: 0, high: 1, unit: "" },
+  letin: { low: 0, high: 1, unit: "", open: true },
   change: { low: -0.5, high: 0.5, unit: "", diverging: true },
-  surprisal: { low: 0, high: 12, unit: " nats" },
+  surprisal: { low: 0, high: 12, unit: " nats", open: true },
 };
 
 const MEANS = new WeakMap();

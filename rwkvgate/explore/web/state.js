@@ -145,6 +145,10 @@ export class History {
     this.place = this.states.length - 1;
   }
 
+  replace(state) {
+    this.states[this.place] = state;
+  }
+
   /** Move by -1 or 1; returns whether there was such a state. */
   move(step) {
     const there = this.states[this.place + step] !== undefined;

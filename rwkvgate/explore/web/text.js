@@ -71,5 +71,5 @@ export function legend(scale, theme) {
     context.fillRect(x, 0, 1, 1);
   }
   const end = (value) => h("span", {}, `${String(value).replace("-", "−")}${scale.unit}`);
-  return [end(scale.low), canvas, end(scale.high)];
+  return [end(scale.low), canvas, h("span", {}, scale.open ? "≥ " : "", `${scale.high}${scale.unit}`)];
 }
