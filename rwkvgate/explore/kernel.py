@@ -138,7 +138,8 @@ class KernelEngine:
 
         Args:
             message: `id`; `method`: "arm" (`arm`), "tokenize" (`text`), "read" (`arm`, `text`, `interventions`),
-                "continue" (also `tokens`, `temperature`, `seed`), "more" for the rest of an unfinished answer, "stop".
+                "continue" (also `tokens`, `temperature`, `seed`), "more" for the rest of an unfinished answer, "stop"
+                (`asked`, the ids to give up).
 
         Returns:
             The reply with the message's `id` and `done`; `error`, a sentence, where it was refused.
@@ -162,7 +163,8 @@ class KernelEngine:
             ids = encode(self.tokenizer, [check_text(message["text"])])[0]
             return {"ids": ids, "pieces": token_texts(self.tokenizer, ids)}, []
         if method == "stop":
-            self._unfinished.clear()
+            for each in message.get("asked", []):
+                self._unfinished.pop(each, None)
             return {}, []
         if method in ("read", "continue"):
             self._unfinished[number] = self._reading(message) if method == "read" else self._continuation(message)

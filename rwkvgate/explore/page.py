@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from rwkvgate.explore.bundle import bundle, web_file
-from rwkvgate.explore.kernel import KernelEngine, Reply
+from rwkvgate.explore.kernel import EXAMPLES, KernelEngine, Reply
 from rwkvgate.explore.observing import require_gates
 from rwkvgate.explore.picture import picture
 
@@ -76,14 +76,16 @@ def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: st
     Args:
         title: of the page.
         begin: an expression of script that makes the engine, such as `$recorded.recordedEngine(data)`.
-        data: what the script finds as `data`; any JSON.
+        data: what the script finds as `data`, JSON; its `options` are the app's.
         modules: names of the modules of `explore/web` that `begin` uses.
         still: a PNG in base64, shown until the script has started.
     """
     script = (
         f"{bundle('app', *modules)}"
         "const data = JSON.parse(document.getElementById('data').textContent);\n"
-        f"$app.start(document.getElementById('root'), {begin}, {{ address: true }});\n"
+        "const root = document.getElementById('root');\n"
+        f"try {{ await $app.start(root, {begin}, {{ address: true, ...data.options }}); }} catch (error) {{\n"
+        "root.append(Object.assign(document.createElement('p'), { role: 'alert', textContent: error.message })); }\n"
     )
     sheet = (
         f"body {{ margin: 0; }}\n.gx {{ max-width: 1500px; margin: 0 auto; min-height: 100vh; }}\n{web_file('app.css')}"
@@ -114,6 +116,21 @@ def recorded_page(engine: KernelEngine, title: str) -> str:
     record["about"]["title"] = title
     still = picture(engine).get("image/png", "")
     return page(title, "$recorded.recordedEngine(data)", record, modules=["recorded"], still=still)
+
+
+def live_page(weights: str, title: str, text: str, still: str = "") -> str:
+    """The page that runs the models itself, in a worker.
+
+    Args:
+        weights: a weight file as `weights.embedded` writes it.
+        title: of the page.
+        text: at the start.
+        still: a PNG in base64, shown until the script has started.
+    """
+    options = {"state": {"text": text}, "examples": list(EXAMPLES.values())}
+    data = {"weights": weights, "worker": bundle("worker"), "options": options}
+    begin = "await $engine.pageEngine(data.weights, { worker: $engine.workerOf(data.worker) })"
+    return page(title, begin, data, modules=["engine"], still=still)
 
 
 def safe_json(value: Any) -> str:

@@ -41,8 +41,9 @@ class ExplorerWidget(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The view, and its first picture."""
-        bundle, metadata = super()._repr_mimebundle_(**options) or ({}, {})
+        given = super()._repr_mimebundle_(**options)  # a tuple where Colab's metadata come with it
+        shown, metadata = given if isinstance(given, tuple) else (given or {}, {})
         view = {VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.model_id}}
         if self._picture is None:
             self._picture = picture(self.engine)
-        return {**view, **bundle, **self._picture}, metadata
+        return {**view, **shown, **self._picture}, metadata

@@ -83,7 +83,7 @@ def test_long_answers_come_in_parts_and_stop(reader: Any, monkeypatch: Any) -> N
     reply, *_ = asked(engine, "read", arm="arm", text=TEXT)
     assert len(reply["reading"]["pieces"]) == 3 and reply["reading"]["left"] > 0
     engine.handle({"id": 7, "method": "read", "arm": "arm", "text": TEXT})
-    engine.handle({"id": 8, "method": "stop"})
+    engine.handle({"id": 8, "method": "stop", "asked": [7, 3]})
     assert engine.handle({"id": 7, "method": "more"})[0] == {"id": 7, "done": True, "error": "stopped"}
     assert all(gate.override is None and gate.observer is None for gate in gates_of(model))
 

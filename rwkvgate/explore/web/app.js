@@ -17,9 +17,11 @@ const WRITES = ["text", "arm", "beside", "gate", "value", "scale", "layers", "ch
 let apps = 0;
 
 export class App {
-  /** options: `address`, whether the state stands in the page's address; `state`, to begin with; `remember(state)`. */
+  /** options: `address`, whether the state stands in the page's address; `state`, to begin with; `examples`, texts;
+   * `remember(state)`. */
   constructor(root, engine, about, options = {}) {
     Object.assign(this, { root, engine, about, options, id: `gx${apps++}`, readings: new Map(), turn: 0, hovered: null, moved: false });
+    about.examples ??= options.examples;
     const given = options.address ? { ...options.state, ...fromAddress(location.hash) } : options.state;
     this.state = clean(given ?? {}, about);
     this.history = new History(this.state);

@@ -7,7 +7,7 @@ const SILENCE = 15000; // milliseconds after which a kernel that does not answer
  * and with "" when it answers again. */
 export function kernelEngine(model, silence = SILENCE) {
   const waiting = new Map();
-  let last = 0;
+  let last = Math.floor(Math.random() * 2 ** 50); // every view of the model hears all answers, and knows its own
   const onMessage = (message, buffers) => waiting.get(message?.id)?.(message, buffers ?? []);
   model.on("msg:custom", onMessage);
 
@@ -64,7 +64,7 @@ export function kernelEngine(model, silence = SILENCE) {
     },
     /** What is under way ends at its next part, with the error "stopped". */
     async stop() {
-      if (waiting.size) model.send({ id: ++last, method: "stop" });
+      if (waiting.size) model.send({ id: ++last, method: "stop", asked: [...waiting.keys()] });
     },
     close() {
       model.off("msg:custom", onMessage);
