@@ -189,7 +189,7 @@ class KernelEngine:
                 reply, buffers = packed(end.value, self.tokenizer, model)
                 yield {"reading": asked | reply}, buffers
                 return
-            if time.perf_counter() - began > PART:
+            if read < total and time.perf_counter() - began > PART:
                 yield {"done": False, "read": read, "total": total}, []
                 began = time.perf_counter()
 

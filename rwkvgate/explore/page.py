@@ -70,7 +70,7 @@ def _whole(engine: KernelEngine, message: Mapping[str, Any]) -> Reply:
     return ({**reply, "tokens": parts + reply["tokens"]} if "tokens" in reply else reply), buffers
 
 
-def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: str = "") -> str:
+def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: str = "", weights: str = "") -> str:
     """A page of the front end.
 
     Args:
@@ -79,10 +79,12 @@ def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: st
         data: what the script finds as `data`, JSON; its `options` are the app's.
         modules: names of the modules of `explore/web` that `begin` uses.
         still: a PNG in base64, shown until the script has started.
+        weights: text without "<" that the script finds as `weights`.
     """
     script = (
         f"{bundle('app', *modules)}"
         "const data = JSON.parse(document.getElementById('data').textContent);\n"
+        "const weights = document.getElementById('weights')?.textContent;\n"
         "const root = document.getElementById('root');\n"
         f"try {{ await $app.start(root, {begin}, {{ address: true, ...data.options }}); }} catch (error) {{\n"
         "root.append(Object.assign(document.createElement('p'), { role: 'alert', textContent: error.message })); }\n"
@@ -95,12 +97,14 @@ def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: st
         "worker-src blob:; base-uri 'none'; form-action 'none'"
     )
     first = f'<img src="data:image/png;base64,{still}" alt="Mean gate of each layer and token">' if still else ""
+    block = f'<script type="text/plain" id="weights">{weights}</script>' if weights else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{sheet}</style></head>"
         f'<body><main id="root"><h1>{escape(title)}</h1>{first}</main>'
+        f"{block}"
         f'<script type="application/json" id="data">{safe_json(data)}</script><script type="module">{script}</script>'
         "</body></html>\n"
     )
@@ -128,9 +132,9 @@ def live_page(weights: str, title: str, text: str, still: str = "") -> str:
         still: a PNG in base64, shown until the script has started.
     """
     options = {"state": {"text": text}, "examples": list(EXAMPLES.values())}
-    data = {"weights": weights, "worker": bundle("worker"), "options": options}
-    begin = "await $engine.pageEngine(data.weights, { worker: $engine.workerOf(data.worker) })"
-    return page(title, begin, data, modules=["engine"], still=still)
+    data = {"worker": bundle("worker"), "options": options}
+    begin = "await $engine.pageEngine(weights, { worker: $engine.workerOf(data.worker) })"
+    return page(title, begin, data, modules=["engine"], still=still, weights=weights)
 
 
 def safe_json(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from io import BytesIO
 
 from rwkvgate.explore.kernel import KernelEngine
@@ -52,5 +53,9 @@ def drawn(reading: LiveReading, labels: list[str], arm: str) -> bytes:
         axes.set(title=f"Mean gate over channels: {arm}{part}", ylabel="layer")
         figure.colorbar(shown, ax=axes)
         file = BytesIO()
-        figure.savefig(file, format="png", dpi=110)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="Glyph"
+            )  # matplotlib's font lacks some scripts: boxes stand there
+            figure.savefig(file, format="png", dpi=110)
     return file.getvalue()

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "build" / "screenshots"
 CHROMIUM = os.environ.get("RWKVGATE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 AXE = os.environ.get("RWKVGATE_AXE")
-PATIENCE = 8_000
+PATIENCE = 90_000
 """Milliseconds that a page is waited for."""
 
 NAMELESS = """() => [...document.querySelectorAll("button, input, select, textarea, summary, [tabindex]")]
