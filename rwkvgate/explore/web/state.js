@@ -16,7 +16,7 @@ export function defaults(about) {
     text: about.text ?? "",
     arm: first ? first.name : "",
     beside: "", // the arm that losses and continuations are compared with; "" is the same arm with its gate on
-    measure: "gate",
+    measure: first?.gate ? "gate" : "surprisal",
     layer: 1, // a row of the grid, from 1
     token: 0,
     channel: null, // null is the mean over all channels

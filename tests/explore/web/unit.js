@@ -26,6 +26,7 @@ export function run(assert) {
   assert.equal(clean({ arm: "b", beside: "b" }, about).beside, "");
 
   // Interventions and their words.
+  assert.equal(defaults({ arms: about.arms.slice(0, 1) }).measure, "surprisal");
   assert.deepEqual(interventions(start, about), []);
   assert.deepEqual(interventions({ ...chosen, arm: "base" }, about), []);
   assert.deepEqual(interventions(chosen, about), [{ layer: 2, channels: null, tokens: null, scale: 1.25 }]);
@@ -40,6 +41,8 @@ export function run(assert) {
   assert.ok(history.move(-1) && history.move(-1) && !history.move(-1) && history.state === 1);
   history.push(4);
   assert.ok(!history.can(1) && history.can(-1) && history.state === 4);
+  history.replace(5);
+  assert.ok(history.state === 5 && history.move(-1) && history.state === 1);
 
   // Measures stand on scales that no text changes.
   const own = reading();
