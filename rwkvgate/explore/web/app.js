@@ -57,13 +57,20 @@ export class App {
       h("div", { class: "views" }, h("div", { class: "sticky" }, this.readout, this.message, this.busy), text, this.pages,
         h("div", { class: "stack" }, grid, losses, continuation), h("div", { class: "stack side-stack" }, channels, next)), this.spoken));
     this.root.addEventListener("keydown", (event) => this.shortcut(event));
-    this.observer = new ResizeObserver(() => this.draw());
+    let width = 0; // a text that grows changes the height alone
+    this.observer = new ResizeObserver(([{ contentRect }]) => {
+      if (contentRect.width !== width) this.draw();
+      width = contentRect.width;
+    });
     this.observer.observe(this.root);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.theme = hostTheme(); this.draw(); });
+    this.ended = new AbortController();
+    const follow = () => { this.theme = hostTheme(); this.draw(); };
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", follow, { signal: this.ended.signal });
   }
 
   destroy() {
     this.observer.disconnect();
+    this.ended.abort();
     this.engine.stop();
   }
 
