@@ -86,11 +86,11 @@ test-slurm: $(STAMP)  ## run a sweep on a real Slurm of one node and kill its no
 
 test-browser: $(STAMP)  ## test the explorer in a headless Chromium, with ipywidgets 8 and Colab's 7.7.1; build/screenshots
 	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null 2>&1 || true
-	@$(BIN)/python -m pytest tests/explore/test_browser.py
+	@$(BIN)/python -m pytest tests/explore/test_front.py tests/explore/test_browser.py
 	@test -x .venv-widgets7/bin/python || "$$PYTHON" -m venv .venv-widgets7
 	@.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/explore/widgets7.txt
 	@$(BIN)/python -c $(PURELIB) > "$$(.venv-widgets7/bin/python -c $(PURELIB))/project.pth"
-	@.venv-widgets7/bin/python -m pytest tests/explore/test_browser.py
+	@.venv-widgets7/bin/python -m pytest tests/explore/test_front.py tests/explore/test_browser.py
 
 bench: $(STAMP)  ## measure the project's numbers, each beside its reference
 	@$(BIN)/python benchmarks/wkv.py

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from rwkvgate.explore.interventions import Clamp, applied
-from rwkvgate.explore.reading import read
+from rwkvgate.explore.reading import model_lock, read
 from rwkvgate.explore.tokens import token_texts
 from rwkvgate.metrics.generation import end_ids
 from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating
@@ -46,17 +47,11 @@ def clamp_effect(
     clamp: Clamp,
     *,
     new_tokens: int = 40,
-    progress: Callable[[int, int], None] | None = None,
-    stopped: Callable[[], bool] | None = None,
 ) -> ClampEffect:
     """Measure what a clamp changes: read the text after the prefix token and continue it greedily, twice.
 
-    Args:
-        progress, stopped: as in `reading.read`.
-
     Raises:
         ValueError: the model has no gate, the clamp is out of range, or `new_tokens` is below 1.
-        Stopped: `stopped` returned true.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
@@ -73,10 +68,10 @@ def clamp_effect(
         nats = None
         if sequence:
             with applied(model, each):
-                nats = read(model, ids, losses=True, progress=progress, stopped=stopped)
+                nats = read(model, ids, losses=True)
         losses.append(np.zeros(0, np.float32) if nats is None else nats[0, 1:].numpy())
         written = [""]
-        written += stream(model, tokenizer, text, clamp=each, new_tokens=new_tokens, stopped=stopped)
+        written += stream(model, tokenizer, text, clamp=each, new_tokens=new_tokens)
         texts.append(written[-1])
     return ClampEffect(clamp, token_texts(tokenizer, sequence), losses[0], losses[1], texts[0], texts[1])
 
@@ -87,19 +82,36 @@ def stream(
     text: str,
     *,
     clamp: Clamp | None = None,
+    **options: Any,
+) -> Iterator[str]:
+    """Yield a continuation after each of its tokens. An incomplete character shows as U+FFFD.
+
+    Args:
+        options: of `generated`, which says what is refused.
+    """
+    written = list[int]()
+    for token, _ in generated(model, tokenizer, text, clamps=[] if clamp is None else [clamp], **options):
+        written.append(token)
+        yield str(tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def generated(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    clamps: Sequence[Clamp] = (),
     new_tokens: int = 40,
     temperature: float = 0.0,
     seed: int = 0,
-    stopped: Callable[[], bool] | None = None,
-) -> Iterator[str]:
-    """Generate a continuation and yield it after each token, until the end of text or `new_tokens`.
+) -> Iterator[tuple[int, float]]:
+    """Generate a continuation: each token and its probability, until the end of text or `new_tokens`.
 
-    The clamp and the model's lock apply inside a step only: between steps others may use the model. An incomplete
-    character shows as U+FFFD.
+    The clamps and the model's lock apply inside a step only: between steps others may use the model.
 
     Args:
-        temperature: 0 is greedy; otherwise a token is sampled from the logits divided by it.
-        stopped: called before each step; true ends the continuation.
+        temperature: 0 is greedy; otherwise a token is sampled from the logits divided by it. The probability is that
+            without temperature.
 
     Raises:
         ValueError: the temperature is negative or not finite, `new_tokens` is below 1, or the model is not a
@@ -113,11 +125,13 @@ def stream(
     generator = torch.Generator().manual_seed(seed)
     ends = end_ids(model, tokenizer)
     ids = torch.tensor([[PREFIX_ID, *encode(tokenizer, [text])[0]]], device=device_of(model))
-    state, written = None, list[int]()
+    state = None
     for _ in range(new_tokens):
-        if stopped is not None and stopped():
-            return
-        with applied(model, clamp), evaluating(model):
+        with ExitStack() as stack:
+            for clamp in clamps:
+                stack.enter_context(applied(model, clamp))
+            stack.enter_context(model_lock(model))
+            stack.enter_context(evaluating(model))
             logits, state = prefill(model, ids, past_key_values=state)
             scores = logits[0].float().cpu()  # (vocabulary,)
         if temperature == 0:
@@ -126,6 +140,5 @@ def stream(
             chosen = int(torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator))
         if chosen in ends:
             return
-        written.append(chosen)
         ids = ids.new_tensor([[chosen]])
-        yield str(tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        yield chosen, float(scores.softmax(-1)[chosen])

@@ -1,4 +1,4 @@
-"""The explorer: every view of a model's gates over a text, as widgets or as one page without a kernel."""
+"""The explorer: a model's gates over a text, live in a notebook or as one page without a kernel."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from rwkvgate.explore.observing import require_gates
-from rwkvgate.explore.page import static_page
-from rwkvgate.explore.session import EXAMPLES, Models, Session
+from rwkvgate.explore.kernel import EXAMPLES, KernelEngine, Models
+from rwkvgate.explore.page import recorded_page
+from rwkvgate.explore.picture import picture
 from rwkvgate.rwkv6.files import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rwkvgate.explore.panel import Panel
-
 
 class GateExplorer:
-    """Interactive view of a model's gates: type a text, look at every layer, clamp a gate, compare losses and
-    continuations.
+    """Interactive view of a model's gates: type a text, look at every layer and channel, switch the gate off, compare
+    losses and continuations.
 
-    A notebook displays it at the end of a cell. Several explorers may share a model and a kernel.
+    A notebook displays it at the end of a cell, with a picture where no widget can run. Several explorers may share a
+    model and a kernel.
 
     Args:
-        model: a patched model; for an unpatched one the widget lists the arms that have gates.
+        model: a patched model; for an unpatched one the explorer lists the arms that have gates.
         tokenizer: of the model.
         text: at the start.
-        arms: further models by name, or functions that load one at its first use.
+        arms: further models by name, or functions that load one at its first use. One whose name holds the word
+            "untrained" is the control that changes of the gate are shown from.
         name: of `model` among the arms.
 
     Raises:
-        ValueError: `arms` has an entry called `name`.
+        ValueError: `arms` has an entry called `name`, or the text is too long.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
@@ -55,26 +55,22 @@ class GateExplorer:
     ) -> None:
         if name in (arms or {}):
             raise ValueError(f"name is {name!r}, which an arm has too; the names must differ")
-        self.session = Session({name: model, **(arms or {})}, tokenizer, text)
+        self.engine = KernelEngine({name: model, **(arms or {})}, tokenizer, text)
 
     @cached_property
-    def panel(self) -> Panel:
-        """The widgets, made at their first use.
+    def widget(self) -> Any:
+        """The widget to display, made at its first use.
 
         Raises:
-            ImportError: ipywidgets is not installed.
+            ImportError: anywidget is not installed.
         """
-        from rwkvgate.explore.panel import Panel
+        from rwkvgate.explore.widget import ExplorerWidget
 
-        return Panel(self.session)
-
-    @property
-    def widget(self) -> Any:
-        """The widget to display."""
-        return self.panel.root
+        return ExplorerWidget(self.engine)
 
     def to_html(self, path: str | Path | None = None, *, title: str = "The gate") -> str:
-        """The chosen reading as one self-contained page: every view, a layer slider, values on hover, no network.
+        """The first arm's readings of the text as one self-contained page: every view, the gate on, off and open, no
+        network.
 
         Args:
             path: file that the page is written to, atomically; None writes none.
@@ -83,18 +79,15 @@ class GateExplorer:
         Raises:
             ValueError: the model has no gate.
         """
-        session, choice = self.session, self.session.choice
-        require_gates(session.model(choice.arm))
-        reading, other = session.reading(choice.arm, choice.text, choice.clamp), None
-        left, right = session.sides()
-        if left != right and left[2] == choice.clamp:  # a clamp alone has its own section
-            other = (*session.names(), session.reading(*right))
-        page = static_page(reading, title=title, effect=session.effect(), other=other)
+        page = recorded_page(self.engine, title)
         if path is not None:
             write_text(path, page)
         return page
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import display
-
-        display(self.widget)
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        try:
+            return self.widget._repr_mimebundle_(**options)
+        except ImportError:  # the picture is better than a traceback
+            still = picture(self.engine)
+            still["text/plain"] += ". The live explorer needs anywidget: pip install anywidget"
+            return still

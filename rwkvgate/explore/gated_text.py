@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,18 +83,11 @@ def read_text(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     text: str,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    stopped: Callable[[], bool] | None = None,
 ) -> GatedText:
     """Read a text after the prefix token, with the gates and losses of its tokens.
 
-    Args:
-        progress, stopped: as in `reading.read`.
-
     Raises:
         ValueError: the model has no gate.
-        Stopped: `stopped` returned true.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
@@ -119,7 +111,7 @@ def read_text(
             kept[gate].append(values[0].to("cpu", torch.float16))
 
     with observing(model, keep):
-        losses = read(model, ids, losses=True, progress=progress, stopped=stopped)
+        losses = read(model, ids, losses=True)
     assert losses is not None
     values = torch.stack([torch.cat(parts)[1:] for parts in kept]) if keeping else None
     return GatedText(text, token_texts(tokenizer, sequence), summarizer.summary(losses[:, 1:]), values)

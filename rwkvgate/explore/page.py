@@ -1,4 +1,4 @@
-"""One self-contained page of a gated text that works without a kernel and without a network.
+"""The explorer as one file for any browser, without a kernel and without a network.
 
 Its content security policy allows its own script and style, by their hashes, and nothing else.
 """
@@ -8,84 +8,133 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from rwkvgate.explore.bundle import bundle, web_file
+from rwkvgate.explore.kernel import EXAMPLES, KernelEngine, Reply
+from rwkvgate.explore.observing import require_gates
+from rwkvgate.explore.picture import picture
 
-from rwkvgate.explore import svg
-from rwkvgate.explore.effects import ClampEffect
-from rwkvgate.explore.gated_text import GatedText
-from rwkvgate.explore.palette import STEPS, value_range
-from rwkvgate.explore.summaries import TOKEN_MEASURES
-from rwkvgate.explore.tokens import aggregate
-from rwkvgate.explore.views import (
-    MOST_TOKENS,
-    NOTHING,
-    clamp_view,
-    compare_view,
-    correlation,
-    distribution_view,
-    extremes_view,
-    layers_view,
-    measure_name,
-    place,
-    quoted,
-    style,
-    text_view,
+WRITTEN = 30
+"""Tokens of a recorded continuation."""
+LIVE = (
+    "This page holds recorded readings of one text: with the gate on, and off or open in one layer or in every layer. "
+    "To type a text of your own, open it live: GateExplorer(model, tokenizer, text) in a notebook, or make explore."
 )
 
-UNIT = 10000
-"""Values are stored as integer multiples of 1 / `UNIT`."""
+
+def recording(engine: KernelEngine, arm: str) -> dict[str, Any]:
+    """One arm's readings of the engine's text, as `recorded.js` takes them: as it is, and with the gates of each layer
+    and of all layers clamped to 0 and to 1, each with its greedy continuation.
+
+    Single channels are kept of the first reading alone. A model of n layers reads the text 2n + 3 times.
+
+    Raises:
+        ValueError: the arm has no gate.
+    """
+    model = engine.model(arm)
+    layers = sorted(
+        {int(label.split()[0]) for label in engine.arm(arm)["gate"]["labels"]} if require_gates(model) else ()
+    )
+    clamps = [
+        {"layer": layer, "channels": None, "tokens": None, "value": value}
+        for layer in (None, *layers)
+        for value in (0, 1)
+    ]
+    readings = [_recorded(engine, arm, interventions) for interventions in ([], *([clamp] for clamp in clamps))]
+    limits = {"tokens": len(readings[0]["reading"]["pieces"]), "words": LIVE}
+    about = engine.about() | {"engine": "recorded", "arms": [engine.arm(arm)], "untrained": None, "limits": limits}
+    return {"about": about, "readings": readings}
 
 
-def static_page(
-    gated: GatedText,
-    *,
-    title: str = "The gate",
-    effect: ClampEffect | None = None,
-    other: tuple[str, str, GatedText] | None = None,
-) -> str:
-    """The page as HTML: text, layers, distribution, extremes and surprisal, with a layer slider and a choice of
-    measure. Without script it shows the first layer.
+def _recorded(engine: KernelEngine, arm: str, interventions: list[dict[str, Any]]) -> dict[str, Any]:
+    asked = {"arm": arm, "text": engine.text, "interventions": interventions}
+    message, buffers = _whole(engine, {"method": "read", **asked})
+    tokens, _ = _whole(engine, {"method": "continue", "tokens": WRITTEN, **asked})
+    kept = buffers[: 5 if interventions else 6]
+    texts = [base64.b64encode(buffer).decode() for buffer in kept]
+    return {"reading": message["reading"], "buffers": texts, "continuation": tokens["tokens"]}
+
+
+def _whole(engine: KernelEngine, message: Mapping[str, Any]) -> Reply:
+    """The engine's answer in one piece."""
+    parts: list[Any] = []
+    reply, buffers = engine.handle({"id": 0, **message})
+    while not reply["done"]:
+        parts += reply.get("tokens", [])
+        reply, buffers = engine.handle({"id": 0, "method": "more"})
+    if "error" in reply:
+        raise ValueError(reply["error"])
+    return ({**reply, "tokens": parts + reply["tokens"]} if "tokens" in reply else reply), buffers
+
+
+def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: str = "", weights: str = "") -> str:
+    """A page of the front end.
 
     Args:
-        effect: a clamp's effect, for a section of its own.
-        other: labels of the first and a second text or arm, and the second, for a section that compares them.
+        title: of the page.
+        begin: an expression of script that makes the engine, such as `$recorded.recordedEngine(data)`.
+        data: what the script finds as `data`, JSON; its `options` are the app's.
+        modules: names of the modules of `explore/web` that `begin` uses.
+        still: a PNG in base64, shown until the script has started.
+        weights: text without "<" that the script finds as `weights`.
     """
-    sections = [("About", f"<p>{len(gated.tokens):,} tokens, {len(gated.labels)} gates.</p>", "")]
-    if not gated.tokens:
-        sections = [("About", NOTHING, "")]
-    sections += [
-        ("The text", text_view(gated), "text"),
-        ("Layers and tokens", layers_view(gated), "layers"),
-        ("How the values are spread", distribution_view(gated), "spread"),
-        ("Highest and lowest", _by_layer(gated), "extremes"),
-        ("Gate and surprisal", _surprisal(gated), "surprisal"),
-    ]
-    if effect is not None:
-        sections.append(("The effect of a clamp", clamp_view(effect), "clamp"))
-    if other is not None:
-        left, right, beside = other
-        sections.append(("Side by side", compare_view(gated, beside, names=(left, right)), "compare"))
-    body = "".join(f'<section id="{name}"><h2>{head}</h2>{view}</section>' for head, view, name in sections)
-    sheet = f"{style()}\n{_file('page.css')}"
-    script = _file("page.js")
-    policy = (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(sheet)}'; "
-        "base-uri 'none'; form-action 'none'"
+    script = (
+        f"{bundle('app', *modules)}"
+        "const data = JSON.parse(document.getElementById('data').textContent);\n"
+        "const weights = document.getElementById('weights')?.textContent;\n"
+        "const root = document.getElementById('root');\n"
+        f"try {{ await $app.start(root, {begin}, {{ address: true, ...data.options }}); }} catch (error) {{\n"
+        "root.append(Object.assign(document.createElement('p'), { role: 'alert', textContent: error.message })); }\n"
     )
+    sheet = (
+        f"body {{ margin: 0; }}\n.gx {{ max-width: 1500px; margin: 0 auto; min-height: 100vh; }}\n{web_file('app.css')}"
+    )
+    policy = (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(sheet)}'; img-src data:; "
+        "worker-src blob:; base-uri 'none'; form-action 'none'"
+    )
+    first = f'<img src="data:image/png;base64,{still}" alt="Mean gate of each layer and token">' if still else ""
+    block = f'<script type="text/plain" id="weights">{weights}</script>' if weights else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{sheet}</style></head>"
-        f'<body class="rg"><h1>{escape(title)}</h1>{_controls(gated)}{body}'
-        f'<script type="application/json" id="data">{safe_json(_data(gated))}</script><script>{script}</script>'
+        f'<body><main id="root"><h1>{escape(title)}</h1>{first}</main>'
+        f"{block}"
+        f'<script type="application/json" id="data">{safe_json(data)}</script><script type="module">{script}</script>'
         "</body></html>\n"
     )
+
+
+def recorded_page(engine: KernelEngine, title: str) -> str:
+    """The page of the engine's first arm, recorded.
+
+    Raises:
+        ValueError: it has no gate.
+    """
+    record = recording(engine, engine.arms[0])
+    record["about"]["title"] = title
+    still = picture(engine).get("image/png", "")
+    return page(title, "$recorded.recordedEngine(data)", record, modules=["recorded"], still=still)
+
+
+def live_page(weights: str, title: str, text: str, still: str = "") -> str:
+    """The page that runs the models itself, in a worker.
+
+    Args:
+        weights: a weight file as `weights.embedded` writes it.
+        title: of the page.
+        text: at the start.
+        still: a PNG in base64, shown until the script has started.
+    """
+    options = {"state": {"text": text}, "examples": list(EXAMPLES.values())}
+    data = {"worker": bundle("worker"), "options": options}
+    begin = "await $engine.pageEngine(weights, { worker: $engine.workerOf(data.worker) })"
+    return page(title, begin, data, modules=["engine"], still=still, weights=weights)
 
 
 def safe_json(value: Any) -> str:
@@ -94,67 +143,6 @@ def safe_json(value: Any) -> str:
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text
-
-
-def _controls(gated: GatedText) -> str:
-    options = "".join(f"<option>{escape(measure_name(name))}</option>" for name in TOKEN_MEASURES)
-    return (
-        '<div class="controls" id="controls" hidden>'
-        f'<label>Layer <input id="layer" type="range" min="1" max="{len(gated.labels)}" value="1" step="1"></label>'
-        f'<output id="layer-name" for="layer"></output><label>Shown <select id="measure">{options}</select></label>'
-        '<div class="readout" id="readout" aria-live="polite">Hover over a token, or focus the text and use the arrow '
-        "keys; [ and ] change the layer.</div></div>"
-    )
-
-
-def _by_layer(gated: GatedText) -> str:
-    return "".join(
-        f'<div data-layer="{i}"{" hidden" if i else ""}><p>Layer {escape(label)}, {measure_name("mean")}.</p>'
-        f"{extremes_view(gated, label)}</div>"
-        for i, label in enumerate(gated.labels)
-    )
-
-
-def _surprisal(gated: GatedText) -> str:
-    texts, both, _ = aggregate(gated.tokens, np.stack((gated.losses, gated.measure("mean")[0])), MOST_TOKENS)
-    picture = svg.scatter(both[0], both[1], texts, "surprisal (nats)", "gate", 1.0) if texts else NOTHING
-    return f'<p><span id="dots-name">{measure_name("mean")}</span>: <span id="correlation"></span></p>{picture}'
-
-
-def _data(gated: GatedText) -> dict[str, Any]:
-    """The data of the page's script; values in 1 / `UNIT`, null for nan."""
-    texts, surprisal, size = aggregate(gated.tokens, gated.losses, MOST_TOKENS)
-    measures = []
-    for name in TOKEN_MEASURES:
-        values = gated.measure(name)
-        low, high = value_range(values)
-        measures.append(
-            {
-                "label": measure_name(name),
-                "low": round(low * UNIT, 2),
-                "high": round(high * UNIT, 2),
-                "values": [_whole(line) for line in aggregate(gated.tokens, values, MOST_TOKENS)[1]],
-                "correlations": [correlation(line, gated.losses) for line in values],
-            }
-        )
-    return {
-        "unit": UNIT,
-        "steps": STEPS,
-        "labels": gated.labels,
-        "hover": [f"{place(i, size, len(gated.tokens))}: {quoted(text)}" for i, text in enumerate(texts)],
-        "surprisal": _whole(surprisal),
-        "measures": measures,
-        "ground": svg.scatter_level(0, 1),
-        "height": svg.scatter_level(0, 1) - svg.scatter_level(1, 1),
-    }
-
-
-def _whole(values: NDArray[np.float32]) -> list[int | None]:
-    return [round(value * UNIT) if np.isfinite(value) else None for value in values.tolist()]
-
-
-def _file(name: str) -> str:
-    return files("rwkvgate.explore").joinpath(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

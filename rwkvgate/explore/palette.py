@@ -1,6 +1,6 @@
 """Perceptually uniform, colour-blind-safe colours of the views, as classes of a style sheet.
 
-Classes, because the page's content security policy forbids style attributes.
+Classes, because a notebook that is not trusted keeps no style attributes.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def hex_colours(palette: str) -> list[str]:
 
 @cache
 def style_sheet() -> str:
-    """The style sheet of every class: background and ink of text, fill of a drawing."""
-    rules = [".rg .gn,.rg .dn{background:#fff;color:#000;fill:#ddd;outline:1px dotted #999}"]
+    """The style sheet of every class: background and ink of text."""
+    rules = [".rg .gn,.rg .dn{background:#fff;color:#000;outline:1px dotted #999}"]
     for palette, letter in PREFIX.items():
         for step, colour in enumerate(hex_colours(palette)):
-            rules.append(f".rg .{letter}{step}{{background:{colour};color:{_ink(colour)};fill:{colour}}}")
+            rules.append(f".rg .{letter}{step}{{background:{colour};color:{_ink(colour)}}}")
     return "\n".join(rules)
 
 

@@ -1,13 +1,11 @@
 """Windowed reading: a forward pass over a text of any length, in windows that carry the state.
 
-Memory does not grow with the text. Gates are recorded by observers (see `observing`); a reading can be stopped between
-two windows.
+Memory does not grow with the text. Gates are recorded by observers (see `observing`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,10 +23,6 @@ WINDOW = 512
 
 _LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # type: ignore[type-arg]
 _GUARD = RLock()
-
-
-class Stopped(Exception):
-    """A reading ended early because its caller asked for it."""
 
 
 def model_lock(model: nn.Module) -> Any:
@@ -75,16 +69,12 @@ def read(
     *,
     window: int = WINDOW,
     losses: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    stopped: Callable[[], bool] | None = None,
 ) -> Tensor | None:
     """Run the model over tokens (batch, time) from the start of a document, window by window.
 
     Args:
         attention_mask: (batch, time), 0 at padding.
         losses: whether to compute each token's negative log-likelihood given the tokens before it.
-        progress: called with (tokens read, tokens in all) after each window.
-        stopped: called before each window; true ends the reading.
 
     Returns:
         The losses in nats, (batch, time) float32 on the CPU, nan at padding and at a row's first real token; None
@@ -92,7 +82,6 @@ def read(
 
     Raises:
         ValueError: what `check_text` refuses, or `window` is below 1.
-        Stopped: `stopped` returned true.
 
     Example:
         >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
@@ -106,12 +95,6 @@ def read(
     time = input_ids.shape[1]
     nats = torch.full(input_ids.shape, math.nan) if losses else None
     last: Tensor | None = None  # the logits at the end of the window before, (batch, vocabulary)
-
-    def end_if_stopped(tokens: int) -> None:
-        if stopped is not None and stopped():
-            raise Stopped(f"stopped after {tokens:,} of {time:,} tokens")
-
-    end_if_stopped(0)
     with evaluating(model):
         keep = 0 if losses else 1
         for part, output in in_windows(model, input_ids, attention_mask, window=window, keep=lambda _: keep):
@@ -129,10 +112,6 @@ def read(
                         ]
                     ).cpu()
                 last = logits[:, -1]
-            if progress is not None:
-                progress(part.stop, time)
-            if part.stop < time:
-                end_if_stopped(part.stop)
     if nats is not None and attention_mask is not None:
         real = attention_mask[:, -time:].bool().cpu()
         after = torch.cat((torch.zeros_like(real[:, :1]), real[:, :-1]), dim=1)

@@ -13,7 +13,6 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvgate.explore import svg
 from rwkvgate.explore.effects import ClampEffect
 from rwkvgate.explore.gated_text import GatedText
 from rwkvgate.explore.palette import DIVERGING, SEQUENTIAL, class_names, style_sheet, value_range
@@ -21,10 +20,6 @@ from rwkvgate.explore.tokens import aggregate, direction, readable, token_labels
 
 MOST_TOKENS = 4096
 """Texts of more tokens are coloured in groups."""
-MOST_COLUMNS = 256
-"""Texts of more tokens share columns in a drawing."""
-EXTREMES = 8
-"""Tokens or channels in a list of the highest or lowest."""
 NOTHING = "<p>The text is empty: there is no token to show.</p>"
 
 
@@ -82,7 +77,7 @@ def coloured_text(
         hover = f"{place(i, size, len(tokens))}: {quoted(text)}, {value:.3f}"
         line = "\n" * text.count("\n")
         spans.append(f'<span class="{colour}" title="{escape(hover)}">{escape(readable(text))}</span>{line}')
-    bar = svg.colour_bar(low, high, label, palette)
+    bar = colour_bar(low, high, label, palette)
     return View(
         f'{_joined(size, len(tokens))}{bar}<div class="tokens" dir="{direction(tokens)}">{"".join(spans)}</div>'
     )
@@ -99,58 +94,6 @@ def text_view(gated: GatedText, layer: int | str = 1, measure: str | int = "mean
         return View(NOTHING)
     label = f"layer {gated.labels[gate]}, {measure_name(measure)}"
     return coloured_text(gated.tokens, values[gate], label, ends=value_range(values))
-
-
-def layers_view(gated: GatedText, measure: str | int = "mean") -> View:
-    """Layers down, tokens across."""
-    values = gated.measure(measure)
-    if not gated.tokens:
-        return View(NOTHING)
-    texts, shown, size = aggregate(gated.tokens, values, MOST_COLUMNS)
-    low, high = value_range(shown)
-    picture = svg.heatmap(shown, gated.labels, texts, low, high, measure_name(measure))
-    return View(f"{_joined(size, len(gated.tokens))}{svg.colour_bar(low, high, measure_name(measure))}{picture}")
-
-
-def distribution_view(gated: GatedText) -> View:
-    """Histogram of each layer's values over tokens and channels, with the share that is saturated."""
-    if not gated.tokens:
-        return View(NOTHING)
-    summary = gated.summary
-    saturated = summary.channel_saturated[:, 0].mean(-1).tolist()
-    picture = svg.distribution(summary.histogram[:, 0].numpy(), gated.labels, saturated)
-    return View(f'<p class="note">Gate value across; height is the square root of the share.</p>{picture}')
-
-
-def extremes_view(gated: GatedText, layer: int | str = 1, measure: str | int = "mean") -> View:
-    """The tokens and the channels with the highest and the lowest gate of a layer."""
-    gate = gated.gate(layer)
-    values = gated.measure(measure)[gate]
-    if not gated.tokens:
-        return View(NOTHING)
-    channels = gated.summary.channel_mean[gate, 0].numpy()
-    labels = token_labels([svg.short(token) for token in gated.tokens])
-    names = [str(i) for i in range(len(channels))]
-    parts = [
-        _table("Highest tokens", ("token", "position", "gate"), _extremes(values, labels, True)),
-        _table("Lowest tokens", ("token", "position", "gate"), _extremes(values, labels, False)),
-        _table("Highest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, True, "")),
-        _table("Lowest channels", ("channel", "", "mean over tokens"), _extremes(channels, names, False, "")),
-    ]
-    return View(f'<div class="columns narrow">{"".join(f"<div>{part}</div>" for part in parts)}</div>')
-
-
-def surprisal_view(gated: GatedText, layer: int | str = 1, measure: str | int = "mean") -> View:
-    """Each token's gate against the token's surprisal, and their rank correlation."""
-    gate, values = gated.gate(layer), gated.measure(measure)
-    if not gated.tokens:
-        return View(NOTHING)
-    both = np.stack((values[gate], gated.losses))
-    texts, shown, size = aggregate(gated.tokens, both, 4 * MOST_COLUMNS)
-    top = max(1.0, float(np.nanmax(values)))
-    picture = svg.scatter(shown[1], shown[0], texts, "surprisal (nats)", measure_name(measure), top)
-    words = correlation(values[gate], gated.losses)
-    return View(f"{_joined(size, len(gated.tokens))}<p>Layer {escape(gated.labels[gate])}: {words}.</p>{picture}")
 
 
 def compare_view(
@@ -197,22 +140,19 @@ def continuation(text: str) -> View:
     return View(f'<div class="tokens" dir="{direction([text])}">{shown or "<i>It ends at once.</i>"}</div>')
 
 
-def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Spearman's correlation over finite pairs; nan for fewer than three or if one side is constant."""
-    known = np.isfinite(a) & np.isfinite(b)
-    if known.sum() < 3 or np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
-        return float("nan")
-    from scipy.stats import spearmanr
+def colour_bar(low: float, high: float, label: str, palette: str = SEQUENTIAL) -> str:
+    """Legend of a colour scale: every step of the palette between the numbers at its ends."""
+    ends = np.linspace(low, high, 32, dtype=np.float32)
+    bar = "".join(f'<i class="{name}"></i>' for name in class_names(ends, low, high, palette))
+    return (
+        f'<div class="legend"><span>{escape(label)}</span><span>{low:.3g}</span><span class="bar">{bar}</span>'
+        f"<span>{high:.3g}</span></div>"
+    )
 
-    return float(spearmanr(a[known], b[known]).statistic)
 
-
-def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> str:
-    """The rank correlation in words."""
-    value = rank_correlation(a, b)
-    if np.isnan(value):
-        return "no rank correlation, for there are too few tokens or the values do not vary"
-    return f"rank correlation {value:+.2f}"
+def short(text: str, most: int = 24) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def place(index: int, size: int, total: int) -> str:
@@ -224,28 +164,10 @@ def place(index: int, size: int, total: int) -> str:
 
 def quoted(text: str) -> str:
     """A token, or the beginning of a group, in quotation marks, with visible white space."""
-    return f"“{token_labels([svg.short(text, 60)])[0]}”"
+    return f"“{token_labels([short(text, 60)])[0]}”"
 
 
 def _joined(size: int, total: int) -> str:
     if size == 1:
         return ""
     return f'<p class="note">{total:,} tokens, in groups of {size}: each colour or point is the mean of its group.</p>'
-
-
-def _extremes(
-    values: NDArray[np.float32], names: Sequence[str], highest: bool, place: str = "{}"
-) -> list[tuple[str, str, str]]:
-    known = np.flatnonzero(np.isfinite(values))
-    order = known[np.argsort(values[known], kind="stable")]
-    chosen = (order[::-1] if highest else order)[:EXTREMES]
-    return [(names[i], place.format(i), f"{values[i]:.3f}") for i in chosen.tolist()]
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    lines = [
-        f'<tr><td><bdi>{escape(name)}</bdi></td><td class="n">{place}</td><td class="n">{value}</td></tr>'
-        for name, place, value in rows
-    ]
-    return f"<h3>{title}</h3><table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

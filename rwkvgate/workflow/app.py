@@ -25,7 +25,7 @@ from rwkvgate.experiment.settings import Settings
 from rwkvgate.experiment.steps import ensure_texts
 from rwkvgate.experiment.steps.arm import load_arm
 from rwkvgate.explore.explorer import GateExplorer
-from rwkvgate.explore.session import EXAMPLES
+from rwkvgate.explore.kernel import EXAMPLES
 from rwkvgate.gate.validation import SettingsError, validate
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def newest_run(outputs: Path) -> Run:
             run = open_finished(path.parent)
         except SettingsError:
             continue
-        if gated_arms(run):
+        if finished_arms(run):
             return run
     raise SettingsError(f"{outputs} holds no run with a gated arm; `make reproduce` makes one")
 
@@ -65,8 +65,8 @@ def open_finished(folder: Path) -> Run:
     return Run(validate(Settings, settings, where=str(folder / MANIFEST)))
 
 
-def gated_arms(run: Run) -> dict[str, Callable[[], Rwkv6ForCausalLM]]:
-    """The run's finished arms with a gate: for each arm and seed a function that loads its model.
+def finished_arms(run: Run, *, gated: bool = True) -> dict[str, Callable[[], Rwkv6ForCausalLM]]:
+    """The run's finished arms with a gate, or those without: for each arm and seed a function that loads its model.
 
     Why one that was made cannot be used is printed.
     """
@@ -74,7 +74,7 @@ def gated_arms(run: Run) -> dict[str, Callable[[], Rwkv6ForCausalLM]]:
     for arm in sorted(ARMS, key=lambda name: name != FIRST):
         for folder in sorted((run.folder / "arms" / arm).glob("seed*")):
             number = folder.name.removeprefix("seed")
-            if ARMS[arm].gate and number.isdecimal() and len(number) < 10:
+            if bool(ARMS[arm].gate) == gated and number.isdecimal() and len(number) < 10:
                 variant = run.variant(arm, int(number))
                 if fault := order.arm(variant).fault:
                     print(f"{folder} is left out: {fault}", flush=True)
@@ -84,16 +84,17 @@ def gated_arms(run: Run) -> dict[str, Callable[[], Rwkv6ForCausalLM]]:
 
 
 def explorer_of(run: Run, text: str = next(iter(EXAMPLES.values()))) -> GateExplorer:
-    """An explorer over every finished arm with a gate.
+    """An explorer over every finished arm with a gate, and those without to compare with.
 
     Raises:
         SettingsError: the run has none.
     """
-    arms = gated_arms(run)
+    arms = finished_arms(run)
     if not arms:
         raise SettingsError(f"{run.folder} has no finished arm with a gate; {run.command()} makes them")
     disable_progress_bar()  # its bar would stand above the explorer
     name, *_ = arms
+    arms |= finished_arms(run, gated=False)
     return GateExplorer(arms.pop(name)(), ensure_texts(run).tokenizer, text, arms=arms, name=name)
 
 

@@ -1,14 +1,13 @@
-"""The explorer in a real browser: the page without a kernel, voila's page, and JupyterLab; screenshots are kept.
+"""The explorer in a real browser over a model: the kernel engine, the page without a kernel, voila and JupyterLab.
 
-Needs playwright and a Chromium; RWKVGATE_CHROMIUM names one that is not on the path. Each server listens on a free port
-of the loopback. Screenshots go to build/screenshots.
+Each server listens on a free port of the loopback. Screenshots go to build/screenshots.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,17 +15,18 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, of the extra dev, is not installed")
-ROOT = Path(__file__).resolve().parents[2]
-SHOTS = ROOT / "build" / "screenshots"
-CHROMIUM = os.environ.get("RWKVGATE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+from rwkvgate.explore.bundle import bundle, web_file
+from rwkvgate.explore.page import live_page
+from tests.explore.browsing import CHROMIUM, ROOT, chromium, faults, keep, opened, press
+
+pytest.importorskip("playwright.sync_api", reason="playwright, of the extra dev, is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path; RWKVGATE_CHROMIUM names one")
 PREPARE = """
 import torch
@@ -38,38 +38,42 @@ model = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=65536, **sizes)).eval()
 patch(model, GateConfig.preset("enhanced"))
 for parameter in model.parameters():
     parameter.data += 0.2 * torch.randn_like(parameter)
-explorer = GateExplorer(model, Rwkv6Tokenizer(), "Once <script>upon</script> a time")
+plain = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=65536, **sizes)).eval()
+explorer = GateExplorer(model, Rwkv6Tokenizer(), "Once <script>upon</script> a time", arms={"plain": lambda: plain})
 """
-PATIENCE = 90_000
-"""Milliseconds that a page is waited for."""
-SPANS = ".rg .tokens span"
+BRIDGE = """
+const handlers = [];
+const buffer = (text) => new DataView(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
+const model = {
+    get: (name) => data[name],
+    set(name, value) { data[name] = value; },
+    save_changes() {},
+    on(name, handler) { handlers.push(handler); },
+    off() {},
+    async send(content) {
+        const [message, buffers] = await window.kernel(content);
+        if (message) handlers.forEach((handler) => handler(message, buffers.map(buffer)));
+    },
+};
+window.kernelEngine = $kernel.kernelEngine(model, 1000);
+window.app = await $app.start(document.getElementById("root"), window.kernelEngine, {});
+"""
+"""What stands for anywidget's model: its messages go to the engine in the test's own process."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as launched:
         yield launched
-        launched.close()
 
 
-def opened(browser: Any, viewport: dict[str, int]) -> Any:
-    """A new page, patient on a busy machine."""
-    page = browser.new_page(viewport=viewport)
-    page.set_default_timeout(PATIENCE)
-    return page
-
-
-def classes(page: Any, selector: str = SPANS) -> list[str]:
-    """The colours of the tokens that are shown."""
-    return list(page.eval_on_selector_all(selector, "found => found.map(one => one.className)"))
-
-
-def keep(page: Any, name: str) -> None:
-    """Keep a screenshot, under the version of ipywidgets that it was made with."""
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=str(SHOTS / f"{name}-ipywidgets-{metadata.version('ipywidgets')}.png"))
+@pytest.fixture(scope="module")
+def explorer() -> Any:
+    """An explorer of a small model, and of one without a gate that is loaded at its first use."""
+    space: dict[str, Any] = {}
+    exec(PREPARE, space)
+    return space["explorer"]
 
 
 @contextmanager
@@ -100,65 +104,138 @@ def served(command: list[str], ready: str, folder: Path) -> Iterator[str]:
         log.close()
 
 
-def test_the_page_works_without_kernel_and_network(browser: Any, tmp_path: Any) -> None:
-    space: dict[str, Any] = {}
-    exec(PREPARE, space)
-    space["explorer"].to_html(tmp_path / "page.html")
-    page, trouble = opened(browser, viewport={"width": 1100, "height": 1600}), []
-    page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: trouble.append(request.url) if not request.url.startswith("file:") else None)
-    page.on("dialog", lambda dialog: trouble.append(dialog.message))
-    page.goto((tmp_path / "page.html").as_uri())
-    tokens = "#text .tokens span"
-    first = classes(page, tokens)
-    page.focus("#layer")
-    page.keyboard.press("ArrowRight")
-    assert page.inner_text("#layer-name") == "layer 2" and classes(page, tokens) != first
-    page.keyboard.press("[")
-    assert page.inner_text("#layer-name") == "layer 1" and classes(page, tokens) == first
-    page.focus("#text .tokens")
-    page.keyboard.press("End")
-    last = space["explorer"].session.reading("model", "Once <script>upon</script> a time")
-    assert f"{last.measure('mean')[0, -1]:.3f}" in page.inner_text("#readout")
-    page.hover(f"{tokens}:nth-child(2)")
-    assert f"token 1: “{last.tokens[1].replace(' ', '·')}”" in page.inner_text("#readout")
-    page.select_option("#measure", index=3)
-    assert "share of channels" in page.inner_text("#text .legend")
-    page.click("#layers g[data-row='2'] rect")
-    assert page.inner_text("#layer-name") == "layer 3"
-    keep(page, "page")
-    assert not trouble
+def test_the_kernel_engine_answers_the_front_end(browser: Any, explorer: Any, tmp_path: Path) -> None:
+    page, alive = opened(browser), [True]
+
+    def kernel(content: Any) -> Any:
+        if not alive[0]:
+            return [None, []]
+        message, buffers = explorer.engine.handle(content)
+        return [message, [base64.b64encode(each).decode() for each in buffers]]
+
+    page.expose_function("kernel", kernel)
+    data = json.dumps({"about": explorer.engine.about(), "state": {}}).replace("<", "\\u003c")
+    source = f"{bundle('app', 'kernel')}const data = {data};{BRIDGE}"
+    (tmp_path / "kernel.html").write_text(
+        '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Kernel</title>'
+        f"<style>{web_file('app.css')}</style>"
+        f'<main id="root"></main><script type="module">{source}</script></html>',
+        encoding="utf-8",
+    )
+    page.goto((tmp_path / "kernel.html").as_uri())
+    page.wait_for_selector(".token")
+    shown = "[...app.result.shown.gates[1]].slice(0, 32)"
+    reply, buffers = explorer.engine.handle({"id": 0, "method": "read", "arm": "model", "text": explorer.engine.text})
+    import numpy as np
+
+    gates = np.frombuffer(buffers[5], np.float16).reshape(3, len(reply["reading"]["pieces"]), 32)
+    assert page.evaluate(shown) == gates[1, 0].astype(float).tolist()
+    press(page, "off")
+    page.wait_for_selector("text=model, gate off in every layer")
+    assert page.evaluate(shown) == [0] * 32 and page.evaluate("app.result.reference.surprisal[2]") > 0
+    page.wait_for_function("document.querySelectorAll('.written span:last-child').length === 2")
+    page.select_option("select >> nth=1", "plain")  # loaded now, and found to have no gate
+    page.wait_for_function("app.result?.shown.arm === 'plain'")
+    assert "This arm has no gate" in page.inner_text(".controls") and not page.is_visible("input[value=off]")
+    page.select_option("select >> nth=1", "model")
+    page.fill("textarea", "x" * 200_001)
+    page.wait_for_selector("text=at most 200,000 are read")
+    alive[0] = False
+    page.fill("textarea", "anybody there?")
+    page.wait_for_selector("text=The kernel does not answer")
+    alive[0] = True
+    page.fill("textarea", "yes")
+    page.wait_for_function("app.result?.shown.text === 'yes'")
+    assert not page.is_visible(".message")
+    keep(page, "kernel")
+    assert not page.trouble
     page.close()
 
 
-def choose(page: Any, entry: str) -> None:
-    """Choose an entry of the list that has it."""
-    page.locator("select", has=page.locator("option", has_text=entry)).select_option(label=entry)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_works_without_kernel_and_network(browser: Any, explorer: Any, tmp_path: Path, scheme: str) -> None:
+    explorer.to_html(tmp_path / "page.html", title="A recorded gate")
+    page = opened(browser, color_scheme=scheme)
+    page.goto((tmp_path / "page.html").as_uri())
+    page.wait_for_selector(".token")
+    assert page.inner_text("h1") == "A recorded gate" and page.locator("main > img").count() == 0
+    press(page, "off")
+    page.wait_for_selector("text=model, gate off in every layer")
+    press(page, "one")
+    page.wait_for_selector("text=model, gate off in layer 1")
+    page.locator(".tokens").focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_selector("text=model, gate off in layer 2")
+    page.wait_for_function("document.querySelectorAll('.written span:last-child').length === 2")
+    assert page.get_attribute("textarea", "readonly") is not None and "recorded readings" in page.inner_text(
+        ".controls"
+    )
+    assert "This reading keeps no single channels" in page.inner_text(".channels")
+    press(page, "value")
+    page.wait_for_selector("text=model, gate at 1.00 in layer 2")
+    page.reload()
+    page.wait_for_selector("text=model, gate at 1.00 in layer 2")  # of the address
+    keep(page, f"page-{scheme}")
+    assert faults(page) == []
+    assert not page.trouble
+    page.close()
+
+
+@pytest.mark.skipif(
+    not (ROOT / "rwkvgate/explore/web/engine.js").exists(), reason="the page engine is not in this checkout"
+)
+def test_the_live_page_runs_the_model_by_itself(browser: Any, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import PreTrainedTokenizerFast
+
+    from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+
+    packing = import_module("rwkvgate.explore.weights")
+    bpe = Tokenizer(models.BPE({letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    sizes = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "head_size": 16}
+    arms = {"enhanced": patch(Rwkv6ForCausalLM(Rwkv6Config(**sizes)), GateConfig.preset("enhanced"))}
+    arms["base"] = Rwkv6ForCausalLM(Rwkv6Config(**sizes))
+    packed = packing.pack(arms, PreTrainedTokenizerFast(tokenizer_object=bpe), title="A live gate")
+    weights = packing.embedded(packed)
+    (tmp_path / "live.html").write_text(live_page(weights, "A live gate", "Once"), encoding="utf-8")
+    page = opened(browser)
+    page.goto((tmp_path / "live.html").as_uri())
+    page.wait_for_selector("text=enhanced, gate on. “Once”")
+    page.fill("textarea", "a key <b>")
+    page.wait_for_selector("text=“a key <b>”")
+    press(page, "off")
+    page.wait_for_selector("text=enhanced, gate off in every layer")
+    page.wait_for_function("[...document.querySelectorAll('.written span:last-child')].every((one) => one.textContent)")
+    page.select_option("select >> nth=-2", "base")
+    page.wait_for_selector("text=base, no gate")
+    keep(page, "live")
+    (tmp_path / "cut.html").write_text(
+        live_page(packing.embedded(packed[:-9]), "A live gate", "Once"), encoding="utf-8"
+    )
+    page.goto((tmp_path / "cut.html").as_uri())
+    assert "cut off" in page.inner_text("[role=alert]")
+    assert not page.trouble
+    page.close()
 
 
 def use(page: Any, name: str) -> None:
     """Move the controls as a user would, and look at what is shown."""
-    page.wait_for_selector(SPANS)
-    assert "<script>" in page.inner_text(".rg .tokens").replace("\n", "")
-    first = classes(page)
-    handle = page.locator(".noUi-handle, .ui-slider-handle").first
-    handle.focus()
-    page.keyboard.press("ArrowRight")
-    page.wait_for_selector("text=layer 2, mean gate")
-    assert classes(page) != first
-    keep(page, f"{name}-layer")
-    choose(page, "layers and tokens")
-    page.wait_for_selector(".rg svg rect")
-    page.get_by_role("button", name="Undo").click()
-    page.wait_for_selector(SPANS)
-    choose(page, "every layer")
-    page.wait_for_function("document.querySelector('.rg .tokens span').title.endsWith(' 0.000')")
-    page.get_by_role("button", name="Continue").click()
-    page.wait_for_selector("text=Continuation, every layer clamped to 0.00")
-    page.locator("textarea").first.fill("")
-    page.locator("textarea").first.blur()
+    page.wait_for_selector(".gx .token")
+    assert "<script>" in page.inner_text(".gx .tokens").replace("\n", "")
+    press(page, "off")
+    page.wait_for_selector("text=model, gate off in every layer")
+    page.wait_for_function("document.querySelectorAll('.gx .written span:last-child').length === 2")
+    keep(page, name)
+    page.locator(".gx textarea").fill("")
     page.wait_for_selector("text=The text is empty")
     keep(page, f"{name}-empty")
+
+
+needs_anywidget = pytest.mark.skipif(
+    find_spec("anywidget") is None, reason="anywidget, of the extra notebooks, is not installed"
+)
 
 
 def notebook(path: Path) -> Path:
@@ -171,22 +248,24 @@ def notebook(path: Path) -> Path:
     return path
 
 
+@needs_anywidget
 @pytest.mark.skipif(find_spec("voila") is None, reason="voila, of the extra notebooks, is not installed")
 def test_voila_shows_the_explorer(browser: Any, tmp_path: Any) -> None:
     path = notebook(tmp_path / "explorer.ipynb")
     with served(["voila", str(path), "--no-browser"], "/voila/static/require.min.js", tmp_path) as address:
-        page = opened(browser, viewport={"width": 1100, "height": 900})
+        page = opened(browser, 1100)
         page.goto(address)
         use(page, "voila")
         page.close()
 
 
+@needs_anywidget
 @pytest.mark.skipif(find_spec("jupyterlab") is None, reason="jupyterlab, of the extra notebooks, is not installed")
 def test_jupyterlab_shows_the_explorer(browser: Any, tmp_path: Any) -> None:
     notebook(tmp_path / "explorer.ipynb")
     options = ["--no-browser", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"]
     with served(["jupyterlab", *options], "/api", tmp_path) as address:
-        page = opened(browser, viewport={"width": 1400, "height": 1100})
+        page = opened(browser, 1400, 1100)
         page.goto(f"{address}/lab/tree/explorer.ipynb?reset")
         page.wait_for_selector("text=Python 3 (ipykernel) | Idle")
         page.wait_for_timeout(2000)  # earlier than that, running the cells does nothing

@@ -1,4 +1,4 @@
-"""The page: one file that requests nothing, whatever the text."""
+"""The single file: it allows only itself, asks no host, and records the gate on, off and open, whatever the text."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 
 from rwkvgate.explore.gated_text import read_text
-from rwkvgate.explore.page import UNIT, safe_json, static_page
-from rwkvgate.explore.palette import STEPS
+from rwkvgate.explore.interventions import clamp_gate
+from rwkvgate.explore.kernel import KernelEngine
+from rwkvgate.explore.page import recorded_page, recording, safe_json
 from tests.explore.hostile import TEXTS, Page
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_the_page_is_one_file_that_allows_only_itself(text: str, reader: Any, tmp_path: Any) -> None:
+def test_the_page_is_one_file_that_allows_only_itself(text: str, reader: Any) -> None:
     model, tokenizer = reader()
-    gated = read_text(model, tokenizer, text)
-    source = static_page(gated, title=text or "t")
-    page = Page(source)
+    page = Page(recorded_page(KernelEngine({"arm": model}, tokenizer, text), title=text or "t"))
     data, script = page.blocks["script"]
     assert len(page.blocks["style"]) == 1
     policy = next(attributes["content"] or "" for name, attributes in page.elements if "http-equiv" in attributes)
@@ -29,12 +28,30 @@ def test_the_page_is_one_file_that_allows_only_itself(text: str, reader: Any, tm
     for block, directive in ((script, "script-src"), (page.blocks["style"][0], "style-src")):
         digest = base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()
         assert f"{directive} 'sha256-{digest}'" in policy
-    assert not any({"src", "href", "style"} & attributes.keys() for _, attributes in page.elements)
-    assert "url(" not in page.blocks["style"][0] and "@import" not in page.blocks["style"][0]
-    read = json.loads(data)
-    values = gated.measure("mean")
-    np.testing.assert_allclose(np.array(read["measures"][0]["values"]) / UNIT, values, atol=1 / UNIT)
-    assert read["steps"] == STEPS and read["labels"] == ["1", "2"]
+    sources = [attributes["src"] or "" for _, attributes in page.elements if "src" in attributes]
+    assert all(source.startswith("data:image/png;base64,") for source in sources) and len(sources) == bool(text)
+    assert not any({"href", "style"} & attributes.keys() for _, attributes in page.elements)
+    about = json.loads(data)["about"]
+    assert about["engine"] == "recorded" and about["text"] == text and about["title"] == (text or "t")
+
+
+def test_a_recording_holds_the_gate_as_it_is_and_clamped(reader: Any) -> None:
+    model, tokenizer = reader()
+    text = "Once upon a time"
+    record = recording(KernelEngine({"arm": model, "other": lambda: 1 / 0}, tokenizer, text), "arm")
+    assert [arm["name"] for arm in record["about"]["arms"]] == ["arm"]
+    readings = {json.dumps(one["reading"]["interventions"]): one for one in record["readings"]}
+    assert len(readings) == 1 + 2 * 3  # every layer, the first, the second
+    for layer, value in ((None, 0), (2, 1)):
+        one = readings[json.dumps([{"layer": layer, "channels": None, "tokens": None, "value": value}])]
+        means, _, surprisal, *rest = [np.frombuffer(base64.b64decode(each), np.float32) for each in one["buffers"]]
+        with clamp_gate(model, layer, value):
+            expected = read_text(model, tokenizer, text)
+        np.testing.assert_allclose(means.reshape(2, -1), expected.measure("mean"), atol=1e-4)
+        np.testing.assert_allclose(surprisal[1:], expected.losses[1:], atol=1e-4)
+        assert len(rest) == 2 and one["continuation"]
+    with pytest.raises(ValueError, match="arms with one"):
+        recording(KernelEngine({"arm": reader(None)[0]}, tokenizer, text), "arm")
 
 
 def test_json_cannot_leave_its_element() -> None:

@@ -1,4 +1,4 @@
-"""Reading in windows: progress, stopping, refusals."""
+"""Reading in windows: refusals."""
 
 from __future__ import annotations
 
@@ -7,21 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from rwkvgate.explore.observing import observing
-from rwkvgate.explore.reading import Stopped, read
-from rwkvgate.gate.patch import gates_of
+from rwkvgate.explore.reading import read
 
 
-def test_a_reading_reports_progress_and_stops_between_windows(tiny_model: Any, tokens: Any) -> None:
-    model, done = tiny_model("enhanced"), list[tuple[int, int]]()
-    read(model, tokens(1, 10), window=4, progress=lambda *counts: done.append(counts))
-    assert done == [(4, 10), (8, 10), (10, 10)]
-    done.clear()
-    with pytest.raises(Stopped, match="after 4 of 10"), observing(model, lambda gate, values: None):
-        read(model, tokens(1, 10), window=4, progress=lambda *counts: done.append(counts), stopped=lambda: bool(done))
-    assert all(gate.observer is None for gate in gates_of(model))
+def test_a_window_holds_at_least_one_token(tiny_model: Any, tokens: Any) -> None:
     with pytest.raises(ValueError, match="window is 0"):
-        read(model, tokens(1, 10), window=0)
+        read(tiny_model("enhanced"), tokens(1, 10), window=0)
 
 
 @pytest.mark.parametrize(

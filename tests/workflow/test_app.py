@@ -12,7 +12,7 @@ import pytest
 from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.steps import ensure_arm
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.workflow.app import explorer_of, gated_arms, main, newest_run, open_finished, write_notebook
+from rwkvgate.workflow.app import explorer_of, finished_arms, main, newest_run, open_finished, write_notebook
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def outputs(tmp_path_factory: Any) -> Path:
 
 def test_the_newest_run_with_a_gate_is_opened(outputs: Path, tmp_path: Path) -> None:
     run = newest_run(outputs)
-    assert run.folder == outputs / "first" and list(gated_arms(run)) == ["enhanced-untrained, seed 0"]
+    assert run.folder == outputs / "first" and list(finished_arms(run)) == ["enhanced-untrained, seed 0"]
     explorer = explorer_of(run, "Once upon a time")
-    assert explorer.session.arms == ["enhanced-untrained, seed 0"]
+    assert explorer.engine.arms == ["enhanced-untrained, seed 0"]
     explorer.to_html(tmp_path / "page.html")
     assert "Once" in (tmp_path / "page.html").read_text(encoding="utf-8")
     cell = "".join(json.loads(write_notebook(tmp_path, run).read_text())["cells"][0]["source"])

@@ -1,0 +1,118 @@
+// The channels of the chosen layer and token, and a card for a channel of one's choice.
+import { card, fit, h } from "./dom.js";
+import { colour, css } from "./colour.js";
+import { highest, histogram, layerValues, mean, SCALES, share, shown as number } from "./measures.js";
+import { label } from "./state.js";
+import { tokenLabel } from "./tokens.js";
+
+const CELL = 17;
+const BINS = 20;
+
+export function channelView(app) {
+  const canvas = h("canvas", { "aria-hidden": "true" });
+  const box = h("div", { class: "plot", role: "group", tabindex: "0", "aria-label": "Channels: arrow keys move, Enter chooses", "aria-describedby": `${app.id}-readout` }, canvas);
+  const note = h("p", { class: "note" });
+  const spread = h("canvas", { "aria-hidden": "true" });
+  const words = h("p", { class: "words" });
+  const contexts = h("ol", { class: "contexts" });
+  const all = h("button", { type: "button", onclick: () => app.choose({ channel: null }) }, "All channels");
+  const { el, caption, head } = card("channels", "Channels", box, note, spread, words, contexts, all);
+  let m = null, columns = 1;
+  const at = (event) => {
+    const area = canvas.getBoundingClientRect();
+    const x = Math.floor(((event.clientX - area.left) / area.width) * columns);
+    const channel = Math.floor((event.clientY - area.top) / CELL) * columns + Math.min(columns - 1, Math.max(0, x));
+    return channel >= 0 && channel < m.gate.channels ? channel : null;
+  };
+  box.addEventListener("pointermove", (event) => m?.shown.gates && at(event) !== null && app.hover({ channel: at(event) }));
+  box.addEventListener("pointerleave", () => app.hover(null));
+  box.addEventListener("click", (event) => {
+    const channel = m?.shown.gates ? at(event) : null;
+    if (channel !== null) app.choose({ channel: channel === m.state.channel ? null : channel });
+  });
+  box.addEventListener("keydown", (event) => {
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+    if (!m?.gate || !(event.key in steps || event.key === "Enter" || event.key === "Escape")) return;
+    event.preventDefault();
+    const from = m.point.channel ?? 0;
+    if (event.key in steps) app.hover({ channel: Math.min(m.gate.channels - 1, Math.max(0, from + steps[event.key])) }, true);
+    else app.choose({ channel: event.key === "Enter" ? from : null });
+  });
+
+  function cells() {
+    const { gates, channels } = m.shown;
+    const width = box.clientWidth || 300;
+    columns = Math.max(1, Math.floor(width / CELL));
+    const context = fit(canvas, width, Math.ceil(channels / columns) * CELL);
+    const values = gates[m.point.layer - 1], wide = width / columns;
+    for (let channel = 0; channel < channels; channel++) {
+      const x = (channel % columns) * wide, y = Math.floor(channel / columns) * CELL;
+      context.fillStyle = css(colour(share(values[m.point.token * channels + channel], SCALES.gate), { theme: m.theme }));
+      context.fillRect(x, y, wide - 1, CELL - 1);
+      if (channel === m.point.channel) {
+        context.strokeStyle = m.colours.accent;
+        context.lineWidth = 2;
+        context.strokeRect(x, y + 1, wide - 1, CELL - 2);
+      }
+    }
+  }
+
+  function about() {
+    const channel = m.point.channel, layer = m.point.layer - 1;
+    const own = layerValues(m.shown, layer, channel);
+    const base = m.untrained ? layerValues(m.untrained, layer, channel) : null;
+    histograms(spread, m, own, base);
+    const of = channel === null ? `all ${m.gate.channels} channels` : `channel ${channel}`;
+    words.textContent = `Layer ${label(m.gate, m.point.layer)}, ${of}, over this text: mean ${number(mean(own), 3)}` + (base ? `; untrained ${number(mean(base), 3)}.` : ".");
+    const top = channel === null ? [] : highest(own, 5);
+    contexts.replaceChildren(...top.map((t) => context(m.shown.pieces, t, own[t])));
+    contexts.hidden = !top.length;
+    all.hidden = m.state.channel === null;
+  }
+
+  return {
+    el,
+    draw(model) {
+      m = model;
+      this.point(model);
+    },
+    point(model) {
+      m = model;
+      caption.textContent = m.caption;
+      const there = Boolean(m.gate && m.shown.gates && m.total);
+      for (const part of [box, spread, words]) part.hidden = !there;
+      note.hidden = there;
+      head.textContent = there ? `Channels of token ${m.point.token}, layer ${label(m.gate, m.point.layer)}` : "Channels";
+      if (there) { cells(); about(); return; }
+      contexts.hidden = all.hidden = true;
+      note.textContent = !m.gate ? "This arm has no gate." : !m.total ? "The text is empty." : "This reading keeps no single channels.";
+    },
+  };
+}
+
+/** A token of the text with those before it. */
+function context(pieces, place, value) {
+  const before = pieces.slice(Math.max(0, place - 4), place).map((piece) => tokenLabel(piece)).join("");
+  return h("li", {}, h("bdi", {}, before, h("strong", {}, tokenLabel(pieces[place]))), h("span", {}, number(value)));
+}
+
+/** How the values are spread over 0 to 1: bars for this arm, a line for the untrained one. The height is a square root. */
+function histograms(canvas, m, own, base) {
+  const width = canvas.parentElement.clientWidth, height = 56;
+  const context = fit(canvas, width, height + 14);
+  const wide = width / BINS, y = (part) => height * (1 - Math.sqrt(part));
+  context.fillStyle = m.colours.quiet;
+  histogram(own, BINS).forEach((part, i) => context.fillRect(i * wide, y(part), wide - 1, height - y(part)));
+  if (base) {
+    context.strokeStyle = m.colours.text;
+    context.lineWidth = 1.5;
+    context.beginPath();
+    histogram(base, BINS).forEach((part, i) => { context.lineTo(i * wide, y(part)); context.lineTo((i + 1) * wide, y(part)); });
+    context.stroke();
+  }
+  context.fillStyle = m.colours.soft;
+  context.font = `11px ${m.colours.font}`;
+  context.fillText("0", 0, height + 12);
+  context.textAlign = "right";
+  context.fillText("1", width, height + 12);
+}

@@ -1,0 +1,162 @@
+// What the user has chosen: plain values, from which interventions, words and the address follow. No DOM.
+
+export const MEASURES = {
+  gate: "the gate",
+  letin: "what it lets in",
+  change: "change from untrained",
+  surprisal: "surprisal",
+};
+
+export const GATES = { on: "On", off: "Off", value: "Value", scale: "Scale" };
+
+/** The choices at the start, from what an engine says about itself. */
+export function defaults(about) {
+  const first = about.arms.find((arm) => arm.gate) ?? about.arms[0];
+  return {
+    text: about.text ?? "",
+    arm: first ? first.name : "",
+    beside: "", // the arm that losses and continuations are compared with; "" is the same arm with its gate on
+    measure: first?.gate ? "gate" : "surprisal",
+    layer: 1, // a row of the grid, from 1
+    token: 0,
+    channel: null, // null is the mean over all channels
+    gate: "on",
+    value: 0.5,
+    scale: 1.5,
+    layers: "all", // which layers, channels and tokens an intervention changes: all, or the chosen one
+    channels: "all",
+    tokens: "all",
+    length: 30,
+    temperature: 0,
+    seed: 0,
+  };
+}
+
+const ALLOWED = {
+  measure: Object.keys(MEASURES),
+  gate: Object.keys(GATES),
+  layers: ["all", "one"],
+  channels: ["all", "one"],
+  tokens: ["all", "one"],
+};
+
+const RANGES = {
+  token: [0, 1e6],
+  value: [0, 1],
+  scale: [0, 2],
+  length: [1, 200],
+  temperature: [0, 2],
+  seed: [0, 2 ** 31],
+};
+
+const WHOLE = ["token", "length", "seed"];
+
+/** A whole number; NaN for anything else, null and the empty string too. */
+function whole(value) {
+  return value === null || value === "" || !Number.isInteger(Number(value)) ? NaN : Number(value);
+}
+
+/** A state in which every value is allowed: what is not, such as a part of a mistyped address, is the default. */
+export function clean(given, about) {
+  const state = { ...defaults(about) };
+  const names = about.arms.map((arm) => arm.name);
+  for (const [key, value] of Object.entries(given)) {
+    const number = WHOLE.includes(key) ? whole(value) : value === null || value === "" ? NaN : Number(value);
+    const inside = (low, high) => number >= low && number <= high;
+    if (key === "text" && typeof value === "string") state.text = value;
+    else if (key === "arm" && names.includes(value)) state.arm = value;
+    else if (key === "beside" && (value === "" || names.includes(value))) state.beside = value;
+    else if (key in ALLOWED && ALLOWED[key].includes(value)) state[key] = value;
+    else if (key in RANGES && inside(...RANGES[key])) state[key] = number;
+  }
+  const gate = gateOf(state.arm, about);
+  if (gate) {
+    const layer = whole(given.layer), channel = whole(given.channel);
+    if (layer >= 1 && layer <= gate.layers) state.layer = layer;
+    if (channel >= 0 && channel < gate.channels) state.channel = channel;
+  }
+  if (state.beside === state.arm) state.beside = "";
+  return state;
+}
+
+export function gateOf(name, about) {
+  return about.arms.find((arm) => arm.name === name)?.gate ?? null;
+}
+
+/** The interventions that an engine is asked for. */
+export function interventions(state, about) {
+  const gate = gateOf(state.arm, about);
+  if (state.gate === "on" || !gate) return [];
+  if (state.gate === "scale" && state.scale === 1) return [];
+  const change = state.gate === "scale" ? { scale: state.scale } : { value: state.gate === "off" ? 0 : state.value };
+  return [
+    {
+      layer: state.layers === "all" ? null : parseInt(label(gate, state.layer), 10),
+      channels: state.channels === "all" || state.channel === null ? null : [state.channel],
+      tokens: state.tokens === "all" ? null : [state.token],
+      ...change,
+    },
+  ];
+}
+
+/** The name of a row of the grid: the layer's number, and the gate's place where a layer has two. */
+export function label(gate, row) {
+  return gate?.labels?.[row - 1] ?? String(row);
+}
+
+/** An intervention in words: "gate on", "gate off in layer 2", "gate at 0.50 in every layer, channel 7". */
+export function describe(changes) {
+  if (!changes.length) return "gate on";
+  return changes
+    .map(({ layer, channels, tokens, value, scale }) => {
+      const what = scale !== undefined ? `gate × ${scale.toFixed(2)}` : value === 0 ? "gate off" : `gate at ${value.toFixed(2)}`;
+      const where = [layer === null ? "in every layer" : `in layer ${layer}`];
+      if (channels) where.push(`channel ${channels.join(", ")}`);
+      if (tokens) where.push(`token ${tokens.join(", ")}`);
+      return `${what} ${where.join(", ")}`;
+    })
+    .join("; ");
+}
+
+/** The part of a state that differs from the defaults, as the fragment of an address. */
+export function toAddress(state, about) {
+  const base = defaults(about);
+  const pairs = Object.entries(state).filter(([key, value]) => value !== base[key] && value !== null);
+  return new URLSearchParams(pairs.map(([key, value]) => [key, String(value)])).toString();
+}
+
+export function fromAddress(fragment) {
+  return Object.fromEntries(new URLSearchParams(fragment.replace(/^#/, "")));
+}
+
+/** Undo and redo over states. */
+export class History {
+  constructor(state) {
+    this.states = [state];
+    this.place = 0;
+  }
+
+  get state() {
+    return this.states[this.place];
+  }
+
+  push(state) {
+    this.states = [...this.states.slice(0, this.place + 1), state].slice(-200);
+    this.place = this.states.length - 1;
+  }
+
+  replace(state) {
+    this.states[this.place] = state;
+  }
+
+  /** Move by -1 or 1; returns whether there was such a state. */
+  move(step) {
+    const there = this.states[this.place + step] !== undefined;
+    if (there) this.place += step;
+    return there;
+  }
+
+  can(step) {
+    return this.states[this.place + step] !== undefined;
+  }
+}

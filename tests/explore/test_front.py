@@ -1,0 +1,188 @@
+"""The front end in a real browser, over an engine without a model: one point moves all views, and nothing is stale."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from rwkvgate.explore.bundle import bundle, web_file
+from tests.explore.browsing import CHROMIUM, chromium, faults, keep, opened, press
+from tests.explore.hostile import TEXTS
+
+pytest.importorskip("playwright.sync_api", reason="playwright, of the extra dev, is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path; RWKVGATE_CHROMIUM names one")
+OFF = "enhanced, gate off in every layer"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    with chromium() as launched:
+        yield launched
+
+
+@pytest.fixture
+def front(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """`front(address="", engine={}, **options)`: a page with the front end over the engine of `fake_engine.js`."""
+    pages = []
+    fake = (Path(__file__).parent / "web" / "fake_engine.js").read_text(encoding="utf-8")
+
+    def show(address: str = "", engine: dict[str, Any] | None = None, **options: Any) -> Any:
+        begin = (
+            f"window.engine = $fake.fakeEngine({json.dumps(engine or {})});\n"
+            "window.app = await $app.start(document.getElementById('root'), window.engine, { address: true });"
+        )
+        page = (
+            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>The gate</title>'
+            f"<style>body {{ margin: 0 }} {web_file('app.css')}</style></head><body><main id='root'></main>"
+            f'<script type="module">{bundle("app", "fake", others={"fake": fake})}{begin}</script></body></html>'
+        )
+        (tmp_path / "front.html").write_text(page, encoding="utf-8")
+        pages.append(opened(browser, **options))
+        pages[-1].goto(f"{(tmp_path / 'front.html').as_uri()}{address}")
+        pages[-1].wait_for_function("window.app?.result")
+        return pages[-1]
+
+    yield show
+    for page in pages:
+        assert not page.trouble
+        page.close()
+
+
+def captions(page: Any) -> list[str]:
+    """What each view says that it shows."""
+    return list(page.eval_on_selector_all(".caption", "all => all.map((one) => one.textContent)"))
+
+
+def at(page: Any) -> int:
+    """The place of the token that is marked in the text."""
+    return int(page.get_attribute(".token.at", "id").rsplit("-", 1)[1])
+
+
+def test_one_point_moves_all_views(front: Any) -> None:
+    page = front()
+    page.hover(".token >> nth=4")
+    assert at(page) == 4 and "Token 4 “·in”" in page.inner_text(".readout")
+    assert "token 4" in page.inner_text(".channels h2") and "token 4" in page.inner_text(".next h2")
+    page.hover(".grid .plot canvas", position={"x": 40, "y": 60})  # third layer, first token
+    assert at(page) == 0 and "layer 3" in page.inner_text(".readout") and "layer 3" in page.inner_text(".channels h2")
+    page.mouse.move(0, 0)
+    assert "layer 1" in page.inner_text(".readout")  # it was only pointed at
+    page.click(".losses .plot canvas", position={"x": 590, "y": 30})
+    last = page.locator(".token").count() - 1
+    page.mouse.move(0, 0)
+    assert at(page) == last
+    page.click(".channels .plot canvas", position={"x": 25, "y": 8})
+    assert "gate of channel 1" in page.inner_text(".grid h2") and page.locator(".contexts li").count() == 5
+
+
+def test_the_gate_is_switched_by_keyboard_and_everything_says_so(front: Any) -> None:
+    page = front()
+    assert len(set(captions(page))) == 1 and "enhanced, gate on. “Once" in captions(page)[0]
+    page.focus("input[value=on]")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("app.result.reference")
+    assert all(OFF in caption for caption in captions(page))
+    assert "nats per token;" in page.inner_text(".losses .words") and "worse on this text" in page.inner_text(".losses")
+    assert page.inner_text(".continuation .side >> nth=0").startswith(OFF)
+    assert page.inner_text(".continuation .side >> nth=1").startswith("enhanced, gate on")
+    page.wait_for_function("document.querySelectorAll('.written')[1].textContent.includes('<b>home</b>')")
+    page.focus(".tokens")
+    for key in ("End", "ArrowLeft", "ArrowDown"):
+        page.keyboard.press(key)
+    assert at(page) == page.locator(".token").count() - 2 and "layer 2" in page.inner_text(".unseen")
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+Shift+z")
+    assert "layer=2" in page.url and "gate=off" in page.url
+    for _ in range(2):
+        page.click("text=Undo")
+    page.wait_for_function("!app.result.reference")
+    assert page.is_disabled("text=Undo") and "gate on" in captions(page)[0]
+
+
+def test_a_link_opens_the_same_view_and_nonsense_the_first(front: Any) -> None:
+    page = front(
+        "#text=A%20%3Cscript%3E%20key&gate=scale&scale=1.5&layers=one&layer=2&channel=7&measure=change&beside=base-tuned"
+    )
+    assert page.input_value("textarea") == "A <script> key" and "base-tuned, no gate" in page.inner_text(".next")
+    assert "enhanced, gate × 1.50 in layer 2" in captions(page)[0] and "minus the untrained gate" in page.inner_text(
+        ".grid h2"
+    )
+    assert page.inner_text(".grid .legend").split() == ["−0.5", "0.5"]
+    page = front("#arm=none&layer=99&gate=ajar&token=1e9&measure=x")
+    assert captions(page)[0].startswith("enhanced, gate on")
+
+
+def test_what_is_slow_is_never_shown_as_something_else(front: Any) -> None:
+    page = front(engine={"delay": 400})
+    press(page, "off")
+    page.wait_for_selector("text=Reading…")
+    assert all("gate on" in caption for caption in captions(page)) and not page.locator(".written").count()
+    page.select_option("select >> nth=1", "base-tuned")
+    page.wait_for_function("app.result?.shown.arm === 'base-tuned'")
+    assert "base-tuned, no gate" in captions(page)[0] and "This arm has no gate" in page.inner_text(".grid")
+    assert not page.is_visible("input[value=off]")
+    page.fill("textarea", "refuse this")
+    page.wait_for_selector(".message.error")
+    assert "This engine refuses that text." in page.inner_text(".message") and not page.is_visible(".card.text")
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_hostile_texts_are_text(text: str, front: Any) -> None:
+    page = front(f"#text={quote(text)}")
+    assert page.locator("#root b, #root iframe, #root img, #root script").count() == 0
+    if text:
+        assert page.locator(".token").count() == len(page.evaluate("app.result.shown.pieces"))
+        assert not any(
+            ord(letter) < 32 or letter == "\u202e" for letter in page.inner_text(".tokens").replace("\n", "")
+        )
+    else:
+        assert "The text is empty" in page.inner_text(".text") and "at least two tokens" in page.inner_text(".losses")
+
+
+def test_a_long_text_is_shown_in_windows(front: Any) -> None:
+    page = front(f"#text={quote(('one two three four five ' * 200).strip())}&token=300")
+    assert (
+        "Tokens 256 to 511 of 1,000 are shown." in page.inner_text(".pages") and page.locator(".token").count() <= 256
+    )
+    page.click("text=Later")
+    assert "Tokens 512 to 767" in page.inner_text(".pages") and at(page) == 512
+
+
+def test_files_are_of_what_is_shown(front: Any, tmp_path: Path) -> None:
+    page = front("#text=%3Dsum%20%22x%22%20key&gate=off")
+    for name, begins in (("CSV", b"arm,intervention,"), ("SVG", b"<svg "), ("PNG", b"\x89PNG")):
+        page.click("summary >> text=Export")
+        with page.expect_download() as download:
+            page.click(f"button >> text={name}")
+        content = Path(download.value.path()).read_bytes()
+        assert content.startswith(begins)
+        if name == "CSV":
+            lines = content.decode().splitlines()
+            assert len(lines) == 1 + 3 * 3 and lines[1].startswith(
+                'enhanced,gate off in every layer,"enhanced, gate on",1,0,'
+            )
+            assert "'=sum" in lines[1]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_every_width_and_theme(width: int, scheme: str, front: Any) -> None:
+    page = front("#gate=off&layers=one&layer=2&channel=5&token=6", width=width, color_scheme=scheme)
+    page.wait_for_selector("text=and and and")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    keep(page, f"front-{width}-{scheme}")
+    page.click("text=What is this?")
+    assert faults(page) == []
+
+
+def test_forced_colours_keep_the_colours_that_are_data(front: Any) -> None:
+    page = front(forced_colors="active")
+    colours = page.eval_on_selector_all(".token", "all => all.map((one) => getComputedStyle(one).backgroundColor)")
+    assert len(set(colours)) > 3
+    keep(page, "front-forced-colours")
