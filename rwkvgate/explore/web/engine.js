@@ -53,8 +53,7 @@
  * @property {string} [text] the characters that this token completes: all of them joined are the continuation.
  * @property {number} id
  * @property {number} p its probability, before temperature.
- * @property {Float32Array[]} [gates] each layer's gate on this token, by channel; absent for the last token, which the
- *   model has not read, and without a gate.
+ * @property {Float32Array[]} [gates] each layer's gate on this token, by channel; absent without a gate.
  *
  * @typedef {Object} Engine Every method returns a promise; a refusal rejects with a sentence to show.
  * @property {() => Promise<About>} about
@@ -74,6 +73,41 @@
  *   where the page is a single file; arms: names that the file must hold.
  * @returns {Promise<Engine>}
  */
-export async function pageEngine(weights, options = {}) {
-  throw new Error("the page engine is not written yet");
+export async function pageEngine(weights, { worker = freshWorker(), arms = [] } = {}) {
+  const waiting = new Map(); // of each question its promise's ends, and who is told of tokens
+  let asked = 0;
+  const ask = (method, args, onToken) =>
+    new Promise((resolve, reject) => {
+      waiting.set(++asked, { resolve, reject, onToken });
+      worker.postMessage({ question: asked, method, args });
+    });
+  worker.onmessage = ({ data: { question, token, result, error } }) => {
+    const { resolve, reject, onToken } = waiting.get(question);
+    if (token) return onToken?.(token);
+    waiting.delete(question);
+    if (error === undefined) resolve(result);
+    else reject(new Error(error));
+  };
+  worker.onerror = (event) => {
+    event.preventDefault();
+    for (const { reject } of waiting.values()) reject(new Error(`the page's worker failed: ${event.message}`));
+    waiting.clear();
+  };
+  await ask("open", [weights, arms]);
+  return {
+    about: () => ask("about", []),
+    tokenize: (text) => ask("tokenize", [text]),
+    read: (wanted) => ask("read", [wanted]),
+    continue: (wanted, onToken) => ask("continue", [wanted], onToken),
+    stop: () => ask("stop", []),
+  };
+}
+
+/** A worker over a single script, in which all modules of `worker.js` are bundled: it needs no file beside the page. */
+export function workerOf(source) {
+  return new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+}
+
+function freshWorker() {
+  return new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
 }
