@@ -8,13 +8,16 @@ and decays, are float32.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -25,7 +28,7 @@ from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 MAGIC = b"rwkvgat1"
 """The first bytes of every weight file; the last of them is the layout's version."""
-SHIFTS = ("previous", "offset", "convolution")
+SHIFTS = ("previous", "offset", "convolution", "recurrent")
 GATINGS = ("sigmoid", "fixed", "low-rank", "per-head", "routing")
 """Values of `GateConfig` that the page engine computes."""
 TRANSPOSED = ("time_maa_w1", "time_maa_w2", "time_decay_w1", "time_decay_w2")
@@ -58,11 +61,12 @@ def pack(
             beyond float16, or more of them than a page can hold. The message names the arm.
 
     Example:
-        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from tokenizers import Tokenizer, models
+        >>> from tokenizers.pre_tokenizers import ByteLevel
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
-        >>> bpe = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
-        >>> bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        >>> sizes = {"vocab_size": 3, "hidden_size": 32, "num_hidden_layers": 2, "head_size": 16}
+        >>> bpe = Tokenizer(models.BPE({byte: i for i, byte in enumerate(ByteLevel.alphabet())}, []))
+        >>> bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
+        >>> sizes = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "head_size": 16}
         >>> model = patch(Rwkv6ForCausalLM(Rwkv6Config(**sizes)), GateConfig.preset("enhanced"))
         >>> pack({"enhanced": model}, PreTrainedTokenizerFast(tokenizer_object=bpe))[:8]
         b'rwkvgat1'
@@ -96,11 +100,24 @@ def pack(
     return b"".join((MAGIC, sizes, sha256(header + body).digest(), header, body))
 
 
-def rounded(key: str, tensor: Tensor) -> Tensor:
-    """A parameter as the file holds it, float16 for a matrix and float32 for a vector.
+def embedded(weights: bytes) -> str:
+    """A weight file as text for a page that is a single file; `pageEngine` takes it as it takes the file.
+
+    It is base64 of zlib's of the even bytes and then the odd ones: the upper bytes of float16 weights compress, their
+    lower ones do not.
 
     Example:
-        >>> rounded("key.weight", torch.ones(2, 2)).dtype, rounded("ln1.weight", torch.ones(2)).dtype
+        >>> embedded(bytes(4))
+        'eJxjYGBgAAAABAAB'
+    """
+    return base64.b64encode(zlib.compress(weights[::2] + weights[1::2], 9)).decode()
+
+
+def rounded(tensor: Tensor) -> Tensor:
+    """A parameter in the type in which the file holds it, float16 for a matrix and float32 for a vector.
+
+    Example:
+        >>> rounded(torch.ones(2, 2)).dtype, rounded(torch.ones(2)).dtype
         (torch.float16, torch.float32)
     """
     vector = sum(size > 1 for size in tensor.shape) < 2
@@ -119,11 +136,12 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     plain = before.get("type") == "ByteLevel" and before["use_regex"] and not before["add_prefix_space"]
     options = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
     unusual = [name for name in options if model.get(name)]
+    unusual += ["bytes that are no token"] if not set(ByteLevel.alphabet()) <= set(model.get("vocab", ())) else []
     special = file["added_tokens"] and not tokenizer.split_special_tokens
     if model["type"] != "BPE" or not plain or file["normalizer"] or unusual or special:
         raise SettingsError(
-            f"the tokenizer is a {model['type']} with {before.get('type', 'no')} pre-tokenizer; the page engine reads a "
-            "byte-level BPE without normalizer, prefix space, special tokens in a text, or options of the model"
+            f"the tokenizer is a {model['type']} with {before.get('type', 'no')} pre-tokenizer; the page engine reads "
+            "a byte-level BPE of all bytes, without normalizer, prefix space, special tokens in a text or other options"
         )
     return {"model": {"vocab": model["vocab"], "merges": model["merges"]}}
 
@@ -162,7 +180,7 @@ def _stored(where: str, key: str, tensor: Tensor) -> Tensor:
     """A parameter as the file holds it: rounded, and a matrix as (out, in)."""
     if key.endswith(TRANSPOSED):
         tensor = tensor.transpose(-1, -2)
-    stored = rounded(key, tensor).contiguous()
+    stored = rounded(tensor).contiguous()
     if not bool(stored.isfinite().all()):
         raise SettingsError(f"arm {where} holds values that are not finite in float16")
     return stored

@@ -68,7 +68,7 @@
 /**
  * The engine that runs the model in the page, in a worker.
  *
- * @param {ArrayBuffer} weights a file of `rwkvgate.explore.weights.pack`.
+ * @param {ArrayBuffer|string} weights a file of `rwkvgate.explore.weights.pack`, or its text of `embedded`.
  * @param {{worker?: Worker, arms?: string[]}} [options] worker: one that runs `worker.js`, such as `workerOf(source)`
  *   where the page is a single file; arms: names that the file must hold.
  * @returns {Promise<Engine>}

@@ -8,10 +8,11 @@ import { layerNorm, mapped, norm, sigmoid, times } from "./arithmetic.js";
 /** Positions, in tokens, around which the position features of a convolution change. */
 const POSITION_SCALES = [1, 4, 16, 64, 256, 1024, 4096];
 
-/** shifted(weights, past, position): which past states enter, by `GateConfig.shift`. */
+/** shifted(weights, past, position): which past states enter, by `GateConfig.shift`; a recurrent one's are results. */
 const SHIFTS = {
   previous: (w, past) => past[0],
   offset: (w, past) => past[past.length - 1],
+  recurrent: (w, past) => past[0],
   convolution: (w, past, position) => {
     const weight = w["gate_shift.weight"];
     const grown = w["gate_shift.position_weight"];
@@ -68,14 +69,11 @@ export function gated(config, w, h, past, position, clamps) {
   const scale = w.gate_scale;
   const routed = config.gating === "routing";
   const added = mapped(shifted, (state, i) => (scale ? scale[i] : 1) * values[i] * (routed ? state - h[i] : state));
+  let hidden = mapped(h, (value, i) => value + added[i]);
+  if (config.norm === "layer") hidden = layerNorm(hidden, w["norm.weight"], w["norm.bias"], config.norm_epsilon);
   past.pop();
-  past.unshift(h);
-  const hidden = mapped(h, (value, i) => value + added[i]);
-  return {
-    hidden: config.norm === "layer" ? layerNorm(hidden, w["norm.weight"], w["norm.bias"], config.norm_epsilon) : hidden,
-    values,
-    letIn: norm(added) / Math.max(norm(h), Number.MIN_VALUE),
-  };
+  past.unshift(config.shift === "recurrent" ? hidden : h);
+  return { hidden, values, letIn: norm(added) / Math.max(norm(h), Number.MIN_VALUE) };
 }
 
 function clamped(values, { channels, tokens, value, scale }, position) {

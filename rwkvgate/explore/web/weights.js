@@ -51,6 +51,19 @@ export function openWeights(buffer, wanted = []) {
   return { header, tensors };
 }
 
+/** The weight file in the text of `rwkvgate.explore.weights.embedded`. */
+export async function unembedded(text) {
+  const letters = atob(text);
+  const packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const halves = new Uint8Array(await new Response(stream).arrayBuffer());
+  const bytes = new Uint8Array(halves.length);
+  const odd = Math.ceil(halves.length / 2);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = halves[(i >> 1) + (i & 1 ? odd : 0)];
+  return bytes.buffer;
+}
+
 /** Float16 numbers as float32, by a table of all 65,536. */
 function widened(buffer, start, length) {
   const halves = new Uint16Array(buffer, start, length);

@@ -19,8 +19,12 @@ export async function answers(engine, core, { texts, readings, continuations, re
   const written = [];
   for (const asked of continuations) {
     const steps = [];
-    await engine.continue(asked, ({ gates, ...step }) => steps.push({ ...step, gates: gates ? gates.map(plain) : null }));
-    written.push(steps);
+    let last = null;
+    const { pieces } = await engine.continue(asked, ({ gates, ...step }) => {
+      steps.push(step);
+      last = gates ? gates.map(plain) : null;
+    });
+    written.push({ steps, last, pieces });
   }
   const refusals = [];
   for (const [method, asked] of refused) {

@@ -1,6 +1,7 @@
 """Cases that the page engine and PyTorch both answer, and PyTorch's answers.
 
-The reference has the weights of the weight file: matrices rounded to float16.
+The reference has the weights of the weight file, matrices rounded to float16, and computes in float64: the networks are
+random, and in float32 PyTorch's own error on some of them exceeds what is asked of the engine.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from rwkvgate.gate.patch import is_patched
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "head_size": 8, "time_mix_rank": 5, "time_decay_rank": 6}
 VOCABULARY = 400
-PROMPTS, NEW = 50, 50
+PROMPTS, NEW, CHECKED = 50, 50, 2
+"""Prompts, tokens after each, and the prompts whose continuations are compared number by number."""
 ARMS = [
     "base",
     *(
@@ -51,8 +53,9 @@ CLAMPS: dict[str, list[dict[str, Any]]] = {
     "by token": [{"layer": 3, "value": (np.arange(32 * 6).reshape(6, 32) / 200).tolist()}],
 }
 PIECES = ["don't", "we'LL", "  two", "\t\n x", "x \n", "123 456", "٣٤", "½", "漢字仮名", "नमस्ते", "עברית", "العربية"]
-PIECES += ["e\u0301", "👩‍👩‍👧‍👦", "🇩🇪", "\u200f", "\u0085", "\ufeff", "\u00a0", "\u2028", "\x00", "\x1c", "<script>", END_OF_TEXT]
-PIECES += ["___", "--", "...", "it's", "'s", "'", " ' ", "the", " the", "The end", "ﬁ", "İ", "ß", "\U0010ffff", "\ufffd"]
+PIECES += ["e\u0301", "👩\u200d👩\u200d👧", "🇩🇪", "\u200f", "\u0085", "\ufeff", "\u00a0", "\u2028", "\x00"]
+PIECES += ["___", "--", "...", "it's", "'s", "'", " ' ", "the", " the", "The end", "ﬁ", "İ", "ß", "\U0010ffff"]
+PIECES += ["<script>", END_OF_TEXT, "\x1c", "\ufffd"]
 
 
 @cache
@@ -63,18 +66,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @cache
 def model(arm: str) -> Rwkv6ForCausalLM:
-    """An arm with every weight moved at random, then rounded as the weight file rounds it."""
+    """An arm with every weight moved at random, then rounded as the weight file rounds it, in float64."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=VOCABULARY, **SIZES)).eval()
         if arm != "base":
             patch(made, GateConfig.preset(arm))
         with torch.no_grad():
-            for name, parameter in made.named_parameters():
+            for parameter in made.parameters():
                 width = 0.3 if parameter.dim() > 1 and parameter.shape[0] > 1 else 0.2
                 parameter.add_(width * torch.randn_like(parameter))
-                parameter.copy_(rounded(name, parameter))
-    return made
+                parameter.copy_(rounded(parameter))
+    return made.double()
 
 
 @cache
@@ -103,18 +106,32 @@ def prompts() -> list[str]:
     return ["猫は👩‍👩‍👧", *(" ".join(words[i : i + 1 + i % 12]) for i in range(PROMPTS - 1))]
 
 
-def cases() -> dict[str, Any]:
-    """What the engine is asked."""
-    asked = [(arm, name) for arm in ARMS for name in CLAMPS if name == "none" or arm != "base"]
-    texts = [prompts()[0], topics["with"][:120]]
+@cache
+def asked() -> list[tuple[str, str]]:
+    """Every arm with every intervention that it can have."""
+    return [(arm, name) for arm in ARMS for name in CLAMPS if name == "none" or arm != "base"]
+
+
+def texts() -> list[str]:
+    """What is read."""
+    return [prompts()[0], topics["with"][:120]]
+
+
+def continued(name: str, most: int) -> list[str]:
+    """The prompts that are continued under an intervention."""
+    return prompts()[: most if name == "none" else CHECKED]
+
+
+def cases(most: int = PROMPTS) -> dict[str, Any]:
+    """What the engine is asked; `most` prompts are continued without intervention, by each arm."""
     base = {"arm": "enhanced", "text": "a"}
     return {
         "texts": awkward(),
-        "readings": [{"arm": a, "text": t, "interventions": flat(c)} for a, c in asked for t in texts],
+        "readings": [{"arm": a, "text": t, "interventions": flat(c)} for a, c in asked() for t in texts()],
         "continuations": [
             {"arm": arm, "text": text, "interventions": flat(name), "tokens": NEW}
-            for arm, name in asked
-            for text in prompts()[: PROMPTS if name == "none" else 4]
+            for arm, name in asked()
+            for text in continued(name, most)
         ],
         "refused": [
             ["read", base | {"text": ""}],
@@ -152,15 +169,19 @@ def clamped(arm: str, name: str) -> ExitStack:
     return stack
 
 
+def ids_of(text: str) -> list[int]:
+    """A text's tokens."""
+    return list(tokenizer()(text)["input_ids"])
+
+
 @torch.no_grad()
-def reading(arm: str, name: str, text: str) -> tuple[Tensor, Tensor | None]:
+def reading(arm: str, name: str, ids: Sequence[int]) -> tuple[Tensor, Tensor | None]:
     """PyTorch's logits (time, vocabulary) and gates (layer, time, channel)."""
-    ids = torch.tensor([tokenizer()(text)["input_ids"]])
-    gates: list[Tensor] = []
+    tokens, gates = torch.tensor([ids]), list[Tensor]()
     if not is_patched(model(arm)):
-        return model(arm)(ids).logits[0], None
+        return model(arm)(tokens).logits[0], None
     with clamped(arm, name), observing(model(arm), lambda _, values: gates.append(values[0])):
-        logits = model(arm)(ids).logits[0]
+        logits = model(arm)(tokens).logits[0]
     return logits, torch.stack(gates)
 
 
