@@ -5,7 +5,6 @@ Three arms are opened from disk, weights included, in a page that is a single fi
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import tempfile
@@ -14,13 +13,14 @@ from pydoc_data.topics import topics
 
 import torch
 
-from benchmarks.explorer import VOCABULARY, cpu_model
+from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
 from rwkvgate.explore.bundle import bundle
 from rwkvgate.explore.weights import embedded, pack
 
 CHROMIUM = os.environ.get("RWKVGATE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-REPEATS = 7
+VOCABULARY, REPEATS = 2_048, 7
+SIZES = {"hidden_size": 128, "num_hidden_layers": 4, "head_size": 32, "time_mix_rank": 16, "time_decay_rank": 16}
 PAGE = """<!doctype html><script type="text/plain" id="worker">%s</script><script type="module">%s
 const worker = workerOf(document.getElementById("worker").textContent);
 const engine = await pageEngine("%s", { worker });
@@ -45,11 +45,15 @@ def main() -> None:
     """Print each number and its limit: the median, and the fastest of the repeats."""
     from playwright.sync_api import sync_playwright
 
-    first = cpu_model()
-    models = {str(i): copy.deepcopy(first) for i in range(3)}
-    for model in models.values():
+    torch.manual_seed(0)
+    models = {}
+    for arm in range(3):
+        model = patch(
+            Rwkv6ForCausalLM(Rwkv6Config(vocab_size=VOCABULARY, **SIZES)).eval(), GateConfig.preset("enhanced")
+        )
         for parameter in model.parameters():
             parameter.data += 0.02 * torch.randn_like(parameter)  # so that the arms share no weights
+        models[str(arm)] = model
     weights = pack(models, train_tokenizer(list(topics.values()), VOCABULARY))
     text = " ".join(topics["with"].split())[:600]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:

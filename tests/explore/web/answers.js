@@ -31,6 +31,7 @@ export async function answers(engine, core, { texts, readings, continuations, re
     refusals.push(await engine[method](asked).then(() => null, (error) => error.message));
   }
   return {
+    behaviour: await behaviour(engine, continuations[0]),
     about: await engine.about(),
     ids: tokens.map(({ ids }) => plain(ids)),
     pieces: tokens.map(({ pieces }) => pieces),
@@ -38,5 +39,24 @@ export async function answers(engine, core, { texts, readings, continuations, re
     read,
     written,
     refusals,
+  };
+}
+
+/** What cannot be compared with PyTorch: sampling, the limit and stopping. */
+async function behaviour(engine, { arm, text }) {
+  const drawn = async (temperature, seed, tokens = 30) =>
+    (await engine.continue({ arm, text, tokens, temperature, seed })).pieces;
+  const long = { arm, text: "a ".repeat(2100) };
+  const whole = await engine.read(long);
+  const refused = await engine.continue({ ...long, tokens: 1 }).catch((error) => error.message);
+  const reading = engine.read(long).catch((error) => error.message);
+  await engine.stop();
+  let count = 0;
+  const onToken = () => ++count === 3 && engine.stop();
+  const cut = (await engine.continue({ arm, text, tokens: 5000, temperature: 1, seed: 1 }, onToken)).pieces;
+  return {
+    samples: [await drawn(1, 1), await drawn(1, 1), await drawn(1, 2), await drawn(1e-9, 3), await drawn(0, 4)],
+    long: [whole.pieces.length, whole.left, whole.letIn.length, refused],
+    stopped: [await reading, cut.length],
   };
 }

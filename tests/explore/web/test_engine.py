@@ -200,3 +200,17 @@ def test_the_engine_says_what_it_has(answered: Any) -> None:
     assert about["engine"] == "page" and about["title"] == "Test" and about["untrained"] is None
     assert about["arms"][0] == {"name": "base", "label": "Base", "gate": None, "note": "untouched"}
     assert about["arms"][1] == {"name": "enhanced", "label": "enhanced", "gate": gate, "note": ""}
+
+
+def test_sampling_follows_the_seed_and_long_texts_the_limit(answered: Any) -> None:
+    behaviour = answered[1]["behaviour"]
+    one, same, other, cold, greedy = behaviour["samples"]
+    assert one == same and one != other and cold == greedy
+    tokens = len(cases.ids_of("a " * 2100))
+    refusal = f"the text has {tokens} tokens; the page continues up to 2000"
+    assert behaviour["long"] == [2000, tokens - 2000, 6000, refusal]
+
+
+def test_what_runs_can_be_stopped(answered: Any) -> None:
+    reading, continued = answered[1]["behaviour"]["stopped"]
+    assert reading.startswith("stopped after ") and 3 <= continued < 50
