@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerFast
 
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
-from rwkvgate.explore.bundle import bundle
 from rwkvgate.explore.weights import MAGIC, pack
 from rwkvgate.gate.validation import SettingsError
 
@@ -111,13 +110,3 @@ def test_what_does_not_fit_is_refused_in_words(base: Any, tokenizer: Any) -> Non
     small = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=9, hidden_size=16, num_hidden_layers=1, head_size=8))
     with pytest.raises(SettingsError, match="arm 'small' reads 9 tokens and the tokenizer has 257"):
         pack({"small": small}, tokenizer)
-
-
-def test_a_bundle_holds_each_module_once_and_refuses_a_name_of_two(tmp_path: Path) -> None:
-    script = bundle("worker.js", "engine.js")
-    assert script.count("class PageEngine") == 1 and script.index("class Network") < script.index("class PageEngine")
-    assert "\nimport " not in script and "\nexport " not in script
-    (tmp_path / "a.js").write_text('import { b } from "./b.js";\nexport const a = b;\n')
-    (tmp_path / "b.js").write_text("export const b = 1;\nconst a = 2;\n")
-    with pytest.raises(ValueError, match=r"b\.js and a\.js both have a at their top"):
-        bundle("a.js", folder=tmp_path)

@@ -29,9 +29,10 @@ LOGITS, GATES, EXACT = 1e-3, 1e-4, 1e-5
 """Largest differences: those asked for, and that of numbers which are only rounded to float32."""
 PAGE = """<!doctype html><script type="text/plain" id="worker">%s</script><script type="module">%s
 const weights = "%s";
-const engine = pageEngine(weights, { worker: workerOf(document.getElementById("worker").textContent) });
-const core = unembedded(weights).then((file) => new PageEngine(file));
-window.answered = async (cases) => JSON.stringify(await answers(await engine, await core, cases));
+const worker = $engine.workerOf(document.getElementById("worker").textContent);
+const engine = $engine.pageEngine(weights, { worker });
+const core = $weights.unembedded(weights).then((file) => new $reading.PageEngine(file));
+window.answered = async (cases) => JSON.stringify(await $answers.answers(await engine, await core, cases));
 </script>"""
 
 
@@ -55,15 +56,15 @@ def in_chromium(folder: Path) -> tuple[int, dict[str, Any]]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, of the extra dev, is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium on the path; RWKVGATE_CHROMIUM names one")
-    script = bundle("engine.js", "reading.js") + (HERE / "answers.js").read_text().replace("export ", "")
-    page = PAGE % (bundle("worker.js"), script, embedded(cases.weights()))
+    script = bundle("engine", "reading", "answers", others={"answers": (HERE / "answers.js").read_text("utf-8")})
+    page = PAGE % (bundle("worker"), script, embedded(cases.weights()))
     (folder / "page.html").write_text(page, encoding="utf-8")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         opened, requests = browser.new_page(), []
         opened.on("request", lambda request: requests.append(request.url))
         opened.goto((folder / "page.html").as_uri())
-        opened.wait_for_function("window.answered")
+        opened.wait_for_function("() => Boolean(window.answered)")
         text = opened.evaluate("cases => window.answered(cases)", cases.cases())
         browser.close()
     assert all(url.startswith(("file:", "blob:")) for url in requests)
