@@ -22,8 +22,8 @@
  * @property {?number} layer from 1; null is every layer.
  * @property {?number[]} channels from 0; null is all.
  * @property {?number[]} tokens positions in the text from 0, generated tokens included; null is all.
- * @property {number|ArrayLike<number>} [value] 0 to 1, in place of the gate: a number, one for each channel, or one for
- *   each token and channel (token by token; tokens after its end keep their own).
+ * @property {number|ArrayLike<number>|ArrayLike<number>[]} [value] 0 to 1, in place of the gate: a number, one for each
+ *   channel, or a row of these for each token (tokens after the last row keep their own).
  * @property {number} [scale] a factor of at least 0.
  *
  * @typedef {Object} Tokens
@@ -58,7 +58,8 @@
  * @typedef {Object} Engine Every method returns a promise; a refusal rejects with a sentence to show.
  * @property {() => Promise<About>} about
  * @property {(text: string) => Promise<Tokens>} tokenize
- * @property {(asked: {arm: string, text: string, interventions?: Intervention[]}) => Promise<Reading>} read
+ * @property {(asked: {arm: string, text: string, interventions?: Intervention[]},
+ *   onProgress?: (tokens: number, total: number) => void) => Promise<Reading>} read
  * @property {(asked: {arm: string, text: string, interventions?: Intervention[], tokens: number, temperature?: number,
  *   seed?: number}, onToken?: (token: Token) => void) => Promise<{pieces: string[]}>} continue at most `tokens` tokens,
  *   fewer where the text ends; temperature 0 is greedy.
@@ -74,16 +75,16 @@
  * @returns {Promise<Engine>}
  */
 export async function pageEngine(weights, { worker = freshWorker(), arms = [] } = {}) {
-  const waiting = new Map(); // of each question its promise's ends, and who is told of tokens
+  const waiting = new Map(); // of each question its promise's ends, and who is told on the way
   let asked = 0;
-  const ask = (method, args, onToken) =>
+  const ask = (method, args, tell) =>
     new Promise((resolve, reject) => {
-      waiting.set(++asked, { resolve, reject, onToken });
+      waiting.set(++asked, { resolve, reject, tell });
       worker.postMessage({ question: asked, method, args });
     });
-  worker.onmessage = ({ data: { question, token, result, error } }) => {
-    const { resolve, reject, onToken } = waiting.get(question);
-    if (token) return onToken?.(token);
+  worker.onmessage = ({ data: { question, told, result, error } }) => {
+    const { resolve, reject, tell } = waiting.get(question);
+    if (told) return tell?.(...told);
     waiting.delete(question);
     if (error === undefined) resolve(result);
     else reject(new Error(error));
@@ -97,7 +98,7 @@ export async function pageEngine(weights, { worker = freshWorker(), arms = [] } 
   return {
     about: () => ask("about", []),
     tokenize: (text) => ask("tokenize", [text]),
-    read: (wanted) => ask("read", [wanted]),
+    read: (wanted, onProgress) => ask("read", [wanted], onProgress),
     continue: (wanted, onToken) => ask("continue", [wanted], onToken),
     stop: () => ask("stop", []),
   };

@@ -1,9 +1,10 @@
 /**
- * The gated shift of one token: norm(h + s g shifted), its shifts and gating functions, and clamps of its values.
+ * The gated shift of one token: norm(h + s g shifted), with its shifts and gating functions.
  *
  * docs/gates.md has the equations. A layer's past is its last hidden states, the newest first.
  */
 import { layerNorm, mapped, norm, sigmoid, times } from "./arithmetic.js";
+import { clamped } from "./clamps.js";
 
 /** Positions, in tokens, around which the position features of a convolution change. */
 const POSITION_SCALES = [1, 4, 16, 64, 256, 1024, 4096];
@@ -74,54 +75,4 @@ export function gated(config, w, h, past, position, clamps) {
   past.pop();
   past.unshift(config.shift === "recurrent" ? hidden : h);
   return { hidden, values, letIn: norm(added) / Math.max(norm(h), Number.MIN_VALUE) };
-}
-
-function clamped(values, { channels, tokens, value, scale }, position) {
-  if (tokens && !tokens.has(position)) return values;
-  const each = value?.length === values.length;
-  const first = each ? 0 : position * values.length;
-  if (value?.length && first >= value.length) return values;
-  return mapped(values, (g, i) => {
-    if (channels && !channels.has(i)) return g;
-    if (value === undefined) return g * scale;
-    return value.length ? value[first + i] : value;
-  });
-}
-
-/**
- * Interventions as each layer's clamps, in order, once the arm can have them.
- *
- * @param {import("./engine.js").Intervention[]} interventions
- * @param {Object} arm its entry in the header of a weight file.
- * @returns {Object[][]}
- * @throws {Error} names what is out of range, and what is allowed.
- */
-export function clampsOf(interventions, { name, config, gate }) {
-  const { num_hidden_layers: layers, hidden_size: channels } = config;
-  const refuse = (message) => {
-    throw new Error(message);
-  };
-  const within = (what, numbers, last) => {
-    const bad = numbers?.find((number) => !(Number.isInteger(number) && number >= 0 && number <= last));
-    if (bad !== undefined) refuse(`${what} include ${bad}; allowed are whole numbers from 0${last < Infinity ? ` to ${last}` : ""}`);
-    return numbers && new Set(numbers);
-  };
-  if (interventions.length && !gate) refuse(`arm ${name} has no gate to change`);
-  const clamps = interventions.map((one) => {
-    const { value, scale, layer } = one;
-    if ((value === undefined) === (scale === undefined)) refuse("exactly one of value and scale must be given");
-    if (scale !== undefined && !(scale >= 0 && scale < Infinity)) refuse(`scale is ${scale}; it must be a number of at least 0`);
-    const given = typeof value === "number" || value === undefined ? [] : Array.from(value);
-    if (given.length % channels) refuse(`value has ${given.length} numbers; it must have one, or a multiple of ${channels}`);
-    const wrong = (given.length ? given : [value ?? 0]).find((g) => !(g >= 0 && g <= 1));
-    if (wrong !== undefined) refuse(`value holds ${wrong}; a gate's values must be 0 to 1`);
-    if (layer != null && !(Number.isInteger(layer) && layer >= 1 && layer <= layers)) {
-      refuse(`layer is ${layer}; the model has layers 1 to ${layers}`);
-    }
-    const chosen = { channels: within("channels", one.channels, channels - 1), tokens: within("tokens", one.tokens, Infinity) };
-    return { layer, clamp: { ...chosen, value, scale } };
-  });
-  return Array.from({ length: layers }, (_, i) =>
-    clamps.filter(({ layer }) => layer == null || layer === i + 1).map(({ clamp }) => clamp),
-  );
 }

@@ -52,7 +52,7 @@ export class PageEngine {
     return this.tokenizer.encode(text);
   }
 
-  async read({ arm, text, interventions = [] }) {
+  async read({ arm, text, interventions = [] }, onProgress) {
     const started = performance.now();
     const run = this.begin(arm, text, interventions);
     const { ids, pieces, spans } = run.tokens;
@@ -71,7 +71,7 @@ export class PageEngine {
         gates[layer].set(values, token * channels);
         letIn[layer * count + token] = share;
       });
-    });
+    }, onProgress);
     const seconds = (performance.now() - started) / 1000;
     const asked = { arm, text, interventions, pieces: pieces.slice(0, count), spans: spans.slice(0, count) };
     return { ...asked, layers, channels, gates, letIn, surprisal, top, left: ids.length - count, seconds };
@@ -124,12 +124,11 @@ export class PageEngine {
     const tokens = this.tokenizer.encode(text);
     if (!tokens.ids.length) throw new Error("the text is empty; type at least one character");
     if (!this.networks.has(name)) this.networks.set(name, new Network(arm, this.tensors(name)));
-    const asked = interventions.map((one) => ({ ...one, value: one.value?.length ? Array.from(one.value) : one.value }));
-    return { arm, clamps, tokens, network: this.networks.get(name), key: JSON.stringify([name, text, asked]) };
+    return { arm, clamps, tokens, network: this.networks.get(name), key: JSON.stringify([name, text, interventions]) };
   }
 
   /** Call work(token, next) for each token in turn, where next(wanted) reads it; keep the state after the last. */
-  async each(run, count, work) {
+  async each(run, count, work, onProgress) {
     const state = run.network.start();
     const { stops } = this;
     let [looked, logits] = [performance.now(), null];
@@ -140,6 +139,7 @@ export class PageEngine {
         return result;
       });
       if (performance.now() - looked < PATIENCE) continue;
+      onProgress?.(token + 1, count);
       await otherWork();
       looked = performance.now();
       if (this.stops !== stops) throw new Error(`stopped after ${token + 1} of ${count} tokens`);

@@ -1,4 +1,4 @@
-/** The worker behind `pageEngine`: it answers one message for each question, and one for each token of a continuation. */
+/** The worker behind `pageEngine`: it answers one message for each question, and one for each thing told on the way. */
 import { PageEngine } from "./reading.js";
 import { unembedded } from "./weights.js";
 
@@ -11,7 +11,7 @@ onmessage = async ({ data: { question, method, args } }) => {
       const [weights, arms] = args;
       engine = new PageEngine(typeof weights === "string" ? await unembedded(weights) : weights, arms);
     } else {
-      result = await engine[method](...args, (token) => postMessage({ question, token }));
+      result = await engine[method](...args, (...told) => postMessage({ question, told }));
     }
     postMessage({ question, result });
   } catch (error) {

@@ -127,9 +127,9 @@ def cases(most: int = PROMPTS) -> dict[str, Any]:
     base = {"arm": "enhanced", "text": "a"}
     return {
         "texts": awkward(),
-        "readings": [{"arm": a, "text": t, "interventions": flat(c)} for a, c in asked() for t in texts()],
+        "readings": [{"arm": a, "text": t, "interventions": CLAMPS[c]} for a, c in asked() for t in texts()],
         "continuations": [
-            {"arm": arm, "text": text, "interventions": flat(name), "tokens": NEW}
+            {"arm": arm, "text": text, "interventions": CLAMPS[name], "tokens": NEW}
             for arm, name in asked()
             for text in continued(name, most)
         ],
@@ -149,14 +149,6 @@ def cases(most: int = PROMPTS) -> dict[str, Any]:
             ["continue", base | {"tokens": 1, "temperature": -1}],
         ],
     }
-
-
-def flat(name: str) -> list[dict[str, Any]]:
-    """Interventions as the engine takes them: values of tokens and channels in one list."""
-    return [
-        one | ({"value": np.ravel(one["value"]).tolist()} if isinstance(one.get("value"), list) else {})
-        for one in CLAMPS[name]
-    ]
 
 
 def clamped(arm: str, name: str) -> ExitStack:
