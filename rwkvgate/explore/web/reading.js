@@ -1,7 +1,7 @@
 /** The page engine itself, an `Engine` over a weight file, in whichever thread it is made. */
 import { mapped } from "./arithmetic.js";
 import { Tokenizer } from "./bpe.js";
-import { clampsOf } from "./gates.js";
+import { clampsOf } from "./clamps.js";
 import { Network } from "./network.js";
 import { openWeights } from "./weights.js";
 
