@@ -21,9 +21,11 @@ from rwkvgate.explore.weights import embedded, pack
 CHROMIUM = os.environ.get("RWKVGATE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 VOCABULARY, REPEATS = 2_048, 7
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4, "head_size": 32, "time_mix_rank": 16, "time_decay_rank": 16}
-PAGE = """<!doctype html><script type="text/plain" id="worker">%s</script><script type="module">%s
+PAGE = """<!doctype html><meta charset="utf-8"><script type="text/plain" id="weights">%s</script>
+<script type="text/plain" id="worker">%s</script><script type="module">%s
+const weights = document.getElementById("weights").textContent;
 const worker = $engine.workerOf(document.getElementById("worker").textContent);
-const engine = await $engine.pageEngine("%s", { worker });
+const engine = await $engine.pageEngine(weights, { worker });
 await engine.read({ arm: "0", text: "Once" });
 window.opened = performance.now();
 window.measured = async (text, repeats) => {
@@ -58,7 +60,7 @@ def main() -> None:
     text = " ".join(topics["with"].split())[:600]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "page.html"
-        file.write_text(PAGE % (bundle("worker"), bundle("engine"), embedded(weights)), encoding="utf-8")
+        file.write_text(PAGE % (embedded(weights), bundle("worker"), bundle("engine")), encoding="utf-8")
         print(
             f"three arms: {len(weights) / 1e6:.1f} MB, as a single page {file.stat().st_size / 1e6:.1f} MB, limit 10 MB"
         )

@@ -53,9 +53,15 @@ export function openWeights(buffer, wanted = []) {
 
 /** The weight file in the text of `rwkvgate.explore.weights.embedded`. */
 export async function unembedded(text) {
-  const letters = atob(text);
-  const packed = new Uint8Array(letters.length);
-  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
+  const packed = new Uint8Array(Math.floor((text.length * 7) / 8));
+  for (let i = 0, at = 0, held = 0, bits = 0; i < text.length; i++) {
+    held = (held << 7) | (text.charCodeAt(i) & 127);
+    bits += 7;
+    if (bits < 8) continue;
+    bits -= 8;
+    packed[at++] = held >> bits;
+    held &= (1 << bits) - 1;
+  }
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   const halves = new Uint8Array(await new Response(stream).arrayBuffer());
   const bytes = new Uint8Array(halves.length);

@@ -27,8 +27,9 @@ FEW = 8
 """Prompts that each arm continues in node; in Chromium it is all of them."""
 LOGITS, GATES, EXACT = 1e-3, 1e-4, 1e-5
 """Largest differences: those asked for, and that of numbers which are only rounded to float32."""
-PAGE = """<!doctype html><script type="text/plain" id="worker">%s</script><script type="module">%s
-const weights = "%s";
+PAGE = """<!doctype html><meta charset="utf-8"><script type="text/plain" id="weights">%s</script>
+<script type="text/plain" id="worker">%s</script><script type="module">%s
+const weights = document.getElementById("weights").textContent;
 const worker = $engine.workerOf(document.getElementById("worker").textContent);
 const engine = $engine.pageEngine(weights, { worker });
 const core = $weights.unembedded(weights).then((file) => new $reading.PageEngine(file));
@@ -57,7 +58,7 @@ def in_chromium(folder: Path) -> tuple[int, dict[str, Any]]:
     if CHROMIUM is None:
         pytest.skip("no Chromium on the path; RWKVGATE_CHROMIUM names one")
     script = bundle("engine", "reading", "answers", others={"answers": (HERE / "answers.js").read_text("utf-8")})
-    page = PAGE % (bundle("worker"), script, embedded(cases.weights()))
+    page = PAGE % (embedded(cases.weights()), bundle("worker"), script)
     (folder / "page.html").write_text(page, encoding="utf-8")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
