@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
-from rwkvgate.explore.weights import MAGIC, pack
+from rwkvgate.explore.weights import MAGIC, embedded, pack
 from rwkvgate.gate.validation import SettingsError
 
 NODE = shutil.which("node")
@@ -34,10 +34,11 @@ def base() -> Rwkv6ForCausalLM:
     return Rwkv6ForCausalLM(Rwkv6Config(vocab_size=257, hidden_size=16, num_hidden_layers=2, head_size=8)).eval()
 
 
-def opened(data: bytes, folder: Path, *wanted: str) -> Any:
+def opened(data: bytes | str, folder: Path, *wanted: str) -> Any:
     """What the page makes of a file: its arms, or a sentence."""
-    (folder / "weights.bin").write_bytes(data)
-    done = subprocess.run([str(NODE), OPEN, folder / "weights.bin", *wanted], capture_output=True, encoding="utf-8")
+    path = folder / ("weights.bin" if isinstance(data, bytes) else "weights.txt")
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    done = subprocess.run([str(NODE), OPEN, path, *wanted], capture_output=True, encoding="utf-8", check=False)
     assert not done.returncode, done.stderr
     return json.loads(done.stdout) if done.stdout.startswith("{") else done.stdout.strip()
 
@@ -56,6 +57,14 @@ def test_a_file_begins_with_its_sizes_and_digest(base: Any, tokenizer: Any) -> N
     assert data.startswith(MAGIC) and len(data) == 48 + header + body
     assert data[16:48] == sha256(data[48:]).digest()
     assert pack({"base": base}, tokenizer) == data
+
+
+@needs_node
+def test_a_file_in_a_page_is_the_same_file(base: Any, tokenizer: Any, tmp_path: Path) -> None:
+    data = pack({"base": base}, tokenizer)
+    text = embedded(data)
+    assert not set(text) & set("<\r\0") and all(ord(letter) < 0x180 for letter in text)
+    assert opened(text, tmp_path) == opened(data, tmp_path)
 
 
 @needs_node

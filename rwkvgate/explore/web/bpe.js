@@ -14,12 +14,21 @@ function byteCharacters() {
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(printed(byte) ? byte : 0x100 + others++));
 }
 
+function shown(bytes) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(Uint8Array.from(bytes));
+  } catch {
+    return `⟨${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(" ")}⟩`;
+  }
+}
+
 export class Tokenizer {
   /** @param {{model: {vocab: Object<string, number>, merges: string[][]}}} file tokenizer.json */
   constructor({ model: { vocab, merges } }) {
     const characters = byteCharacters();
     const bytes = new Map(characters.map((character, byte) => [character, byte]));
     this.size = Math.max(...Object.values(vocab)) + 1;
+    this.pieces = []; // of each id that was asked for
     this.single = characters.map((character) => vocab[character]);
     /** Bytes of each id; those of a special token spell it. */
     this.bytes = new Map();
@@ -74,12 +83,7 @@ export class Tokenizer {
 
   /** A token's text; a part of a character is shown as its bytes, ⟨e7 8c⟩. */
   piece(id) {
-    const bytes = this.bytes.get(id) ?? new Uint8Array();
-    try {
-      return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    } catch {
-      return `⟨${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(" ")}⟩`;
-    }
+    return (this.pieces[id] ??= shown(this.bytes.get(id) ?? []));
   }
 
   /** Where each token stands in the text, in UTF-16 units. */
