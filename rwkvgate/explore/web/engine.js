@@ -63,7 +63,8 @@
  * @property {(asked: {arm: string, text: string, interventions?: Intervention[], tokens: number, temperature?: number,
  *   seed?: number}, onToken?: (token: Token) => void) => Promise<{pieces: string[]}>} continue at most `tokens` tokens,
  *   fewer where the text ends; temperature 0 is greedy.
- * @property {() => Promise<void>} stop ends readings, which reject, and continuations, which return what they have.
+ * @property {() => Promise<void>} stop ends what runs: a reading rejects, and a
+ *   continuation returns what it has, once its text is read.
  */
 
 /**

@@ -62,7 +62,7 @@ export class PageEngine {
     const letIn = new Float32Array(layers * count);
     const surprisal = new Float32Array(count).fill(NaN);
     const top = [];
-    await this.each(run, count, (token, next) => {
+    const keep = (token, next) => {
       const { logits, watched } = next(true);
       const odds = softmax(logits);
       if (token + 1 < count) surprisal[token + 1] = -odds.log(ids[token + 1]);
@@ -71,7 +71,8 @@ export class PageEngine {
         gates[layer].set(values, token * channels);
         letIn[layer * count + token] = share;
       });
-    }, onProgress);
+    };
+    await this.each(run, count, keep, onProgress);
     const seconds = (performance.now() - started) / 1000;
     const asked = { arm, text, interventions, pieces: pieces.slice(0, count), spans: spans.slice(0, count) };
     return { ...asked, layers, channels, gates, letIn, surprisal, top, left: ids.length - count, seconds };
