@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.patch import gate_config, is_patched
 from rwkvgate.gate.validation import SettingsError
+from rwkvgate.metrics.inference import PREFIX_ID
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 MAGIC = b"rwkvgat1"
@@ -94,7 +95,8 @@ def pack(
         )
         if len(body) > LARGEST:
             raise SettingsError(f"arm {name!r}: over {LARGEST:,} bytes of weights; the page engine holds no more")
-    header = json.dumps({"title": title, "untrained": untrained, "arms": arms, "tokenizer": bpe}).encode()
+    about = {"title": title, "untrained": untrained, "prefix": PREFIX_ID}
+    header = json.dumps({**about, "arms": arms, "tokenizer": bpe}).encode()
     header += b" " * (-len(header) % 8)
     sizes = len(header).to_bytes(4, "little") + len(body).to_bytes(4, "little")
     return b"".join((MAGIC, sizes, sha256(header + body).digest(), header, body))

@@ -1,6 +1,9 @@
 /** Interventions on a gate's values: the clamps of `rwkvgate/explore/interventions.py`, on one token at a time. */
 import { mapped } from "./arithmetic.js";
 
+/** Tokens that a model reads before a text: the prefix. Positions of a model count them, those of interventions do not. */
+export const BEFORE = 1;
+
 /**
  * Interventions as each layer's clamps, in order, once the arm can have them.
  *
@@ -22,18 +25,20 @@ export function clampsOf(interventions, { name, config, gate }) {
     if (layer !== null) checkWhole("layer", [layer], 1, layers);
     if (some !== null) checkWhole("channels", some, 0, channels - 1);
     if (tokens !== null) checkWhole("tokens", tokens, 0, Infinity);
-    return { layer, channels: some && new Set(some), tokens: tokens && new Set(tokens), value, scale };
+    const positions = tokens && new Set(tokens.map((token) => token + BEFORE));
+    const given = value?.[0]?.length ? (position) => value[position - BEFORE] : () => value;
+    return { layer, channels: some && new Set(some), positions, given, scale };
   });
   return Array.from({ length: layers }, (_, i) => clamps.filter(({ layer }) => layer === null || layer === i + 1));
 }
 
-/** A gate's values, by channel, after a clamp; `position` is the token's, from 0. */
-export function clamped(values, { channels, tokens, value, scale }, position) {
-  const given = value?.[0]?.length ? value[position] : value;
-  if (given === undefined || (tokens && !tokens.has(position))) return values;
+/** A gate's values, by channel, after a clamp; `position` is the model's. */
+export function clamped(values, { channels, positions, given, scale }, position) {
+  const value = given(position);
+  if (value === undefined || (positions && !positions.has(position))) return values;
   return mapped(values, (g, i) => {
     if (channels && !channels.has(i)) return g;
-    return scale === null ? (given.length ? given[i] : given) : g * scale;
+    return scale === null ? (value.length ? value[i] : value) : g * scale;
   });
 }
 

@@ -32,7 +32,8 @@
  * @property {number[][]} spans [start, end] of each token in the text, in UTF-16 units; that of the whole character for
  *   a token that is part of one.
  *
- * @typedef {Object} Reading Of the first `limits.tokens` tokens of a text.
+ * @typedef {Object} Reading Of the first `limits.tokens` tokens of a text, which the model reads after the prefix token;
+ *   a clamp of all tokens clamps there too.
  * @property {string} arm
  * @property {string} text
  * @property {Intervention[]} interventions

@@ -59,7 +59,7 @@ export function startOfGate(config, channels) {
  * @param {Object<string, Float32Array>} w weights of the layer's gate.
  * @param {Float64Array} h
  * @param {Float64Array[]} past which takes up h.
- * @param {number} position tokens of the text before this one.
+ * @param {number} position tokens that were read before this one.
  * @param {Object[]} clamps of this layer.
  * @returns {{hidden: Float64Array, values: Float64Array, letIn: number}} letIn: norm of what is added over that of h.
  */

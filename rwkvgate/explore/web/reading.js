@@ -128,9 +128,10 @@ export class PageEngine {
     return { arm, clamps, tokens, network: this.networks.get(name), key: JSON.stringify([name, text, interventions]) };
   }
 
-  /** Call work(token, next) for each token in turn, where next(wanted) reads it; keep the state after the last. */
+  /** After the prefix, call work(token, next) for each token, where next(wanted) reads it; keep the state at the end. */
   async each(run, count, work, onProgress) {
     const state = run.network.start();
+    take(run, state, this.header.prefix, false);
     const { stops } = this;
     let [looked, logits] = [performance.now(), null];
     for (let token = 0; token < count; token++) {

@@ -26,6 +26,7 @@ from rwkvgate.explore.observing import observing
 from rwkvgate.explore.weights import GATINGS, SHIFTS, pack, rounded
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.patch import is_patched
+from rwkvgate.metrics.inference import PREFIX_ID
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "head_size": 8, "time_mix_rank": 5, "time_decay_rank": 6}
 VOCABULARY = 400
@@ -152,12 +153,16 @@ def cases(most: int = PROMPTS) -> dict[str, Any]:
 
 
 def clamped(arm: str, name: str) -> ExitStack:
-    """The same interventions on the arm's model, as a context manager."""
+    """The same interventions on the arm's model, as a context manager. Its positions count the prefix."""
     stack = ExitStack()
     for one in CLAMPS[name]:
-        value = one.get("value")
-        value = torch.tensor(value) if isinstance(value, list) else value
-        stack.enter_context(clamp_gate(model(arm), **one | ({"value": value} if "value" in one else {})))
+        options = one | ({"tokens": [token + 1 for token in one["tokens"]]} if "tokens" in one else {})
+        if isinstance(one.get("value"), list):
+            options["value"] = torch.tensor(one["value"])
+            if options["value"].dim() == 2:
+                options["tokens"] = slice(1, None)
+                options["value"] = torch.cat((torch.zeros_like(options["value"][:1]), options["value"]))
+        stack.enter_context(clamp_gate(model(arm), **options))
     return stack
 
 
@@ -168,19 +173,20 @@ def ids_of(text: str) -> list[int]:
 
 @torch.no_grad()
 def reading(arm: str, name: str, ids: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """PyTorch's logits (time, vocabulary) and gates (layer, time, channel)."""
-    tokens, gates = torch.tensor([ids]), list[Tensor]()
+    """PyTorch's logits (time, vocabulary) and gates (layer, time, channel), of a text's tokens after the prefix."""
+    tokens, gates = torch.tensor([[PREFIX_ID, *ids]]), list[Tensor]()
     if not is_patched(model(arm)):
-        return model(arm)(tokens).logits[0], None
-    with clamped(arm, name), observing(model(arm), lambda _, values: gates.append(values[0])):
-        logits = model(arm)(tokens).logits[0]
+        return model(arm)(tokens).logits[0, 1:], None
+    with clamped(arm, name), observing(model(arm), lambda _, values: gates.append(values[0, 1:])):
+        logits = model(arm)(tokens).logits[0, 1:]
     return logits, torch.stack(gates)
 
 
 @torch.no_grad()
 def continuations(arm: str, name: str, texts: Sequence[str]) -> list[list[int]]:
     """PyTorch's greedy continuations, up to the end of text."""
-    batch = tokenizer()(list(texts), padding=True, return_tensors="pt")
+    sequences = [[PREFIX_ID, *ids_of(text)] for text in texts]
+    batch = tokenizer().pad({"input_ids": sequences}, return_tensors="pt")
     with clamped(arm, name):
         output = model(arm).generate(
             batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=NEW, do_sample=False
