@@ -38,16 +38,28 @@ function round(hash, words, bytes, at) {
     const y = words[i - 2];
     const left = turned(x, 7) ^ turned(x, 18) ^ (x >>> 3);
     const right = turned(y, 17) ^ turned(y, 19) ^ (y >>> 10);
-    words[i] = (words[i - 16] + left + words[i - 7] + right) | 0;
+    words[i] = words[i - 16] + left + words[i - 7] + right;
   }
-  let [a, b, c, d, e, f, g, h] = hash;
+  let a = hash[0], b = hash[1], c = hash[2], d = hash[3]; // one by one: this runs for every byte of the weights
+  let e = hash[4], f = hash[5], g = hash[6], h = hash[7];
   for (let i = 0; i < 64; i++) {
-    const chosen = (e & f) ^ (~e & g);
-    const first = (h + (turned(e, 6) ^ turned(e, 11) ^ turned(e, 25)) + chosen + ROUNDS[i] + words[i]) | 0;
-    const majority = (a & b) ^ (a & c) ^ (b & c);
-    const second = (turned(a, 2) ^ turned(a, 13) ^ turned(a, 22)) + majority;
-    [h, g, f, e, d, c, b, a] = [g, f, e, (d + first) | 0, c, b, a, (first + second) | 0];
+    const first = (h + (turned(e, 6) ^ turned(e, 11) ^ turned(e, 25)) + ((e & f) ^ (~e & g)) + ROUNDS[i] + words[i]) | 0;
+    const second = ((turned(a, 2) ^ turned(a, 13) ^ turned(a, 22)) + ((a & b) ^ (a & c) ^ (b & c))) | 0;
+    h = g;
+    g = f;
+    f = e;
+    e = (d + first) | 0;
+    d = c;
+    c = b;
+    b = a;
+    a = (first + second) | 0;
   }
-  hash[0] += a; hash[1] += b; hash[2] += c; hash[3] += d;
-  hash[4] += e; hash[5] += f; hash[6] += g; hash[7] += h;
+  hash[0] += a;
+  hash[1] += b;
+  hash[2] += c;
+  hash[3] += d;
+  hash[4] += e;
+  hash[5] += f;
+  hash[6] += g;
+  hash[7] += h;
 }

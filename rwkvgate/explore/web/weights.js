@@ -66,7 +66,8 @@ export async function unembedded(text) {
   const halves = new Uint8Array(await new Response(stream).arrayBuffer());
   const bytes = new Uint8Array(halves.length);
   const odd = Math.ceil(halves.length / 2);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = halves[(i >> 1) + (i & 1 ? odd : 0)];
+  for (let i = 0; i < odd; i++) bytes[2 * i] = halves[i];
+  for (let i = odd; i < bytes.length; i++) bytes[2 * (i - odd) + 1] = halves[i];
   return bytes.buffer;
 }
 

@@ -123,14 +123,14 @@ def continued(name: str, most: int) -> list[str]:
     return prompts()[: most if name == "none" else CHECKED]
 
 
-def cases(most: int = PROMPTS) -> dict[str, Any]:
-    """What the engine is asked; `most` prompts are continued without intervention, by each arm."""
+def cases(most: int = PROMPTS, new: int = NEW) -> dict[str, Any]:
+    """What the engine is asked; `most` prompts are continued without intervention, by each arm, by `new` tokens."""
     base = {"arm": "enhanced", "text": "a"}
     return {
         "texts": awkward(),
         "readings": [{"arm": a, "text": t, "interventions": CLAMPS[c]} for a, c in asked() for t in texts()],
         "continuations": [
-            {"arm": arm, "text": text, "interventions": CLAMPS[name], "tokens": NEW}
+            {"arm": arm, "text": text, "interventions": CLAMPS[name], "tokens": new}
             for arm, name in asked()
             for text in continued(name, most)
         ],
@@ -183,13 +183,13 @@ def reading(arm: str, name: str, ids: Sequence[int]) -> tuple[Tensor, Tensor | N
 
 
 @torch.no_grad()
-def continuations(arm: str, name: str, texts: Sequence[str]) -> list[list[int]]:
+def continuations(arm: str, name: str, texts: Sequence[str], new: int) -> list[list[int]]:
     """PyTorch's greedy continuations, up to the end of text."""
     sequences = [[PREFIX_ID, *ids_of(text)] for text in texts]
     batch = tokenizer().pad({"input_ids": sequences}, return_tensors="pt")
     with clamped(arm, name):
         output = model(arm).generate(
-            batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=NEW, do_sample=False
+            batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=new, do_sample=False
         )
     rows = output[:, batch["input_ids"].shape[1] :].tolist()
     return [row[: row.index(0)] if 0 in row else row for row in rows]

@@ -23,8 +23,10 @@ from tests.explore.web import cases
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
 CHROMIUM = os.environ.get("RWKVGATE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-FEW = 8
-"""Prompts that each arm continues in node; in Chromium it is all of them."""
+FEW, SHORT = 8, 20
+"""Prompts that each arm continues in node, and by how many tokens; in Chromium it is all of them, by 50."""
+Answers = tuple[int, int, dict[str, Any]]
+"""Prompts that each arm continued, tokens of a continuation, and what the engine answered."""
 LOGITS, GATES, EXACT = 1e-3, 1e-4, 1e-5
 """Largest differences: those asked for, and that of numbers which are only rounded to float32."""
 PAGE = """<!doctype html><meta charset="utf-8"><script type="text/plain" id="weights">%s</script>
@@ -37,20 +39,20 @@ window.answered = async (cases) => JSON.stringify(await $answers.answers(await e
 </script>"""
 
 
-def in_node(folder: Path) -> tuple[int, dict[str, Any]]:
+def in_node(folder: Path) -> Answers:
     """The answers of the engine in node's own thread."""
     if NODE is None:
         pytest.skip("node is not on the path")
     (folder / "weights.bin").write_bytes(cases.weights())
     command = [NODE, HERE / "run.mjs", folder / "weights.bin"]
     done = subprocess.run(
-        command, input=json.dumps(cases.cases(FEW)), capture_output=True, encoding="utf-8", check=False
+        command, input=json.dumps(cases.cases(FEW, SHORT)), capture_output=True, encoding="utf-8", check=False
     )
     assert not done.returncode, done.stderr
-    return FEW, json.loads(done.stdout)
+    return FEW, SHORT, json.loads(done.stdout)
 
 
-def in_chromium(folder: Path) -> tuple[int, dict[str, Any]]:
+def in_chromium(folder: Path) -> Answers:
     """The answers of the engine in a worker of a page that is one file, opened from disk."""
     if os.environ.get("RWKVGATE_BROWSER") != "1":
         pytest.skip("RWKVGATE_BROWSER is not 1; make test-browser sets it")
@@ -69,12 +71,12 @@ def in_chromium(folder: Path) -> tuple[int, dict[str, Any]]:
         text = opened.evaluate("cases => window.answered(cases)", cases.cases())
         browser.close()
     assert all(url.startswith(("file:", "blob:")) for url in requests)
-    return cases.PROMPTS, json.loads(text)
+    return cases.PROMPTS, cases.NEW, json.loads(text)
 
 
 @pytest.fixture(scope="module", params=[in_node, in_chromium], ids=["node", "chromium"])
-def answered(request: Any, tmp_path_factory: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The prompts that each arm continued, and all answers."""
+def answered(request: Any, tmp_path_factory: Any) -> Iterator[Answers]:
+    """The engine's answers in one of the two places."""
     yield request.param(tmp_path_factory.mktemp("engine"))
 
 
@@ -91,13 +93,13 @@ def largest(found: Any, expected: Any) -> float:
 
 
 def test_token_ids_equal_those_of_tokenizers(answered: Any) -> None:
-    texts, ids = cases.awkward(), answered[1]["ids"]
+    texts, ids = cases.awkward(), answered[2]["ids"]
     assert len(texts) == 1000
     assert [text for text, found in zip(texts, ids, strict=True) if found != cases.ids_of(text)] == []
 
 
 def test_pieces_are_those_of_the_kernel_and_spans_cover_whole_characters(answered: Any) -> None:
-    answers, units = answered[1], lambda text: len(text.encode("utf-16-le")) // 2
+    answers, units = answered[2], lambda text: len(text.encode("utf-16-le")) // 2
     for text, ids, pieces, spans in zip(
         cases.awkward(), *(answers[k] for k in ("ids", "pieces", "spans")), strict=True
     ):
@@ -110,7 +112,7 @@ def test_pieces_are_those_of_the_kernel_and_spans_cover_whole_characters(answere
 
 
 def test_logits_and_gates_equal_pytorchs(answered: Any) -> None:
-    readings = iter(answered[1]["read"])
+    readings = iter(answered[2]["read"])
     for arm, name in cases.asked():
         for text in cases.texts():
             ids, found = cases.ids_of(text), next(readings)
@@ -131,7 +133,7 @@ def test_logits_and_gates_equal_pytorchs(answered: Any) -> None:
 
 def test_what_a_gate_lets_in(answered: Any) -> None:
     places = [(arm, name, text) for arm, name in cases.asked() for text in cases.texts()]
-    found = answered[1]["read"][places.index(("identity-start", "none", cases.texts()[1]))]["letIn"]
+    found = answered[2]["read"][places.index(("identity-start", "none", cases.texts()[1]))]["letIn"]
     shares: list[Any] = []
 
     def keep(module: Any, inputs: Any, gated: Gated) -> None:
@@ -146,17 +148,17 @@ def test_what_a_gate_lets_in(answered: Any) -> None:
 
 
 def test_greedy_continuations_equal_pytorchs(answered: Any) -> None:
-    prompts, answers = answered
+    prompts, new, answers = answered
     written = iter(answers["written"])
     for arm, name in cases.asked():
         texts = cases.continued(name, prompts)
-        for text, expected in zip(texts, cases.continuations(arm, name, texts), strict=True):
+        for text, expected in zip(texts, cases.continuations(arm, name, texts, new), strict=True):
             steps = next(written)["steps"]
             assert [step["id"] for step in steps] == expected, (arm, name, text)
 
 
 def test_a_continuation_gives_its_odds_gates_and_text(answered: Any) -> None:
-    prompts, answers = answered
+    prompts, _, answers = answered
     written = iter(answers["written"])
     for arm, name in cases.asked():
         for i, text in enumerate(cases.continued(name, prompts)):
@@ -179,7 +181,7 @@ def test_a_continuation_gives_its_odds_gates_and_text(answered: Any) -> None:
 
 
 def test_what_cannot_be_done_is_refused_in_words(answered: Any) -> None:
-    assert answered[1]["refusals"] == [
+    assert answered[2]["refusals"] == [
         "the text is empty; type at least one character",
         f"there is no arm enhnced; there are {', '.join(cases.ARMS)}",
         "arm base has no gate to change",
@@ -197,7 +199,7 @@ def test_what_cannot_be_done_is_refused_in_words(answered: Any) -> None:
 
 
 def test_the_engine_says_what_it_has(answered: Any) -> None:
-    about = answered[1]["about"]
+    about = answered[2]["about"]
     gate = {"layers": 3, "channels": 32, "kind": "sigmoid", "shift": "previous", "norm": "layer"}
     assert about["engine"] == "page" and about["title"] == "Test" and about["untrained"] is None
     assert about["arms"][0] == {"name": "base", "label": "Base", "gate": None, "note": "untouched"}
@@ -205,7 +207,7 @@ def test_the_engine_says_what_it_has(answered: Any) -> None:
 
 
 def test_sampling_follows_the_seed_and_long_texts_the_limit(answered: Any) -> None:
-    behaviour = answered[1]["behaviour"]
+    behaviour = answered[2]["behaviour"]
     one, same, other, cold, greedy = behaviour["samples"]
     assert one == same and one != other and cold == greedy
     tokens = len(cases.ids_of("a " * 2100))
@@ -214,5 +216,5 @@ def test_sampling_follows_the_seed_and_long_texts_the_limit(answered: Any) -> No
 
 
 def test_what_runs_can_be_stopped(answered: Any) -> None:
-    reading, continued = answered[1]["behaviour"]["stopped"]
+    reading, continued = answered[2]["behaviour"]["stopped"]
     assert reading.startswith("stopped after ") and 3 <= continued < 50
