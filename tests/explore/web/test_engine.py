@@ -99,9 +99,11 @@ def test_token_ids_equal_those_of_tokenizers(answered: Any) -> None:
 
 
 def test_pieces_are_those_of_the_kernel_and_spans_cover_whole_characters(answered: Any) -> None:
-    answers, units = answered[2], lambda text: len(text.encode("utf-16-le")) // 2
+    def units(text: str) -> int:
+        return len(text.encode("utf-16-le")) // 2
+
     for text, ids, pieces, spans in zip(
-        cases.awkward(), *(answers[k] for k in ("ids", "pieces", "spans")), strict=True
+        cases.awkward(), *(answered[2][k] for k in ("ids", "pieces", "spans")), strict=True
     ):
         assert pieces == token_texts(cases.tokenizer(), ids)
         data, end = text.encode(), 0
