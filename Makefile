@@ -87,6 +87,7 @@ test-slurm: $(STAMP)  ## run a sweep on a real Slurm of one node and kill its no
 test-browser: $(STAMP)  ## test the explorer in a headless Chromium, with ipywidgets 8 and Colab's 7.7.1; build/screenshots
 	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null 2>&1 || true
 	@$(BIN)/python -m pytest tests/explore/test_front.py tests/explore/test_browser.py
+	@RWKVGATE_BROWSER=1 $(BIN)/python -m pytest tests/explore/web
 	@test -x .venv-widgets7/bin/python || "$$PYTHON" -m venv .venv-widgets7
 	@.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/explore/widgets7.txt
 	@$(BIN)/python -c $(PURELIB) > "$$(.venv-widgets7/bin/python -c $(PURELIB))/project.pth"
@@ -101,6 +102,7 @@ bench: $(STAMP)  ## measure the project's numbers, each beside its reference
 	@$(BIN)/python benchmarks/trainer.py
 	@$(BIN)/python benchmarks/verdicts.py
 	@$(BIN)/python benchmarks/explorer.py
+	@$(BIN)/python benchmarks/page.py
 	@$(BIN)/python benchmarks/reproduce.py smoke
 	@$(BIN)/python benchmarks/sweep.py smoke
 
