@@ -160,7 +160,9 @@ def main() -> None:
     """Run the study, or some of its stages."""
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.experiment.study", description=__doc__)
     parser.add_argument("--stage", action="append", default=[], help="one stage alone; may be given again")
-    parser.add_argument("--time", action="store_true", help="time training steps on this machine, which must be idle")
+    parser.add_argument(
+        "--time", action="store_true", help="time training steps, of --stage or all; the machine must be idle"
+    )
     parser.add_argument("--page", action="store_true", help="write tables, figures and docs/study.md, and run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -177,10 +179,11 @@ def main() -> None:
         tasks |= {name: Repeated(texts, share) for name, share in DATA.items() if share > 1}
         tasks |= {f"tuned-{genre}": Tuned(genre, base, root / "texts") for genre in GENRES}
         study = Study(Trials(root / "trials", tasks))
+        stages = [STAGES[name] for name in arguments.stage or STAGES]
         if arguments.time:
-            print(write_times(root / "seconds.csv", study.trials.tasks).to_string(index=False))
+            print(write_times(root / "seconds.csv", study.trials.tasks, stages).to_string(index=False))
         elif not arguments.page:
-            study.run([STAGES[name] for name in arguments.stage or STAGES])
+            study.run(stages)
         found = {name: study.finished(stage) for name, stage in STAGES.items()}
         write_page(project_root() / "docs" / "study.md", root, found, ratios(root / "seconds.csv"))
         for stage in STAGES.values():

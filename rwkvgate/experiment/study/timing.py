@@ -14,7 +14,7 @@ import torch
 
 from rwkvgate.experiment.environment import hardware
 from rwkvgate.experiment.study.annealing import Trainer
-from rwkvgate.experiment.study.design import BASE, STAGES, WEIGHT_DECAY, Size
+from rwkvgate.experiment.study.design import BASE, STAGES, WEIGHT_DECAY, Size, Stage
 from rwkvgate.experiment.study.tasks import Task
 from rwkvgate.metrics.latency import ratio_of_medians, time_calls
 from rwkvgate.rwkv6.files import write_file
@@ -39,20 +39,23 @@ def step_times(size: Size, task: Task, networks: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(table).assign(threads=torch.get_num_threads(), processor=hardware()["processor"])
 
 
-def write_times(path: Path, tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """Time every size of the design and write the table; a fine-tuning only once its base is trained."""
-    found = []
-    for timed in dict.fromkeys(stage.timed for stage in STAGES.values()):
-        stages = [stage for stage in STAGES.values() if stage.timed == timed]
-        task = tasks[stages[0].task]
-        if stages[0].after and tasks[STAGES[stages[0].after].task].saved is None:
+def write_times(path: Path, tasks: Mapping[str, Task], stages: Sequence[Stage]) -> pd.DataFrame:
+    """Time the networks of these stages' sizes and write the table, which keeps the times of other sizes.
+
+    A size is timed whole, for a network stands beside the base of the same minutes; a fine-tuning only once its base is
+    trained.
+    """
+    kept = pd.read_csv(path) if path.exists() else pd.DataFrame({"size": []})
+    for timed in dict.fromkeys(stage.timed for stage in stages):
+        alike = [stage for stage in STAGES.values() if stage.timed == timed]
+        first, networks = alike[0], dict.fromkeys(n for stage in alike for n in stage.networks)
+        if first.after and tasks[STAGES[first.after].task].saved is None:
             continue
-        networks = dict.fromkeys(n for stage in stages for n in stage.networks)
-        found.append(step_times(stages[0].size, task, list(networks)).assign(size=timed))
-    table = pd.concat(found, ignore_index=True)
-    with write_file(path) as fresh:
-        table.to_csv(fresh, index=False, float_format="%.5g")
-    return table
+        found = step_times(first.size, tasks[first.task], list(networks)).assign(size=timed)
+        kept = pd.concat([kept[kept["size"] != timed], found], ignore_index=True)
+        with write_file(path) as fresh:
+            kept.to_csv(fresh, index=False, float_format="%.5g")
+    return kept
 
 
 def ratios(path: Path) -> dict[str, dict[str, float]]:
