@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from rwkvgate.explore.kernel import EXAMPLES, KernelEngine, Models
-from rwkvgate.explore.page import recorded_page
+from rwkvgate.explore.page import explorer_page
 from rwkvgate.explore.picture import picture
 from rwkvgate.rwkv6.files import write_text
 
@@ -69,8 +69,10 @@ class GateExplorer:
         return ExplorerWidget(self.engine)
 
     def to_html(self, path: str | Path | None = None, *, title: str = "The gate") -> str:
-        """The first arm's readings of the text as one self-contained page: every view, the gate on, off and open, no
-        network.
+        """The explorer as one self-contained page, without a kernel and without a network.
+
+        The page runs the models itself, on any text, where it can: RWKV-6 with the gates of `weights.pack` and a
+        byte-level BPE. Else it holds the first arm's readings of the text, the gate on, off and open, and says why.
 
         Args:
             path: file that the page is written to, atomically; None writes none.
@@ -79,7 +81,7 @@ class GateExplorer:
         Raises:
             ValueError: the model has no gate.
         """
-        page = recorded_page(self.engine, title)
+        page = explorer_page(self.engine, title)
         if path is not None:
             write_text(path, page)
         return page

@@ -16,6 +16,8 @@ from rwkvgate.explore.bundle import bundle, web_file
 from rwkvgate.explore.kernel import EXAMPLES, KernelEngine, Reply
 from rwkvgate.explore.observing import require_gates
 from rwkvgate.explore.picture import picture
+from rwkvgate.explore.weights import check_arm, embedded, pack, read_tokenizer
+from rwkvgate.gate.validation import SettingsError
 
 WRITTEN = 30
 """Tokens of a recorded continuation."""
@@ -23,6 +25,7 @@ LIVE = (
     "This page holds recorded readings of one text: with the gate on, and off or open in one layer or in every layer. "
     "To type a text of your own, open it live: GateExplorer(model, tokenizer, text) in a notebook, or make explore."
 )
+LEFT_OUT = "This page cannot run it: {}."
 
 
 def recording(engine: KernelEngine, arm: str) -> dict[str, Any]:
@@ -110,14 +113,52 @@ def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: st
     )
 
 
-def recorded_page(engine: KernelEngine, title: str) -> str:
+def explorer_page(engine: KernelEngine, title: str) -> str:
+    """The page that runs the engine's arms itself; the first arm's recorded one where it cannot be run so.
+
+    Other arms that it does not compute are left out, which the page says.
+
+    Raises:
+        ValueError: the first arm has no gate.
+    """
+    first, *others = engine.arms
+    require_gates(engine.model(first))
+    try:
+        vocabulary = len(read_tokenizer(engine.tokenizer)["model"]["vocab"])
+        check_arm(first, engine.model(first), vocabulary)
+    except SettingsError as error:
+        return recorded_page(engine, title, f"{LEFT_OUT.format(error)} {LIVE}")
+    models, reasons = {first: engine.model(first)}, []
+    for name in others:
+        try:
+            check_arm(name, engine.model(name), vocabulary)
+        except SettingsError as error:
+            reasons.append(LEFT_OUT.format(error))
+        else:
+            models[name] = engine.model(name)
+    untrained = engine.about()["untrained"]
+    weights = pack(
+        models,
+        engine.tokenizer,
+        notes={first: " ".join(reasons)},
+        title=title,
+        untrained=untrained if untrained in models else None,
+    )
+    return live_page(embedded(weights), title, engine.text, picture(engine).get("image/png", ""))
+
+
+def recorded_page(engine: KernelEngine, title: str, words: str = LIVE) -> str:
     """The page of the engine's first arm, recorded.
+
+    Args:
+        words: what it says of itself.
 
     Raises:
         ValueError: it has no gate.
     """
     record = recording(engine, engine.arms[0])
     record["about"]["title"] = title
+    record["about"]["limits"]["words"] = words
     still = picture(engine).get("image/png", "")
     return page(title, "$recorded.recordedEngine(data)", record, modules=["recorded"], still=still)
 

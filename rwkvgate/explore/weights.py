@@ -76,11 +76,11 @@ def pack(
         raise SettingsError("there is no arm to pack; give at least one model")
     if untrained is not None and untrained not in models:
         raise SettingsError(f"untrained is {untrained!r}; it must be one of {', '.join(models)}")
-    bpe = _tokenizer(tokenizer)
+    bpe = read_tokenizer(tokenizer)
     body, places = bytearray(), dict[bytes, int]()
     arms = []
     for name, model in models.items():
-        _check(name, model, len(bpe["model"]["vocab"]))
+        check_arm(name, model, len(bpe["model"]["vocab"]))
         tensors = {key: _stored(f"{name}: {key}", key, tensor) for key, tensor in _named(model).items()}
         arms.append(
             {
@@ -132,8 +132,12 @@ def rounded(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().to(torch.float32 if vector else torch.float16)
 
 
-def _tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """The parts of tokenizer.json that the page engine reads, once it is a plain byte-level BPE."""
+def read_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """The parts of tokenizer.json that the page engine reads.
+
+    Raises:
+        SettingsError: it is no plain byte-level BPE.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise SettingsError(
@@ -154,7 +158,12 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     return {"model": {"vocab": model["vocab"], "merges": model["merges"]}}
 
 
-def _check(name: str, model: Any, vocabulary: int) -> None:
+def check_arm(name: str, model: Any, vocabulary: int) -> None:
+    """Check that the page engine computes an arm whose tokenizer has so many tokens.
+
+    Raises:
+        SettingsError: it does not; the message names the arm and the reason.
+    """
     if not isinstance(model, Rwkv6ForCausalLM):
         raise SettingsError(f"arm {name!r} is a {type(model).__name__}; the page engine runs Rwkv6ForCausalLM")
     if any(".lora_" in key for key, _ in model.named_parameters()):
@@ -164,6 +173,8 @@ def _check(name: str, model: Any, vocabulary: int) -> None:
             f"arm {name!r} reads {model.config.vocab_size:,} tokens and the tokenizer has {vocabulary:,}; "
             "they must belong together"
         )
+    if 2 * model.num_parameters() > LARGEST:
+        raise SettingsError(f"arm {name!r} has {model.num_parameters():,} parameters; a page holds {LARGEST // 2:,}")
     if is_patched(model) and (problem := _unsupported(gate_config(model))):
         raise SettingsError(f"arm {name!r}: {problem}")
 

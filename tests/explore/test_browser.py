@@ -15,15 +15,16 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rwkvgate.explore import GateExplorer
 from rwkvgate.explore.bundle import bundle, web_file
 from rwkvgate.explore.page import live_page
+from rwkvgate.explore.weights import embedded, pack
 from tests.explore.browsing import CHROMIUM, ROOT, chromium, faults, keep, opened, press
 
 pytest.importorskip("playwright.sync_api", reason="playwright, of the extra dev, is not installed")
@@ -181,9 +182,6 @@ def test_the_page_works_without_kernel_and_network(browser: Any, explorer: Any, 
     page.close()
 
 
-@pytest.mark.skipif(
-    not (ROOT / "rwkvgate/explore/web/engine.js").exists(), reason="the page engine is not in this checkout"
-)
 def test_the_live_page_runs_the_model_by_itself(browser: Any, tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
     from tokenizers.pre_tokenizers import ByteLevel
@@ -191,15 +189,14 @@ def test_the_live_page_runs_the_model_by_itself(browser: Any, tmp_path: Path) ->
 
     from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
 
-    packing = import_module("rwkvgate.explore.weights")
     bpe = Tokenizer(models.BPE({letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
     bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
     sizes = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "head_size": 16}
     arms = {"enhanced": patch(Rwkv6ForCausalLM(Rwkv6Config(**sizes)), GateConfig.preset("enhanced"))}
     arms["base"] = Rwkv6ForCausalLM(Rwkv6Config(**sizes))
-    packed = packing.pack(arms, PreTrainedTokenizerFast(tokenizer_object=bpe), title="A live gate")
-    weights = packing.embedded(packed)
-    (tmp_path / "live.html").write_text(live_page(weights, "A live gate", "Once"), encoding="utf-8")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
+    explorer = GateExplorer(arms.pop("enhanced"), tokenizer, "Once", name="enhanced", arms=arms)
+    explorer.to_html(tmp_path / "live.html", title="A live gate")
     page = opened(browser)
     page.goto((tmp_path / "live.html").as_uri())
     page.wait_for_selector("text=enhanced, gate on. “Once”")
@@ -211,9 +208,8 @@ def test_the_live_page_runs_the_model_by_itself(browser: Any, tmp_path: Path) ->
     page.select_option("select >> nth=-2", "base")
     page.wait_for_selector("text=base, no gate")
     keep(page, "live")
-    (tmp_path / "cut.html").write_text(
-        live_page(packing.embedded(packed[:-9]), "A live gate", "Once"), encoding="utf-8"
-    )
+    cut = embedded(pack(arms, tokenizer)[:-9])
+    (tmp_path / "cut.html").write_text(live_page(cut, "A live gate", "Once"), encoding="utf-8")
     page.goto((tmp_path / "cut.html").as_uri())
     assert "cut off" in page.inner_text("[role=alert]")
     assert not page.trouble

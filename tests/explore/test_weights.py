@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
+from rwkvgate.explore import GateExplorer, page
 from rwkvgate.explore.weights import MAGIC, embedded, pack
 from rwkvgate.gate.validation import SettingsError
 
@@ -119,3 +120,22 @@ def test_what_does_not_fit_is_refused_in_words(base: Any, tokenizer: Any) -> Non
     small = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=9, hidden_size=16, num_hidden_layers=1, head_size=8))
     with pytest.raises(SettingsError, match="arm 'small' reads 9 tokens and the tokenizer has 257"):
         pack({"small": small}, tokenizer)
+
+
+def test_the_explorers_page_is_live_where_it_can_be_and_says_what_it_cannot_run(base: Any, tokenizer: Any) -> None:
+    gated, other = (patch(copy.deepcopy(base), GateConfig.preset(name)) for name in ("enhanced", "hierarchical"))
+    live = GateExplorer(gated, tokenizer, "Once", arms={"base": base, "deep": other}).to_html()
+    assert 'id="weights"' in live and "$recorded" not in live
+    recorded = GateExplorer(other, tokenizer, "Once", arms={"enhanced": gated}).to_html()
+    assert 'id="weights"' not in recorded and "recorded readings of one text" in recorded
+    assert "arm 'model': gating is 'hierarchical', which the page engine does not compute" in recorded
+
+
+def test_the_page_names_the_arms_that_it_leaves_out(base: Any, tokenizer: Any, monkeypatch: Any) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(page, "pack", lambda models, *_, **options: written.append((models, options)) or b"12345678")
+    gated, other = (patch(copy.deepcopy(base), GateConfig.preset(name)) for name in ("enhanced", "hierarchical"))
+    GateExplorer(gated, tokenizer, "Once", arms={"untrained": lambda: base, "deep": other}).to_html()
+    ((models, options),) = written
+    assert list(models) == ["model", "untrained"] and options["untrained"] == "untrained"
+    assert options["notes"]["model"].startswith("This page cannot run it: arm 'deep': gating is 'hierarchical'")
