@@ -28,7 +28,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-compile test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore test-colab verify-checkpoint lint format lock stamp reference clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -66,8 +66,8 @@ test-transformers: $(STAMP)  ## run transformers' own tests of a model, fetched 
 		--override-ini addopts='-q --import-mode=importlib' -W ignore::pytest.PytestUnknownMarkWarning -rsx \
 		tests/rwkv6/test_transformers.py
 
-test-compile: $(STAMP)  ## compile and export networks with every gating and every shift; `make test` does it with a few
-	@$(BIN)/python -m pytest -m "compiled or not compiled" tests/gate/test_compile.py
+test-slow: $(STAMP)  ## run the tests that `make test` leaves out: every gate compiled, processes killed as they train together
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-processors: $(STAMP)  ## run the numerical tests with the kernels of other processors, on one thread and two
 	@$(BIN)/python tests/processors.py
@@ -86,7 +86,7 @@ test-slurm: $(STAMP)  ## run a sweep on a real Slurm of one node and kill its no
 
 test-browser: $(STAMP)  ## test the explorer in a headless Chromium, with ipywidgets 8 and Colab's 7.7.1; build/screenshots
 	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null 2>&1 || true
-	@$(BIN)/python -m pytest tests/explore/test_front.py tests/explore/test_browser.py
+	@$(BIN)/python -m pytest -m "slow or not slow" tests/explore/test_front.py tests/explore/test_browser.py
 	@RWKVGATE_BROWSER=1 $(BIN)/python -m pytest tests/explore/web
 	@test -x .venv-widgets7/bin/python || "$$PYTHON" -m venv .venv-widgets7
 	@.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/explore/widgets7.txt

@@ -246,6 +246,7 @@ def notebook(path: Path) -> Path:
 
 @needs_anywidget
 @pytest.mark.skipif(find_spec("voila") is None, reason="voila, of the extra notebooks, is not installed")
+@pytest.mark.slow
 def test_voila_shows_the_explorer(browser: Any, tmp_path: Any) -> None:
     path = notebook(tmp_path / "explorer.ipynb")
     with served(["voila", str(path), "--no-browser"], "/voila/static/require.min.js", tmp_path) as address:
@@ -257,6 +258,7 @@ def test_voila_shows_the_explorer(browser: Any, tmp_path: Any) -> None:
 
 @needs_anywidget
 @pytest.mark.skipif(find_spec("jupyterlab") is None, reason="jupyterlab, of the extra notebooks, is not installed")
+@pytest.mark.slow
 def test_jupyterlab_shows_the_explorer(browser: Any, tmp_path: Any) -> None:
     notebook(tmp_path / "explorer.ipynb")
     options = ["--no-browser", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"]

@@ -18,9 +18,9 @@ GATES = {"base": None, "conv-routing": "conv-routing"} | {
 }
 """No gate, a preset, every gating and every shift."""
 OFTEN = ("base", "conv-routing", "recurrent, sigmoid")
-"""What `make test` compiles; `make test-compile` compiles all."""
-compiled = pytest.mark.compiled
-SOME = [pytest.param(name, marks=() if name in OFTEN else compiled) for name in GATES]
+"""What `make test` compiles; `make test-slow` compiles all."""
+slow = pytest.mark.slow
+SOME = [pytest.param(name, marks=() if name in OFTEN else slow) for name in GATES]
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_positions_to_keep_compile(build: Any, calls: Any, alike: Any) -> None:
     [
         "base",
         "conv-routing",
-        *(pytest.param(name, marks=compiled) for name in ("previous, hierarchical", "attention", "recurrent, sigmoid")),
+        *(pytest.param(name, marks=slow) for name in ("previous, hierarchical", "attention", "recurrent, sigmoid")),
     ],
 )
 def test_exported_with_state_gradients_and_another_batch(build: Any, calls: Any, alike: Any, name: str) -> None:
@@ -125,7 +125,7 @@ def test_exported_with_state_gradients_and_another_batch(build: Any, calls: Any,
     [
         ("conv-routing", True),
         *(
-            pytest.param(name, kept, marks=compiled)
+            pytest.param(name, kept, marks=slow)
             for name in OFTEN
             for kept in (False, True)
             if (name, kept) != ("conv-routing", True)

@@ -56,6 +56,7 @@ def workers(launcher: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds children in /proc")
+@pytest.mark.slow
 def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
     alone: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from rwkvgate.experiment.training import checkpointing, train
 from rwkvgate.experiment.training.checkpointing import SEAL, WEIGHTS, is_sound
 from tests.experiment.training.schedules import short_schedule
 
-KILLS = 10
+KILLS = 30
 """`make test-kills` does 100."""
 SCHEDULE = short_schedule(steps=12, length=16, warmup_steps=2, log_every=1, eval_every=4)
 
@@ -172,6 +172,7 @@ def test_several_processes_say_where_they_go_on_when_the_disk_is_full(tmp_path: 
     assert not (tmp_path / "checkpoint-4").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills by fork")
 def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name("kills.py")), str(tmp_path), str(KILLS), "0"]
