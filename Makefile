@@ -66,8 +66,8 @@ test-transformers: $(STAMP)  ## run transformers' own tests of a model, fetched 
 		--override-ini addopts='-q --import-mode=importlib' -W ignore::pytest.PytestUnknownMarkWarning -rsx \
 		tests/rwkv6/test_transformers.py
 
-test-slow: $(STAMP)  ## run the tests that `make test` leaves out: every gate compiled, processes killed as they train together
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+test-slow: $(STAMP)  ## run the tests that `make test` leaves out: every gate compiled, trainings and chains killed, JupyterLab
+	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest -m slow
 
 test-processors: $(STAMP)  ## run the numerical tests with the kernels of other processors, on one thread and two
 	@$(BIN)/python tests/processors.py

@@ -82,6 +82,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_it_ends_as_one_left_alone(alone: Path, tmp_path: Path) -> None:
     rng, folder = random.Random(0), tmp_path / "run"
     stops = {

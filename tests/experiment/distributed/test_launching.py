@@ -98,6 +98,7 @@ def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not learn of its parent's end")
+@pytest.mark.slow
 def test_no_process_outlives_a_killed_launcher(alone: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(alone, tmp_path / "run"))
     shutil.rmtree(folder / "arms")
