@@ -122,6 +122,8 @@ class Rwkv6Config(PreTrainedConfig):
 
     def _check_numbers(self, others: dict[str, Any]) -> None:
         """Raise a ValueError for a number that cannot be meant, in a field or among the `others`."""
+        if self.eos_token_id == []:
+            raise ValueError("eos_token_id is an empty list; it must be a token's number, several, or null for none")
         eos = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
         whole = {name: getattr(self, name) for name in (*SIZES, *OPTIONAL_SIZES, "num_attention_heads")}
         whole |= {name: getattr(self, name) for name in ("bos_token_id", "pad_token_id", "rescale_every")}

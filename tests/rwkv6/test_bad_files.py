@@ -183,7 +183,7 @@ NUMBERS: dict[str, list[Any]] = {
     "intermediate_size": [True, -3, 10**30, float("nan")],
     "rescale_every": [True, 10**30, 0.5],
     "bos_token_id": [True, 10**30, "0"],
-    "eos_token_id": [True, [0, 10**30], [True], "0", [0.5]],
+    "eos_token_id": [True, [0, 10**30], [True], "0", [0.5], []],
     "pad_token_id": [10**30, 1.5],
     "tie_word_embeddings": [1, "false", None],
     "use_cache": [0, "no"],
