@@ -16,7 +16,7 @@ The rule for the claim that long-range dependencies are captured better, of 2026
 
 A pilot of the base alone (64x4, 300 steps at rate 0.008, seed 0) gained -0.00001 nats per token after 1,024 tokens,
 with a standard error of 0.00014 over the items: after so short a training the base uses nothing beyond the last 64
-tokens, and the rule says undecided. The stage then needs a longer budget.
+tokens, and the rule would say undecided. So the stage trains for 1,200.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ and the other tasks came later on that day, before any trial of them.
   Bible, after 64 to 1,024 tokens of the same text, and after as many of which all but the last 64 come from another
   work. The difference is what a network gains from the earlier context. The claim is reproduced if the enhanced network
   gains more than every control at 1,024 tokens and has a lower loss, and contradicted if it gains less; decided on
-  2026-11-28, before any trial of it.
+  2026-11-28, before any trial of it. A pilot of the base alone gained nothing after 300 steps, so they have 1,200.
 - **Other tasks**: the same four networks trained on generated stories; multiple choice by log-likelihood, which person
   of a new story holds an object, and which genre a sentence is of; and the loss of half a story after the training
   story that BM25 ranks first for its other half, against a random one. Undecided while the base is no better than a
