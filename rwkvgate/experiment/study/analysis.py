@@ -83,13 +83,13 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Da
         seconds: by size.
     """
     rows: list[dict[str, Any]] = []
-    for size, by_network in _by_size(trials).items():
+    for (size, budget), by_network in _by_budget(trials).items():
         base = by_network.get(BASE, {})
         for name, own in by_network.items():
             if name == BASE or not base:
                 continue
             first, reference = next(iter(own.values())), next(iter(base.values()))
-            for budget, control in ((b, c) for b in sorted(first.test) for c in CONTROLS):
+            for control in CONTROLS:
                 against = equal_parameters(first, by_network) if control == "parameters" else BASE
                 if name in WIDE and control == "parameters":
                     continue
@@ -145,19 +145,17 @@ def multipliers(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Da
     the logarithm over paired seeds) and `seeds`.
     """
     rows: list[dict[str, Any]] = []
-    for size, by_network in _by_size(trials).items():
+    for (size, budget), by_network in _by_budget(trials).items():
         base = by_network.get(BASE, {})
         for name, own in by_network.items():
             shared = [seed for seed in own if seed in base]
             if name == BASE or not shared:
                 continue
-            first = own[shared[0]]
-            for budget in sorted(first.test):
-                times = np.array([_steps_for(base[s], own[s].loss(budget)) / budget for s in shared])
-                for of in ("FLOPs", "seconds"):
-                    logs = np.log(times / ratio(first, base[shared[0]], of, seconds.get(size, {})))
-                    row: dict[str, Any] = {"size": size, "arm": name, "budget": budget, "of": of, "seeds": len(logs)}
-                    rows.append(row | _student(logs))
+            times = np.array([_steps_for(base[s], own[s].loss(budget)) / budget for s in shared])
+            for of in ("FLOPs", "seconds"):
+                logs = np.log(times / ratio(own[shared[0]], base[shared[0]], of, seconds.get(size, {})))
+                row: dict[str, Any] = {"size": size, "arm": name, "budget": budget, "of": of, "seeds": len(logs)}
+                rows.append(row | _student(logs))
     return pd.DataFrame(rows)
 
 
@@ -219,12 +217,17 @@ def weak_tasks(shares: pd.DataFrame) -> list[str]:
     return [str(name) for name in means.index[means < 0.5]]
 
 
-def _by_size(trials: Sequence[Trial]) -> dict[str, dict[str, dict[int, Trial]]]:
-    """Trials by size, network and seed."""
-    found: dict[str, dict[str, dict[int, Trial]]] = {}
+def _by_budget(trials: Sequence[Trial]) -> dict[tuple[str, int], dict[str, dict[int, Trial]]]:
+    """Trials by size and budget, network and seed.
+
+    A network may be trained at a size in two stages, for few steps and for many; each budget has the trials that were
+    annealed there.
+    """
+    found: dict[tuple[str, int], dict[str, dict[int, Trial]]] = {}
     for trial in trials:
         plan = trial.plan
-        found.setdefault(plan.size.name, {}).setdefault(plan.network, {})[plan.seed] = trial
+        for budget in sorted(trial.test):
+            found.setdefault((plan.size.name, budget), {}).setdefault(plan.network, {})[plan.seed] = trial
     return found
 
 

@@ -30,14 +30,16 @@ from rwkvgate.metrics.measures import MEASURES
 TITLES = {"stories": "generated stories", "fiction": "Austen's novels"}
 CONTROLS = {"nothing": "Against the untouched base", ABLATED: "Against fixed-gate", "new parameters": "Against lora"}
 """How a control is called, where it is not one of equal something."""
+RATES = "rates finetune stories"
+"""The stage that chooses the learning rates, for both genres."""
 CHOICES = "Right choices"
 """The label of `ENTITIES`."""
 DESIGN = f"""## Fine-tuning
 
 One base of 64x4, trained for 17.8 tokens a parameter on the books, is fine-tuned on two genres: generated stories,
 whose test has people of other names, and Jane Austen's novels, of which two are held out whole. One row in ten is of
-the books. A learning rate after which the books' perplexity is more than {MOST_FORGOTTEN:g} times the base's is chosen
-only where every rate does that.
+the books. The learning rates are those that are best on stories, for both genres; a rate after which the books'
+perplexity is more than {MOST_FORGOTTEN:g} times the base's is chosen only where every rate does that.
 
 - **Controls**: the tuned base with as many steps, FLOPs and seconds; *base-wide*, the base with channels added to its
   channel mixing, which have as many parameters as the gate; and *lora*, adapters with as many parameters beside frozen
@@ -59,10 +61,11 @@ def tuned_parts(found: Found, seconds: Ratios) -> tuple[list[str], dict[str, pd.
     """
     parts: list[str] = [DESIGN]
     tables: dict[str, pd.DataFrame] = {}
+    rates = found[RATES][0]
+    parts += [_rates(rates)] if rates else []
     for genre in GENRES:
-        rates, trials, base = (found[f"{name} {genre}"][0] for name in ("rates finetune", "finetune", "untouched"))
+        trials, base = (found[f"{name} {genre}"][0] for name in ("finetune", "untouched"))
         untouched = next(iter(base), None)
-        parts += [_rates(genre, rates)] if rates else []
         if not trials or "base" not in by_network(trials):
             continue
         table = results(trials, untouched)
@@ -75,15 +78,15 @@ def tuned_parts(found: Found, seconds: Ratios) -> tuple[list[str], dict[str, pd.
     return parts, tables
 
 
-def _rates(genre: str, trials: Sequence[Trial]) -> str:
+def _rates(trials: Sequence[Trial]) -> str:
     """Validation loss and forgetting by network and rate."""
-    steps = max(STAGES[f"rates finetune {genre}"].budgets)
+    steps = max(STAGES[RATES].budgets)
     rows = [(t.plan.network, t.plan.rate, t.validation[steps], t.forgotten.get(steps, np.inf)) for t in trials]
     found = pd.DataFrame(rows, columns=["network", "rate", "loss", "forgotten"])
     means = found.groupby(["network", "rate"], sort=False).mean()
     cells = means.apply(lambda row: f"{number(row['loss'])} ({row['forgotten']:.2f})", axis=1).unstack().fillna("–")
     cells.columns = pd.Index([f"{rate:g}" for rate in cells.columns])
-    head = f"rates finetune {genre}: validation loss after {steps} steps, nats per token, mean of the seeds, and in"
+    head = f"{RATES}: validation loss after {steps} steps, nats per token, mean of the seeds, and in"
     return f"{head} brackets the books' perplexity over the base's.\n\n{markdown(cells.reset_index())}"
 
 

@@ -113,3 +113,13 @@ def test_a_training_that_ends_high_or_diverges_is_broken() -> None:
     losses = {1e-3: (3.0, 3.1), 2e-3: (2.9, 3.2), 4e-3: (3.3, 5.0), 8e-3: (np.inf, np.nan)}
     found = broken([at(rate, seed, loss) for rate, both in losses.items() for seed, loss in enumerate(both)])
     assert dict(zip(found["rate"], found["share"], strict=True)) == {1e-3: 0.0, 2e-3: 0.0, 4e-3: 0.5, 8e-3: 1.0}
+
+
+def test_short_and_long_trainings_of_the_same_seeds_stand_beside_one_another() -> None:
+    """Arms of a short stage and of a long one, of the same seeds: each budget is compared among its own trainings."""
+    short, long = trials(5, enhanced=1.2), trials(5, enhanced=1.2)
+    later = [replace(one, test={10 * b: [x - 1 for x in losses] for b, losses in one.test.items()}) for one in long]
+    found, alone = (comparisons(some, SECONDS).query("control == 'steps'") for some in (short + later, short))
+    pd.testing.assert_frame_equal(found[found["budget"] <= 390].reset_index(drop=True), alone.reset_index(drop=True))
+    assert sorted(found.loc[found["arm"] == "enhanced", "budget"]) == [150, 300, 1500, 3000]
+    assert (found.loc[found["arm"] == "enhanced", "seeds"] == 5).all()

@@ -123,12 +123,12 @@ def test_a_diverged_training_has_no_scores_and_decides_nothing() -> None:
 
 
 def test_the_page_has_scores_differences_and_verdicts() -> None:
-    stages = {
-        f"{name} {genre}": ([], 0)
-        for name in ("rates finetune", "finetune", "untouched")
-        for genre in ("stories", "fiction")
-    }
-    found: Any = stages | {"finetune stories": (planted(), 36), "untouched stories": ([UNTOUCHED], 1)}
+    stages = {f"{name} {genre}": ([], 0) for name in ("finetune", "untouched") for genre in ("stories", "fiction")}
+    found: Any = (
+        stages
+        | {"rates finetune stories": ([], 0)}
+        | {"finetune stories": (planted(), 36), "untouched stories": ([UNTOUCHED], 1)}
+    )
     parts, tables = tuned_parts(found, SECONDS)
     told = "\n".join(parts)
     assert list(tables) == ["finetune-stories", "finetune-stories-verdicts"]

@@ -117,7 +117,7 @@ def test_the_base_alone_is_annealed_at_more_steps_and_seeds_come_in_turn(
     plans = one.plans(MAIN)
     assert [plan.seed for plan in plans] == [2, 2, 2, 3, 3, 3]
     assert {plan.network: plan.budgets for plan in plans}["enhanced"] == (4, 6)
-    assert {plan.network: plan.budgets for plan in plans}["base"] == (4, 5, 6, 7, 8)
+    assert {plan.network: plan.budgets for plan in plans}["base"] == (4, 5, 6, 8)
 
 
 def test_a_trial_that_another_process_runs_is_passed_over(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
