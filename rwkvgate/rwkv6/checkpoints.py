@@ -41,6 +41,11 @@ KEYS = {field.name for field in fields(Rwkv6Config)} - {*DERIVED_KEYS} | {"torch
 """Keys that are read from a file's configuration. Others name code, kernels or files to fetch, or mean nothing here."""
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Keys of token ids, in the configurations of the model and of its generation."""
+NUMBERS = (
+    *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "num_return_sequences", "top_k"),
+    *("top_p", "min_p", "typical_p", "temperature", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+)
+"""Keys of a generation's configuration that hold a number; transformers looks at few of their types."""
 KERNELS = ("attn_implementation", "experts_implementation")
 """Options that are left to transformers: RWKV-6 has no attention and no experts."""
 JSON_BYTES = 2**26
@@ -227,6 +232,9 @@ def _settle_config(
 
 def _read_generation(path: Path) -> GenerationConfig:
     stated = _read_json(path)
+    worded = [f"{key} {stated[key]!r}" for key in NUMBERS if isinstance(stated.get(key), str | list | dict)]
+    if worded:
+        raise CheckpointError(f"{path} is no configuration of generation: {some(worded)}; numbers are allowed")
     try:
         Rwkv6Config(**{key: stated[key] for key in TOKENS if key in stated})  # looks at their types
         return GenerationConfig.from_dict(stated)

@@ -218,6 +218,12 @@ def test_ids_of_generation_that_are_none(folder: Path, key: str, value: Any) -> 
     refused(folder, str(folder / "generation_config.json"), "is no configuration of generation", key)
 
 
+@pytest.mark.parametrize("key", ["num_beams", "max_length", "temperature"])
+def test_a_number_of_generation_that_is_text(folder: Path, key: str) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({key: "x"}))
+    refused(folder, "is no configuration of generation", f"{key} 'x'", "numbers are allowed")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "null", DEEP, '{"a": ' * 50_000, "\0"])
 def test_a_damaged_configuration_alone_is_refused_in_words(folder: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "other").mkdir()
