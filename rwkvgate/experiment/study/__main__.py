@@ -29,7 +29,7 @@ from rwkvgate.experiment.study.trials import Plan, Trial, Trials
 from rwkvgate.experiment.study.tuning import Tuned
 from rwkvgate.gate.validation import SettingsError, unknown_name
 
-FURTHEST, FURTHEST_TUNED = 2, 4
+FURTHEST, FURTHEST_TUNED = 2, 6
 """Rates added beyond one edge of the grid, at most; more in fine-tuning, where adapters learn best at higher ones."""
 
 
