@@ -52,7 +52,10 @@ sweep: $(STAMP)  ## run many arms and seeds, as many jobs at once as fit: ARMS=a
 compare: $(STAMP)  ## show how two runs differ, and which numbers: A=outputs/x B=outputs/y
 	@$(BIN)/python -m rwkvgate.experiment.compare -- "$$A" "$$B"
 
-test: lint test-fast test-notebooks  ## check the checkout: lint, types, unit tests, notebooks
+# One pytest, in the order of the files: the long chain of notebooks runs beside the unit tests, and no core waits.
+test: lint  ## check the checkout: lint, types, unit tests, notebooks
+	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses="$$WORKERS" --dist loadfile \
+		--no-loadscope-reorder notebooks tests
 
 test-fast: $(STAMP)  ## run the unit tests alone
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses="$$WORKERS" --dist loadfile --ignore tests/notebooks
