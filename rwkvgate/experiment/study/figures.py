@@ -11,14 +11,16 @@ import pandas as pd
 import seaborn.objects as so
 from matplotlib.figure import Figure
 
-from rwkvgate.experiment.analysis.figures import GREY, draw, finish, rows_height, save_figure
+from rwkvgate.experiment.analysis.figures import GREY, draw, finish, save_figure
 from rwkvgate.experiment.study.analysis import CONTROLS, Ratios, frame
-from rwkvgate.experiment.study.design import BASE, MOST_FORGOTTEN, WIDE
+from rwkvgate.experiment.study.design import BASE, MOST_FORGOTTEN, WIDE, WORTH_KNOWING
 from rwkvgate.experiment.study.gap import COMPUTE, MILLION, Fit
 from rwkvgate.experiment.study.outcomes import CHANCE, ENTITIES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.measures import MEASURES
 
+NEAR = 0.05
+"""Up to where the axis of differences is linear."""
 DARK, SHADES = "#222222", ("#B5B5B5", "#7A7A7A", "#222222")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 TUNED_METRICS = {
@@ -41,27 +43,30 @@ def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Rat
     if not len(base) or means["network"].nunique() < 2:
         return {}
     per_step = base["flops"].iloc[0] / base["budget"].iloc[0]
-    means["as many FLOPs"] = means["flops"] / per_step
-    means["as many seconds"] = means["budget"] * means["network"].map({BASE: 1.0, **seconds})
-    long = means.melt(["network", "test"], ["as many FLOPs", "as many seconds"], "of", "cost").dropna()
+    means["FLOPs"] = means["flops"] / per_step
+    means["seconds"] = means["budget"] * means["network"].map({BASE: 1.0, **seconds})
+    long = means.melt(["network", "test"], ["FLOPs", "seconds"], "of", "cost").dropna()
     long = long[long["network"] != BASE].reset_index(drop=True)
     networks = list(long["network"].unique())
     plot = (
         so.Plot(long, x="cost", y="test")
         .facet("network", order=networks, wrap=4)
-        .add(so.Line(color=GREY, linewidth=3, alpha=0.45), data=base, x="budget", col=None)
+        .add(so.Line(color=GREY, linewidth=3, alpha=0.45), data=base, x="budget", y="test", col=None)
         .add(so.Line(color=DARK, linewidth=1, edgecolor=DARK, pointsize=4), linestyle="of", marker="of", fillcolor="of")
         .scale(
             x=so.Continuous(trans="log")
             .tick(at=sorted(set(base["budget"]))[:: max(1, len(base) // 3)])
             .label(like="{x:g}"),
-            linestyle={"as many FLOPs": "-", "as many seconds": ":"},
-            marker={"as many FLOPs": "o", "as many seconds": "s"},
-            fillcolor={"as many FLOPs": DARK, "as many seconds": "white"},
+            linestyle={"FLOPs": "-", "seconds": ":"},
+            marker={"FLOPs": "o", "seconds": "s"},
+            fillcolor={"FLOPs": DARK, "seconds": "white"},
         )
-        .label(x="steps of the base for", y=unit, title="{}".format, linestyle="", marker="", fillcolor="")
+        .label(x="steps of the base", y=unit, title="{}".format, linestyle="", marker="", fillcolor="")
     )
-    title = f"Annealed test loss against what it costs, {size}, mean of the seeds. Grey: the base. Below it is better."
+    title = (
+        f"Annealed test loss against cost, {size}, mean of the seeds. FLOPs and seconds of a training are in steps of the "
+        "base that take as many. Grey: the base; below it is better."
+    )
     figure = draw(plot, title, height=0.6 + 1.35 * -(-len(networks) // 4))
     finish(figure)
     for axes in figure.axes:
@@ -85,21 +90,25 @@ def controls_figure(folder: Path, compared: pd.DataFrame, size: str, task: str, 
     plot = (
         so.Plot(shown, x="estimate", y="place", xmin="low", xmax="high", color="steps")
         .facet("control", order=[c for c in CONTROLS if c in set(shown["control"])])
-        .add(so.Range(linewidth=1.5), legend=False)
+        .add(so.Range(linewidth=1.5), orient="y", legend=False)
         .add(so.Dot(pointsize=4.5), marker="steps")
         .scale(color=shades, marker=dict(zip(names, MARKERS, strict=False)))
-        .label(x=f"difference ({unit})" if len(unit) < 20 else "difference", y="", title="equal {}".format, color="")
+        .label(x="difference", y="", title="equal {}".format, color="")
     )
-    title = f"Each arm's loss less its controls', {size}, with 95 % intervals: left of the line the arm is better"
-    figure = draw(plot, title, height=0.3 + rows_height(arms) + 0.12 * len(arms) * (len(budgets) - 1))
-    for i, axes in enumerate(figure.axes):
-        axes.axvline(0, color="black", linewidth=1, zorder=1)
-        axes.set_ylim(len(arms) - 0.5, -0.5)
-        axes.set_yticks(range(len(arms)), arms if i == 0 else [""] * len(arms))
-        axes.locator_params(axis="x", nbins=4)
-    figure.supxlabel(f"difference ({unit})", fontsize=9)
+    title = (
+        f"Each arm's loss less its controls', {size}, {unit}, with 95 % intervals: left of the line the arm is better. "
+        f"The axis is linear to {NEAR:g} and logarithmic beyond; the grey band is not worth knowing."
+    )
+    figure = draw(plot, title, height=0.8 + len(arms) * (0.2 + 0.06 * len(budgets)))
+    worth = WORTH_KNOWING[task]
     for axes in figure.axes:
-        axes.set_xlabel("")
+        axes.axvline(0, color="black", linewidth=1, zorder=1)
+        axes.axvspan(-worth, worth, color="grey", alpha=0.2, linewidth=0)
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+        axes.set_xscale("symlog", linthresh=NEAR)
+        axes.set_xticks([-10 * NEAR, 0, 10 * NEAR], [f"-{10 * NEAR:g}", "0", f"{10 * NEAR:g}"])
+        axes.minorticks_off()
+    figure.axes[0].set_yticks(range(len(arms)), arms)
     finish(figure)
     return _saved(folder, figure, f"gap-{task}-{size}", f"Differences from the controls, {size}")
 
@@ -124,7 +133,7 @@ def gap_figure(folder: Path, gaps: pd.DataFrame, found: Sequence[Fit]) -> dict[s
         .facet(col="size", row="of", order=order)
         .add(so.Band(color=GREY, alpha=0.3, edgewidth=0), ymin="low", ymax="high")
         .add(so.Line(color=DARK))
-        .add(so.Dot(color=DARK, pointsize=2.5, alpha=0.6), data=dots)
+        .add(so.Dot(color=DARK, pointsize=2.5, alpha=0.6), data=dots, x="tokens", y="gap", col="size", row="of")
         .scale(x=so.Continuous(trans="log").tick(at=[0.3, 0.6, 1.2, 2.5, 6]).label(like="{x:g}"))
         .label(x="million tokens", y="nats per token")
     )
@@ -136,7 +145,7 @@ def gap_figure(folder: Path, gaps: pd.DataFrame, found: Sequence[Fit]) -> dict[s
     for axes in figure.axes:
         axes.axhline(0, color="black", linewidth=1, zorder=1)
         axes.minorticks_off()
-        axes.set_title("equal {1}, {0}".format(*axes.get_title().split(" | ")))
+        axes.set_title("equal {1}, {0}".format(*axes.get_title().split(" | ")), fontsize=9)
     return _saved(folder, figure, "gap-fitted", "The gap at equal compute, fitted over size and time")
 
 
@@ -162,7 +171,7 @@ def tuned_figure(folder: Path, compared: pd.DataFrame, genre: str, names: Mappin
         so.Plot(shown, x="difference", y="place", xmin="low", xmax="high", color="arm")
         .facet("panel", order=panels, wrap=2)
         .share(x=False)
-        .add(so.Range(linewidth=1.5), legend=False)
+        .add(so.Range(linewidth=1.5), orient="y", legend=False)
         .add(so.Dot(pointsize=5), marker="arm")
         .scale(color=shades, marker=dict(zip(arms, MARKERS, strict=False)))
         .label(x="", y="", title="{}".format, color="")
@@ -170,12 +179,12 @@ def tuned_figure(folder: Path, compared: pd.DataFrame, genre: str, names: Mappin
     title = f"Fine-tuned on {genre}: each arm's score less its controls', with 95 % intervals"
     figure = draw(plot, title, height=0.4 + 2 * (0.6 + 0.3 * len(rows)))
     better = {TUNED_METRICS[metric]: MEASURES[metric].better for metric in TUNED_METRICS}
-    for i, axes in enumerate(figure.axes):
+    figure.axes[0].set_yticks(range(len(rows)), rows)  # and of the others, which share the axis
+    for axes in figure.axes:
         axes.axvline(0, color="black", linewidth=1, zorder=1)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_yticks(range(len(rows)), rows if i % 2 == 0 else [""] * len(rows))
         side = "right" if better[axes.get_title()] == "higher" else "left"
-        axes.set_title(f"{axes.get_title()}: better to the {side}")
+        axes.set_title(f"{axes.get_title()}: better to the {side}", fontsize=9)
         axes.locator_params(axis="x", nbins=5)
     finish(figure)
     return _saved(folder, figure, f"finetune-{genre}", f"Fine-tuned arms against their controls, {genre}")
@@ -203,7 +212,7 @@ def forgetting_figure(folder: Path, trials: Sequence[Trial], genre: str) -> dict
             color=dict(zip(steps, (SHADES * len(steps))[: len(steps)], strict=True)),
             y="log",
         )
-        .label(x=f"loss on {genre} (nats per token)", y="times the base's", title="{}".format, color="")
+        .label(x="loss (nats per token)", y="times the base's", title="{}".format, color="")
     )
     title = (
         f"Perplexity of the books over the base's, by the loss on {genre}; dots are seeds. Dashed: {MOST_FORGOTTEN:g} "
