@@ -41,6 +41,6 @@ def beside_study(claims: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, 
         return own
     said: dict[str, list[str]] = {}
     for record in verdicts:
-        about = f"{record['seeds']} seeds, {record['size']}" if record["seeds"] else record["reason"]
-        said.setdefault(record["claim"], []).append(f"{record['verdict']} ({record['where']}, {about})")
+        about = f"{record['where']}, {record['seeds']} seeds, {record['size']}" if record["seeds"] else record["reason"]
+        said.setdefault(record["claim"], []).append(f"{record['verdict']} ({about})")
     return [claim | {"study": "; ".join(said.get(claim["claim"], []))} for claim in own]

@@ -64,8 +64,8 @@ def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Rat
         .label(x="steps of the base", y=unit, title="{}".format, linestyle="", marker="", fillcolor="")
     )
     title = (
-        f"Annealed test loss against cost, {size}, mean of the seeds. FLOPs and seconds of a training are in steps of the "
-        "base that take as many. Grey: the base; below it is better."
+        f"Annealed test loss against cost, {size}, mean of the seeds. FLOPs and seconds of a training are in steps of "
+        "the base that take as many. Grey: the base; below it is better."
     )
     figure = draw(plot, title, height=0.6 + 1.35 * -(-len(networks) // 4))
     finish(figure)
@@ -91,7 +91,7 @@ def controls_figure(folder: Path, compared: pd.DataFrame, size: str, task: str, 
         so.Plot(shown, x="estimate", y="place", xmin="low", xmax="high", color="steps")
         .facet("control", order=[c for c in CONTROLS if c in set(shown["control"])])
         .add(so.Range(linewidth=1.5), orient="y", legend=False)
-        .add(so.Dot(pointsize=4.5), marker="steps")
+        .add(so.Dot(pointsize=3.5), marker="steps")
         .scale(color=shades, marker=dict(zip(names, MARKERS, strict=False)))
         .label(x="difference", y="", title="equal {}".format, color="")
     )
@@ -106,7 +106,7 @@ def controls_figure(folder: Path, compared: pd.DataFrame, size: str, task: str, 
         axes.axvspan(-worth, worth, color="grey", alpha=0.2, linewidth=0)
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set_xscale("symlog", linthresh=NEAR)
-        axes.set_xticks([-10 * NEAR, 0, 10 * NEAR], [f"-{10 * NEAR:g}", "0", f"{10 * NEAR:g}"])
+        axes.set_xticks([-10 * NEAR, 0, 10 * NEAR], [f"−{10 * NEAR:g}", "0", f"{10 * NEAR:g}"])
         axes.minorticks_off()
     figure.axes[0].set_yticks(range(len(arms)), arms)
     finish(figure)
@@ -121,9 +121,9 @@ def gap_figure(folder: Path, gaps: pd.DataFrame, found: Sequence[Fit]) -> dict[s
     lines = []
     for fit in found:
         for size in sizes:
-            reached = gaps.loc[gaps["size"] == size, "tokens"]
-            for tokens in np.geomspace(reached.min(), reached.max(), 30):
-                estimate, low, high = fit.at(tokens, size)
+            own = gaps[gaps["size"] == size]
+            for tokens in np.geomspace(own["tokens"].min(), own["tokens"].max(), 30):
+                estimate, low, high = fit.at(tokens, own["octaves"].iloc[0])
                 lines.append((fit.of, size, tokens / MILLION, estimate, low, high))
     drawn = pd.DataFrame(lines, columns=["of", "size", "tokens", "gap", "low", "high"])
     dots = gaps.assign(tokens=gaps["tokens"] / MILLION)

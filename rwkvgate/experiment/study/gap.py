@@ -44,9 +44,9 @@ class Fit:
     sizes: bool
     seeds: int
 
-    def at(self, tokens: float, size: str = REFERENCE) -> tuple[float, float, float]:
-        """The fitted gap with its 95 % interval, nats per token."""
-        return self.weighed([1.0, np.log2(tokens / MILLION), _octaves(size)])
+    def at(self, tokens: float, octaves: float = 0.0) -> tuple[float, float, float]:
+        """The fitted gap with its 95 % interval, nats per token, `octaves` doublings of the parameters from 64x4."""
+        return self.weighed([1.0, np.log2(tokens / MILLION), octaves])
 
     def weighed(self, weights: Sequence[float]) -> tuple[float, float, float]:
         """A weighted sum of the coefficients with its 95 % interval."""
@@ -55,7 +55,8 @@ class Fit:
 
 
 def seed_gaps(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
-    """Each seed's gap at each budget: `of` (what is equal), `size`, `seed`, `tokens`, `gap` in nats per token.
+    """Each seed's gap at each budget: `of` (what is equal), `size`, `octaves` (how many times the base's parameters
+    double from 64x4 to that size), `seed`, `tokens`, `gap` in nats per token.
 
     Seeds whose base is missing or diverged, and times that were not measured, have no row. Of a size and seed that are
     trained in two stages, each budget is compared with the base of its own stage.
@@ -71,8 +72,9 @@ def seed_gaps(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Data
             for of in COMPUTE:
                 steps = budget * ratio(trial, base, of, seconds.get(size, {}))
                 gap = np.average(losses_at(trial, budget) - losses_at(base, steps), weights=trial.weights)
-                rows.append((of, size, seed, budget * step_tokens(trial.plan.task), float(gap)))
-    found = pd.DataFrame(rows, columns=["of", "size", "seed", "tokens", "gap"])
+                octaves = np.log2(base.parameters / cost(BASE, SIZES[REFERENCE])[0])
+                rows.append((of, size, octaves, seed, budget * step_tokens(trial.plan.task), float(gap)))
+    found = pd.DataFrame(rows, columns=["of", "size", "octaves", "seed", "tokens", "gap"])
     return found[np.isfinite(found["gap"])].reset_index(drop=True)
 
 
@@ -88,7 +90,7 @@ def fits(gaps: pd.DataFrame) -> list[Fit]:
             continue
         several = own["size"].nunique() > 1
         terms = [np.ones(len(own)), np.log2(own["tokens"] / MILLION)]
-        terms += [own["size"].map(_octaves)] if several else []
+        terms += [own["octaves"]] if several else []
         x, y = np.column_stack(terms), own["gap"].to_numpy()
         by_seed = [np.flatnonzero(own["seed"] == seed) for seed in own["seed"].unique()]
         drawn = [
@@ -122,6 +124,8 @@ def fit_table(found: Sequence[Fit]) -> str:
 def early_and_late(fit: Fit, gaps: pd.DataFrame) -> str:
     """One sentence: the fitted gap at the fewest and the most tokens, at the reference size, and what that says."""
     first, last = gaps["tokens"].min(), gaps["tokens"].max()
+    if not len(gaps):
+        return ""
     early, late = fit.at(first), fit.at(last)
     before, after = (-1 if high < 0 else 1 if low > 0 else 0 for _, low, high in (early, late))
     said = {
@@ -140,8 +144,3 @@ def _solved(x: Floats, y: Floats) -> Floats:
     """The three coefficients by least squares; the last is 0 where x has two columns."""
     found = np.linalg.lstsq(x, y, rcond=None)[0]
     return np.append(found, np.zeros(3 - len(found)))
-
-
-def _octaves(size: str) -> float:
-    """How many times the parameters of the base double from the reference size to this one."""
-    return float(np.log2(cost(BASE, SIZES[size])[0] / cost(BASE, SIZES[REFERENCE])[0]))

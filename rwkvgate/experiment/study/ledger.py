@@ -258,7 +258,8 @@ def _inside(done: Mapping[str, Sequence[Trial]]) -> Iterator[_Entry]:
 
     for claim, (rule, tests) in inside_rules.CLAIMS.items():
         stage = inside_rules.READINGS[tests[0].reading].stage
-        yield _Entry(rule, stage, "read inside, pretrained", partial(of, claim))
+        where = "trained to where it breaks" if stage == "breaking" else "read inside, pretrained from scratch"
+        yield _Entry(rule, stage, where, partial(of, claim))
 
 
 def _read(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) -> Iterator[_Entry]:

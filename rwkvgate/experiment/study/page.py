@@ -24,7 +24,7 @@ from rwkvgate.experiment.study.analysis import (
 )
 from rwkvgate.experiment.study.design import BROKEN, DATA, GENRES, STAGES, STEP_TOKENS, WORTH_KNOWING
 from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure
-from rwkvgate.experiment.study.gap import REFERENCE, early_and_late, fit_table, fits, seed_gaps
+from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
 from rwkvgate.experiment.study.inside_page import inside_parts
 from rwkvgate.experiment.study.ledger import Found, head, marked, study_ledger, unfinished, write_ledger
 from rwkvgate.experiment.study.texts import TESTED
@@ -312,5 +312,5 @@ def _gap(folder: Path, trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -
     found = fits(gaps)
     if not found:
         return [], {}
-    said = " ".join(early_and_late(fit, gaps[(gaps["of"] == fit.of) & (gaps["size"] == REFERENCE)]) for fit in found)
+    said = " ".join(early_and_late(fit, gaps[(gaps["of"] == fit.of) & (gaps["octaves"] == 0)]) for fit in found)
     return [fit_table(found), said, *embedded(gap_figure(folder, gaps, found))], {"gaps": gaps}

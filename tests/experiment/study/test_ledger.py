@@ -133,7 +133,7 @@ def test_a_run_shows_the_committed_verdicts_beside_its_own(tmp_path: Path) -> No
     own = [{"claim": claim, "text": rule.text, "stated": "", "verdict": UNDECIDED} for claim, rule in RULES.items()]
     claims = beside_study(own, verdicts)
     column = claims_summary(claims).set_index("Claim")["The study"]
-    assert column["ROUGE-L nearly doubles"].startswith("undecided here (fine-tuned on generated stories, finetune st")
+    assert column["ROUGE-L nearly doubles"].startswith("undecided here (finetune stories: 0 of 60 trials)")
     assert column["the work fits one T4"] == "–"
     assert [{k: v for k, v in claim.items() if k != "study"} for claim in claims] == own
     assert "The study" not in claims_summary(beside_study(claims, []))
