@@ -115,8 +115,9 @@ bench-cpu: $(STAMP)  ## measure time and peak memory of the whole cpu run, about
 search: $(STAMP)  ## search for a gate that beats its controls: hours on two cores, resumable; PROFILE=smoke for a look
 	@$(BIN)/python -m rwkvgate.experiment.search --profile="$$PROFILE"
 
-study: $(STAMP)  ## run the study that decides, on WORKERS cores: days, resumable at any time; writes docs/study.md
+study: $(STAMP)  ## run the study that decides, on WORKERS cores: days, resumable at any time; writes docs/study.md and README's table
 	@seq "$$WORKERS" | OMP_NUM_THREADS=1 xargs -P "$$WORKERS" -I{} nice $(BIN)/python -m rwkvgate.experiment.study
+	@$(BIN)/python -m rwkvgate.workflow.release readme
 
 explore: $(STAMP)  ## open the explorer of the newest run, or of RUN_DIR, in a browser
 	@$(BIN)/python -m rwkvgate.workflow.app $${RUN_DIR:+-- "$$RUN_DIR"}

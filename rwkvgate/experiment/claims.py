@@ -85,12 +85,13 @@ def decide_claims(evidence: Evidence) -> list[Records]:
         judged = [judge(test, adjusted[claim, i], len(order), rule) for i, test in enumerate(tests[claim])]
         record |= _decide(evidence, rule, judged)
         record |= {"rule": rule.rule, "rules": VERSION}
-        records.append({key: _plain(value) for key, value in record.items()})
+        records.append({key: plain(value) for key, value in record.items()})
     return records
 
 
 def claims_table(claims: Sequence[Records]) -> pd.DataFrame:
-    """The claims for reading: claim, the paper's statement, both comparisons or our number, verdict and reason."""
+    """The claims for reading: claim, the paper's statement, both comparisons or our number, verdict and reason; and
+    the study's verdict, where the claims have one beside them."""
     return pd.DataFrame(
         [
             {
@@ -101,18 +102,21 @@ def claims_table(claims: Sequence[Records]) -> pd.DataFrame:
                 "Verdict": row["verdict"],
                 "Reason": row["reason"],
             }
+            | _studied(row)
             for row in claims
         ]
     )
 
 
 def claims_summary(claims: Sequence[Records]) -> pd.DataFrame:
-    """The claims in short: each with the paper's number, ours with its interval, and the verdict."""
+    """The claims in short: each with the paper's number, ours with its interval, and the verdict; and the study's
+    verdict, where the claims have one beside them."""
     rows = []
     for claim in claims:
         ours, low, high = (np.nan if claim.get(name) is None else claim[name] for name in BOUNDS)
         cell = signed_interval(ours, low, high) + (f" {claim['unit']}" if np.isfinite(low) else "")
-        rows.append({"Claim": claim["text"], "Paper": claim["stated"], "Ours": cell, "Verdict": claim["verdict"]})
+        row = {"Claim": claim["text"], "Paper": claim["stated"], "Ours": cell, "Verdict": claim["verdict"]}
+        rows.append(row | _studied(claim))
     return pd.DataFrame(rows)
 
 
@@ -143,6 +147,11 @@ def answer(claims: Sequence[Records]) -> list[str]:
         f"{third}; a forward pass differs from the base's by {interval} here, {time['stated']} stated.",
         *_few(by_name),
     ]
+
+
+def _studied(claim: Records) -> dict[str, str]:
+    """The cell of the study's verdict, of claims that `study.committed.beside_study` gave one."""
+    return {"The study": claim["study"] or NOTHING} if "study" in claim else {}
 
 
 def _gains(claims: dict[str, Records]) -> str:
@@ -304,7 +313,7 @@ def _linear(evidence: Evidence) -> Records:
     return numbers | {"unit": "power of the length"} | decided(verdict, reason)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value that JSON has: numbers that are not finite are None."""
     if isinstance(value, (float, np.floating)):
         return float(value) if np.isfinite(value) else None

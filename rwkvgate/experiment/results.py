@@ -28,6 +28,7 @@ from rwkvgate.experiment.steps.base import best_device, read_log
 from rwkvgate.experiment.steps.evaluation import HEADLINES, Evaluation
 from rwkvgate.experiment.studies import Studies, ensure_studies, no_studies
 from rwkvgate.experiment.studies.clamps import gate_claims
+from rwkvgate.experiment.study.committed import beside_study, committed_verdicts
 from rwkvgate.metrics.context import POSITION_COLUMNS
 from rwkvgate.metrics.cost import cost_table
 from rwkvgate.metrics.latency import device_name
@@ -64,7 +65,8 @@ class Results:
         gains: what memory is worth, of `steps.probes`.
         samples: prompts with each arm's continuation (prompt, reference, arm, continuation).
         studies: the studies' tables.
-        claims: the verdict on each claim, `claims.decide_claims`, and on our own, `clamps.gate_claims`.
+        claims: the verdict on each claim, `claims.decide_claims`, and on our own, `clamps.gate_claims`, each with the
+            study's beside it, where the checkout has one.
     """
 
     arms: list[str]
@@ -127,7 +129,7 @@ def gather(run: Run) -> Results:
         gains=_together([one.gains for one in probed], ("arm", "seed", *PROBE_COLUMNS)),
         samples=_samples(measured),
         studies=studies,
-        claims=[*decide_claims(evidence), *gate_claims(studies.clamps)],
+        claims=beside_study([*decide_claims(evidence), *gate_claims(studies.clamps)], committed_verdicts()),
     )
 
 

@@ -1,7 +1,7 @@
 """Write what is derived from other files of the checkout: pinned versions, addresses, the reference run.
 
 `python -m rwkvgate.workflow.release lock | stamp | reference`; each is a target of the Makefile. `reference` also
-writes the README's results from the tables that it copies.
+writes the README's results from the tables that it copies; `readme`, which `make study` ends with, writes them alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rwkvgate.experiment.environment import packages
 from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.records import KEPT, intact, reading
 from rwkvgate.experiment.run import read_manifest
+from rwkvgate.experiment.study.committed import beside_study, committed_verdicts
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder, write_text
 from rwkvgate.workflow.colab import INSTALL_METADATA, install_cell
@@ -128,13 +130,17 @@ def write_results(root: Path) -> Path:
     _, closing, after = rest.partition(RESULTS_CLOSE)
     if not (opening and closing):
         raise SettingsError(f"{readme} lacks the marks {RESULTS_OPEN} and {RESULTS_CLOSE}")
-    parts = results_in_markdown(root / "outputs" / "reference")
+    parts = results_in_markdown(root / "outputs" / "reference", committed_verdicts(root))
     write_text(readme, before + RESULTS_OPEN + "\n" + "\n\n".join(parts) + "\n" + RESULTS_CLOSE + after)
     return readme
 
 
-def results_in_markdown(run: Path) -> list[str]:
-    """The paragraphs, tables and figures of the README's results; the one place that formats a run's tables here."""
+def results_in_markdown(run: Path, study: Sequence[dict[str, Any]] = ()) -> list[str]:
+    """The paragraphs, tables and figures of the README's results; the one place that formats a run's tables here.
+
+    Args:
+        study: of `committed.committed_verdicts`, shown beside the run's own verdicts.
+    """
     manifest = read_manifest(run)
     tables = []
     for name in ("summary", "times", "comparisons"):
@@ -149,8 +155,9 @@ def results_in_markdown(run: Path) -> list[str]:
     return [
         f"From the committed run of profile cpu (`outputs/reference`): {manifest['hardware']['cores']} cores, no GPU, "
         f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",
-        "**Every claim of the paper**, decided by the rules of `rwkvgate/experiment/rules.py`:",
-        markdown(claims_summary(claims)),
+        "**Every claim of the paper**, decided by the rules of `rwkvgate/experiment/rules.py`"
+        + ("; the last column is [the study's](docs/study.md), with its own networks and seeds:" if study else ":"),
+        markdown(claims_summary(beside_study(claims, study))),
         "**Quality** (the paper's Table 2), mean over seeds ± their standard deviation:",
         markdown(quality_table(summary)),
         "**Enhanced against the untouched base (the paper's comparison) and the tuned base**, paired by document:",
@@ -165,10 +172,10 @@ def results_in_markdown(run: Path) -> list[str]:
 def main() -> None:
     """Run one chore on the checkout of the working directory."""
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.workflow.release", description=__doc__)
-    parser.add_argument("chore", choices=("lock", "stamp", "reference"))
+    parser.add_argument("chore", choices=("lock", "stamp", "reference", "readme"))
     chore, root = parser.parse_args().chore, project_root()
     try:
-        print({"lock": lock, "stamp": stamp, "reference": reference}[chore](root))
+        print({"lock": lock, "stamp": stamp, "reference": reference, "readme": write_results}[chore](root))
     except SettingsError as error:
         sys.exit(str(error))
 

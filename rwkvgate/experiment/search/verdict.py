@@ -48,8 +48,9 @@ def compared(trials: Sequence[Trial]) -> pd.DataFrame:
 
     `low` and `high` are Student's interval over seeds, which is what a new training would show; `documents low` and
     `documents high` are the bootstrap's over documents; `p` is Student's, and `p (Holm)` is corrected over all
-    candidates of a task and control; `smallest` is the minimum detectable effect: the difference that as many seeds, as
-    noisy as these, show with 80 % power. The reading of a candidate that diverged with one seed is "training failed".
+    candidates of a task and control; `smallest` is the minimum detectable effect at that correction's first step: the
+    difference that as many seeds, as noisy as these, show with 80 % power. The reading of a candidate that
+    diverged with one seed is "training failed".
     """
     by: dict[str, dict[int, Trial]] = {}
     for trial in trials:
@@ -57,10 +58,12 @@ def compared(trials: Sequence[Trial]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for control in (name for name in MATCHED_CONTROLS if name in by):
         family = []
-        for name in (name for name in by if name not in MATCHED_CONTROLS):
+        candidates = [name for name in by if name not in MATCHED_CONTROLS]
+        for name in candidates:
             seeds = sorted(set(by[name]) & set(by[control]))
             row: dict[str, Any] = {"task": trials[0].task, "candidate": name, "control": control, "seeds": len(seeds)}
-            family.append(row | _difference(*([by[side][s] for s in seeds] for side in (name, control))))
+            own, other = ([by[side][s] for s in seeds] for side in (name, control))
+            family.append(row | _difference(own, other, len(candidates)))
         for row, p in zip(family, holm([row.get("p", np.nan) for row in family]), strict=True):
             failed = "difference" not in row
             row |= {"p (Holm)": p, "reading": "training failed" if failed else _reading(p, row["difference"])}
@@ -68,13 +71,13 @@ def compared(trials: Sequence[Trial]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _difference(own: Sequence[Trial], control: Sequence[Trial]) -> dict[str, Any]:
-    """The difference with its errors; empty where a training diverged."""
+def _difference(own: Sequence[Trial], control: Sequence[Trial], tests: int) -> dict[str, Any]:
+    """The difference with its errors, one of so many tests; empty where a training diverged."""
     losses = [a.loss - b.loss for a, b in zip(own, control, strict=True)]
     if not losses or not np.isfinite(losses).all():
         return {}
     documents = paired_difference(_sums(own), _sums(control), lambda sums, _: sums[..., 0] / sums[..., 1])
-    row: dict[str, Any] = {"difference": float(np.mean(losses))} | _over_seeds(losses)
+    row: dict[str, Any] = {"difference": float(np.mean(losses))} | _over_seeds(losses, tests)
     row |= {"documents low": documents.low, "documents high": documents.high}
     for name, side in (("accuracy", own), ("control accuracy", control)):
         shares = [t.accuracy for t in side if t.accuracy is not None]
@@ -87,12 +90,12 @@ def _sums(trials: Sequence[Trial]) -> Floats:
     return np.array([np.stack((np.multiply(t.test, t.weights), t.weights), axis=-1) for t in trials])
 
 
-def _over_seeds(losses: Sequence[float]) -> dict[str, float]:
+def _over_seeds(losses: Sequence[float], tests: int) -> dict[str, float]:
     if len(losses) < 2:
         return dict.fromkeys(("low", "high", "p", "smallest"), np.nan)
     bounds = stats.ttest_1samp(losses, 0.0).confidence_interval(CONFIDENCE)
     error = float(np.std(losses, ddof=1)) / np.sqrt(len(losses))
-    smallest = minimum_detectable_effect(error, len(losses) - 1)
+    smallest = minimum_detectable_effect(error, len(losses) - 1, tests)
     return {"low": float(bounds.low), "high": float(bounds.high), "p": seed_p(losses), "smallest": smallest}
 
 

@@ -141,6 +141,11 @@ class Stage:
         return tuple(sorted({round(more * budget) for budget in self.budgets for more in (1.0, *extra)}))
 
     @property
+    def planned(self) -> int:
+        """How many trials it has, before rates are added beyond the edges of its grid."""
+        return len(self.networks) * len(self.seeds) * max(1, len(self.rates))
+
+    @property
     def tokens(self) -> int:
         """Tokens of one step."""
         return step_tokens(self.task)

@@ -247,8 +247,8 @@ def compared(stages: Stages) -> pd.DataFrame:
     """Every test of every claim: a row each.
 
     Columns `claim`, `measure`, `arm`, `against`, `role`, `estimate` with its 95 % interval `low` and `high`, `p`,
-    `adjusted` (after Holm's correction over tests that are no guard), `seeds`, and `says`: a verdict, or of a guard
-    "worse" or "".
+    `adjusted` (after Holm's correction over tests that are no guard), `seeds`, `n` (texts; 1 of a reading that is one
+    number), and `says`: a verdict, or of a guard "worse" or "".
     """
     rows: list[dict[str, Any]] = []
     differences: list[tuple[Comparison, Difference, bool]] = []
@@ -264,7 +264,7 @@ def compared(stages: Stages) -> pd.DataFrame:
                 "against": test.against,
             }
             row |= {"role": test.role, "estimate": found.estimate, "low": low, "high": high, "p": found.p}
-            rows.append(row | {"seeds": found.seeds})
+            rows.append(row | {"seeds": found.seeds, "n": found.n if found.n > 2 else min(found.n, 1)})
     frame = pd.DataFrame(rows)
     known = (frame["role"] != "guard") & frame["p"].notna()
     frame["adjusted"] = np.nan

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn.objects as so
 
-from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
 from rwkvgate.experiment.study import long_range, stories
 from rwkvgate.experiment.study.analysis import (
@@ -24,8 +22,11 @@ from rwkvgate.experiment.study.analysis import (
     recalled_shares,
     weak_tasks,
 )
-from rwkvgate.experiment.study.design import BASE, BROKEN, STAGES, STEP_TOKENS, WIDE, WORTH_KNOWING
+from rwkvgate.experiment.study.design import BROKEN, DATA, GENRES, STAGES, STEP_TOKENS, WORTH_KNOWING
+from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure
+from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
 from rwkvgate.experiment.study.inside_page import inside_parts
+from rwkvgate.experiment.study.ledger import Found, head, marked, study_ledger, unfinished, write_ledger
 from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts
@@ -34,15 +35,15 @@ from rwkvgate.rwkv6.files import write_file, write_text
 
 TITLES = {"books": "Language", "memory": "Memory"}
 UNITS = {"books": "nats per token", "memory": "share of labelled tokens not recalled"}
-Found = Mapping[str, tuple[Sequence[Trial], int]]
-"""By stage: the finished trials, and how many there will be; 0 while that is not known."""
+Section = tuple[list[str], dict[str, pd.DataFrame]]
+"""Paragraphs of the page, and the tables that they are made from by name."""
 
-DESIGN = f"""# The study
+HEAD = """# The study
 
 `make study` asks whether the paper's gate, or a variant of it, lowers the loss of a network that is pretrained from
-scratch, *for what it costs*. It takes days on two cores, is resumed where it stopped, and writes this page.
-
-## Design, decided on 2026-11-28 before any compared number was seen
+scratch, *for what it costs*, and which of the paper's claims hold. It takes days on two cores, is resumed where it
+stopped, and writes this page, from [outputs/study](../outputs/study). The verdicts below are in its `claims.json`."""
+DESIGN = f"""## Design, decided on 2026-11-28 before any compared number was seen
 
 The networks of other families, the sweep to where training breaks and the memory tasks were added after the first
 trials of learning rates had been seen, and memory's budget of 1,600 steps was left out, for time. RWKV-7, long range
@@ -92,50 +93,86 @@ families and the long trainings at 64x4 in place of 128x4; five seeds of the pap
 
 def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> None:
     """Write the page to `path`, and the tables and figures that it is made from into `folder`."""
-    parts = [DESIGN, "## How much is finished", _progress(found)]
     tables = {"trials": pd.concat([frame(trials).assign(stage=name) for name, (trials, _) in found.items()])}
-    for task, title in TITLES.items():
-        own = {n: some for n, some in found.items() if STAGES[n].task == task and not STAGES[n].sweep}
-        trials = [trial for name, (some, _) in own.items() if not STAGES[name].rates for trial in some]
-        parts += [f"## {title}", _rates(own)]
-        if not trials:
-            continue
-        compared = tables[f"{task}-comparisons"] = comparisons(trials, seconds)
-        if task == "memory":
-            shares = tables["memory-shares"] = recalled_shares(trials)
-            parts.append(_shares(shares))
-        if not len(compared):
-            continue
-        verdicts = tables[f"{task}-verdicts"] = decide(compared, WORTH_KNOWING[task])
-        if task == "memory" and weak_tasks(shares):
-            verdicts["verdict"] = "undecided"
-        parts += [_verdicts(verdicts), _comparisons(compared, task)]
-        if task == "books":
-            tables["multipliers"] = multipliers(trials, seconds)
-            parts.append(_multipliers(tables["multipliers"]))
-        parts.append(_power(compared, task))
-        for name, caption in _figures(folder, trials, compared, task).items():
-            parts.append(f"![{caption}](../outputs/study/{name}.svg)")
-    long, told = (
-        [trial for name, (some, _) in found.items() if STAGES[name].task == task for trial in some]
-        for task in ("long", "stories")
-    )
-    for said, more in (long_range.section(folder, long, seconds), stories.section(told, seconds)):
-        parts += said
-        tables |= more
-    for name, (some, _) in found.items():
-        if STAGES[name].sweep and STAGES[name].task == "books" and some:
-            tables["breaking"] = broken(some)
-            parts += ["## Where training breaks", _breaking(tables["breaking"])]
-    if any(STAGES[name].after for name in found):
-        written, more = tuned_parts(found, seconds.get("64x4 tuned", {}))
+    parts: list[str] = []
+    sections = [
+        _compared_sections(folder, found, seconds),
+        _section("long", found, lambda trials: long_range.section(folder, trials, seconds)),
+        _section("stories", found, lambda trials: stories.section(trials, seconds)),
+        _breaking_section(found),
+        tuned_parts(folder, found, seconds.get("64x4 tuned", {}))
+        if any(STAGES[name].after for name in found)
+        else ([], {}),
+        _inside_section(folder, found),
+    ]
+    for written, more in sections:
         parts, tables = parts + written, tables | more
-    discussed, more = inside_parts(folder, {name: trials for name, (trials, _) in found.items()})
-    parts, tables = parts + discussed, tables | more
+    tuned = {genre: tables[f"finetune-{genre}"] for genre in GENRES if f"finetune-{genre}" in tables}
+    records = study_ledger(found, tuned, seconds)
+    write_ledger(folder, records)
+    parts = [HEAD, *head(records), DESIGN, "## How much is finished", _progress(found), *parts]
     for name, table in tables.items():
         with write_file(folder / f"{name}.csv") as fresh:
             table.to_csv(fresh, index=False, float_format="%.6g")
     write_text(path, "\n\n".join(part.strip() for part in parts if part) + "\n")
+
+
+def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> Section:
+    """Pretraining on the books, and the memory tasks."""
+    parts: list[str] = []
+    tables: dict[str, pd.DataFrame] = {}
+    for task, title in TITLES.items():
+        own = {n: some for n, some in found.items() if STAGES[n].task == task and not STAGES[n].sweep}
+        deciding = {name: some for name, some in own.items() if not STAGES[name].rates}
+        trials = [trial for some, _ in deciding.values() for trial in some]
+        parts += [f"## {title}", _rates(own)]
+        if not trials:
+            continue
+        compared = comparisons(trials, seconds)
+        told: list[str] = []
+        if task == "memory":
+            shares = tables["memory-shares"] = recalled_shares(trials)
+            told.append(_shares(shares))
+        if len(compared):
+            verdicts = decide(compared, WORTH_KNOWING[task])
+            if task == "memory" and weak_tasks(shares):
+                verdicts["verdict"] = "undecided"
+            tables |= {f"{task}-comparisons": compared, f"{task}-verdicts": verdicts}
+            told += [_verdicts(verdicts), _comparisons(compared, task)]
+            if task == "books":
+                tables["multipliers"] = multipliers(trials, seconds)
+                told.append(_multipliers(tables["multipliers"]))
+            told.append(_power(compared, task))
+            told += _figures(folder, trials, compared, task, seconds)
+        if task == "books":
+            fitted, more = _gap(folder, trials, seconds)
+            told, tables = told + fitted, tables | more
+        parts += marked(told, deciding)
+    return parts, tables
+
+
+def _section(task: str, found: Found, write: Callable[[Sequence[Trial]], Section]) -> Section:
+    """A section on the trials of one task, with its tables marked where a stage is not finished."""
+    own = {name: some for name, some in found.items() if STAGES[name].task == task}
+    parts, tables = write([trial for trials, _ in own.values() for trial in trials])
+    return marked(parts, own), tables
+
+
+def _breaking_section(found: Found) -> Section:
+    own = {n: some for n, some in found.items() if STAGES[n].sweep and STAGES[n].task == "books" and some[0]}
+    if not own:
+        return [], {}
+    table = broken([trial for trials, _ in own.values() for trial in trials])
+    return ["## Where training breaks", *marked([_breaking(table)], own)], {"breaking": table}
+
+
+def _tuned_section(folder: Path, found: Found, seconds: Ratios) -> Section:
+    return tuned_parts(folder, found, seconds) if any(STAGES[name].after for name in found) else ([], {})
+
+
+def _inside_section(folder: Path, found: Found) -> Section:
+    parts, tables = inside_parts(folder, {name: trials for name, (trials, _) in found.items()})
+    return marked(parts, {name: found[name] for name in (*DATA, "breaking") if name in found}), tables
 
 
 def _progress(found: Found) -> str:
@@ -143,9 +180,16 @@ def _progress(found: Found) -> str:
     for name, (trials, planned) in found.items():
         hours = sum(trial.seconds for trial in trials) / 3600
         stage = STAGES[name]
-        of = f"{len(trials)} of {planned}" if planned else f"waits for {stage.rated or stage.after}"
-        tokens = ", ".join(f"{stage.tokens * b / 1e6:.2g}" for b in stage.budgets)
-        rows.append({"Stage": name, "Trials": of, "Million tokens": tokens, "Hours of a process": f"{hours:.1f}"})
+        state = "**not finished**" if unfinished(found, [name]) else "finished"
+        rows.append(
+            {
+                "Stage": name,
+                "State": state if planned else f"**waits for {stage.rated or stage.after}**",
+                "Trials": f"{len(trials)} of {planned or stage.planned}",
+                "Million tokens": ", ".join(f"{stage.tokens * b / 1e6:.2g}" for b in stage.budgets),
+                "Hours of a process": f"{hours:.1f}",
+            }
+        )
     return markdown(pd.DataFrame(rows))
 
 
@@ -251,42 +295,22 @@ def _shares(shares: pd.DataFrame) -> str:
     return f"{head}\n\n{markdown(cells.reset_index())}\n\n{said}"
 
 
-def _figures(folder: Path, trials: Sequence[Trial], compared: pd.DataFrame, task: str) -> dict[str, str]:
-    """Draw the figures; their captions by name."""
-    captions = {}
-    losses = frame(trials)
-    for size in losses["size"].unique():
-        own = losses[(losses["size"] == size) & ~losses["network"].isin(WIDE)]
-        means = own.groupby(["network", "budget"], sort=False)[["test", "flops"]].mean().reset_index()
-        plot = (
-            so.Plot(means, x="flops", y="test", color="network")
-            .add(so.Line(marker="o"))
-            .scale(x="log", color=palette(means["network"].unique()))
-            .label(x="FLOPs of training", y=UNITS[task], color="")
-        )
-        name = f"compute-{size}"
-        figure = draw(plot, f"Annealed loss against training FLOPs, {size}: lower and further left is better")
-        finish(figure)
-        save_figure(figure, folder, name)
-        captions[name] = f"Loss against FLOPs, {size}"
-    arms = [arm for arm in compared["arm"].unique() if arm not in (BASE, *WIDE)]
-    shown = compared[compared["arm"].isin(arms) & compared["low"].notna()]
-    if len(shown):
-        plot = (
-            so.Plot(shown, x="budget", y="estimate", ymin="low", ymax="high", color="arm")
-            .facet(col="control", row="size")
-            .add(so.Line(marker="o"))
-            .add(so.Range())
-            .scale(x="log", color=palette(arms))
-            .label(x="steps", y="difference", color="", title="{}".format)
-        )
-        title = (
-            f"Below zero the arm is better than the control of equal steps, parameters, FLOPs, seconds: {UNITS[task]}"
-        )
-        figure = draw(plot, title, height=2.2 * shown["size"].nunique())
-        for axes in figure.axes:
-            axes.axhline(0, color="black", linewidth=1, zorder=1)
-        finish(figure)
-        save_figure(figure, folder, f"gap-{task}")
-        captions[f"gap-{task}"] = f"Differences from the controls, by budget: {TITLES[task].lower()}"
-    return captions
+def _figures(
+    folder: Path, trials: Sequence[Trial], compared: pd.DataFrame, task: str, seconds: Mapping[str, Ratios]
+) -> list[str]:
+    """Draw what every size lost for its cost, and its differences from the controls."""
+    captions: dict[str, str] = {}
+    for size in dict.fromkeys(trial.plan.size.name for trial in trials):
+        captions |= losses_figure(folder, trials, size, seconds.get(size, {}), UNITS[task])
+        captions |= controls_figure(folder, compared, size, task, UNITS[task])
+    return embedded(captions)
+
+
+def _gap(folder: Path, trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> Section:
+    """The gap at equal compute, fitted over size and time."""
+    gaps = seed_gaps(trials, seconds)
+    found = fits(gaps)
+    if not found:
+        return [], {}
+    said = " ".join(early_and_late(fit, gaps[(gaps["of"] == fit.of) & (gaps["octaves"] == 0)]) for fit in found)
+    return [fit_table(found), said, *embedded(gap_figure(folder, gaps, found))], {"gaps": gaps}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from rwkvgate.experiment.analysis.tables import markdown, number, quality_table,
 from rwkvgate.experiment.claims import claims_summary
 from rwkvgate.experiment.study.analysis import Ratios
 from rwkvgate.experiment.study.design import GENRES, MOST_FORGOTTEN, STAGES
+from rwkvgate.experiment.study.figures import embedded, forgetting_figure, tuned_figure
+from rwkvgate.experiment.study.ledger import Found, marked
 from rwkvgate.experiment.study.outcomes import (
     ABLATED,
     CHANCE,
@@ -30,6 +33,7 @@ from rwkvgate.metrics.measures import MEASURES
 TITLES = {"stories": "generated stories", "fiction": "Austen's novels"}
 CONTROLS = {"nothing": "Against the untouched base", ABLATED: "Against fixed-gate", "new parameters": "Against lora"}
 """How a control is called, where it is not one of equal something."""
+FIGURE_CONTROLS = {control: words.removeprefix("Against ") for control, words in CONTROLS.items()}
 RATES = "rates finetune stories"
 """The stage that chooses the learning rates, for both genres."""
 CHOICES = "Right choices"
@@ -49,12 +53,10 @@ perplexity is more than {MOST_FORGOTTEN:g} times the base's is chosen only where
   last person, naming the commoner, taking the shorter sentence, and guessing are right in half of them by construction.
   Nothing is decided by them where the tuned base is not shown to be right more often.
 """
-Found = Mapping[str, tuple[Sequence[Trial], int]]
-"""By stage: the finished trials, and how many there will be."""
 
 
-def tuned_parts(found: Found, seconds: Ratios) -> tuple[list[str], dict[str, pd.DataFrame]]:
-    """The paragraphs and tables of the page, and the tables to write, by name.
+def tuned_parts(folder: Path, found: Found, seconds: Ratios) -> tuple[list[str], dict[str, pd.DataFrame]]:
+    """The paragraphs and tables of the page, and the tables to write, by name; figures are drawn into `folder`.
 
     Args:
         seconds: of a step of fine-tuning, over the base's.
@@ -62,7 +64,7 @@ def tuned_parts(found: Found, seconds: Ratios) -> tuple[list[str], dict[str, pd.
     parts: list[str] = [DESIGN]
     tables: dict[str, pd.DataFrame] = {}
     rates = found[RATES][0]
-    parts += [_rates(rates)] if rates else []
+    parts += marked([_rates(rates)], {RATES: found[RATES]}) if rates else []
     for genre in GENRES:
         trials, base = (found[f"{name} {genre}"][0] for name in ("finetune", "untouched"))
         untouched = next(iter(base), None)
@@ -71,10 +73,13 @@ def tuned_parts(found: Found, seconds: Ratios) -> tuple[list[str], dict[str, pd.
         table = results(trials, untouched)
         tables[f"finetune-{genre}"] = compared = outcomes(trials, seconds, untouched)
         steps = largest(by_network(trials))
-        parts += [f"### On {TITLES[genre]}, after {steps} steps", _losses(trials, steps), _scores(table)]
+        told, captions = [_losses(trials, steps), _scores(table)], forgetting_figure(folder, trials, genre)
         if len(compared):
             verdicts = tables[f"finetune-{genre}-verdicts"] = decisions(compared)
-            parts += [_compared(compared), _verdicts(verdicts), _claims(compared)]
+            told += [_compared(compared), _verdicts(verdicts), _claims(compared)]
+            captions |= tuned_figure(folder, compared, genre, FIGURE_CONTROLS)
+        stages = {name: found[name] for name in (f"finetune {genre}", f"untouched {genre}")}
+        parts += [f"### On {TITLES[genre]}, after {steps} steps", *marked(told, stages), *embedded(captions)]
     return parts, tables
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rwkvgate.experiment.search.candidates import CANDIDATES, MATCHED_CONTROLS
 from rwkvgate.experiment.search.trials import Trial
 from rwkvgate.experiment.search.verdict import best_rates, compared, trial_frame
+from rwkvgate.metrics.statistics import minimum_detectable_effect
 
 
 def trial(candidate: str, seed: int, loss: float, rate: float = 1e-3, noise: float = 0.0, n: int = 40) -> Trial:
@@ -40,6 +42,8 @@ def test_a_planted_winner_and_loser_are_found_and_a_twin_is_not() -> None:
     row = table.loc[("winner", "base-tuned")]
     assert row["difference"] == pytest.approx(-0.1, abs=0.01) and row["low"] < row["difference"] < row["high"] < 0
     assert row["p"] <= row["p (Holm)"]
+    error = (row["high"] - row["low"]) / 2 / stats.t.isf(0.025, 4)
+    assert row["smallest"] == pytest.approx(minimum_detectable_effect(error, 4, tests=3))
 
 
 def test_no_effect_is_called_one_at_the_nominal_rate() -> None:

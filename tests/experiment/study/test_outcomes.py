@@ -4,57 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rwkvgate.experiment.study.design import BASE, LORA, SIZES, TUNED, cost
+from rwkvgate.experiment.study.design import LORA
 from rwkvgate.experiment.study.outcomes import ABLATED, CLAIMS, decisions, evidence, outcomes, results, study_claims
-from rwkvgate.experiment.study.trials import Plan, Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts
+from tests.experiment.study.planted import DOCUMENTS, tuned, tuned_trials
 
-SIZE, DOCUMENTS, PROMPTS, CHOICES = SIZES["64x4"], 40, 30, 40
 SECONDS = {"base": 1.0, "enhanced": 1.15, "fixed-gate": 1.05}
-
-
-def trial(network: str, seed: int, gain: float = 0.0, times: float = 1.0) -> Trial:
-    """A fine-tuning whose loss is `gain` below the base's, and whose ROUGE is so many times the base's."""
-    rng, shared = np.random.default_rng([seed, sum(map(ord, network))]), np.random.default_rng(7)
-    budgets = (400, 460, 520) if network == BASE else (400,)
-    level, rouge = shared.normal(3, 0.1, DOCUMENTS), shared.uniform(0.1, 0.2, PROMPTS)
-    test: dict[int, list[float]] = {}
-    measures: dict[int, dict[str, list[Any]]] = {}
-    for budget in budgets:
-        noise = rng.normal(0, 0.002) + rng.normal(0, 0.002, DOCUMENTS)
-        test[budget] = (level - 0.1 * np.log(budget / 400) - gain + noise).tolist()
-        own = (times * rouge + rng.normal(0, 0.003, PROMPTS)).reshape(-1, 1).tolist()
-        counts = [[20, 10, 5, 2, 50, 49, 48, 47, 50, 50]] * PROMPTS
-        choice = rng.choice([0.0, 1.0], (CHOICES, 1)).tolist()
-        measures[budget] = {"rougeL": own, "rouge1": own, "distinct2": own, "bleu": counts, "choice": choice}
-    parameters, flops = cost(network, SIZE)
-    plan = Plan(SIZE, network, 1e-3, seed, budgets, "tuned-stories")
-    validation = {budget: float(np.mean(losses)) for budget, losses in test.items()}
-    more: dict[str, Any] = {"forgotten": dict.fromkeys(budgets, 1.2), "measures": measures}
-    return Trial(plan, parameters, flops, validation, test, [100] * DOCUMENTS, [], None, 1.0, "one", **more)
-
-
-def planted(gain: float = 0.0, times: float = 1.0, seeds: int = 6) -> list[Trial]:
-    """All networks; `enhanced` alone has the gain."""
-    names = [name for name in TUNED if name != "no-layer-norm"]
-    return [
-        trial(name, seed, *((gain, times) if name == "enhanced" else ())) for seed in range(seeds) for name in names
-    ]
 
 
 @cache
 def found_of(gain: float = 0.0, times: float = 1.0) -> pd.DataFrame:
     """The outcomes of planted trials."""
-    return outcomes(planted(gain, times), SECONDS, UNTOUCHED)
+    return outcomes(tuned_trials(gain, times), SECONDS, UNTOUCHED)
 
 
-UNTOUCHED = trial(LORA, 99, gain=-1.0)  # one seed, one budget, worse
+UNTOUCHED = tuned(LORA, 99, gain=-1.0)  # one seed, one budget, worse
 
 
 @pytest.mark.parametrize(
@@ -73,7 +44,7 @@ def test_a_gain_stands_against_every_control(gain: float, verdict: str) -> None:
 
 
 def test_without_times_nothing_is_better_than_every_control() -> None:
-    assert set(decisions(outcomes(planted(0.1, seeds=3), {}))["verdict"]) <= {"undecided", "no better"}
+    assert set(decisions(outcomes(tuned_trials(0.1, seeds=3), {}))["verdict"]) <= {"undecided", "no better"}
 
 
 def test_a_higher_score_is_better() -> None:
@@ -95,7 +66,7 @@ def test_the_claims_take_it_as_evidence(times: float, verdict: str) -> None:
 
 @pytest.mark.parametrize("skilled", [False, True])
 def test_choices_decide_only_where_the_base_is_better_than_chance(skilled: bool) -> None:
-    trials = planted(seeds=5)
+    trials = tuned_trials(seeds=5)
     if skilled:
         always = [[1.0]] * 30 + [[0.0]] * 10
         for one in trials:
@@ -114,7 +85,7 @@ def test_evidence_is_the_same_from_its_file(tmp_path: Any) -> None:
 
 
 def test_a_diverged_training_has_no_scores_and_decides_nothing() -> None:
-    trials = planted(0.1, seeds=3)
+    trials = tuned_trials(0.1, seeds=3)
     at = next(i for i, one in enumerate(trials) if one.plan.network == "enhanced")
     trials[at] = replace(trials[at], test={400: [float("inf")] * DOCUMENTS}, measures={})
     assert not results([trials[at]])["metric"].eq("rougeL").any()
@@ -122,16 +93,25 @@ def test_a_diverged_training_has_no_scores_and_decides_nothing() -> None:
     assert decided.loc[("loss", "enhanced"), "verdict"] == "undecided"
 
 
-def test_the_page_has_scores_differences_and_verdicts() -> None:
+def test_the_page_has_scores_differences_and_verdicts(tmp_path: Path) -> None:
     stages = {f"{name} {genre}": ([], 0) for name in ("finetune", "untouched") for genre in ("stories", "fiction")}
     found: Any = (
         stages
         | {"rates finetune stories": ([], 0)}
-        | {"finetune stories": (planted(), 36), "untouched stories": ([UNTOUCHED], 1)}
+        | {"finetune stories": (tuned_trials(), 36), "untouched stories": ([UNTOUCHED], 1)}
     )
-    parts, tables = tuned_parts(found, SECONDS)
+    parts, tables = tuned_parts(tmp_path, found, SECONDS)
     told = "\n".join(parts)
     assert list(tables) == ["finetune-stories", "finetune-stories-verdicts"]
-    for words in ("| enhanced |", "x 1.20", "Right choices", "Against lora", "Against the untouched base", "not shown"):
+    for words in (
+        "| enhanced |",
+        "x 1.20",
+        "Right choices",
+        "Against lora",
+        "Against the untouched base",
+        "not shown",
+        "30 of 36",
+    ):
         assert words in told
     assert "Entity consistency" not in told.split("The paper's claims")[0] and "Austen's novels, after" not in told
+    assert all((tmp_path / f"{name}-stories.svg").exists() for name in ("finetune", "forgetting"))

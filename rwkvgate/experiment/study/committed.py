@@ -1,0 +1,46 @@
+"""The study's verdicts, as they lie in the checkout, for those who show them beside their own: the ledger of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rwkvgate.experiment.places import project_root
+from rwkvgate.experiment.records import read_sealed
+
+FILE = Path("outputs", "study", "claims.json")
+
+
+def committed_verdicts(root: Path | None = None) -> list[dict[str, Any]]:
+    """The records of `ledger.study_ledger` in a checkout; none where the file is missing or its seal is broken.
+
+    Args:
+        root: the checkout; that of `places.project_root` by default.
+    """
+    record = read_sealed((root or project_root()) / FILE)
+    return list(record["claims"]) if record else []
+
+
+def beside_study(claims: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A run's claims with `study`: the study's verdicts on each in words, "" where it has none.
+
+    Without any verdict of the study the claims have no `study`, and their tables no column of it.
+
+    Args:
+        claims: records of `claims.decide_claims`; what they say is left alone.
+        verdicts: of `committed_verdicts`.
+
+    Example:
+        >>> found = {"claim": "perplexity", "verdict": "contradicted", "where": "pretrained", "size": "64x4"}
+        >>> beside_study([{"claim": "perplexity"}], [found | {"seeds": 10, "reason": ""}])
+        [{'claim': 'perplexity', 'study': 'contradicted (pretrained, 10 seeds, 64x4)'}]
+    """
+    own = [{key: value for key, value in claim.items() if key != "study"} for claim in claims]
+    if not verdicts:
+        return own
+    said: dict[str, list[str]] = {}
+    for record in verdicts:
+        about = f"{record['where']}, {record['seeds']} seeds, {record['size']}" if record["seeds"] else record["reason"]
+        said.setdefault(record["claim"], []).append(f"{record['verdict']} ({about})")
+    return [claim | {"study": "; ".join(said.get(claim["claim"], []))} for claim in own]

@@ -1,0 +1,146 @@
+"""The gap at equal compute over size and time: where the paper's gate helps early and loses late, if it does.
+
+A seed's gap is the enhanced network's loss minus that of the base of the same seed after as many FLOPs, or seconds. It
+is fitted by least squares on two logarithms: gap = a + b log2(tokens / 1 M) + c log2(parameters / those of 64x4). The
+budgets of a training and the sizes of a seed share their rows, so whole seeds are drawn again, and nothing else: the
+intervals are percentiles of that bootstrap, a little narrow with few seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rwkvgate.experiment.analysis.tables import markdown, signed_interval
+from rwkvgate.experiment.study.analysis import Ratios, losses_at, ratio
+from rwkvgate.experiment.study.design import BASE, SIZES, cost, step_tokens
+from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.statistics import Floats
+
+COMPUTE = ("FLOPs", "seconds")
+ARM, MILLION, RESAMPLES, PERCENTILES = "enhanced", 1e6, 2000, (2.5, 97.5)
+REFERENCE = "64x4"
+"""The size at which the fit has no term for parameters."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted gap.
+
+    Attributes:
+        of: what is equal: "FLOPs" or "seconds".
+        coefficients: a, b, c in nats per token, (3,); c is 0 where there is one size.
+        drawn: those of each bootstrap resample, (resample, 3).
+        sizes: whether there were several.
+        seeds: how many.
+    """
+
+    of: str
+    coefficients: Floats
+    drawn: Floats
+    sizes: bool
+    seeds: int
+
+    def at(self, tokens: float, octaves: float = 0.0) -> tuple[float, float, float]:
+        """The fitted gap with its 95 % interval, nats per token, `octaves` doublings of the parameters from 64x4."""
+        return self.weighed([1.0, np.log2(tokens / MILLION), octaves])
+
+    def weighed(self, weights: Sequence[float]) -> tuple[float, float, float]:
+        """A weighted sum of the coefficients with its 95 % interval."""
+        low, high = np.percentile(self.drawn @ weights, PERCENTILES)
+        return float(self.coefficients @ weights), float(low), float(high)
+
+
+def seed_gaps(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
+    """Each seed's gap at each budget: `of` (what is equal), `size`, `octaves` (how many times the base's parameters
+    double from 64x4 to that size), `seed`, `tokens`, `gap` in nats per token.
+
+    Seeds whose base is missing or diverged, and times that were not measured, have no row. Of a size and seed that are
+    trained in two stages, each budget is compared with the base of its own stage.
+    """
+    bases = {(t.plan.size.name, t.plan.seed, b): t for t in trials if t.plan.network == BASE for b in t.test}
+    rows = []
+    for trial in (t for t in trials if t.plan.network == ARM):
+        size, seed = trial.plan.size.name, trial.plan.seed
+        for budget in sorted(trial.test):
+            base = bases.get((size, seed, budget))
+            if base is None:
+                continue
+            for of in COMPUTE:
+                steps = budget * ratio(trial, base, of, seconds.get(size, {}))
+                gap = np.average(losses_at(trial, budget) - losses_at(base, steps), weights=trial.weights)
+                octaves = np.log2(base.parameters / cost(BASE, SIZES[REFERENCE])[0])
+                rows.append((of, size, octaves, seed, budget * step_tokens(trial.plan.task), float(gap)))
+    found = pd.DataFrame(rows, columns=["of", "size", "octaves", "seed", "tokens", "gap"])
+    return found[np.isfinite(found["gap"])].reset_index(drop=True)
+
+
+def fits(gaps: pd.DataFrame) -> list[Fit]:
+    """A fit for each thing that is equal; none with fewer than two seeds or two budgets.
+
+    Args:
+        gaps: of `seed_gaps`.
+    """
+    rng, found = np.random.default_rng(0), []
+    for of, own in gaps.groupby("of", sort=False):
+        if own["tokens"].nunique() < 2 or own["seed"].nunique() < 2:
+            continue
+        several = own["size"].nunique() > 1
+        terms = [np.ones(len(own)), np.log2(own["tokens"] / MILLION)]
+        terms += [own["octaves"]] if several else []
+        x, y = np.column_stack(terms), own["gap"].to_numpy()
+        by_seed = [np.flatnonzero(own["seed"] == seed) for seed in own["seed"].unique()]
+        drawn = [
+            _solved(x[rows], y[rows])
+            for chosen in rng.integers(len(by_seed), size=(RESAMPLES, len(by_seed)))
+            for rows in [np.concatenate([by_seed[i] for i in chosen])]
+        ]
+        found.append(Fit(str(of), _solved(x, y), np.array(drawn), several, len(by_seed)))
+    return found
+
+
+def fit_table(found: Sequence[Fit]) -> str:
+    """The fits in Markdown, with what they say of early and late."""
+    rows = [
+        {
+            "Equal": fit.of,
+            f"Gap at 1 M tokens, {REFERENCE}": signed_interval(*fit.weighed((1, 0, 0))),
+            "Per doubling of the tokens": signed_interval(*fit.weighed((0, 1, 0))),
+            "Per doubling of the parameters": signed_interval(*fit.weighed((0, 0, 1))) if fit.sizes else "one size",
+            "Seeds": fit.seeds,
+        }
+        for fit in found
+    ]
+    head = (
+        f"The {ARM} network's loss less that of a base of as much compute, nats per token, fitted over tokens and "
+        "parameters (least squares on logarithms; intervals by drawing whole seeds again):"
+    )
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def early_and_late(fit: Fit, gaps: pd.DataFrame) -> str:
+    """One sentence: the fitted gap at the fewest and the most tokens, at the reference size, and what that says."""
+    first, last = gaps["tokens"].min(), gaps["tokens"].max()
+    if not len(gaps):
+        return ""
+    early, late = fit.at(first), fit.at(last)
+    before, after = (-1 if high < 0 else 1 if low > 0 else 0 for _, low, high in (early, late))
+    said = {
+        (-1, 1): "the gate helps early and loses late",
+        (1, -1): "the gate loses early and helps late",
+        (-1, -1): "the gate helps throughout",
+        (1, 1): "the gate loses throughout",
+    }.get((before, after), "at one of the two ends at least no sign is shown")
+    return (
+        f"At equal {fit.of}, {REFERENCE}, the fitted gap is {signed_interval(*early)} at {first / MILLION:.2g} M "
+        f"tokens and {signed_interval(*late)} at {last / MILLION:.2g} M: {said}."
+    )
+
+
+def _solved(x: Floats, y: Floats) -> Floats:
+    """The three coefficients by least squares; the last is 0 where x has two columns."""
+    found = np.linalg.lstsq(x, y, rcond=None)[0]
+    return np.append(found, np.zeros(3 - len(found)))

@@ -1,0 +1,298 @@
+"""What the study decides of the paper's claims, in one table: `outputs/study/claims.json`, and the head of the page.
+
+A verdict rests on finished stages alone. While a stage has trials to come, its claims are undecided, without a number,
+and the reason counts the trials. Corrections are over the tests of finished stages; a stage that finishes later adds
+its own, which can weaken a verdict and never strengthen it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from rwkvgate.experiment.analysis.tables import NOTHING, markdown, signed_interval
+from rwkvgate.experiment.claims import BOUNDS, plain
+from rwkvgate.experiment.judgements import Records, decided
+from rwkvgate.experiment.records import write_sealed
+from rwkvgate.experiment.rules import (
+    CONTRADICTED,
+    FEWEST,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    RULES,
+    UNDECIDED,
+    VERDICTS,
+    VERSION,
+    Rule,
+)
+from rwkvgate.experiment.study import inside_rules, long_range
+from rwkvgate.experiment.study.analysis import Ratios, comparisons, decide, recalled_shares, weak_tasks
+from rwkvgate.experiment.study.committed import FILE
+from rwkvgate.experiment.study.design import STAGES, WORTH_KNOWING, Stage
+from rwkvgate.experiment.study.outcomes import CLAIMS as TUNED_CLAIMS
+from rwkvgate.experiment.study.outcomes import study_claims
+from rwkvgate.experiment.study.trials import Trial
+
+Found = Mapping[str, tuple[Sequence[Trial], int]]
+"""By stage: the finished trials, and how many there will be; 0 while that is not known."""
+ENHANCED = "enhanced"
+WORDS = {
+    "better than every control": REPRODUCED,
+    "worse than every control": CONTRADICTED,
+    "no better": NOT_REPRODUCED,
+    "undecided": UNDECIDED,
+}
+"""The ledger's words for the verdicts of `analysis.decide`."""
+COSTS = Rule(
+    "worth-its-compute",
+    "the gate lowers the loss of a network pretrained from scratch, for what it costs",
+    "the study's question",
+    "not in the paper",
+    "reproduced if the loss is shown lower than that of every control, of equal steps, parameters, FLOPs and seconds; "
+    f"contradicted if shown higher; not reproduced if shown less than {WORTH_KNOWING['books']:g} nats per token lower "
+    "than some control's; else undecided",
+)
+RETRIEVAL = Rule(
+    "learned-retrieval",
+    "the gate acts as a learned retrieval mechanism",
+    "v1, section 6",
+    "in words",
+    "reproduced if more is recalled in the memory tasks than by every control, of equal steps, parameters, FLOPs and "
+    f"seconds; contradicted if less; not reproduced if shown less than {WORTH_KNOWING['memory']:g} of recall better "
+    "than some control; else undecided, as while the base recalls less than half of a task at the trained length",
+)
+GENRES = {"stories": "fine-tuned on generated stories", "fiction": "fine-tuned on Austen's novels"}
+KEYS = ("ours", "low", "high", "unit", "n", "seeds", "p", "verdict", "reason")
+
+
+class _Entry(NamedTuple):
+    """A claim in one setting: its rule, the stage that it rests on, the setting in words, and what decides it."""
+
+    rule: Rule
+    stage: str
+    where: str
+    verdict: Callable[[], Records]
+
+
+def unfinished(found: Found, stages: Sequence[str]) -> str:
+    """Which of these stages have trials to come, with how many they have of how many; "" where all are finished."""
+    counts = {name: found.get(name, ((), 0)) for name in stages}
+    return "; ".join(
+        f"{name}: {len(trials)} of {planned or STAGES[name].planned} trials"
+        for name, (trials, planned) in counts.items()
+        if not planned or len(trials) < planned
+    )
+
+
+def marked(parts: Sequence[str], found: Found) -> list[str]:
+    """Paragraphs of the page, with a mark above each table while stages that it rests on have trials to come.
+
+    Args:
+        found: of the stages that the tables rest on; those that have no trial yet are in no table.
+    """
+    lacking = unfinished(found, [name for name, (trials, _) in found.items() if trials])
+    note = f"**Not finished** ({lacking}), and decides nothing yet:\n\n" if lacking else ""
+    return [note + part if "| --- |" in part else part for part in parts]
+
+
+def study_ledger(found: Found, tuned: Mapping[str, pd.DataFrame], seconds: Mapping[str, Ratios]) -> list[Records]:
+    """Every claim in every setting that the study can decide it in, in the order of the ledger: one record each.
+
+    Keys: claim, text, source, stated, where (the setting in words), size, steps, tokens (millions), stage, ours, low,
+    high, unit, n, seeds, p, verdict, reason, rule and rules (their version). A claim whose stage is not finished is
+    undecided, and its numbers are None.
+
+    Args:
+        tuned: `outcomes.outcomes` by genre, of those that have trials.
+        seconds: of a training step over the base's, by size.
+    """
+    done = {name: trials for name, (trials, _) in found.items() if name in STAGES and not unfinished(found, [name])}
+    entries = [*_tuned(tuned), *_pretrained(done, seconds), *_inside(done), *_read(done, seconds)]
+    order = [*RULES, *(entry.rule.claim for entry in entries)]
+    records = []
+    for entry in sorted(entries, key=lambda entry: order.index(entry.rule.claim)):
+        rule, stage = entry.rule, STAGES[entry.stage]
+        record: Records = {"claim": rule.claim, "text": rule.text, "source": rule.source, "stated": rule.stated}
+        record |= {"where": entry.where, "size": stage.size.name, "steps": max(stage.budgets)}
+        record |= {"tokens": round(stage.tokens * max(stage.budgets) / 1e6, 2), "stage": stage.name}
+        lacking = unfinished(found, [stage.name])
+        own = decided(UNDECIDED, lacking) if lacking else entry.verdict()
+        record |= {key: plain(own.get(key)) for key in KEYS}
+        records.append(record | {"rule": rule.rule, "rules": VERSION})
+    return records
+
+
+def write_ledger(folder: Path, records: Sequence[Records]) -> None:
+    """Write the records into the study's folder, under a seal."""
+    write_sealed(folder / FILE.name, {"rules": VERSION, "claims": list(records)})
+
+
+def head(records: Sequence[Records]) -> list[str]:
+    """How the page begins: the answer in three sentences, and the table of the verdicts.
+
+    Args:
+        records: of `study_ledger`.
+    """
+    about = (
+        "Verdicts on the paper's claims, and on the study's own question. A claim whose stage is not finished is "
+        "*undecided here*, and the reason counts its trials. Differences are the enhanced network's over its hardest "
+        "control's where several are asked for, with 95 % intervals over training seeds and texts together."
+    )
+    missing = [rule.text for claim, rule in RULES.items() if claim not in {record["claim"] for record in records}]
+    nothing = f"The study says nothing of the other claims, which a run decides: {'; '.join(missing)}."
+    return [
+        "## The answer so far",
+        " ".join(answer(records)),
+        "## Verdicts",
+        about,
+        markdown(verdict_table(records)),
+        nothing,
+    ]
+
+
+def answer(records: Sequence[Records]) -> list[str]:
+    """Three sentences: what pretraining says, what fine-tuning says, and how much is decided."""
+    settings = {claim: [r for r in records if r["claim"] == claim] for claim in (COSTS.claim, "perplexity")}
+    own, rouge = (next(r for r in records if r["claim"] == claim) for claim in (COSTS.claim, "rouge-l-gain"))
+    said = {
+        REPRODUCED: "pays for itself",
+        CONTRADICTED: "is worse than its controls",
+        NOT_REPRODUCED: "is no better than a control of as much compute",
+        UNDECIDED: "is not decided",
+    }
+    told = [f"it {said[r['verdict']]} at {_at(r)} ({_value(r)})" for r in settings[COSTS.claim] if r["seeds"]]
+    first = "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet"
+    first = (
+        f"Of the paper's gate, pretrained from scratch, {'; '.join(told)}." if told else f"{first} ({own['reason']})."
+    )
+    both = [r for r in (rouge, settings["perplexity"][0]) if r["seeds"]]
+    verdicts = " and ".join(f"*{r['text']}* is {r['verdict']} ({_value(r)})" for r in both)
+    second = f"Fine-tuned on stories beside a base that was tuned alike, {verdicts}."
+    if not both:
+        second = f"Fine-tuned, whether it writes better than a base tuned alike is not decided yet ({rouge['reason']})."
+    counts = {verdict: sum(r["verdict"] == verdict for r in records) for verdict in VERDICTS}
+    waiting = sum(r["seeds"] is None and r["verdict"] == UNDECIDED for r in records)
+    listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    third = f"Of {len(records)} verdicts, {listed}; {waiting} of them wait for trials."
+    return [first, second, third]
+
+
+def verdict_table(records: Sequence[Records]) -> pd.DataFrame:
+    """The records for reading: claim, setting, size and length, value with its interval, n, seeds, verdict, and why a
+    verdict is undecided."""
+    rows = [
+        {
+            "Claim": record["text"],
+            "Where": record["where"],
+            "At": _at(record),
+            "Value": _value(record),
+            "n": record["n"] or NOTHING,
+            "Seeds": record["seeds"] or NOTHING,
+            "Verdict": record["verdict"],
+            "Why undecided": record["reason"] if record["verdict"] == UNDECIDED else NOTHING,
+        }
+        for record in records
+    ]
+    return pd.DataFrame(rows)
+
+
+def _at(record: Records) -> str:
+    return f"{record['size']}, {record['steps']:,} steps ({record['tokens']:g} M tokens)"
+
+
+def _value(record: Records) -> str:
+    numbers = [np.nan if record[name] is None else record[name] for name in BOUNDS]
+    return f"{signed_interval(*numbers)} {record['unit']}" if np.isfinite(numbers[0]) else NOTHING
+
+
+def _tuned(tuned: Mapping[str, pd.DataFrame]) -> Iterator[_Entry]:
+    claims: dict[str, dict[str, Records]] = {}
+
+    def of(genre: str, claim: str) -> Records:
+        if genre not in claims:
+            claims[genre] = {record["claim"]: record for record in study_claims(tuned[genre])}
+        return claims[genre][claim]
+
+    for genre, where in GENRES.items():
+        for claim in TUNED_CLAIMS:
+            yield _Entry(RULES[claim], f"finetune {genre}", where, partial(of, genre, claim))
+
+
+def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) -> Iterator[_Entry]:
+    """The gate for its compute at each size and length, and version 2's parts."""
+    stages = [stage for stage in STAGES.values() if stage.task == "books" and not (stage.rates or stage.sweep)]
+    trials = [trial for stage in stages for trial in done.get(stage.name, ())]
+    compared = comparisons(trials, seconds)
+
+    def of(stage: Stage, *arms: str) -> Records:
+        own = compared[(compared["size"] == stage.size.name) & (compared["budget"] <= max(stage.budgets))]
+        n = next(len(trial.weights) for trial in trials)
+        return _all(decide(own, WORTH_KNOWING["books"]), arms, "nats per token", n)
+
+    for stage in stages:
+        where = "pretrained from scratch"
+        if ENHANCED in stage.networks:
+            yield _Entry(COSTS, stage.name, where, partial(of, stage, ENHANCED))
+        elif "conv-only" in stage.networks:
+            arms = [pair.arm for pair in RULES["component-contributions"].pairs]
+            yield _Entry(RULES["component-contributions"], stage.name, where, partial(of, stage, *arms))
+
+
+def _inside(done: Mapping[str, Sequence[Trial]]) -> Iterator[_Entry]:
+    tested = inside_rules.compared(done)
+    verdicts = inside_rules.verdicts(tested).set_index("claim")
+
+    def of(claim: str) -> Records:
+        own = tested[(tested["claim"] == claim) & (tested["role"] != "guard")]
+        verdict, reason = verdicts.loc[claim, ["verdict", "reason"]]
+        telling = own[own["says"] == verdict] if (own["says"] == verdict).any() else own
+        row: dict[Any, Any] = telling.iloc[0].to_dict()
+        record = {"ours": row["estimate"], "low": row["low"], "high": row["high"], "p": row["adjusted"]}
+        unit = f"{row['measure']}, {row['arm']} less {row['against']}"
+        return record | {"unit": unit, "n": row["n"], "seeds": row["seeds"]} | decided(str(verdict), str(reason))
+
+    for claim, (rule, tests) in inside_rules.CLAIMS.items():
+        stage = inside_rules.READINGS[tests[0].reading].stage
+        where = "trained to where it breaks" if stage == "breaking" else "read inside, pretrained from scratch"
+        yield _Entry(rule, stage, where, partial(of, claim))
+
+
+def _read(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) -> Iterator[_Entry]:
+    """Long range and memory."""
+
+    def long() -> Records:
+        trials = done["long texts"]
+        found = long_range.verdict(long_range.gains(trials), long_range.differences(trials, seconds))
+        return found | {"n": len(trials[0].weights)}
+
+    def memory() -> Records:
+        trials = done["memory"]
+        verdicts = decide(comparisons(trials, seconds), WORTH_KNOWING["memory"])
+        unit = "share of labelled tokens not recalled"
+        found = _all(verdicts, (ENHANCED,), unit, len(trials[0].weights))
+        weak = weak_tasks(recalled_shares(trials))
+        return found | decided(UNDECIDED, f"the base recalls less than half of {', '.join(weak)}") if weak else found
+
+    yield _Entry(RULES["long-range"], "long texts", "pretrained on rows of 512 tokens, read after 1,024", long)
+    yield _Entry(RETRIEVAL, "memory", "trained on the memory tasks", memory)
+
+
+def _all(verdicts: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Records:
+    """What verdicts of `decide` say of the claim that each of these arms is better than every control."""
+    rows: list[dict[Any, Any]] = [verdicts[verdicts["arm"] == arm].iloc[0].to_dict() for arm in arms]
+    said = [WORDS[row["verdict"]] if row["seeds"] >= FEWEST else UNDECIDED for row in rows]
+    verdict = next(v for v in (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED) if v in said)
+    row = rows[said.index(verdict)]
+    reason = "; ".join(f"{one['arm']}: {one['verdict']}, the hardest of equal {one['control']}" for one in rows)
+    if verdict == UNDECIDED and not np.isfinite(row["p"]):
+        reason = f"{row['arm']}: a training diverged, or its steps were not timed"
+    return {
+        **{"ours": row["estimate"], "low": row["low"], "high": row["high"], "p": row["p"], "n": n},
+        "unit": f"{unit}, {row['arm']} less the control of equal {row['control']}",
+        "seeds": int(row["seeds"]),
+    } | decided(verdict, reason)

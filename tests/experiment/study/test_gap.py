@@ -1,0 +1,82 @@
+"""The gap at equal compute, fitted over size and time, on planted losses; and the figures of the study's page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkvgate.experiment.study.analysis import comparisons
+from rwkvgate.experiment.study.figures import controls_figure, gap_figure, losses_figure
+from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
+from rwkvgate.experiment.study.trials import Trial
+from tests.experiment.study.planted import pretrained
+
+NETWORKS = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv-no-position")
+SECONDS = {size: dict.fromkeys(NETWORKS, 1.0) for size in ("32x4", "64x4")}
+
+
+def grown(trials: list[Trial], time: float, at_once: float = 0.0) -> list[Trial]:
+    """Trials whose enhanced network loses so much more with each doubling of its steps, and so much at 600 steps."""
+    return [
+        replace(
+            one,
+            flops=next(t.flops for t in trials if t.plan.network == "base" and t.plan.size == one.plan.size),
+            test={b: [x + at_once + time * np.log2(b / 600) for x in losses] for b, losses in one.test.items()},
+        )
+        if one.plan.network == "enhanced"
+        else one
+        for one in trials
+    ]
+
+
+def test_a_gate_that_helps_early_and_loses_late_is_found() -> None:
+    trials = grown(pretrained("primary 64x4"), 0.03, at_once=0.02)
+    gaps = seed_gaps(trials, SECONDS)
+    assert set(gaps["of"]) == {"FLOPs", "seconds"} and len(gaps) == 2 * 10 * 3
+    found = fits(gaps)
+    for fit in found:
+        slope, low, high = fit.weighed((0, 1, 0))
+        assert low <= high and slope == pytest.approx(0.03, abs=0.002)
+        assert fit.weighed((0, 0, 1)) == (0.0, 0.0, 0.0) and not fit.sizes and fit.seeds == 10
+        assert "helps early and loses late" in early_and_late(fit, gaps)
+    assert "one size" in fit_table(found)
+
+
+def test_two_sizes_give_a_term_for_parameters_and_no_times_no_fit_of_seconds() -> None:
+    small = grown(pretrained("primary 32x4"), 0.0, at_once=-0.05)
+    large = grown(pretrained("primary 64x4"), 0.0, at_once=0.05)
+    gaps = seed_gaps(small + large, {})
+    (fit,) = fits(gaps)
+    assert fit.of == "FLOPs" and fit.sizes
+    _, low, high = fit.weighed((0, 0, 1))
+    assert 0 < low < high  # larger networks lose more
+    assert fit.at(1e6)[0] == pytest.approx(0.05, abs=0.003) and fit.at(1e6, "32x4")[0] == pytest.approx(
+        -0.05, abs=0.003
+    )
+    assert "helps throughout" not in early_and_late(fit, seed_gaps(large, {})) and fits(seed_gaps(small[:6], {})) == []
+
+
+def test_without_an_effect_intervals_of_seeds_cover_zero_about_as_often_as_they_should() -> None:
+    rng, covered = np.random.default_rng(3), 0
+    gaps = seed_gaps(grown(pretrained("primary 64x4"), 0.0), {})
+    for _ in range(60):
+        effects = dict(zip(gaps["seed"].unique(), rng.normal(0, 0.01, gaps["seed"].nunique()), strict=True))
+        (fit,) = fits(gaps.assign(gap=gaps["seed"].map(effects) + rng.normal(0, 0.002, len(gaps))))
+        _, low, high = fit.at(1e6)
+        covered += low <= 0 <= high
+    assert 48 <= covered <= 60
+
+
+def test_figures_are_drawn_from_what_there_is(tmp_path: Path) -> None:
+    trials = pretrained("primary 64x4", {"enhanced": 1.2})
+    gaps, compared = seed_gaps(trials, SECONDS), comparisons(trials, SECONDS)
+    captions = gap_figure(tmp_path, gaps, fits(gaps))
+    captions |= losses_figure(tmp_path, trials, "64x4", SECONDS["64x4"], "nats per token")
+    captions |= controls_figure(tmp_path, compared, "64x4", "books", "nats per token")
+    assert list(captions) == ["gap-fitted", "compute-64x4", "gap-books-64x4"]
+    assert all((tmp_path / f"{name}.{suffix}").stat().st_size > 5000 for name in captions for suffix in ("svg", "png"))
+    assert losses_figure(tmp_path, trials[:1], "64x4", {}, "") == {} == gap_figure(tmp_path, gaps, [])
+    assert controls_figure(tmp_path, compared, "32x4", "books", "") == {}

@@ -1,0 +1,148 @@
+"""The study's verdicts in one table: what is decided, what waits for trials, and how the page and a run show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rwkvgate.experiment.claims import answer as run_answer
+from rwkvgate.experiment.claims import claims_summary, claims_table, decide_claims
+from rwkvgate.experiment.rules import CONTRADICTED, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED
+from rwkvgate.experiment.study.committed import beside_study, committed_verdicts
+from rwkvgate.experiment.study.inside_rules import CLAIMS
+from rwkvgate.experiment.study.ledger import COSTS, Found, answer, head, marked, study_ledger, unfinished, write_ledger
+from rwkvgate.experiment.study.outcomes import outcomes
+from tests.experiment.study.planted import breaking, pretrained, stages, tuned_trials
+from tests.experiment.test_claims import evidence
+
+SECONDS = {"64x4": dict.fromkeys(("base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv-no-position"), 1.1)}
+SECONDS["64x4"] |= {"base": 1.0, "conv-only": 1.1, "routing-only": 1.1}
+TUNED_SECONDS = {"base": 1.0, "enhanced": 1.15, "fixed-gate": 1.05}
+
+
+def ledger(found: Found, tuned: dict[str, pd.DataFrame] | None = None) -> dict[tuple[str, str], dict[str, Any]]:
+    """The records by claim and stage."""
+    return {(record["claim"], record["stage"]): record for record in study_ledger(found, tuned or {}, SECONDS)}
+
+
+def whole(trials: list[Any]) -> tuple[list[Any], int]:
+    return trials, len(trials)
+
+
+def test_without_trials_everything_waits_and_says_for_how_many() -> None:
+    records = ledger({})
+    assert {record["verdict"] for record in records.values()} == {UNDECIDED}
+    assert records["rouge-l-gain", "finetune stories"]["reason"] == "finetune stories: 0 of 60 trials"
+    assert records["layer-norm-stabilises", "breaking"]["reason"] == "breaking: 0 of 72 trials"
+    assert {claim for claim, _ in records} >= {*CLAIMS, "long-range", "learned-retrieval", "component-contributions"}
+    first, second, third = answer(list(records.values()))
+    assert "not decided yet (primary 64x4: 0 of 60 trials)" in first and "not decided yet" in second
+    assert third == f"Of {len(records)} verdicts, 0 reproduced, 0 not reproduced, 0 contradicted, {len(records)} " + (
+        f"undecided here; {len(records)} of them wait for trials."
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict", "words"),
+    [(1.4, REPRODUCED, "it pays for itself"), (0.8, CONTRADICTED, "it is worse"), (1.1, NOT_REPRODUCED, "no better")],
+)
+def test_pretraining_is_decided_against_every_control(more: float, verdict: str, words: str) -> None:
+    found = {"primary 64x4": whole(pretrained("primary 64x4", {"enhanced": more}))}
+    record = ledger(found)[COSTS.claim, "primary 64x4"]
+    assert record["verdict"] == verdict
+    assert (record["size"], record["steps"], record["tokens"], record["seeds"], record["n"]) == (
+        "64x4",
+        600,
+        1.23,
+        10,
+        40,
+    )
+    assert record["low"] < record["ours"] < record["high"] and "equal seconds" in record["unit"]
+    assert words in answer(study_ledger(found, {}, SECONDS))[0]
+    assert ledger(found)[COSTS.claim, "longer"]["verdict"] == UNDECIDED
+
+
+def test_an_unfinished_stage_decides_nothing() -> None:
+    trials = pretrained("primary 64x4", {"enhanced": 1.4})
+    record = ledger({"primary 64x4": (trials[:-1], 60)})[COSTS.claim, "primary 64x4"]
+    assert record["verdict"] == UNDECIDED and record["reason"] == "primary 64x4: 59 of 60 trials"
+    assert record["ours"] is record["seeds"] is record["p"] is None
+
+
+def test_without_times_pretraining_is_undecided() -> None:
+    found = {"primary 64x4": whole(pretrained("primary 64x4", {"enhanced": 1.4}))}
+    record = next(r for r in study_ledger(found, {}, {}) if r["claim"] == COSTS.claim)
+    assert record["verdict"] == UNDECIDED and "not timed" in record["reason"]
+
+
+@pytest.mark.parametrize(("routing", "verdict"), [(1.5, REPRODUCED), (0.8, CONTRADICTED)])
+def test_each_part_of_version_2_must_help(routing: float, verdict: str) -> None:
+    more = {"conv-only": 1.5, "routing-only": routing}
+    found = {name: whole(pretrained(name, more)) for name in ("primary 64x4", "others")}
+    assert ledger(found)["component-contributions", "others"]["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(2.0, REPRODUCED), (0.7, CONTRADICTED)])
+def test_fine_tuning_is_decided_by_the_rules_of_the_ledger(times: float, verdict: str) -> None:
+    trials = tuned_trials(times=times)
+    tuned = {"stories": outcomes(trials, TUNED_SECONDS)}
+    records = ledger({"finetune stories": whole(trials)}, tuned)
+    assert records["rouge-l-gain", "finetune stories"]["verdict"] == verdict
+    assert records["rouge-l-gain", "finetune fiction"]["reason"] == "finetune fiction: 0 of 30 trials"
+    second = answer(list(records.values()))[1]
+    assert second.startswith("Fine-tuned on stories") and f"*ROUGE-L nearly doubles* is {verdict}" in second
+    waits = ledger({"finetune stories": (trials, 60)}, tuned)["rouge-l-gain", "finetune stories"]
+    assert waits["verdict"] == UNDECIDED and waits["reason"] == "finetune stories: 30 of 60 trials"
+
+
+def test_what_is_read_inside_is_decided_by_its_own_rules() -> None:
+    found = stages(5, enhanced={"gradient": 0.1, "jacobian": 0.5})
+    found |= {"breaking": breaking(found["inside"], no_layer_norm=1.6e-2)}
+    records = ledger({name: whole(trials) for name, trials in found.items()})
+    assert records["steady-gradients", "inside"]["verdict"] == REPRODUCED
+    stable = records["layer-norm-stabilises", "breaking"]
+    assert stable["verdict"] == REPRODUCED and stable["seeds"] == 5 and stable["ours"] > 0
+    assert "rate at which training breaks" in stable["unit"]
+
+
+def test_tables_of_unfinished_stages_are_marked() -> None:
+    trials = pretrained("primary 32x4")
+    parts = ["words", "head\n\n| a |\n| --- |\n| 1 |"]
+    assert marked(parts, {"primary 32x4": whole(trials), "longer": ([], 0)}) == parts
+    words, table = marked(parts, {"primary 32x4": (trials, 30)})
+    assert words == "words" and table.startswith("**Not finished** (primary 32x4: 25 of 30 trials)")
+    assert unfinished({}, ["others"]) == "others: 0 of 30 trials"
+
+
+def test_the_page_begins_with_the_answer_and_every_verdict() -> None:
+    records = study_ledger({"primary 64x4": whole(pretrained("primary 64x4", {"enhanced": 0.8}))}, {}, SECONDS)
+    told = "\n\n".join(head(records))
+    assert told.startswith("## The answer so far\n\nOf the paper's gate, pretrained from scratch, it is worse")
+    assert told.count("\n| ") == len(records) + 2 and "| contradicted |" in told
+    assert "The study says nothing of the other claims" in told and RULES["generation-time"].text in told
+
+
+def test_a_run_shows_the_committed_verdicts_beside_its_own(tmp_path: Path) -> None:
+    records = study_ledger({"primary 64x4": whole(pretrained("primary 64x4", {"enhanced": 0.8}))}, {}, SECONDS)
+    write_ledger(tmp_path / "outputs" / "study", records)
+    verdicts = committed_verdicts(tmp_path)
+    assert verdicts == records
+    own = [{"claim": claim, "text": rule.text, "stated": "", "verdict": UNDECIDED} for claim, rule in RULES.items()]
+    claims = beside_study(own, verdicts)
+    column = claims_summary(claims).set_index("Claim")["The study"]
+    assert column["ROUGE-L nearly doubles"].startswith("undecided here (finetune stories: 0 of 60 trials)")
+    assert column["the work fits one T4"] == "–"
+    assert [{k: v for k, v in claim.items() if k != "study"} for claim in claims] == own
+    assert "The study" not in claims_summary(beside_study(claims, []))
+    path = tmp_path / "outputs" / "study" / "claims.json"
+    path.write_bytes(path.read_bytes().replace(b"contradicted", b"reproduced"))
+    assert committed_verdicts(tmp_path) == [] == committed_verdicts(tmp_path / "nowhere")
+
+
+def test_a_runs_own_answer_counts_its_own_verdicts_alone() -> None:
+    own = decide_claims(evidence())
+    claims = beside_study(own, [{"claim": "perplexity", "verdict": REPRODUCED, "where": "x", "size": "y", "seeds": 1}])
+    assert run_answer(claims) == run_answer(own) and "The study" in claims_table(claims)
