@@ -3,18 +3,23 @@ PYTHON ?= python3
 PROFILE ?= cpu
 WORKERS ?= 2
 GPUS ?= 1
+# The build of torch that `make install` takes: empty for the index's default (on Linux with CUDA, 3 GB), or a folder of
+# PyTorch's own index, such as cpu (0.2 GB), whose build pip then prefers. It is chosen when .venv is made.
+TORCH ?=
 ifeq ($(origin CORES), undefined)
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 ifeq ($(origin MEMORY), undefined)
 MEMORY := $(shell expr $$(getconf PAGE_SIZE) '*' $$(getconf _PHYS_PAGES) / 1048576 2>/dev/null)
 endif
-# What a user may give, also ARMS, SEEDS, STUDIES, RUN_DIR, CLUSTER, A and B, is data: make passes it on as it was typed,
+# What a user may give, also TORCH, ARMS, SEEDS, STUDIES, RUN_DIR, CLUSTER, A and B, is data: make passes it on as it was typed,
 # in the environment, and recipes read it there. Neither make nor the shell expands it.
-GIVEN := PYTHON PROFILE WORKERS GPUS CORES MEMORY ARMS SEEDS STUDIES RUN_DIR CLUSTER A B
+GIVEN := PYTHON TORCH PROFILE WORKERS GPUS CORES MEMORY ARMS SEEDS STUDIES RUN_DIR CLUSTER A B
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 BIN := .venv/bin
+INDEX := $${TORCH:+--extra-index-url="https://download.pytorch.org/whl/$$TORCH"}
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := .venv/.installed
 CONFIG := "profile=$$PROFILE" $${ARMS:+"arms=$$ARMS"} $${SEEDS:+"seeds=$$SEEDS"} $${STUDIES:+"studies=$$STUDIES"} \
 	$${RUN_DIR:+"run_dir=$$RUN_DIR"}
@@ -28,19 +33,20 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore test-colab verify-checkpoint lint format lock stamp reference clean
+.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore test-colab verify-checkpoint lint format lock dist stamp reference clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
 
-install: $(STAMP)  ## make .venv with the pinned versions
+install: $(STAMP)  ## make .venv with the pinned versions; TORCH=cpu for a machine without GPU
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt requirements.lock
 	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported; 3.11 to 3.13 are: make PYTHON=python3.12 install")'
 	@test -x $(BIN)/python || "$$PYTHON" -m venv .venv
 	@echo "installing the pinned packages into .venv: a few minutes, once"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,study,dev]'
+	@$(PIP) --no-deps --require-hashes --requirement requirements.lock
+	@$(PIP) --constraint constraints.txt $(INDEX) torch
+	@$(PIP) --no-build-isolation --constraint constraints.txt --editable '.[notebooks,study,dev]'
 	@touch $@
 
 reproduce: $(STAMP)  ## run the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu SEEDS= STUDIES=off RUN_DIR=
@@ -136,8 +142,21 @@ lint: $(STAMP)  ## run ruff and mypy
 format: $(STAMP)  ## apply ruff's fixes and formatting
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-lock: $(STAMP)  ## write constraints.txt from what is installed in .venv
+lock: $(STAMP)  ## write constraints.txt from what is installed in .venv, and requirements.lock with hashes
+	@test -x .venv-lock/bin/uv || "$$PYTHON" -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(BIN)/python -m rwkvgate.workflow.release lock
+
+dist:  ## build wheel and source distribution into dist/, check them, and use the wheel alone, outside the checkout
+	@rm -rf dist .venv-wheel
+	@test -x .venv-build/bin/python || "$$PYTHON" -m venv .venv-build
+	@.venv-build/bin/python -m pip install --quiet --disable-pip-version-check build==1.6.1 twine==7.0.0
+	@.venv-build/bin/python -m build --outdir dist > /dev/null
+	@.venv-build/bin/python -m twine check --strict dist/*
+	@"$$PYTHON" -m venv .venv-wheel
+	@.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(INDEX) torch
+	@.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	@.venv-wheel/bin/python tests/wheel.py
 
 stamp: $(STAMP)  ## write the address and version in pyproject.toml into badges and Colab's cells
 	@$(BIN)/python -m rwkvgate.workflow.release stamp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -11,14 +12,25 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from rwkvgate import __version__
-from rwkvgate.workflow.release import slug
+from rwkvgate.workflow.release import COMPILE, hashed, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = ("rwkv6", "gate", "metrics", "explore", "experiment", "workflow")
 """Each imports from itself and from those before it; the first four are the library."""
+COLAB = dict(re.findall(r"^([\w.-]+)==([\d.]+\d)$", (ROOT / "tests/workflow/colab/requirements.txt").read_text(), re.M))
+"""The versions of Colab that `make test-colab` runs the notebooks with."""
+
+OWN = [
+    Requirement(line)
+    for group in PROJECT["optional-dependencies"].values()
+    for line in group
+    if line.startswith("rwkvgate[")
+]
+"""Requirements by which an extra brings others."""
 
 
 def pins() -> dict[str, str]:
@@ -31,13 +43,44 @@ def pins() -> dict[str, str]:
 def requirements() -> list[Requirement]:
     """Every requirement of pyproject.toml, extras too."""
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    return [Requirement(line) for group in groups for line in group]
+    return [needed for group in groups for needed in map(Requirement, group) if needed.name != "rwkvgate"]
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=lambda r: r.name)
 def test_every_requirement_is_pinned_within_its_range(requirement: Requirement) -> None:
     version = pins()[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(version), f"{requirement} does not admit {version}"
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda r: r.name)
+def test_no_requirement_admits_a_series_of_releases_that_no_test_runs_with(requirement: Requirement) -> None:
+    tested = [pins()[canonicalize_name(requirement.name)], COLAB.get(canonicalize_name(requirement.name), "0")]
+    major, minor, *_ = max(map(Version, tested)).release
+    following = f"{major + 1}.0" if major else f"0.{minor + 1}"
+    assert not requirement.specifier.contains(following), f"{requirement} admits {following}; tested: {tested}"
+
+
+def locked() -> dict[str, str]:
+    """requirements.lock as name -> version."""
+    text = (ROOT / "requirements.lock").read_text()
+    entries = re.findall(
+        r"^([\w.-]+)==(\S+)(?: ; [^\n]*?)? \\\n(?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", text, re.M
+    )
+    assert len(entries) == len(re.findall(r"^\w", text, re.M)), "an entry has no hash"
+    return dict(entries)
+
+
+def test_the_lock_has_the_pinned_versions_and_all_that_is_installed_but_torch() -> None:
+    lock, pinned = locked(), pins()
+    assert not {name: version for name, version in lock.items() if pinned.get(name, version) != version}
+    cluster = {Requirement(line).name for line in PROJECT["optional-dependencies"]["cluster"]}
+    named = {canonicalize_name(requirement.name) for requirement in requirements()} - cluster
+    assert named - set(lock) == {"torch"}
+
+
+def test_the_lock_leaves_out_what_torch_brings() -> None:
+    compiled = "# made by uv\ntorch==2.13.0 \\\n    --hash=sha256:1\ntorchmetrics==1 \\\n    --hash=sha256:2\n"
+    assert hashed(compiled + "triton==3\nnvidia-nvtx==13\n") == ["torchmetrics==1 \\\n    --hash=sha256:2\n"]
 
 
 def test_no_pin_carries_a_local_label() -> None:
@@ -49,9 +92,11 @@ def test_environment_yml_agrees() -> None:
     python = next(line for line in environment["dependencies"] if isinstance(line, str) and line.startswith("python"))
     assert Requirement(python).specifier == Requirement(f"python{PROJECT['requires-python']}").specifier
     installed = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    extras = ",".join(name for name in PROJECT["optional-dependencies"] if name != "cluster")  # for clusters alone
+    within = {name for requirement in OWN for name in requirement.extras} | {"cluster"}  # for clusters alone
+    extras = ",".join(name for name in PROJECT["optional-dependencies"] if name not in within)
     assert installed == ["--constraint constraints.txt", f"--editable .[{extras}]"]
     assert f"--constraint constraints.txt --editable '.[{extras}]'" in (ROOT / "Makefile").read_text()
+    assert [f"--extra={name}" for name in extras.split(",")] == [word for word in COMPILE if "--extra" in word]
 
 
 def test_versions_agree() -> None:
@@ -85,13 +130,14 @@ def imports(path: Path, known: dict[str, Path]) -> set[str]:
 
 def test_nothing_lies_loose_at_the_top_of_the_package() -> None:
     names = {path.name for path in (ROOT / "rwkvgate").iterdir() if path.name != "__pycache__"}
-    assert names == {*PACKAGES, "__init__.py", "py.typed"}
+    assert names == {*PACKAGES, "__init__.py", "__main__.py", "py.typed"}
 
 
 def test_a_package_imports_only_from_those_before_it() -> None:
     known = modules()
     for name, path in known.items():
-        home = PACKAGES.index(name.split(".")[1]) if "." in name else len(PACKAGES)
+        part = name.partition(".")[2].partition(".")[0]
+        home = PACKAGES.index(part) if part in PACKAGES else len(PACKAGES)
         for imported in imports(path, known):
             if imported != "rwkvgate":
                 assert PACKAGES.index(imported.split(".")[1]) <= home, f"{name} imports {imported}"

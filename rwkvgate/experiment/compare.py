@@ -23,7 +23,7 @@ from rwkvgate.rwkv6.files import read_json
 
 PARTS = ("settings", "commit", "versions", "hardware", "corpus", "checkpoint", "seeds")
 """The compared parts of a manifest; `versions` has every package of environment.txt too."""
-ONLY_IN_BOTH = ("corpus.versions.",)
+ONLY_IN_BOTH = ("corpus.versions.", "settings.training.report_to")
 """Entries that runs of an earlier version do not have, which is no difference in each of them."""
 MISSING = "missing"
 TABLES = {"documents": RESULT_COLUMNS, "latency": ("arm", "seed", "measure", "ratio", "ratio_low", "ratio_high")}

@@ -24,15 +24,22 @@ MARK = Path("rwkvgate") / "experiment" / "environment.py"
 """A file that only a checkout of this project has."""
 
 
-def requirements(extra: str = "") -> list[Requirement]:
-    """The packages that this one depends on, with those of an extra where this one is installed."""
+def requirements(*extras: str) -> list[Requirement]:
+    """The packages that this one depends on, with those of extras, and of the extras that these name."""
     try:
         lines = metadata.requires("rwkvgate") or []
     except metadata.PackageNotFoundError:  # a checkout on the path, as on Colab
         project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        lines = project["dependencies"]
-    found = map(Requirement, lines)
-    return [needed for needed in found if needed.marker is None or needed.marker.evaluate({"extra": extra})]
+        optional = project["optional-dependencies"].items()
+        lines = project["dependencies"] + [f"{line}; extra == '{name}'" for name, group in optional for line in group]
+    found = [
+        needed
+        for needed in map(Requirement, lines)
+        if needed.marker is None or any(needed.marker.evaluate({"extra": name}) for name in ("", *extras))
+    ]
+    if inner := {name for needed in found if needed.name == "rwkvgate" for name in needed.extras} - set(extras):
+        return requirements(*extras, *inner)
+    return [needed for needed in found if needed.name != "rwkvgate"]
 
 
 def versions() -> dict[str, str]:

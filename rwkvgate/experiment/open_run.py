@@ -10,7 +10,7 @@ from typing import Any
 from rwkvgate.experiment.corpora.local import check_source
 from rwkvgate.experiment.parameters import refuse_unknown
 from rwkvgate.experiment.run import Run, open_folder
-from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, require_hardware, resolve
+from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, require_hardware, require_reporter, resolve
 from rwkvgate.gate.validation import SettingsError
 
 
@@ -34,6 +34,7 @@ def open_run(arm: str = "enhanced", seed: int = 0, **parameters: Any) -> Run:
     disable_progress_bar()  # progress bars leave widget state in notebooks; `Progress` prints lines
     settings = resolve(**parameters)
     require_hardware(settings.profile)
+    require_reporter(settings.training.report_to)
     check_source(settings.corpus.source)
     run = Run(settings)
     variant, model = run.variant(arm, seed), settings.model

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,10 +24,12 @@ SECTIONS = ("model", "corpus", "gate", "training", "evaluation")
 NOTEBOOK_KEYS = ("arm", "seed")
 """Keys of a profile's file that belong to a notebook, not to the run; papermill injects them into its cell."""
 PROFILE_VARIABLE = "RWKVGATE_PROFILE"
-LAUNCH = {"processes", "sharded"}
-"""Settings that choose the processes of a training. Like another processor they change the rounding of sums and nothing
-else, so they are left out of the hash of inputs, and a finished arm is not trained again. Bits are equal only for equal
-numbers of processes; the arm's log records both settings."""
+LAUNCH = {"processes", "sharded", "report_to"}
+"""Settings that choose the processes of a training, and who else is sent its losses. Like another processor they change
+the rounding of sums and nothing else, so they are left out of the hash of inputs, and a finished arm is not trained
+again. Bits are equal only for equal numbers of processes; the arm's log records processes and sharding."""
+REPORTERS = {"none": (), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+"""Values of `training.report_to`, and the packages of which each needs one."""
 
 MOST_SEEDS = 1000
 LARGEST_SEED = 2**32 - 1
@@ -178,6 +181,10 @@ class TrainingSettings(Schedule):
     eval_every: Positive = Field(description="steps between two validation losses")
     processes: Annotated[int, Field(ge=1, le=4096)] = Field(description="processes that share each batch, one a GPU")
     sharded: bool = Field(description="shard the model over the processes, for one that does not fit on a GPU")
+    report_to: Literal["none", "tensorboard", "wandb"] = Field(
+        default="none",  # in manifests of earlier versions
+        description="also send losses to TensorBoard, in TENSORBOARD_LOGGING_DIR or outputs/tensorboard, or to W&B",
+    )
 
     @model_validator(mode="after")
     def _processes_fit(self) -> TrainingSettings:
@@ -288,6 +295,20 @@ def require_hardware(profile: str) -> None:
         raise SettingsError(
             f"profile {profile!r} needs a GPU, and torch finds no CUDA device; profile 'cpu' fits this machine. "
             "On Colab a GPU comes with Runtime > Change runtime type > T4 GPU"
+        )
+
+
+def require_reporter(report_to: str) -> None:
+    """Refuse to report to a service whose package is not installed, before anything is trained.
+
+    Raises:
+        SettingsError: names the package.
+    """
+    packages = REPORTERS[report_to]
+    if packages and not any(find_spec(name) for name in packages):
+        raise SettingsError(
+            f"training.report_to is {report_to!r}, which needs the package {packages[0]}: pip install {packages[0]}; "
+            "'none' needs none"
         )
 
 

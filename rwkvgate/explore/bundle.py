@@ -17,8 +17,18 @@ _EXPORT = re.compile(r"^export (?=(?:async function|function\*?|class|const|let)
 
 @cache
 def web_file(name: str) -> str:
-    """The text of a file of `explore/web`."""
-    return files("rwkvgate.explore").joinpath("web", name).read_text(encoding="utf-8")
+    """The text of a file of `explore/web`.
+
+    Raises:
+        FileNotFoundError: there is no such file, as in a wheel that was built without the web files.
+    """
+    path = files("rwkvgate.explore").joinpath("web", name)
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"the explorer's file {path} is missing: this installation of rwkvgate is not complete; install it again"
+        ) from None
 
 
 def bundle(*entries: str, others: Mapping[str, str] | None = None) -> str:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from rwkvgate.explore.kernel import EXAMPLES, KernelEngine, Models
 from rwkvgate.explore.page import explorer_page
 from rwkvgate.explore.picture import picture
+from rwkvgate.rwkv6.extras import extra
 from rwkvgate.rwkv6.files import write_text
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ class GateExplorer:
 
         Raises:
             ImportError: anywidget is not installed.
+            FileNotFoundError: the package was installed without its web files.
         """
-        from rwkvgate.explore.widget import ExplorerWidget
+        with extra("explorer"):
+            from rwkvgate.explore.widget import ExplorerWidget
 
         return ExplorerWidget(self.engine)
 
@@ -89,7 +92,7 @@ class GateExplorer:
     def _repr_mimebundle_(self, **options: Any) -> Any:
         try:
             return self.widget._repr_mimebundle_(**options)
-        except ImportError:  # the picture is better than a traceback
+        except (ImportError, FileNotFoundError) as error:  # the picture is better than a traceback
             still = picture(self.engine)
-            still["text/plain"] += ". The live explorer needs anywidget: pip install anywidget"
+            still["text/plain"] += f". It is not live: {error}"
             return still

@@ -10,6 +10,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvgate.rwkv6.extras import extra
+
 STEPS = 64
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"
 """Colour maps of matplotlib, for values and for differences around 0."""
@@ -44,8 +46,9 @@ def value_range(values: NDArray[np.float32], palette: str = SEQUENTIAL) -> tuple
 @cache
 def hex_colours(palette: str) -> list[str]:
     """The palette's steps as #rrggbb."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
+    with extra("explorer"):
+        from matplotlib import colormaps
+        from matplotlib.colors import to_hex
 
     return [to_hex(colormaps[palette]((i + 0.5) / STEPS)) for i in range(STEPS)]
 

@@ -11,6 +11,7 @@ from rwkvgate.explore.live import LiveReading, finished, read_live
 from rwkvgate.explore.observing import gate_names
 from rwkvgate.explore.tokens import token_labels
 from rwkvgate.gate.patch import gates_of
+from rwkvgate.rwkv6.extras import extra
 
 COLUMNS = 256
 """Tokens of a picture at most."""
@@ -21,7 +22,7 @@ LABELLED = 60
 def picture(engine: KernelEngine) -> dict[str, str]:
     """The first arm's gates over the engine's text as `image/png` in base64, with words as `text/plain`.
 
-    Without a gate or a token there are only the words.
+    Without a gate, a token or matplotlib there are only the words.
     """
     arm = engine.arms[0]
     model = engine.model(arm)
@@ -32,13 +33,17 @@ def picture(engine: KernelEngine) -> dict[str, str]:
     if not reading.tokens:
         return {"text/plain": words}
     labels = [name.label for name in gate_names(model)]
-    return {"image/png": base64.b64encode(drawn(reading, labels, arm)).decode(), "text/plain": words}
+    try:
+        return {"image/png": base64.b64encode(drawn(reading, labels, arm)).decode(), "text/plain": words}
+    except ModuleNotFoundError as error:  # no matplotlib
+        return {"text/plain": f"{words}. There is no picture: {error}"}
 
 
 def drawn(reading: LiveReading, labels: list[str], arm: str) -> bytes:
     """Layers down, tokens across, coloured by the mean gate over channels from 0 to 1, as a PNG."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    with extra("explorer"):
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
 
     tokens = token_labels(reading.tokens[:COLUMNS])
     height = 1.2 + 0.22 * len(labels) + (0.7 if len(tokens) <= LABELLED else 0)

@@ -16,8 +16,6 @@ from itertools import pairwise, zip_longest
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-import datasets
-import evaluate
 import numpy as np
 import pandas as pd
 
@@ -35,6 +33,11 @@ from rwkvgate.metrics.overlap import (
     rouge_flags,
 )
 from rwkvgate.metrics.statistics import Floats
+from rwkvgate.rwkv6.extras import extra
+
+with extra("metrics"):
+    import datasets
+    import evaluate
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from rwkvgate.metrics.measures import BLEU_COLUMNS, bleu_of_sums
+from rwkvgate.rwkv6.extras import extra
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
@@ -64,7 +65,8 @@ def rouge_scorer() -> Any:
 
     For ROUGE-Lsum a sentence is a line, as in that package with `split_summaries` off.
     """
-    from rouge_score.rouge_scorer import RougeScorer
+    with extra("metrics"):
+        from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(ROUGE_TYPES), use_stemmer=False, split_summaries=False, tokenizer=WORDS)
 
@@ -85,7 +87,8 @@ def bleu_scorer(tokenize: str = BLEU_TOKENIZER) -> BLEU:
 
     `force` only silences its warning about text that looks tokenised: models do end texts in " .".
     """
-    from sacrebleu.metrics import BLEU
+    with extra("metrics"):
+        from sacrebleu.metrics import BLEU
 
     return BLEU(tokenize=tokenize, force=True)
 

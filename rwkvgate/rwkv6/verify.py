@@ -103,8 +103,8 @@ def main(arguments: Sequence[str] | None = None, golden: Golden = FIBONACCI) -> 
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     options = parser.parse_args(arguments)
     try:
-        model = Rwkv6ForCausalLM.from_pretrained(
-            options.model, revision=options.revision, dtype=options.dtype, device_map=options.device
+        model = Rwkv6ForCausalLM.from_pretrained(options.model, revision=options.revision, dtype=options.dtype).to(
+            options.device
         )
     except HubUnreachableError as error:
         print(f"not verified: {error}", file=sys.stderr)

@@ -121,7 +121,7 @@ def install_missing() -> list[str]:
         RuntimeError: pip failed, for instance because a missing package needs another version of one that is there.
     """
     installed, pinned = installed_versions(), pins()
-    names = [canonicalize_name(requirement.name) for requirement in requirements()]
+    names = [canonicalize_name(requirement.name) for requirement in requirements("experiment")]
     missing = [pinned[name] for name in names if name not in installed]
     if not missing:
         return []
@@ -153,7 +153,7 @@ def check_environment() -> None:
         raise RuntimeError(
             f"{'; '.join(stale)}. Restart the session once (Runtime > Restart session), then run all cells again"
         )
-    for requirement in requirements():
+    for requirement in requirements("experiment"):
         version = installed.get(canonicalize_name(requirement.name))
         if version and not requirement.specifier.contains(version, prereleases=True):
             print(f"{requirement.name} {version} is installed; the package is tested with {requirement.specifier}")

@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -30,8 +31,21 @@ from rwkvgate.rwkv6.files import write_folder, write_text
 from rwkvgate.workflow.colab import INSTALL_METADATA, install_cell
 
 LOCK_HEADER = "# Every version the project is tested with, for Python 3.11 to 3.13. Written by `make lock`.\n"
-UNLOCKED = ("nvidia-", "cuda-", "triton", "pip", "setuptools", "wheel")
+OF_TORCH = ("nvidia-", "cuda-", "triton")
+UNLOCKED = (*OF_TORCH, "pip", "setuptools", "wheel")
 """Names that begin so are not pinned: torch pins its CUDA packages itself, and an environment brings its own pip."""
+HASHES_HEADER = """\
+# What `make install` installs, each file by its hash, for Python 3.11.5 to 3.13. Written by `make lock`.
+# torch and its CUDA packages are installed after these, at the version in constraints.txt and without hashes: an index
+# of CPU or ROCm builds, or a wheel made for one machine, has another file of that version, which hashes would refuse.
+"""
+UV = ".venv-lock/bin/uv"
+COMPILE = (
+    *("pip", "compile", "pyproject.toml", "--universal", "--python-version=3.11.5", "--constraint=constraints.txt"),
+    *("--extra=notebooks", "--extra=study", "--extra=dev"),
+    *("--generate-hashes", "--no-annotate", "--no-header", "--quiet"),
+)
+"""What `make lock` asks of uv: the pinned versions with the hashes of their files on every system."""
 ADDRESSES = (
     (r"(?<=colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/notebooks/)", "{slug}/blob/{release}"),
     (r"(?<=git clone https://github\.com/)[\w.-]+/[\w.-]+", "{slug}"),
@@ -102,10 +116,22 @@ def _with_install_cell(text: str, source: str) -> str:
 
 
 def lock(root: Path) -> int:
-    """Write the installed packages, without labels of builds such as +cpu, to constraints.txt; returns their number."""
+    """Write constraints.txt, the installed packages without labels of builds such as +cpu, and requirements.lock.
+
+    Returns the number of packages in the latter. `make lock` installs the uv that it calls.
+    """
     pins = sorted(line.partition("  #")[0] for line in packages() if not line.startswith(("#", *UNLOCKED)))
     write_text(root / "constraints.txt", LOCK_HEADER + "\n".join(pins) + "\n")
-    return len(pins)
+    compiled = subprocess.run([UV, *COMPILE], cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout
+    entries = hashed(compiled)
+    write_text(root / "requirements.lock", HASHES_HEADER + "".join(entries))
+    return len(entries)
+
+
+def hashed(compiled: str) -> list[str]:
+    """The entries of a compiled list, a name with its hashes each, without what is installed by no hash."""
+    entries = re.split(r"^(?=\w)", compiled, flags=re.MULTILINE)[1:]
+    return [entry for entry in entries if not entry.startswith((*OF_TORCH, "torch=="))]
 
 
 def reference(root: Path) -> Path:

@@ -79,8 +79,9 @@ def test_the_requirements_are_those_of_pyproject_where_only_a_checkout_is_on_the
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "requires", absent)
-    names = [requirement.name for requirement in module.requirements()]
-    assert {"torch", "transformers", "filelock"} <= set(names) and "snakemake" not in names
+    names = [[requirement.name for requirement in module.requirements(*extras)] for extras in ((), ("experiment",))]
+    assert {"torch", "transformers"} <= set(names[0]) and "filelock" not in names[0]
+    assert {"torch", "filelock", "evaluate"} <= set(names[1]) and "snakemake" not in names[1], "extras of an extra too"
 
 
 def test_the_manifest_has_the_versions_of_what_is_required() -> None:

@@ -56,7 +56,7 @@ PROFILE: dict[str, Any] = {
     "gate": {},
     "training": SCHEDULE
     | {"scope": "all", "learning_rates": [], "log_every": 1, "eval_every": 5}
-    | {"processes": 1, "sharded": False},
+    | {"processes": 1, "sharded": False, "report_to": "none"},
     "evaluation": {
         "documents": 10,
         "new_tokens": 8,

@@ -39,3 +39,10 @@ def test_the_front_end_makes_no_markup_of_text_and_asks_no_host() -> None:
     )
     assert not re.search(r"\bfetch\(|XMLHttpRequest|WebSocket|https?://(?!www\.w3\.org/2000/svg)", script)
     assert "url(" not in sheet and "@import" not in sheet
+
+
+def test_a_missing_file_says_that_the_installation_is_not_complete() -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"nothing\.js is missing: this installation of rwkvgate is not complete"
+    ):
+        web_file("nothing.js")

@@ -60,7 +60,7 @@ def test_without_anywidget_there_is_a_picture_and_a_word(reader: Any, monkeypatc
     without_anywidget(monkeypatch)
     model, tokenizer = reader()
     data = GateExplorer(model, tokenizer, "Once upon a time")._repr_mimebundle_()
-    assert "image/png" in data and "needs anywidget" in data["text/plain"]
+    assert "image/png" in data and "anywidget is not installed; the extra `explorer`" in data["text/plain"]
     assert "has no gate" in GateExplorer(reader(None)[0], tokenizer, "x")._repr_mimebundle_()["text/plain"]
     assert "image/png" not in GateExplorer(model, tokenizer, "")._repr_mimebundle_()
 

@@ -46,7 +46,7 @@ def checkout(tmp_path: Path) -> Path:
     python.parent.mkdir(parents=True)
     python.write_text(RECORDER)
     python.chmod(0o755)
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv" / ".installed").touch()
     return tmp_path
@@ -58,6 +58,15 @@ def words(folder: Path, *arguments: str, **environment: str) -> list[str]:
     command = ["make", "--silent", *arguments]
     done = subprocess.run(command, cwd=folder, env=kept | environment, capture_output=True, check=True, timeout=60)
     return done.stdout.decode().split("\0")[:-1]
+
+
+def test_make_installs_by_hashes_and_takes_the_build_of_torch_that_is_asked_for(checkout: Path) -> None:
+    (checkout / ".venv" / ".installed").unlink()
+    plain = words(checkout, "install", PYTHON=sys.executable)
+    assert {"--require-hashes", "requirements.lock", "torch"} <= set(plain)
+    (checkout / ".venv" / ".installed").unlink()
+    chosen = words(checkout, "install", PYTHON=sys.executable, TORCH="cpu")
+    assert set(chosen) - set(plain) == {"--extra-index-url=https://download.pytorch.org/whl/cpu"}
 
 
 @pytest.mark.parametrize("value", HOSTILE)

@@ -38,7 +38,7 @@ from rwkvgate.experiment.training.duration import step_seconds, training_seconds
 from rwkvgate.experiment.training.memory import GIB, TrainingMemory, count, peak_bytes, require_memory
 from rwkvgate.experiment.training.rows import Rows, collate_for_loss
 from rwkvgate.experiment.training.sharding import put, shard, whole
-from rwkvgate.experiment.training.watching import Report, ScaleWatch
+from rwkvgate.experiment.training.watching import Report, ScaleWatch, reporters
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest
 
@@ -107,9 +107,10 @@ def train(
 ) -> TrainingLog:
     """Train the model's trainable parameters, in place, on the rows in their order.
 
-    Of `TrainingSettings`, `log_every`, `eval_every`, `learning_rates` and `sharded` apply; any other schedule logs 30
-    times, validates 6 times and has one learning rate. Several learning rates are tried from the same start on the same
-    rows, and the model is left as the one with the lowest validation loss left it.
+    Of `TrainingSettings`, `log_every`, `eval_every`, `learning_rates`, `sharded` and `report_to` apply; any other
+    schedule logs 30 times, validates 6 times, has one learning rate and reports to no service. Several learning rates
+    are tried from the same start on the same rows, and the model is left as the one with the lowest validation loss
+    left it.
 
     Args:
         model: its parameters that require gradients are trained; it is left in evaluation mode.
@@ -192,8 +193,9 @@ def _train_once(job: _Job, schedule: Schedule, label: str, checkpoints: Path | N
     begun = 0 if resumed is None else int(resumed.name.rpartition("-")[2])
     predicted = 0.0 if sharded else _predicted_seconds(job, schedule, begun, label)
     with tempfile.TemporaryDirectory(prefix="rwkvgate-") as scratch:
-        callbacks = [Report(label), *([Saver(owner)] if checkpoints else [])]
-        trainer = _trainer(job, schedule, str(checkpoints or scratch), callbacks)
+        callbacks: list[TrainerCallback] = [Report(label), *([Saver(owner)] if checkpoints else [])]
+        callbacks += reporters(schedule, label)
+        trainer = _trainer(job, schedule, label, str(checkpoints or scratch), callbacks)
         if resumed:
             _print(f"{label}: resumes from step {begun}")
         outcome = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -217,7 +219,9 @@ def _train_once(job: _Job, schedule: Schedule, label: str, checkpoints: Path | N
     return log
 
 
-def _trainer(job: _Job, schedule: Schedule, folder: str, callbacks: list[TrainerCallback]) -> ResumableTrainer:
+def _trainer(
+    job: _Job, schedule: Schedule, label: str, folder: str, callbacks: list[TrainerCallback]
+) -> ResumableTrainer:
     """transformers' Trainer with our optimiser and callbacks; it prints nothing and writes into `folder` alone."""
     log_every, eval_every = _intervals(schedule)
     arguments = TrainingArguments(
@@ -233,7 +237,8 @@ def _trainer(job: _Job, schedule: Schedule, folder: str, callbacks: list[Trainer
         prediction_loss_only=True,
         save_strategy="no",  # `Saver` asks by the clock
         save_total_limit=KEPT,
-        report_to="none",
+        report_to="none",  # `reporters` makes the callback, where one is asked for
+        run_name=label,
         disable_tqdm=True,
         seed=job.seed,
         fp16=_is_half(job.model),

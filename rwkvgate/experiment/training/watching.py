@@ -1,13 +1,19 @@
-"""Callbacks that watch a training: lines of progress, and divergence."""
+"""Callbacks that watch a training: lines of progress, divergence, and services that draw its losses."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
+import time
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from rwkvgate.experiment.places import place
 from rwkvgate.experiment.progress import Progress
+from rwkvgate.experiment.settings import Schedule, TrainingSettings
 from rwkvgate.experiment.training import ranks
 
 MOST_SKIPPED = 25
@@ -62,3 +68,26 @@ class ScaleWatch(TrainerCallback):
                 f"{state.global_step}, down to a scale of {scale:g}: nothing is learned any more. "
                 "Lower the learning rate, or train in float32"
             )
+
+
+def reporters(schedule: Schedule, label: str) -> list[TrainerCallback]:
+    """transformers' callback for the service in `training.report_to`, in the main process; empty for none.
+
+    W&B takes its project and mode from its own environment variables.
+
+    Args:
+        label: of the training: the name of its run at W&B, and of its folder for TensorBoard.
+    """
+    report_to = schedule.report_to if isinstance(schedule, TrainingSettings) and ranks.is_main() else "none"
+    if report_to == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        folder = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or place("outputs/tensorboard"))
+        name = re.sub(r"[^\w.-]+", "-", label)
+        return [TensorBoardCallback(SummaryWriter(str(folder / name / time.strftime("%Y%m%d-%H%M%S"))))]
+    if report_to == "wandb":
+        from transformers.integrations import WandbCallback
+
+        return [WandbCallback()]
+    return []
