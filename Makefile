@@ -33,7 +33,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore test-colab verify-checkpoint lint format lock dist stamp reference clean
+.PHONY: help install reproduce sweep compare plan test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore test-colab verify-checkpoint lint format lock dist stamp reference clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -57,6 +57,9 @@ sweep: $(STAMP)  ## run many arms and seeds, as many jobs at once as fit: ARMS=a
 
 compare: $(STAMP)  ## show how two runs differ, and which numbers: A=outputs/x B=outputs/y
 	@$(BIN)/python -m rwkvgate.experiment.compare -- "$$A" "$$B"
+
+plan: $(STAMP)  ## say how long the whole run of a profile takes, step by step, by arithmetic: PROFILE=smoke|cpu|t4|gpu
+	@$(BIN)/python -m rwkvgate.experiment.plan --profile="$$PROFILE"
 
 # One pytest, in the order of the files: the long chain of notebooks runs beside the unit tests, and no core waits.
 test: lint  ## check the checkout: lint, types, unit tests, notebooks

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rwkvgate.experiment import budget
 from rwkvgate.experiment.corpora.local import check_source
 from rwkvgate.experiment.parameters import refuse_unknown
 from rwkvgate.experiment.run import Run, open_folder
@@ -24,13 +25,14 @@ def open_run(arm: str = "enhanced", seed: int = 0, **parameters: Any) -> Run:
 
     Raises:
         SettingsError: a parameter is unknown or has an impossible value, the profile needs a GPU and there is none, the
-            run folder holds something else or cannot be written, the corpus is no file of text, or papermill injected
-            a parameter that no notebook has.
+            run folder holds something else or cannot be written, the corpus is no file of text, the budget of time is
+            no number, or papermill injected a parameter that no notebook has.
     """
     import torch
     from transformers.utils.logging import disable_progress_bar
 
     refuse_unknown(cells_so_far())
+    budget.minutes()  # refuses what is no number
     disable_progress_bar()  # progress bars leave widget state in notebooks; `Progress` prints lines
     settings = resolve(**parameters)
     require_hardware(settings.profile)

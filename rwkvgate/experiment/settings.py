@@ -24,6 +24,8 @@ SECTIONS = ("model", "corpus", "gate", "training", "evaluation")
 NOTEBOOK_KEYS = ("arm", "seed")
 """Keys of a profile's file that belong to a notebook, not to the run; papermill injects them into its cell."""
 PROFILE_VARIABLE = "RWKVGATE_PROFILE"
+PAPER_MEMORY = 14 * 2**30
+"""Bytes of GPU memory from which `auto` takes the paper's model; a T4 shows 14.5 GiB."""
 LAUNCH = {"processes", "sharded", "report_to"}
 """Settings that choose the processes of a training, and who else is sent its losses. Like another processor they change
 the rounding of sums and nothing else, so they are left out of the hash of inputs, and a finished arm is not trained
@@ -281,8 +283,7 @@ def _profile_of_hardware() -> str:
 
     if not torch.cuda.is_available():
         return "cpu"
-    # Turing, the T4's generation, has compute capability 7.5; bf16 and Triton start at 8.0.
-    return "gpu" if torch.cuda.get_device_capability() >= (8, 0) else "t4"
+    return "t4" if torch.cuda.get_device_properties(0).total_memory >= PAPER_MEMORY else "gpu"
 
 
 def require_hardware(profile: str) -> None:

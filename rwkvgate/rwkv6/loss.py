@@ -93,7 +93,7 @@ def next_token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, items: Tenso
     scored = targets.ne(IGNORED)
     read = hidden[:, :-1].flatten(0, 1)  # (tokens, C)
     count: Tensor | int = scored.sum()
-    if not torch.compiler.is_compiling():  # a compiled graph's shapes cannot depend on values
+    if not torch.compiler.is_compiling() and not hidden.is_meta:  # there shapes cannot depend on values
         read, targets = read.index_select(0, scored.nonzero().squeeze(1)), targets[scored]
         count = len(targets)
     device = hidden.device.type

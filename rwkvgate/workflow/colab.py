@@ -1,4 +1,4 @@
-"""Colab's first cell: clone the release, install what Colab lacks, show the GPU, mount Drive.
+"""Colab's first cell: clone the release, install what Colab lacks, show the GPU and what is to come, mount Drive.
 
 Colab brings its own torch, numpy and IPython, and a kernel that has loaded some of them. Nothing here replaces them:
 pip gets every installed version as a constraint, adds what is missing at the version pinned in constraints.txt,
@@ -19,8 +19,11 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from rwkvgate.experiment import budget, order
 from rwkvgate.experiment.environment import requirements
 from rwkvgate.experiment.places import project_root
+from rwkvgate.experiment.run import Run
+from rwkvgate.experiment.settings import resolve
 from rwkvgate.workflow.drive import mount_drive
 
 ON_COLAB = "COLAB_RELEASE_TAG"
@@ -33,9 +36,13 @@ BFLOAT16_FROM = (8, 0)
 """The compute capability from which a GPU computes in bfloat16 itself."""
 
 INSTALL_CELL = """\
-# @title Colab: install, GPU, Drive (does nothing elsewhere)
+# @title Start here on Colab: install, GPU, time, Drive (does nothing elsewhere)
+# @markdown Clones the project and adds the packages that Colab lacks; it replaces none. Then it shows the GPU, how long
+# @markdown each notebook takes and what it downloads, before anything starts.
 # @markdown A folder of your Google Drive, such as rwkvgate, keeps the run between sessions. Empty: Drive is not used.
 DRIVE = ""  # @param {type:"string"}
+# @markdown After so many minutes the work stops at the next step or checkpoint, and keeps what is done. 0: no limit.
+BUDGET_MINUTES = 0  # @param {type:"number"}
 
 import os
 import subprocess
@@ -43,18 +50,20 @@ import sys
 from pathlib import Path
 
 if "COLAB_RELEASE_TAG" in os.environ:
-    address, tag = "https://github.com/{slug}", "{release}"
-    checkout = Path("/content/rwkvgate-{release}")
-    if not checkout.exists():
-        command = ["git", "clone", "--quiet", "--depth", "1", "--branch", tag, address, str(checkout)]
+    address, tag, checkout = "https://github.com/{slug}", "{release}", Path("/content/rwkvgate-{release}")
+    for branch in () if checkout.exists() else (["--branch", tag], []):
+        command = ["git", "clone", "--quiet", "--depth", "1", *branch, address, str(checkout)]
         cloned = subprocess.run(command, capture_output=True, text=True)
-        if cloned.returncode:
-            raise RuntimeError(f"{address} at {tag} could not be cloned: {cloned.stderr}")
+        if not (branch and cloned.returncode and "not found in upstream" in cloned.stderr):
+            break
+        print(f"There is no tag {tag} yet: this is the newest state of the default branch.")
+    if not checkout.exists():
+        raise RuntimeError(f"{address} could not be cloned; is there a network? git said: {cloned.stderr.strip()}")
     os.chdir(checkout)
     sys.path.insert(0, str(checkout))
     from rwkvgate.workflow.colab import prepare
 
-    prepare(drive=DRIVE)  # adds what Colab lacks, replaces nothing that it has, and shows the GPU
+    prepare(drive=DRIVE, budget_minutes=BUDGET_MINUTES)
 """
 INSTALL_METADATA: dict[str, Any] = {"cellView": "form", "jupyter": {"source_hidden": True}}
 """Collapses the cell, in Colab to its form and in JupyterLab to its first line."""
@@ -65,23 +74,42 @@ def install_cell(slug: str, release: str) -> str:
     return INSTALL_CELL.replace("{slug}", slug).replace("{release}", release).rstrip("\n")
 
 
-def prepare(drive: str = "") -> None:
-    """Prepare Colab's machine for the notebook; anywhere else, do nothing.
+def prepare(drive: str = "", budget_minutes: float = 0) -> None:
+    """Prepare Colab's machine for the notebook, and say what it will take; anywhere else, do nothing.
 
     Args:
         drive: the folder of the user's Drive that keeps the run; empty leaves Drive unmounted.
+        budget_minutes: minutes from now after which the work stops politely; 0 for no limit.
 
     Raises:
         RuntimeError: a package cannot be added, or the session must be restarted first.
+        SettingsError: the budget is no number of minutes.
         DriveError: the folder's name is impossible, or Drive is not there.
     """
     if ON_COLAB not in os.environ:
         return
+    budget.begin(budget_minutes)
     install_missing()
     check_environment()
-    print(gpu_summary())
+    print(gpu_summary(), flush=True)
     if drive:
         mount_drive(drive)
+    print(forecasts(), flush=True)
+
+
+def forecasts() -> str:
+    """What each notebook takes here with the parameters as they stand in its cell: a line each, but for the last.
+
+    The last notebook opens on the committed model.
+    """
+    from rwkvgate.experiment.forecast import (
+        forecast,
+    )  # here, for torch may not be loaded before the packages are checked
+
+    run = Run(resolve())
+    notebooks = [*dict.fromkeys(order.NOTEBOOKS.values()), order.ABLATIONS]
+    lines = [f"profile auto is {run.settings.profile} here. Alone, and from what the run folder holds now:"]
+    return "\n".join([*lines, *(forecast(run, notebook) for notebook in notebooks)])
 
 
 def installed_versions() -> dict[str, str]:

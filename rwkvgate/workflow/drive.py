@@ -4,17 +4,22 @@ A run works on the machine's own disk. After every finished step and every noteb
 copied to Drive, each under a temporary name and then renamed; a listing says with their SHA-256 which files of the copy
 are complete, and is written last. A later session restores those and makes the rest again. So a full Drive, a dropped
 mount or a lost upload costs the newest changes and nothing else.
+
+Drive holds no more than the run folder: each file once, without the checkpoints of an unfinished training. A file that
+is replaced or removed is emptied first, so that Drive's bin, which counts towards its size, gets nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rwkvgate.experiment.run import RECORD, Run, after_step, write_manifest
+from rwkvgate.experiment.environment import commit
+from rwkvgate.experiment.run import MANIFEST, RECORD, Run, after_step, write_manifest
 from rwkvgate.rwkv6.files import file_hash, read_json, write_file, write_json
 
 DRIVE_VARIABLE = "RWKVGATE_DRIVE"
@@ -90,6 +95,12 @@ def keep_in_drive(run: Run) -> None:
         return
     # By profile, so that run folders of one name and two profiles do not meet in Drive.
     place = Path(chosen) / run.settings.profile / run.folder.name
+    if other := _other_commit(place):
+        print(
+            f"{place} was written by commit {other} of this project: of its steps those that depend on nothing that "
+            "has changed since are used; the others are made again and replace it",
+            flush=True,
+        )
     restored, damaged = restore(place, run.folder)
     if restored:
         write_manifest(run)
@@ -99,6 +110,15 @@ def keep_in_drive(run: Run) -> None:
     after_step["drive"] = lambda _: copy_or_report(run.folder, place)
     if shell := notebook_shell():
         shell.events.register("post_run_cell", _after_cell)
+
+
+def _other_commit(place: Path) -> str:
+    """The first digits of the commit that wrote a copy, where it is not this checkout's; "" where they agree."""
+    manifest = read_json(place / MANIFEST)
+    recorded = manifest.get("commit") if isinstance(manifest, dict) else None
+    theirs = str((recorded if isinstance(recorded, dict) else {}).get("id") or "")
+    own = commit()["id"]
+    return theirs[:10] if theirs and own and theirs != own else ""
 
 
 def _after_cell(_: object) -> None:
@@ -150,15 +170,27 @@ def copy_changes(run_folder: Path, place: Path) -> list[str]:
                 _copy(run_folder / name, place / name, local[name])
                 complete[name] = local[name]
             for name in removed:
+                _empty(place / name)
                 (place / name).unlink(missing_ok=True)
         finally:
             write_json(place / LISTING, complete)
     except OSError as error:
+        reason, advice = error.strerror or error, "If Drive is gone, run the first cell again"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            size = sum(path.stat().st_size for name in local if (path := run_folder / name).is_file())
+            reason = os.strerror(error.errno)  # without how much is free, which changes: the same is said once
+            advice = f"Drive is full: the run needs {size / 1e9:.1f} GB there, and Drive's bin counts too"
         raise DriveError(
-            f"the run was not copied to {place}: {error.strerror or error}. The run folder and what was copied before "
-            "are intact. If Drive is full, its bin counts too; if it is gone, run the first cell again"
+            f"the run was not copied to {place}: {reason}. The run folder and what was copied before "
+            f"are intact. {advice}"
         ) from error
     return changed
+
+
+def _empty(path: Path) -> None:
+    """Empty a file of the copy that is replaced or removed: Drive keeps the earlier one in its bin, which counts."""
+    if path.is_file() and not path.is_symlink():
+        os.truncate(path, 0)
 
 
 def restore(place: Path, run_folder: Path) -> tuple[list[str], list[str]]:
@@ -235,3 +267,4 @@ def _copy(source: Path, target: Path, sha: str) -> None:
         shutil.copyfile(source, fresh)
         if file_hash(fresh) != sha:
             raise DamagedError(f"{target} differs from {source} after copying")
+        _empty(target)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from rwkvgate.experiment.forecast import forecast
 from rwkvgate.experiment.open_run import open_run
-from rwkvgate.experiment.run import Run
+from rwkvgate.experiment.order import VISUALIZATION
+from rwkvgate.experiment.places import project_root
+from rwkvgate.experiment.run import Run, read_manifest
+from rwkvgate.experiment.settings import PROFILE_VARIABLE
+from rwkvgate.gate.validation import SettingsError
+from rwkvgate.rwkv6.files import write_folder
 from rwkvgate.workflow.drive import keep_in_drive, notebook_shell
+
+REFERENCE, COPY = "outputs/reference", "outputs/committed"
+"""The committed run below the checkout, and what is opened of it."""
 
 
 def open_notebook(
@@ -20,11 +31,15 @@ def open_notebook(
     gate: Mapping[str, Any],
     training: Mapping[str, Any],
     evaluation: Mapping[str, Any],
+    committed: bool = False,
 ) -> Run:
     """Open the run that the parameters cell describes, with what Drive keeps of it, and draw figures in the page.
 
     The arguments are those of `rwkvgate.experiment.settings.resolve`, in the order of the parameters cell. Drive takes
     part only where Colab's cell, or `RWKVGATE_DRIVE`, names a folder: then what changes is copied there from now on.
+
+    Args:
+        committed: with parameters that name no run, open the committed one, which needs no training and no download.
 
     Raises:
         SettingsError: a parameter is unknown or impossible, the profile needs a GPU that is not there, or the run
@@ -33,6 +48,13 @@ def open_notebook(
     """
     if shell := notebook_shell():
         shell.run_line_magic("matplotlib", "inline")
+    sections = (model, corpus, gate, training, evaluation)
+    names_none = profile == "auto" and not os.environ.get(PROFILE_VARIABLE) and not run_dir and not any(sections)
+    if committed and names_none and (found := committed_run(arm, seed)):
+        print(
+            f"{found.folder} holds {found.variant(arm, seed)}: the committed model of profile {found.settings.profile}"
+        )
+        return found
     run = open_run(
         profile=profile,
         run_dir=run_dir,
@@ -45,4 +67,29 @@ def open_notebook(
         evaluation=evaluation,
     )
     keep_in_drive(run)
+    if committed and names_none:
+        print(f"{REFERENCE} holds no weights of {run.variant(arm, seed)}.", forecast(run, VISUALIZATION, arm, seed))
     return run
+
+
+def committed_run(arm: str, seed: int) -> Run | None:
+    """A copy of the checkout's `outputs/reference`, where that holds the weights of an arm and seed; else None.
+
+    The copy is for what the notebook writes: the committed files stay as they are.
+
+    Raises:
+        SettingsError: there is no such arm or seed.
+    """
+    from rwkvgate.workflow.app import finished_arms, open_finished  # here: they import the explorer
+
+    source, target = project_root() / REFERENCE, project_root() / COPY
+    try:
+        run = open_finished(source)
+        if str(run.variant(arm, seed)) not in finished_arms(run):
+            return None
+    except SettingsError:
+        return None
+    if read_manifest(target) != read_manifest(source):
+        with write_folder(target) as fresh:
+            shutil.copytree(source, fresh, dirs_exist_ok=True)
+    return open_finished(target)

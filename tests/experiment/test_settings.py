@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -182,13 +183,16 @@ def test_the_environment_says_what_auto_means(write: Write, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("value", ["", "auto"])
-@pytest.mark.parametrize(("capability", "profile"), [(None, "cpu"), ((7, 5), "t4"), ((8, 0), "gpu"), ((9, 0), "gpu")])
-def test_auto_asks_the_hardware(
-    monkeypatch: pytest.MonkeyPatch, value: str, capability: tuple[int, int] | None, profile: str
+@pytest.mark.parametrize(
+    ("gib", "profile"), [(None, "cpu"), (7.6, "gpu"), (14.563, "t4"), (22.2, "t4"), (39.6, "t4")]
+)  # no GPU, a small one, T4, L4, A100
+def test_auto_takes_the_paper_s_model_wherever_its_memory_is(
+    monkeypatch: pytest.MonkeyPatch, value: str, gib: float | None, profile: str
 ) -> None:
     monkeypatch.setenv(PROFILE_VARIABLE, value)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: capability is not None)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gib is not None)
+    device = SimpleNamespace(total_memory=int((gib or 0) * 2**30))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: device)
     assert resolve_profile("auto") == profile
 
 

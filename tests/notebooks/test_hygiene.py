@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rwkvgate.experiment.arms import ARMS
+from rwkvgate.experiment.settings import PROFILES
 from rwkvgate.workflow.colab import INSTALL_METADATA, install_cell
 from rwkvgate.workflow.release import release, slug
 
@@ -91,8 +93,21 @@ def test_colab_s_cell_is_a_collapsed_form_equal_in_all_notebooks() -> None:
     assert all(cell == cells[0] for cell in cells)
     assert cells[0]["metadata"] == {"cellView": "form", "jupyter": {"source_hidden": True}}
     lines = "".join(cells[0]["source"]).splitlines()
-    assert lines[0] == "# @title Colab: install, GPU, Drive (does nothing elsewhere)"
-    assert 'DRIVE = ""  # @param {type:"string"}' in lines
+    assert lines[0] == "# @title Start here on Colab: install, GPU, time, Drive (does nothing elsewhere)"
+    assert lines[1].startswith("# @markdown ")
+    assert 'DRIVE = ""  # @param {type:"string"}' in lines and 'BUDGET_MINUTES = 0  # @param {type:"number"}' in lines
+
+
+def test_forms_of_the_parameters_are_in_step_with_the_settings() -> None:
+    lines = dict(line.split(" = ", 1) for line in parameters(read(NAMES[0]))[0].splitlines())
+    forms = {name: line.partition("  # @param ")[2] for name, line in lines.items() if "# @param" in line}
+    assert list(forms) == ["profile", "arm", "seed"]
+    assert json.loads(forms["profile"]) == ["auto", *PROFILES]
+    arms, _, free = forms["arm"].partition("] ")
+    assert set(json.loads(arms + "]")) <= set(ARMS) and free == "{allow-input: true}"
+    assert forms["seed"] == '{type:"integer"}'
+    for line in lines.values():
+        ast.literal_eval(line)  # a plain literal, which papermill replaces
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
-from rwkvgate.experiment import settings
+from rwkvgate.experiment import budget, plan, settings
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.workflow import colab
 from rwkvgate.workflow.colab import (
@@ -81,21 +84,50 @@ def test_the_install_cell_clones_the_release(monkeypatch: Any, tmp_path: Path) -
         return SimpleNamespace(returncode=0, stderr="")
 
     monkeypatch.setattr(subprocess, "run", clone)
-    monkeypatch.setattr(colab, "prepare", lambda drive: prepared.append(drive))
+    monkeypatch.setattr(colab, "prepare", lambda **given: prepared.append(given))
     source = install_cell("somebody/fork", "v9.9").replace("/content", str(tmp_path))
     for _ in range(2):
         exec(compile(source, "install", "exec"), {})
     assert len(commands) == 1, "a second run of the cell finds the clone"
     assert commands[0][-4:-1] == ["--branch", "v9.9", "https://github.com/somebody/fork"]
-    assert Path.cwd() == tmp_path / "rwkvgate-v9.9" and sys.path[0] == str(Path.cwd()) and prepared == ["", ""]
+    assert Path.cwd() == tmp_path / "rwkvgate-v9.9" and sys.path[0] == str(Path.cwd())
+    assert prepared == [{"drive": "", "budget_minutes": 0}] * 2
 
 
-def test_a_clone_that_fails_says_why(monkeypatch: Any, tmp_path: Path) -> None:
+def test_a_tag_that_is_not_there_is_the_default_branch_and_said(monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+    """With the real git, on a repository without a tag."""
+    origin = tmp_path / "origin"
+    for words in (["init", "--quiet", str(origin)], ["-C", str(origin), *COMMIT]):
+        subprocess.run(["git", *words], check=True)
     monkeypatch.setenv(colab.ON_COLAB, "release-colab-1")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=128, stderr="no branch v9.9"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(colab, "prepare", lambda **_: None)
     source = install_cell("somebody/fork", "v9.9").replace("/content", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"somebody/fork at v9.9 could not be cloned: no branch v9.9"):
+    source = source.replace("https://github.com/somebody/fork", origin.as_uri())
+    exec(compile(source, "install", "exec"), {})
+    assert Path.cwd() == tmp_path / "rwkvgate-v9.9" and (Path.cwd() / ".git").is_dir()
+    assert capsys.readouterr().out == "There is no tag v9.9 yet: this is the newest state of the default branch.\n"
+
+
+COMMIT = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "--message", "first"]
+
+
+def test_no_network_is_one_sentence(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv(colab.ON_COLAB, "release-colab-1")
+    calls = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        calls.append(command)
+        return SimpleNamespace(returncode=128, stderr="fatal: unable to access: Could not resolve host: github.com")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    source = install_cell("somebody/fork", "v9.9").replace("/content", str(tmp_path))
+    with pytest.raises(
+        RuntimeError, match=r"^https://github.com/somebody/fork could not be cloned; is there a network\?"
+    ):
         exec(compile(source, "install", "exec"), {})
+    assert len(calls) == 1, "the default branch would not be reached either"
 
 
 def test_only_what_is_missing_is_installed_and_nothing_may_move(pip: list[dict[str, Any]], monkeypatch: Any) -> None:
@@ -153,10 +185,35 @@ def test_prepare_in_order(monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(colab, "install_missing", lambda: done.append("installed"))
     monkeypatch.setattr(colab, "check_environment", lambda: done.append("checked"))
     monkeypatch.setattr(colab, "mount_drive", lambda folder: done.append(folder))
+    monkeypatch.setattr(colab, "forecasts", lambda: "forecasts")
+    monkeypatch.setenv(budget.VARIABLE, "")
     prepare()
     assert done == ["installed", "checked"], "Drive is left alone"
-    prepare("papers")
-    assert done[2:] == ["installed", "checked", "papers"] and "No GPU" in capsys.readouterr().out
+    assert budget.minutes() == math.inf
+    prepare("papers", budget_minutes=30)
+    assert done[2:] == ["installed", "checked", "papers"] and budget.minutes() == 30
+    assert capsys.readouterr().out.endswith("forecasts\n")
+    with pytest.raises(SettingsError, match="must be a number of minutes"):
+        prepare(budget_minutes=-1)
+
+
+def test_the_first_cell_says_what_each_notebook_takes_and_downloads(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("RWKVGATE_PROFILE", "t4")
+    monkeypatch.setattr(plan, "predicted", lambda step, device: 60.0)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    head, *lines = colab.forecasts().splitlines()
+    assert head.startswith("profile auto is t4 here")
+    assert [line.partition(",")[0] for line in lines] == ["01_setup", "02_finetune", "03_evaluate", "04_ablations"]
+    for line in lines:
+        assert re.search(r"\d+ of \d+ steps are missing: about [\d:]+, as counted for a Tesla T4", line)
+        assert "downloads RWKV/v6-Finch-1B6-HF (3.2 GB), the first documents of roneneldan/TinyStories" in line
+    assert "2 of 2 steps are missing: about 2:00" in lines[0] and "3 of 3 steps are missing: about 3:00" in lines[1]
+
+
+def test_the_first_cell_forecasts_without_a_gpu_too(monkeypatch: Any) -> None:
+    monkeypatch.setenv("RWKVGATE_PROFILE", "smoke")
+    monkeypatch.setattr(plan, "predicted", lambda step, device: 1.0)
+    assert colab.forecasts().count("as counted for two cores of a CPU; downloads nothing") == 4
 
 
 def gpu(monkeypatch: Any, capability: tuple[int, int], name: str, memory: int) -> None:

@@ -380,10 +380,58 @@ def test_a_full_drive_is_one_sentence_and_stops_nothing(
     drive._after_cell(None)
     out = capsys.readouterr().out
     assert out.count("was not copied to") == 1 and "No space left" in out
+    assert "Drive is full: the run needs 0.0 GB there, and Drive's bin counts too" in out
     assert (run.folder / "base" / "value.txt").is_file()
     monkeypatch.undo()
     drive.copy_or_report(run.folder, chosen)
     assert (chosen / "base" / "value.txt").is_file() and "copied to" in capsys.readouterr().out
+
+
+def test_drive_s_bin_gets_empty_files_only(local: Path, place: Path, monkeypatch: Any) -> None:
+    write_json(local / "arms" / "enhanced" / "seed1.failed.json", {"error": "the loss is nan"})
+    copy_changes(local, place)
+    (local / "base" / "model.bin").write_text("another")
+    (local / "arms" / "enhanced" / "seed1.failed.json").unlink()
+    binned: dict[str, int] = {}
+
+    def watched(real: Any) -> Any:
+        def call(source: Any, *target: Any, **options: Any) -> Any:
+            gone = Path(target[0] if target else source)
+            if place in gone.parents and gone.is_file() and not gone.name.startswith((".", LISTING)):
+                binned[gone.name] = gone.stat().st_size
+            return real(source, *target, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "replace", watched(os.replace))
+    monkeypatch.setattr(os, "unlink", watched(os.unlink))
+    monkeypatch.setattr(Path, "unlink", watched(Path.unlink))
+    copy_changes(local, place)
+    assert binned == {"model.bin": 0, "seed1.failed.json": 0}
+    monkeypatch.undo()
+    assert run_files(place) == contents(local)
+
+
+def test_checkpoints_of_an_unfinished_training_stay_on_the_machine(local: Path, place: Path) -> None:
+    write_text(local / "checkpoints" / "base" / "optimizer.pt", "large")
+    copy_changes(local, place)
+    assert not (place / "checkpoints").exists()
+    assert sum(map(len, run_files(place).values())) < sum(map(len, contents(local).values()))
+
+
+def test_a_copy_by_another_version_is_said(chosen: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    run = open_run(profile="smoke", run_dir=str(tmp_path / "disk" / "smoke"))
+    keep_in_drive(run)
+    finish(run, "base")
+    capsys.readouterr()
+    keep_in_drive(run)
+    assert "was written by commit" not in capsys.readouterr().out
+    monkeypatch.setattr(drive, "commit", lambda: {"id": "f" * 40, "dirty": False})
+    shutil.rmtree(run.folder)
+    keep_in_drive(open_run(profile="smoke", run_dir=str(run.folder)))
+    said = capsys.readouterr().out
+    assert "was written by commit" in said and "the others are made again" in said
+    assert (run.folder / "base" / "value.txt").is_file()
 
 
 def test_without_a_drive_folder_nothing_happens(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

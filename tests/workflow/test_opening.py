@@ -12,7 +12,10 @@ from typing import Any
 import nbformat
 import pytest
 
+from rwkvgate.experiment.run import Run, write_manifest
+from rwkvgate.experiment.settings import PROFILE_VARIABLE, resolve
 from rwkvgate.gate.validation import SettingsError
+from rwkvgate.workflow import opening
 from rwkvgate.workflow.drive import DRIVE_VARIABLE, LISTING
 from rwkvgate.workflow.opening import open_notebook
 
@@ -74,3 +77,52 @@ def test_without_a_notebook_it_opens_a_run(tmp_path: Path) -> None:
     assert run.folder == tmp_path / "run" and run.settings.profile == "smoke"
     with pytest.raises(SettingsError, match="did you mean"):
         open_notebook("smoke", "", "enhancd", 0, nothing, nothing, nothing, nothing, nothing)
+
+
+AS_THEY_STAND: tuple[Any, ...] = ("auto", "", "enhanced", 0, {}, {}, {}, {}, {})
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: Any) -> Path:
+    """A checkout whose committed run holds the weights of `enhanced`, seed 0, in place of this one's."""
+    run = Run(resolve("smoke", run_dir=str(tmp_path / "outputs" / "reference")))
+    write_manifest(run)
+    monkeypatch.setattr(opening, "project_root", lambda: tmp_path)
+    monkeypatch.setattr("rwkvgate.workflow.app.finished_arms", lambda run: {"enhanced, seed 0": None})
+    monkeypatch.delenv(PROFILE_VARIABLE, raising=False)
+    return tmp_path
+
+
+def test_parameters_as_they_stand_open_the_committed_run_at_once(checkout: Path, capsys: Any) -> None:
+    committed = checkout / "outputs" / "reference"
+    before = {path: path.read_bytes() for path in committed.rglob("*") if path.is_file()}
+    run = open_notebook(*AS_THEY_STAND, committed=True)
+    assert run.folder == checkout / "outputs" / "committed" and run.settings.profile == "smoke"
+    assert "This is the committed model of profile smoke: enhanced, seed 0.\n" in capsys.readouterr().out
+    (run.folder / "drawn.txt").write_text("1")
+    assert open_notebook(*AS_THEY_STAND, committed=True).folder == run.folder
+    assert (run.folder / "drawn.txt").exists(), "what a notebook wrote stays"
+    assert {path: path.read_bytes() for path in committed.rglob("*") if path.is_file()} == before
+
+
+def test_a_new_committed_run_replaces_the_copy(checkout: Path) -> None:
+    copy = open_notebook(*AS_THEY_STAND, committed=True).folder
+    (copy / "drawn.txt").write_text("1")
+    write_manifest(Run(resolve("smoke", run_dir=str(checkout / "outputs" / "reference"), training={"steps": 9})))
+    assert open_notebook(*AS_THEY_STAND, committed=True).settings.training.steps == 9
+    assert not (copy / "drawn.txt").exists()
+
+
+def test_an_arm_without_committed_weights_says_what_it_takes(checkout: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(opening, "forecast", lambda *_: "3 of 3 steps are missing")
+    monkeypatch.setattr(opening, "open_run", lambda **_: Run(resolve("smoke", run_dir=str(checkout / "own"))))
+    run = open_notebook("auto", "", "fixed-gate", 0, {}, {}, {}, {}, {}, committed=True)
+    assert run.folder == checkout / "own"
+    assert "no weights of fixed-gate, seed 0. 3 of 3 steps are missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("switched", [False, True])
+def test_parameters_that_name_a_run_open_that(checkout: Path, switched: bool) -> None:
+    own = str(checkout / "own")
+    assert open_notebook("smoke", own, *AS_THEY_STAND[2:], committed=switched).folder == Path(own)
+    assert not (checkout / "outputs" / "committed").exists()

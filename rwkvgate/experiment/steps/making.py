@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from rwkvgate.experiment.budget import stop_if_spent
 from rwkvgate.experiment.environment import commit, environment
 from rwkvgate.experiment.locks import hold
 from rwkvgate.experiment.order import Step
@@ -54,6 +55,7 @@ def complete(step: Step) -> Path:
             would diverge again.
         RuntimeError: one of the processes that it was launched in failed; the next call resumes from their checkpoint.
         SettingsError: another process is making it.
+        BudgetSpent: the minutes are spent (`rwkvgate.experiment.budget`); what is finished is kept.
         OSError: the disk is full.
     """
     if ranks.from_main(lambda: check_finished(step)):
@@ -98,11 +100,12 @@ def making(step: Step) -> Iterator[Work | None]:
     recorded.
 
     Raises:
-        FloatingPointError, SettingsError: as `complete`.
+        FloatingPointError, SettingsError, BudgetSpent: as `complete`.
     """
     if ranks.from_main(lambda: check_finished(step)):
         yield None  # without the lock, which a read-only disk cannot give
         return
+    ranks.from_main(lambda: stop_if_spent(str(step)))
     with ranks.on_main(lambda: hold(step.run.folder, step.folder)):
         finished = ranks.from_main(lambda: check_finished(step))  # another process may just have finished it
         if not finished:

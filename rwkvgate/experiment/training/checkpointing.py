@@ -23,6 +23,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from rwkvgate.experiment.budget import is_spent, spent
 from rwkvgate.experiment.training import ranks
 from rwkvgate.experiment.training.sharding import is_sharded, load_optimizer_state, optimizer_state, put, reshard, whole
 from rwkvgate.rwkv6.files import file_hash, read_json, write_json
@@ -150,13 +151,17 @@ class Saver(TrainerCallback):
         # Only where the loss is logged too: its mean since the last record is not part of a checkpoint.
         due = state.global_step % args.logging_steps == 0
         # By one clock: processes that disagreed would wait for each other, one in a save and one in the next step.
-        due = due and ranks.from_main(lambda: time.monotonic() - self.last >= self.interval)
+        due = due and ranks.from_main(lambda: time.monotonic() - self.last >= self.interval or is_spent())
         if state.global_step >= state.max_steps or due:
             self.began = time.monotonic()
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Seal the checkpoint that was written."""
+        """Seal the checkpoint that was written, and stop there if the budget of time is spent.
+
+        Raises:
+            BudgetSpent: it is; the next training on the same inputs resumes from this checkpoint.
+        """
         ranks.barrier()  # until every process has written its random state
         folder = Path(args.output_dir)
         if ranks.is_main() and (folder / f"checkpoint-{state.global_step}").is_dir():
@@ -166,6 +171,11 @@ class Saver(TrainerCallback):
                 _give_up(folder, state.global_step, error)
         self.last = time.monotonic()
         self.interval = max(SAVE_SECONDS, COST * (self.last - self.began)) if SAVE_SECONDS else 0.0
+        if state.global_step < state.max_steps and ranks.from_main(
+            lambda: is_spent() and is_sound(folder / f"checkpoint-{state.global_step}")
+        ):
+            done = f"{state.global_step} of {state.max_steps} steps"
+            raise spent(f"training stops after {done}, which a checkpoint on this machine's disk keeps")
 
 
 def resume_point(folder: Path, owner: str) -> Path | None:
