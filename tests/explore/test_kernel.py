@@ -33,7 +33,8 @@ def asked(engine: KernelEngine, method: str, **message: Any) -> Any:
 
 @pytest.mark.parametrize("window", [4, 512])
 @pytest.mark.parametrize(
-    "arm", ["enhanced", "no-layer-norm", "fixed-gate", "low-rank", "conv-routing", "ungated-shift"]
+    "arm",
+    ["enhanced", "no-layer-norm", "fixed-gate", "low-rank", "conv-routing", "ungated-shift", "enhanced-recurrent"],
 )
 def test_a_reading_is_that_of_the_library(arm: str, window: int, reader: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("rwkvgate.explore.live.WINDOW", window)
@@ -57,6 +58,20 @@ def test_what_the_gate_lets_in_is_its_part_of_the_state(reader: Any) -> None:
     hook.remove()
     states = hidden[0].norm(dim=-1)
     torch.testing.assert_close(reading.let_in[0], 0.5 * states[:-1] / states[1:], atol=1e-5, rtol=1e-4)
+
+
+def test_a_recurrent_gate_lets_in_its_own_results(reader: Any, monkeypatch: Any) -> None:
+    model, tokenizer = reader("enhanced-recurrent")
+    hidden: list[Any] = []
+    hook = gates_of(model)[0].register_forward_hook(
+        lambda module, inputs, output: hidden.append((inputs[0][0], output[0][0]))
+    )
+    whole = finished(read_live(model, tokenizer, TEXT, [Clamp(1, 0.5)]))
+    hook.remove()
+    states, results = (each.norm(dim=-1) for each in hidden[0])
+    torch.testing.assert_close(whole.let_in[0], 0.5 * results[:-1] / states[1:], atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr("rwkvgate.explore.live.WINDOW", 4)
+    torch.testing.assert_close(finished(read_live(model, tokenizer, TEXT, [Clamp(1, 0.5)])).let_in, whole.let_in)
 
 
 def test_a_clamp_counts_the_tokens_of_the_text(reader: Any) -> None:
