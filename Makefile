@@ -128,7 +128,7 @@ study: $(STAMP)  ## run the study that decides, on WORKERS cores: days, resumabl
 	@seq "$$WORKERS" | OMP_NUM_THREADS=1 xargs -P "$$WORKERS" -I{} nice $(BIN)/python -m rwkvgate.experiment.study
 	@$(BIN)/python -m rwkvgate.workflow.release readme
 
-explore: $(STAMP)  ## open the explorer of the newest run, or of RUN_DIR, in a browser
+explore: $(STAMP)  ## open the explorer of the newest run, of RUN_DIR, or of outputs/reference, in a browser
 	@$(BIN)/python -m rwkvgate.workflow.app $${RUN_DIR:+-- "$$RUN_DIR"}
 
 test-colab: $(STAMP)  ## run each notebook alone, as from its badge, with the versions that Colab publishes
@@ -164,7 +164,7 @@ dist:  ## build wheel and source distribution into dist/, check them, and use th
 stamp: $(STAMP)  ## write the address and version in pyproject.toml into badges and Colab's cells
 	@$(BIN)/python -m rwkvgate.workflow.release stamp
 
-reference: $(STAMP)  ## copy tables and figures of outputs/cpu to outputs/reference, to be committed
+reference: $(STAMP)  ## copy tables, figures and three models of outputs/cpu to outputs/reference, to be committed
 	@$(BIN)/python -m rwkvgate.workflow.release reference
 
 clean:  ## remove the smoke run

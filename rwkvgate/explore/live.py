@@ -44,8 +44,7 @@ class LiveReading:
         tokens: the text of each token.
         means: mean gate over channels, (gate, time); no rows without a gate.
         gates: (gate, time, channel), float16; None without a gate, or where they would take more than `VALUES_LIMIT`.
-        let_in: norm over channels of what the gate adds, over that of the state that it is added to, (gate, time); nan
-            for a recurrent shift.
+        let_in: norm over channels of what the gate adds, over that of the state that it is added to, (gate, time).
         surprisal: negative log-likelihood of each token, nats, (time,); nan for the first.
         top_ids, top_p: the likeliest tokens after each, and their probabilities, (time, `TOP` or the vocabulary).
         left: tokens of the text that were not read.
@@ -153,14 +152,15 @@ def _letting_in(gates: Sequence[GatedShift], shares: Sequence[list[Tensor]]) -> 
 
         def override(gated: Gated, past: Past) -> Gated:
             changed = gated if inner is None else inner(gated, past)
-            added = wide_values(changed._replace(values=None), past.now) * changed.moved
+            moved = changed.moved
+            if gate.config.shift == "recurrent":  # it lets in its own results, which the pass makes after this
+                gate.recurred(past, changed)
+                moved = past.tap(1)
+            added = wide_values(changed._replace(values=None), past.now) * moved
             if gate.gate_scale is not None:
                 added = added * gate.gate_scale
             share = added.norm(dim=-1) / past.now.norm(dim=-1).clamp_min(torch.finfo(added.dtype).tiny)
-            # A recurrent gate lets in its own results, which are not known before it has run.
-            shares[number].append(
-                torch.full_like(share, torch.nan)[0] if gate.config.shift == "recurrent" else share[0]
-            )
+            shares[number].append(share[0])
             return changed
 
         return override

@@ -76,7 +76,7 @@ class GatedShift(nn.Module):
             gated = self.gating(past, shifted)  # g_t, in the paper sigmoid(W h_t + b), (B, T, C), beside shifted_t
             gated = self._watched(gated, past)  # unchanged, but where a reader records or clamps the gate
             if self.config.shift == "recurrent":
-                enhanced = self._recurred(past, gated)
+                enhanced = self.recurred(past, gated)
             else:
                 enhanced = self._normed(self._added(past.now, gated))  # h_t + s * g_t * shifted_t, (B, T, C)
             return past.restore(enhanced, hidden), past.carry()  # (B, T, C), (B, rows, C)
@@ -89,7 +89,7 @@ class GatedShift(nn.Module):
             self.observer(past.restore(wide_values(gated, past.now), past.now))
         return gated
 
-    def _recurred(self, past: Past, gated: Gated) -> Tensor:
+    def recurred(self, past: Past, gated: Gated) -> Tensor:
         """y_t = norm(h_t + s * g_t * y_{t-1}), one token after another, (B, T, C); the state carries the last y.
 
         The gates are all computed before: no matrix product is left in the loop.
