@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(os.environ.get("RWKVGATE_SITE", ""))
 SHOTS = ROOT / "build" / "screenshots" / "site"
 built = pytest.mark.skipif("RWKVGATE_SITE" not in os.environ, reason="`make site` builds the site and checks it")
-REQUEST = re.compile(r"""(?:@import|url\(|\bimport\(?|\bfetch\(|from)\s*["']?(?:https?:)?//""")
+REQUEST = re.compile(r"""(?:@import\s*["']|url\(\s*["']?|\b(?:import|from|fetch)[\s(]*["'`])(?:https?:|wss?:)?//""")
 """What makes a style or a script ask a host."""
 LOADED = {"script", "link", "img", "iframe", "source", "video", "audio", "object", "embed", "use", "image"}
 """Elements whose address the browser asks for by itself."""
