@@ -122,7 +122,7 @@ site: $(STAMP)  ## build the site into build/site, from docs/, the notebooks and
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@$(BIN)/python -m rwkvgate.workflow.site build/site-sources
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --fresh-env --write-all \
-		build/site-sources build/site
+		--doctree-dir build/doctrees build/site-sources build/site
 	@RWKVGATE_SITE=build/site $(BIN)/python -m pytest tests/workflow/test_site.py
 
 test-site: site  ## look at every page of the site in a headless Chromium, at three widths and in both themes; build/screenshots

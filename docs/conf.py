@@ -40,7 +40,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]  # several names may share a line
 # Names of other projects, whose inventories would need a network, and a type variable.
 nitpick_ignore_regex = [("py:.*", r"(?!rwkvgate\.).*|.*\.Model")]
 
