@@ -26,6 +26,7 @@ html_math_renderer = "mathml"
 pygments_style, pygments_dark_style = "github-light", "github-dark"
 
 nb_execution_mode = "off"
+nb_merge_streams = True
 nb_ipywidgets_js: dict[str, Any] = {}  # myst-nb's own load requirejs and widgets from other hosts
 nb_mime_priority_overrides = [
     ("html", kind, rank)
@@ -47,7 +48,10 @@ nitpick_ignore_regex = [("py:.*", r"(?!rwkvgate\.).*|.*\.Model")]
 
 def mathml(writer: Any, node: nodes.math | nodes.math_block) -> None:
     """Write an equation as MathML, which every browser draws without a script."""
-    writer.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    if isinstance(node, nodes.math_block):
+        writer.body.append(f'<div class="equation">{tex2mathml(node.astext(), as_block=True)}</div>')
+    else:
+        writer.body.append(tex2mathml(node.astext()))
     raise nodes.SkipNode
 
 

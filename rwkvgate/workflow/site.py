@@ -120,6 +120,7 @@ def notebook(path: Path, reference: Path, root: Path) -> dict[str, Any]:
     if not executed:
         title = cells[0]
         title["source"] = re.sub(r"\A(# .*\n*)", rf"\1\n```{{note}}\n{NOT_EXECUTED}\n```\n\n", title["source"], count=1)
+    shown["metadata"].pop("widgets", None)  # the state of widgets, which no page of the site shows
     return shown | {"cells": cells}
 
 
