@@ -33,7 +33,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare plan test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore test-colab verify-checkpoint lint format lock dist stamp reference clean
+.PHONY: help install reproduce sweep compare plan test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore site test-site test-colab verify-checkpoint lint format lock dist stamp reference clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -130,6 +130,17 @@ study: $(STAMP)  ## run the study that decides, on WORKERS cores: days, resumabl
 
 explore: $(STAMP)  ## open the explorer of the newest run, of RUN_DIR, or of outputs/reference, in a browser
 	@$(BIN)/python -m rwkvgate.workflow.app $${RUN_DIR:+-- "$$RUN_DIR"}
+
+site: $(STAMP)  ## build the site into build/site, from docs/, the notebooks and outputs/reference, and check it
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@$(BIN)/python -m rwkvgate.workflow.site build/site-sources
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --fresh-env --write-all \
+		--doctree-dir build/doctrees build/site-sources build/site
+	@RWKVGATE_SITE=build/site $(BIN)/python -m pytest tests/workflow/test_site.py
+
+test-site: site  ## look at every page of the site in a headless Chromium, at three widths and in both themes; build/screenshots
+	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null 2>&1 || true
+	@RWKVGATE_SITE=build/site $(BIN)/python -m pytest -m "slow or not slow" tests/workflow/test_site.py
 
 test-colab: $(STAMP)  ## run each notebook alone, as from its badge, with the versions that Colab publishes
 	@test -x .venv-colab/bin/python || "$$PYTHON" -m venv .venv-colab

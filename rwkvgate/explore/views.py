@@ -16,16 +16,19 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_hex
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from rwkvgate.explore.effects import ClampEffect
 from rwkvgate.explore.gated_text import GatedText
 from rwkvgate.explore.palette import DIVERGING, SEQUENTIAL, ink, value_range
 from rwkvgate.explore.tokens import direction, readable, visible
+from rwkvgate.rwkv6.extras import extra
+
+with extra("explorer"):
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize, to_hex
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 MOST_TOKENS = 600
 """Tokens of a text that a picture shows."""

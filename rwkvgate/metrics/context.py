@@ -26,10 +26,14 @@ class SentencedText(Protocol):
     """A text, and the offsets in it just after each sentence's final punctuation, ascending."""
 
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """The whole text."""
+        ...
 
     @property
-    def sentence_ends(self) -> Sequence[int]: ...
+    def sentence_ends(self) -> Sequence[int]:
+        """Offsets just after each sentence's final punctuation."""
+        ...
 
 
 def long_texts(documents: Sequence[Sequence[int]], length: int, separator: int = PREFIX_ID) -> list[list[int]]:

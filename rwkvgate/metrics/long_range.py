@@ -3,7 +3,7 @@
 Every probe is a pair of texts that end in the same questions and answers. One of them, `planted`, states the answer
 earlier; the other, `blank`, has something else of the same sort and length in its place. The gain is the difference of
 the answer's losses, blank minus planted, in nats per token: a model that remembers nothing gains 0, however likely it
-finds the answer. Four probes:
+finds the answer. Four probes::
 
     copying      a string of random words, then the same string again (cf. arXiv 2402.01032)
     forgetting   natural text, then the same text again: the forgetting curve (arXiv 2410.04727), whose measure,
