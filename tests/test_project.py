@@ -24,6 +24,8 @@ PACKAGES = ("rwkv6", "gate", "metrics", "explore", "experiment", "workflow")
 COLAB = dict(re.findall(r"^([\w.-]+)==([\d.]+\d)$", (ROOT / "tests/workflow/colab/requirements.txt").read_text(), re.M))
 """The versions of Colab that `make test-colab` runs the notebooks with."""
 
+APART = ("cluster", "docs")
+"""Extras that targets of their own install."""
 OWN = [
     Requirement(line)
     for group in PROJECT["optional-dependencies"].values()
@@ -73,8 +75,8 @@ def locked() -> dict[str, str]:
 def test_the_lock_has_the_pinned_versions_and_all_that_is_installed_but_torch() -> None:
     lock, pinned = locked(), pins()
     assert not {name: version for name, version in lock.items() if pinned.get(name, version) != version}
-    cluster = {Requirement(line).name for line in PROJECT["optional-dependencies"]["cluster"]}
-    named = {canonicalize_name(requirement.name) for requirement in requirements()} - cluster
+    apart = {Requirement(line).name for extra in APART for line in PROJECT["optional-dependencies"][extra]}
+    named = {canonicalize_name(requirement.name) for requirement in requirements()} - apart
     assert named - set(lock) == {"torch"}
 
 
