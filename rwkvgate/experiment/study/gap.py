@@ -139,5 +139,5 @@ def early_and_late(fit: Fit, gaps: pd.DataFrame) -> str:
 
 def _solved(squares: Floats, products: Floats) -> Floats:
     """The three coefficients by least squares, (..., 3), from X'X and X'y; the last is 0 where X has two columns."""
-    found = (np.linalg.pinv(squares, hermitian=True) @ products[..., None])[..., 0]
+    found = (np.linalg.pinv(squares, rcond=1e-10, hermitian=True) @ products[..., None])[..., 0]
     return np.concatenate([found, np.zeros((*found.shape[:-1], 3 - found.shape[-1]))], axis=-1)
