@@ -75,7 +75,7 @@ def seed_gaps(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Data
                 octaves = np.log2(base.parameters / cost(BASE, SIZES[REFERENCE])[0])
                 rows.append((of, size, octaves, seed, budget * step_tokens(trial.plan.task), float(gap)))
     found = pd.DataFrame(rows, columns=["of", "size", "octaves", "seed", "tokens", "gap"])
-    return found[np.isfinite(found["gap"])].reset_index(drop=True)
+    return found[np.isfinite(found["gap"].astype(float))].reset_index(drop=True)
 
 
 def fits(gaps: pd.DataFrame) -> list[Fit]:
