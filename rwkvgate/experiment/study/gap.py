@@ -75,7 +75,7 @@ def seed_gaps(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Data
                 octaves = np.log2(base.parameters / cost(BASE, SIZES[REFERENCE])[0])
                 rows.append((of, size, octaves, seed, budget * step_tokens(trial.plan.task), float(gap)))
     found = pd.DataFrame(rows, columns=["of", "size", "octaves", "seed", "tokens", "gap"])
-    return found[np.isfinite(found["gap"])].reset_index(drop=True)
+    return found[np.isfinite(found["gap"].astype(float))].reset_index(drop=True)
 
 
 def fits(gaps: pd.DataFrame) -> list[Fit]:
@@ -89,16 +89,13 @@ def fits(gaps: pd.DataFrame) -> list[Fit]:
         if own["tokens"].nunique() < 2 or own["seed"].nunique() < 2:
             continue
         several = own["size"].nunique() > 1
-        terms = [np.ones(len(own)), np.log2(own["tokens"] / MILLION)]
-        terms += [own["octaves"]] if several else []
-        x, y = np.column_stack(terms), own["gap"].to_numpy()
-        by_seed = [np.flatnonzero(own["seed"] == seed) for seed in own["seed"].unique()]
-        drawn = [
-            _solved(x[rows], y[rows])
-            for chosen in rng.integers(len(by_seed), size=(RESAMPLES, len(by_seed)))
-            for rows in [np.concatenate([by_seed[i] for i in chosen])]
-        ]
-        found.append(Fit(str(of), _solved(x, y), np.array(drawn), several, len(by_seed)))
+        terms = [np.ones(len(own)), np.log2(own["tokens"] / MILLION), own["octaves"]]
+        x, y = np.column_stack(terms)[:, : 2 + several], own["gap"].to_numpy()
+        seeds = [np.flatnonzero(own["seed"] == seed) for seed in own["seed"].unique()]
+        squares, products = (np.array([x[rows].T @ side[rows] for rows in seeds]) for side in (x, y))
+        counts = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), RESAMPLES)
+        drawn = _solved(np.tensordot(counts, squares, 1), counts @ products)
+        found.append(Fit(str(of), _solved(squares.sum(0), products.sum(0)), drawn, several, len(seeds)))
     return found
 
 
@@ -140,7 +137,7 @@ def early_and_late(fit: Fit, gaps: pd.DataFrame) -> str:
     )
 
 
-def _solved(x: Floats, y: Floats) -> Floats:
-    """The three coefficients by least squares; the last is 0 where x has two columns."""
-    found = np.linalg.lstsq(x, y, rcond=None)[0]
-    return np.append(found, np.zeros(3 - len(found)))
+def _solved(squares: Floats, products: Floats) -> Floats:
+    """The three coefficients by least squares, (..., 3), from X'X and X'y; the last is 0 where X has two columns."""
+    found = (np.linalg.pinv(squares, rcond=1e-10, hermitian=True) @ products[..., None])[..., 0]
+    return np.concatenate([found, np.zeros((*found.shape[:-1], 3 - found.shape[-1]))], axis=-1)

@@ -26,7 +26,7 @@ from rwkvgate.experiment.study.design import BROKEN, DATA, GENRES, STAGES, STEP_
 from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
 from rwkvgate.experiment.study.inside_page import inside_parts
-from rwkvgate.experiment.study.ledger import Found, head, marked, study_ledger, unfinished, write_ledger
+from rwkvgate.experiment.study.ledger import Found, head, marked, study_ledger, write_ledger
 from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts
@@ -180,7 +180,7 @@ def _progress(found: Found) -> str:
     for name, (trials, planned) in found.items():
         hours = sum(trial.seconds for trial in trials) / 3600
         stage = STAGES[name]
-        state = "**not finished**" if unfinished(found, [name]) else "finished"
+        state = "finished" if len(trials) == planned else "**not finished**"
         rows.append(
             {
                 "Stage": name,

@@ -52,8 +52,8 @@ def test_two_sizes_give_a_term_for_parameters_and_no_times_no_fit_of_seconds() -
     (fit,) = fits(gaps)
     assert fit.of == "FLOPs" and fit.sizes
     _, low, high = fit.weighed((0, 0, 1))
-    assert 0 < low < high  # larger networks lose more
-    assert fit.at(1e6)[0] == pytest.approx(0.05, abs=0.003) and fit.at(1e6, "32x4")[0] == pytest.approx(
+    assert 0 < low <= high  # larger networks lose more
+    assert fit.at(1e6)[0] == pytest.approx(0.05, abs=0.003) and fit.at(1e6, gaps["octaves"].min())[0] == pytest.approx(
         -0.05, abs=0.003
     )
     assert "helps throughout" not in early_and_late(fit, seed_gaps(large, {})) and fits(seed_gaps(small[:6], {})) == []

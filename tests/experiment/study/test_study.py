@@ -146,10 +146,10 @@ def test_the_page_says_what_is_finished_and_what_waits(
 
     assert "waits for rates" in written()
     one.run([study.STAGES["rates"]])
-    assert "| main | 0 of 6 |" in written()
+    assert "| main | **not finished** | 0 of 6 |" in written()
     one.run([MAIN])
     told = written()
-    assert "| main | 6 of 6 |" in told and "Compute multipliers" in told and "gap-books-tiny.svg" in told
+    assert "| main | finished | 6 of 6 |" in told and "Compute multipliers" in told and "gap-books-tiny.svg" in told
     verdicts = pd.read_csv(tmp_path / "tables" / "books-verdicts.csv")
     assert verdicts["arm"].tolist() == ["enhanced"]
     for name in ("trials", "books-comparisons", "multipliers"):
