@@ -157,6 +157,7 @@ format: $(STAMP)  ## apply ruff's fixes and formatting
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 lock: $(STAMP)  ## write constraints.txt from what is installed in .venv, and requirements.lock with hashes
+	@$(PIP) --constraint constraints.txt --editable '.[cluster]'
 	@test -x .venv-lock/bin/uv || "$$PYTHON" -m venv .venv-lock
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(BIN)/python -m rwkvgate.workflow.release lock
