@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,11 @@ class GateExplorer:
         arms: further models by name, or functions that load one at its first use. One whose name holds the word
             "untrained" is the control that changes of the gate are shown from.
         name: of `model` among the arms.
+        documents: texts, such as those of a test set, over which a card shows a channel: how its gate is spread, and
+            where it is highest. They are read at the first look at a card, and when the page is written.
 
     Raises:
-        ValueError: `arms` has an entry called `name`, or the text is too long.
+        ValueError: `arms` has an entry called `name`, or the text or a document is too long.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
@@ -52,10 +55,11 @@ class GateExplorer:
         *,
         arms: Models | None = None,
         name: str = "model",
+        documents: Sequence[str] = (),
     ) -> None:
         if name in (arms or {}):
             raise ValueError(f"name is {name!r}, which an arm has too; the names must differ")
-        self.engine = KernelEngine({name: model, **(arms or {})}, tokenizer, text)
+        self.engine = KernelEngine({name: model, **(arms or {})}, tokenizer, text, documents=documents)
 
     @cached_property
     def widget(self) -> Any:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
+from rwkvgate.explore.cards import ChannelCards
 from rwkvgate.explore.effects import generated
+from rwkvgate.explore.gated_text import VALUES_LIMIT
 from rwkvgate.explore.interventions import Clamp
 from rwkvgate.explore.live import LONGEST, LiveReading, read_live
-from rwkvgate.explore.observing import gate_names
+from rwkvgate.explore.observing import gate_names, gates_over
 from rwkvgate.explore.tokens import token_texts
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.patch import gates_of
@@ -38,6 +41,8 @@ MOST_TOKENS = 1_000
 """Maximum tokens of a continuation."""
 PART = 0.2
 """Seconds of a part of an answer."""
+PATIENCE = 120.0
+"""Seconds after which an arm's cards are made of the documents read so far."""
 
 Models = Mapping[str, PreTrainedModel | Callable[[], PreTrainedModel]]
 """Arms by name: models, or functions that load one at its first use."""
@@ -54,9 +59,10 @@ class KernelEngine:
         tokenizer: of all arms.
         text: at the start.
         title: of the page.
+        documents: texts over which the cards of channels are made, at the first look at one.
 
     Raises:
-        ValueError: `arms` is empty, or the text is too long or no text.
+        ValueError: `arms` is empty, or the text or a document is too long or no text.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
@@ -69,19 +75,31 @@ class KernelEngine:
     """
 
     def __init__(
-        self, arms: Models, tokenizer: PreTrainedTokenizerBase, text: str = "", title: str = "The gate"
+        self,
+        arms: Models,
+        tokenizer: PreTrainedTokenizerBase,
+        text: str = "",
+        title: str = "The gate",
+        documents: Sequence[str] = (),
     ) -> None:
         if not arms:
             raise ValueError("there is no arm; at least one model is needed")
-        check_text(text)
-        self.tokenizer, self.text, self.title = tokenizer, text, title
+        for each in (text, *documents):
+            check_text(each)
+        self.tokenizer, self.text, self.title, self.documents = tokenizer, text, title, documents
         self._arms = dict(arms)
+        self._cards: dict[str, ChannelCards] = {}
         self._unfinished: dict[int, Iterator[Reply]] = {}
 
     @property
     def arms(self) -> list[str]:
         """The arms' names."""
         return list(self._arms)
+
+    @property
+    def untrained(self) -> str | None:
+        """The name of the arm with an untrained gate."""
+        return next((name for name in self._arms if "untrained" in name), None)
 
     def model(self, arm: str) -> PreTrainedModel:
         """The model of an arm, loaded at its first use.
@@ -105,7 +123,8 @@ class KernelEngine:
             "vocabulary": type(self.tokenizer).__name__,
             "arms": arms,
             "limits": {"tokens": LONGEST},
-            "untrained": next((name for name in self._arms if "untrained" in name), None),
+            "untrained": self.untrained,
+            "cards": self.arms if self.documents else [],
             "text": self.text,
             "examples": list(EXAMPLES.values()),
         }
@@ -138,8 +157,8 @@ class KernelEngine:
 
         Args:
             message: `id`; `method`: "arm" (`arm`), "tokenize" (`text`), "read" (`arm`, `text`, `interventions`),
-                "continue" (also `tokens`, `temperature`, `seed`), "more" for the rest of an unfinished answer, "stop"
-                (`asked`, the ids to give up).
+                "continue" (also `tokens`, `temperature`, `seed`), "cards" (`arm`), "more" for the rest of an unfinished
+                answer, "stop" (`asked`, the ids to give up).
 
         Returns:
             The reply with the message's `id` and `done`; `error`, a sentence, where it was refused.
@@ -166,10 +185,10 @@ class KernelEngine:
             for each in message.get("asked", []):
                 self._unfinished.pop(each, None)
             return {}, []
-        if method in ("read", "continue"):
-            self._unfinished[number] = self._reading(message) if method == "read" else self._continuation(message)
+        if method in (long := {"read": self._reading, "continue": self._continuation, "cards": self._channel_cards}):
+            self._unfinished[number] = long[method](message)
         elif method != "more":
-            raise ValueError(f"method is {method!r}; allowed are arm, tokenize, read, continue, more and stop")
+            raise ValueError(f"method is {method!r}; allowed are arm, tokenize, {', '.join(long)}, more and stop")
         if number not in self._unfinished:
             raise ValueError("stopped")
         reply = next(self._unfinished[number])
@@ -179,7 +198,7 @@ class KernelEngine:
 
     def _reading(self, message: Mapping[str, Any]) -> Iterator[Reply]:
         model, text = self.model(message["arm"]), check_text(message["text"])
-        steps = read_live(model, self.tokenizer, text, clamps_of(message.get("interventions", [])))
+        steps = read_live(model, self.tokenizer, text, self._clamps(message))
         asked = {key: message.get(key, []) for key in ("arm", "text", "interventions")}
         began = time.perf_counter()
         while True:
@@ -193,6 +212,35 @@ class KernelEngine:
                 yield {"done": False, "read": read, "total": total}, []
                 began = time.perf_counter()
 
+    def _clamps(self, message: Mapping[str, Any], more: int = 0) -> list[Clamp]:
+        """The clamps of a message's interventions, for its text and `more` tokens."""
+        model, clamps = self.model(message["arm"]), list[Clamp]()
+        for one in message.get("interventions", []):
+            if one.get("replace") is None:
+                clamps += clamps_of([one])
+            else:
+                length = len(encode(self.tokenizer, [check_text(message["text"])])[0]) + more
+                clamps += replacing(model, self.tokenizer, one, min(length, LONGEST + more))
+        return clamps
+
+    def _channel_cards(self, message: Mapping[str, Any]) -> Iterator[Reply]:
+        """What was read before an answer was given up is not read again."""
+        arm, made, began = message["arm"], list[ChannelCards](), time.perf_counter()
+        for name in dict.fromkeys((arm, self.untrained or arm)):
+            model = self.model(name)
+            if name != arm and not gates_of(model):
+                continue
+            cards = self._cards.setdefault(name, ChannelCards(model, self.tokenizer, self.documents))
+            made.append(cards)
+            start = time.perf_counter()
+            for read in cards.steps():
+                if time.perf_counter() - start > PATIENCE:
+                    break
+                if time.perf_counter() - began > PART:
+                    yield {"done": False, "read": read, "total": len(self.documents)}, []
+                    began = time.perf_counter()
+        yield {"cards": made[0].packed(made[-1] if len(made) > 1 else None)}, []
+
     def _continuation(self, message: Mapping[str, Any]) -> Iterator[Reply]:
         most = message.get("tokens", 40)
         if not isinstance(most, int) or not 1 <= most <= MOST_TOKENS:
@@ -201,7 +249,7 @@ class KernelEngine:
             self.model(message["arm"]),
             self.tokenizer,
             check_text(message["text"]),
-            clamps=clamps_of(message.get("interventions", [])),
+            clamps=self._clamps(message, more=most),
             new_tokens=most,
             temperature=message.get("temperature", 0),
             seed=message.get("seed", 0),
@@ -235,6 +283,33 @@ def clamps_of(interventions: Sequence[Mapping[str, Any]]) -> list[Clamp]:
         )
         for one in interventions
     ]
+
+
+def replacing(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, one: Mapping[str, Any], length: int
+) -> list[Clamp]:
+    """The clamps of an intervention that replaces gates by those of another text, which repeats to `length` tokens.
+
+    Raises:
+        ValueError: the intervention also has a value or scale, a text is empty or too long, or a layer has two gates.
+    """
+    names, other = gate_names(model), check_text(one["replace"])
+    if one.get("value") is not None or one.get("scale") is not None:
+        raise ValueError("exactly one of value, scale and replace must be given")
+    if len({name.layer for name in names}) < len(names):
+        raise ValueError("a layer of this arm has two gates; those of another text can replace one in each layer")
+    ids = encode(tokenizer, [other])[0]
+    if not ids:
+        raise ValueError("the other text is empty; type at least one character")
+    most = VALUES_LIMIT // (4 * max(1, len(names)) * int(model.config.hidden_size))
+    if max(len(ids), length) > most:
+        raise ValueError(f"a text has over {most:,} tokens; of this arm, gates of so many at most can be replaced")
+    gates = gates_over(model, ids)
+    # The prefix, at position 0, keeps its own.
+    rows, (own,) = torch.arange(-1, length) % len(ids), clamps_of([{**one, "value": 0}])
+    every = slice(1, None) if own.tokens is None else own.tokens
+    chosen = [i for i, name in enumerate(names) if own.layer in (None, name.layer)]
+    return [Clamp(names[i].layer, gates[i][rows], channels=own.channels, tokens=every) for i in chosen]
 
 
 def packed(reading: LiveReading, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Reply:

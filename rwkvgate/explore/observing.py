@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rwkvgate.explore.reading import model_lock
+from rwkvgate.explore.reading import model_lock, read
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.families import OUTPUT, family_of
 from rwkvgate.gate.layer import GatedShift
 from rwkvgate.gate.patch import gates_of
+from rwkvgate.metrics.inference import PREFIX_ID, device_of
 
 
 class GateName(NamedTuple):
@@ -73,3 +75,15 @@ def observing(model: PreTrainedModel, keep: Callable[[int, Tensor], None]) -> It
         finally:
             for gate, observer in zip(gates, before, strict=True):
                 gate.observer = observer
+
+
+def gates_over(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
+    """Every gate over a text's tokens, read after the prefix token: (gate, time, channel), float32, on the CPU.
+
+    Raises:
+        ValueError: the model has no gate.
+    """
+    windows: list[list[Tensor]] = [[] for _ in require_gates(model)]
+    with observing(model, lambda gate, values: windows[gate].append(values[0].float().cpu())):
+        read(model, torch.tensor([[PREFIX_ID, *ids]], device=device_of(model)))
+    return torch.stack([torch.cat(parts)[1:] for parts in windows])

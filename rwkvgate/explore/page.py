@@ -49,7 +49,7 @@ def recording(engine: KernelEngine, arm: str) -> dict[str, Any]:
     readings = [_recorded(engine, arm, interventions) for interventions in ([], *([clamp] for clamp in clamps))]
     limits = {"tokens": len(readings[0]["reading"]["pieces"]), "words": LIVE}
     about = engine.about() | {"engine": "recorded", "arms": [engine.arm(arm)], "untrained": None, "limits": limits}
-    return {"about": about, "readings": readings}
+    return {"about": about, "readings": readings, "cards": packed_cards(engine, [arm])}
 
 
 def _recorded(engine: KernelEngine, arm: str, interventions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -59,6 +59,12 @@ def _recorded(engine: KernelEngine, arm: str, interventions: list[dict[str, Any]
     kept = buffers[: 5 if interventions else 6]
     texts = [base64.b64encode(buffer).decode() for buffer in kept]
     return {"reading": message["reading"], "buffers": texts, "continuation": tokens["tokens"]}
+
+
+def packed_cards(engine: KernelEngine, arms: Sequence[str]) -> dict[str, Any]:
+    """The cards of the channels of those arms that have a gate, by arm; none without documents."""
+    gated = [arm for arm in arms if engine.documents and engine.arm(arm)["gate"]]
+    return {arm: _whole(engine, {"method": "cards", "arm": arm})[0]["cards"] for arm in gated}
 
 
 def _whole(engine: KernelEngine, message: Mapping[str, Any]) -> Reply:
@@ -144,7 +150,8 @@ def explorer_page(engine: KernelEngine, title: str) -> str:
         title=title,
         untrained=untrained if untrained in models else None,
     )
-    return live_page(embedded(weights), title, engine.text, picture(engine).get("image/png", ""))
+    still, cards = picture(engine).get("image/png", ""), packed_cards(engine, list(models))
+    return live_page(embedded(weights), title, engine.text, still, cards)
 
 
 def recorded_page(engine: KernelEngine, title: str, words: str = LIVE) -> str:
@@ -163,7 +170,7 @@ def recorded_page(engine: KernelEngine, title: str, words: str = LIVE) -> str:
     return page(title, "$recorded.recordedEngine(data)", record, modules=["recorded"], still=still)
 
 
-def live_page(weights: str, title: str, text: str, still: str = "") -> str:
+def live_page(weights: str, title: str, text: str, still: str = "", cards: Mapping[str, Any] | None = None) -> str:
     """The page that runs the models itself, in a worker.
 
     Args:
@@ -171,10 +178,11 @@ def live_page(weights: str, title: str, text: str, still: str = "") -> str:
         title: of the page.
         text: at the start.
         still: a PNG in base64, shown until the script has started.
+        cards: of channels, by arm, as `ChannelCards.packed` makes them.
     """
     options = {"state": {"text": text}, "examples": list(EXAMPLES.values())}
-    data = {"worker": bundle("worker"), "options": options}
-    begin = "await $engine.pageEngine(weights, { worker: $engine.workerOf(data.worker) })"
+    data = {"worker": bundle("worker"), "options": options, "cards": cards or {}}
+    begin = "await $engine.pageEngine(weights, { worker: $engine.workerOf(data.worker), cards: data.cards })"
     return page(title, begin, data, modules=["engine"], still=still, weights=weights)
 
 

@@ -78,7 +78,27 @@ def test_one_point_moves_all_views(front: Any) -> None:
     page.mouse.move(0, 0)
     assert at(page) == last
     page.click(".channels .plot canvas", position={"x": 25, "y": 8})
-    assert "gate of channel 1" in page.inner_text(".grid h2") and page.locator(".contexts li").count() == 5
+    assert "gate of channel 1" in page.inner_text(".grid h2")
+    assert page.locator(".channels > .contexts li").count() == 5
+
+
+def test_a_channel_has_a_card_over_the_test_documents(front: Any) -> None:
+    page = front(engine={"delay": 100})
+    assert "Choose a channel" in page.inner_text(".documents") and not page.locator(".documents li").count()
+    page.focus(".channels .plot")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Reading the test documents… 12 of 300")
+    page.wait_for_selector(".documents li")
+    words = page.inner_text(".documents")
+    assert "enhanced, gate on, layer 1, channel 1, over 300 documents (61,234 tokens): mean 0.437; untrained" in words
+    assert "<b>key</b>" in page.inner_text(".documents li strong") and "\u202e" not in page.inner_text(".documents li")
+    assert page.locator("#root .documents :is(b, img)").count() == 0
+    page.hover(".grid .plot canvas", position={"x": 40, "y": 60})
+    assert "layer 3, channel 1" in page.inner_text(".documents")
+    page.select_option("select >> nth=1", "untrained")  # which has none
+    page.wait_for_function("app.result?.shown.arm === 'untrained'")
+    assert not page.is_visible(".documents")
 
 
 def test_the_gate_is_switched_by_keyboard_and_everything_says_so(front: Any) -> None:
@@ -103,6 +123,20 @@ def test_the_gate_is_switched_by_keyboard_and_everything_says_so(front: Any) -> 
         page.click("text=Undo")
     page.wait_for_function("!app.result.reference")
     assert page.is_disabled("text=Undo") and "gate on" in captions(page)[0]
+
+
+def test_the_gates_of_another_text_take_the_place_of_these(front: Any) -> None:
+    page = front()
+    press(page, "replace")
+    page.wait_for_selector("text=enhanced, gate of “In the realm of artific…” in every layer")
+    page.get_by_label("Replace the gate by its values on this text").fill("A <b> fox")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=enhanced, gate of “A <b> fox” in every layer")
+    assert "other=A+%3Cb%3E+fox" in page.url
+    assert page.evaluate("engine.calls.some((one) => one.interventions[0]?.replace === 'A <b> fox')")
+    page.click("text=Undo")
+    page.wait_for_selector("text=enhanced, gate of “In the realm of artific…” in every layer")
+    assert page.input_value(".intervention textarea").startswith("In the realm")
 
 
 def test_a_link_opens_the_same_view_and_nonsense_the_first(front: Any) -> None:

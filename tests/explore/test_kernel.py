@@ -87,6 +87,38 @@ def test_a_clamp_counts_the_tokens_of_the_text(reader: Any) -> None:
     assert reply["reading"]["interventions"][0] == CLOSED and len(reply["reading"]["likeliest"]) <= 10 * count
 
 
+def test_the_gates_of_another_text_replace_those_of_this_one(reader: Any, monkeypatch: Any) -> None:
+    model, tokenizer = reader()
+    engine, other = KernelEngine({"arm": model}, tokenizer), "A fox ran"
+    replaced = {"layer": 2, "tokens": None, "channels": None, "replace": other}
+    reply, buffers, _ = asked(engine, "read", arm="arm", text=TEXT, interventions=[replaced])
+    count = len(reply["reading"]["pieces"])
+    gates = np.frombuffer(buffers[5], np.float16).reshape(2, count, 16).astype(float)
+    ids = [torch.tensor([[0, *tokenizer(text)["input_ids"]]]) for text in (other, TEXT)]
+    of, own = (record_gates(model, each).values[:, 0, 1:] for each in ids)
+    length = of.shape[1]
+    np.testing.assert_allclose(gates[1], of[1].float().numpy()[np.arange(count) % length], atol=1e-3)
+    np.testing.assert_allclose(gates[0], own[0].float(), atol=1e-3)
+    one = replaced | {"layer": None, "tokens": [3], "channels": [5]}
+    buffers = asked(engine, "read", arm="arm", text=TEXT, interventions=[one])[1]
+    gates = np.frombuffer(buffers[5], np.float16).reshape(2, count, 16).astype(float)
+    np.testing.assert_allclose(gates[:, 3, 5], of[:, 3 % length, 5].float(), atol=1e-3)
+    np.testing.assert_allclose(gates[0, :, 4], own[0, :, 4].float(), atol=1e-3)
+    # A text replaced by itself is as it is, its continuation too as far as it was recorded.
+    free, same = (
+        asked(engine, "continue", arm="arm", text=TEXT, tokens=1, interventions=changes)[0]["tokens"]
+        for changes in ([], [replaced | {"layer": None, "replace": TEXT}])
+    )
+    assert free == same
+    for change, words in (({"replace": ""}, "the other text is empty"), ({"value": 0}, "exactly one of value, scale")):
+        reply = asked(engine, "read", arm="arm", text=TEXT, interventions=[replaced | change])[0]
+        assert words in reply["error"]
+    monkeypatch.setattr(kernel, "VALUES_LIMIT", 4 * 2 * 16 * 5)
+    assert "over 5 tokens" in asked(engine, "read", arm="arm", text=TEXT, interventions=[replaced])[0]["error"]
+    two = KernelEngine({"arm": reader("ungated-shift")[0]}, tokenizer)
+    assert "has two gates" in asked(two, "read", arm="arm", text=TEXT, interventions=[replaced])[0]["error"]
+
+
 def test_long_answers_come_in_parts_and_stop(reader: Any, monkeypatch: Any) -> None:
     model, tokenizer = reader()
     engine = KernelEngine({"arm": model}, tokenizer)
@@ -156,6 +188,27 @@ def test_refusals_are_sentences(message: Any, words: str, reader: Any) -> None:
     reply, buffers = engine.handle({"id": 5, **message})
     assert words in reply["error"] and reply["done"] and not buffers
     assert asked(engine, "read", arm="arm", text="")[0]["reading"]["pieces"] == []
+
+
+def test_cards_are_made_in_parts_once_and_go_on_where_they_were_stopped(reader: Any, monkeypatch: Any) -> None:
+    model, tokenizer = reader()
+    documents = ["Once upon a time", "", "a fox </script>"]
+    arms = {"arm": model, "plain": reader(None)[0], "untrained": lambda: reader()[0]}
+    engine = KernelEngine(arms, tokenizer, TEXT, documents=documents)
+    assert engine.about()["cards"] == list(arms) and KernelEngine(arms, tokenizer).about()["cards"] == []
+    monkeypatch.setattr(kernel, "PART", 0)
+    assert engine.handle({"id": 7, "method": "cards", "arm": "arm"})[0]["read"] == 1
+    engine.handle({"id": 8, "method": "stop", "asked": [7]})
+    reply, buffers, parts = asked(engine, "cards", arm="arm")
+    assert [part.get("read") for part in parts] == [2, 3, 1, 2, 3, None] and not buffers
+    assert reply["cards"]["documents"] == 3 and len(reply["cards"]["untrained"]["mean"][1]) == 16
+    assert len(asked(engine, "cards", arm="arm")[2]) == 1
+    assert "carries no gate" in asked(engine, "cards", arm="plain")[0]["error"]
+    monkeypatch.setattr(kernel, "PATIENCE", -1)
+    slow = asked(KernelEngine({"arm": model}, tokenizer, TEXT, documents=documents), "cards", arm="arm")[0]["cards"]
+    assert (slow["documents"], slow["of"], slow["untrained"]) == (1, 3, None)
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        KernelEngine(arms, tokenizer, TEXT, documents=["a\ud800"])
 
 
 def test_readings_of_two_engines_do_not_mix(reader: Any, monkeypatch: Any) -> None:

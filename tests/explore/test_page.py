@@ -54,6 +54,27 @@ def test_a_recording_holds_the_gate_as_it_is_and_clamped(reader: Any) -> None:
         recording(KernelEngine({"arm": reader(None)[0]}, tokenizer, text), "arm")
 
 
+def test_a_page_holds_cards_whose_words_stay_words(reader: Any) -> None:
+    model, tokenizer = reader()
+    engine = KernelEngine({"arm": model}, tokenizer, "Once", documents=list(TEXTS.values()))
+    page = Page(recorded_page(engine, title="Cards"))
+    data, _ = page.blocks["script"]
+    cards = json.loads(data)["cards"]["arm"]
+    assert cards["documents"] == len(TEXTS) and "script" in "".join(cards["pieces"]) and "<" not in data
+    assert {name for name, _ in page.elements} <= {
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "main",
+        "h1",
+        "img",
+        "script",
+    }
+
+
 def test_json_cannot_leave_its_element() -> None:
     value = {"a": "</script><!--&\u2028\u2029", "b": [None, 1]}
     text = safe_json(value)

@@ -12,7 +12,7 @@ import { quoted, tokenLabel } from "./tokens.js";
 
 const CACHED = 12;
 const QUICK = 0.5; // seconds of a reading, under which continuations are written without being asked for
-const WRITES = ["text", "arm", "beside", "gate", "value", "scale", "layers", "channels", "tokens", "length", "temperature", "seed"];
+const WRITES = ["text", "arm", "beside", "gate", "value", "scale", "other", "layers", "channels", "tokens", "length", "temperature", "seed"];
 
 let apps = 0;
 
@@ -20,7 +20,7 @@ export class App {
   /** options: `address`, whether the state stands in the page's address; `state`, to begin with; `examples`, texts;
    * `remember(state)`. */
   constructor(root, engine, about, options = {}) {
-    Object.assign(this, { root, engine, about, options, id: `gx${apps++}`, readings: new Map(), turn: 0, hovered: null, moved: false });
+    Object.assign(this, { root, engine, about, options, id: `gx${apps++}`, readings: new Map(), cards: new Map(), turn: 0, hovered: null, moved: false });
     about.examples ??= options.examples;
     const given = options.address ? { ...options.state, ...fromAddress(location.hash) } : options.state;
     this.state = clean(given ?? {}, about);
@@ -43,7 +43,8 @@ export class App {
     });
     this.text = textView(this);
     this.continuation = continuationView(this);
-    this.views = [this.text, gridView(this), lossView(this), channelView(this), nextView(this), this.continuation];
+    this.channels = channelView(this);
+    this.views = [this.text, gridView(this), lossView(this), this.channels, nextView(this), this.continuation];
     this.readout = h("p", { class: "readout", id: `${this.id}-readout` });
     this.spoken = h("p", { class: "unseen", "aria-live": "polite" });
     this.message = h("p", { class: "message", role: "status" });
@@ -164,6 +165,21 @@ export class App {
     } finally {
       if (turn === this.turn) this.wait(false);
     }
+  }
+
+  /** The cards of an arm's channels over test documents; words while they are made; null where there are none. They are
+   * asked for once a channel is chosen, for an engine may have to read the documents first. */
+  cardsOf(arm) {
+    if (!this.about.cards?.includes(arm) || !gateOf(arm, this.about)) return null;
+    if (!this.cards.has(arm) && this.state.channel !== null) {
+      const set = (cards) => { this.cards.set(arm, cards); if (this.result) this.channels.draw(this.model()); };
+      this.cards.set(arm, "Reading the test documents…");
+      this.engine.cards(arm, (read, total) => set(`Reading the test documents… ${read} of ${total}`)).then(set, (error) => {
+        if (error.message === "stopped") this.cards.delete(arm); // it goes on at the next look
+        else set(error.message);
+      });
+    }
+    return this.cards.get(arm) ?? "Choose a channel to see where it is highest in the test documents.";
   }
 
   async read(request) {

@@ -1,12 +1,14 @@
 // The channels of the chosen layer and token, and a card for a channel of one's choice.
 import { card, fit, h } from "./dom.js";
 import { colour, css } from "./colour.js";
+import { cardOf } from "./cards.js";
 import { highest, histogram, layerValues, mean, SCALES, share, shown as number } from "./measures.js";
 import { label } from "./state.js";
-import { tokenLabel } from "./tokens.js";
+import { readable } from "./tokens.js";
 
 const CELL = 17;
 const BINS = 20;
+const LEAD = 7, TAIL = 3; // tokens of a context around its own
 
 export function channelView(app) {
   const canvas = h("canvas", { "aria-hidden": "true" });
@@ -15,8 +17,12 @@ export function channelView(app) {
   const spread = h("canvas", { "aria-hidden": "true" });
   const words = h("p", { class: "words" });
   const contexts = h("ol", { class: "contexts" });
+  const over = h("canvas", { "aria-hidden": "true" });
+  const found = h("p", { class: "words" });
+  const places = h("ol", { class: "contexts" });
+  const documents = h("div", { class: "documents" }, h("h3", {}, "Over the test documents"), over, found, places);
   const all = h("button", { type: "button", onclick: () => app.choose({ channel: null }) }, "All channels");
-  const { el, caption, head } = card("channels", "Channels", box, note, spread, words, contexts, all);
+  const { el, caption, head } = card("channels", "Channels", box, note, spread, words, contexts, documents, all);
   let m = null, columns = 1;
   const at = (event) => {
     const area = canvas.getBoundingClientRect();
@@ -61,13 +67,29 @@ export function channelView(app) {
     const channel = m.point.channel, layer = m.point.layer - 1;
     const own = layerValues(m.shown, layer, channel);
     const base = m.untrained ? layerValues(m.untrained, layer, channel) : null;
-    histograms(spread, m, own, base);
+    histograms(spread, m, histogram(own, BINS), base && histogram(base, BINS));
     const of = channel === null ? `all ${m.gate.channels} channels` : `channel ${channel}`;
     words.textContent = `Layer ${label(m.gate, m.point.layer)}, ${of}, over this text: mean ${number(mean(own), 3)}` + (base ? `; untrained ${number(mean(base), 3)}.` : ".");
     const top = channel === null ? [] : highest(own, 5);
     contexts.replaceChildren(...top.map((t) => context(m.shown.pieces, t, own[t])));
     contexts.hidden = !top.length;
     all.hidden = m.state.channel === null;
+    overDocuments(app.cardsOf(m.shown.arm), channel);
+  }
+
+  /** The channel's card, of the gate as it is, whatever is clamped. */
+  function overDocuments(cards, channel) {
+    const known = channel !== null && Boolean(cards?.top);
+    documents.hidden = !cards;
+    over.hidden = places.hidden = !known;
+    found.textContent = cards?.top ? "Point at a channel." : cards;
+    if (!known) return;
+    const own = cardOf(cards, m.point.layer, channel);
+    histograms(over, m, own.histogram, own.untrained?.histogram);
+    const read = own.documents < own.of ? `the first ${own.documents} of ${own.of}` : own.documents;
+    const beside = own.untrained ? `; untrained ${number(own.untrained.mean, 3)}` : "";
+    found.textContent = `${m.armLabel}, gate on, layer ${label(m.gate, m.point.layer)}, channel ${channel}, over ${read} documents (${own.tokens.toLocaleString("en")} tokens): mean ${number(own.mean, 3)}${beside}. Highest at:`;
+    places.replaceChildren(...own.contexts.map(({ pieces, at, value }) => context(pieces, at, value)));
   }
 
   return {
@@ -84,30 +106,31 @@ export function channelView(app) {
       note.hidden = there;
       head.textContent = there ? `Channels of token ${m.point.token}, layer ${label(m.gate, m.point.layer)}` : "Channels";
       if (there) { cells(); about(); return; }
-      contexts.hidden = all.hidden = true;
+      contexts.hidden = all.hidden = documents.hidden = true;
       note.textContent = !m.gate ? "This arm has no gate." : !m.total ? "The text is empty." : "This reading keeps no single channels.";
     },
   };
 }
 
-/** A token of the text with those before it. */
+/** A token among those around it. */
 function context(pieces, place, value) {
-  const before = pieces.slice(Math.max(0, place - 4), place).map((piece) => tokenLabel(piece)).join("");
-  return h("li", {}, h("bdi", {}, before, h("strong", {}, tokenLabel(pieces[place]))), h("span", {}, number(value)));
+  const words = (from, to) => pieces.slice(Math.max(0, from), to).map(readable).join("");
+  const shown = h("bdi", {}, words(place - LEAD, place), h("strong", {}, readable(pieces[place])), words(place + 1, place + 1 + TAIL));
+  return h("li", {}, shown, h("span", {}, number(value)));
 }
 
-/** How the values are spread over 0 to 1: bars for this arm, a line for the untrained one. The height is a square root. */
+/** Shares of bins of 0 to 1: bars for this arm, a line for the untrained one. The height is a square root. */
 function histograms(canvas, m, own, base) {
   const width = canvas.parentElement.clientWidth, height = 56;
   const context = fit(canvas, width, height + 14);
-  const wide = width / BINS, y = (part) => height * (1 - Math.sqrt(part));
+  const wide = width / own.length, y = (part) => height * (1 - Math.sqrt(part));
   context.fillStyle = m.colours.quiet;
-  histogram(own, BINS).forEach((part, i) => context.fillRect(i * wide, y(part), wide - 1, height - y(part)));
+  own.forEach((part, i) => context.fillRect(i * wide, y(part), wide - 1, height - y(part)));
   if (base) {
     context.strokeStyle = m.colours.text;
     context.lineWidth = 1.5;
     context.beginPath();
-    histogram(base, BINS).forEach((part, i) => { context.lineTo(i * wide, y(part)); context.lineTo((i + 1) * wide, y(part)); });
+    base.forEach((part, i) => { context.lineTo(i * wide, y(part)); context.lineTo((i + 1) * wide, y(part)); });
     context.stroke();
   }
   context.fillStyle = m.colours.soft;

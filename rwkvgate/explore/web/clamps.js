@@ -9,14 +9,17 @@ export const BEFORE = 1;
  *
  * @param {import("./engine.js").Intervention[]} interventions
  * @param {Object} arm its entry in the header of a weight file.
+ * @param {Map<string, ?Float32Array[]>} [recorded] of each text to replace gates by, each layer's gate, as a reading has it.
  * @returns {Object[][]}
  * @throws {Error} names what is out of range, and what is allowed.
  */
-export function clampsOf(interventions, { name, config, gate }) {
+export function clampsOf(interventions, { name, config, gate }, recorded = new Map()) {
   const { num_hidden_layers: layers, hidden_size: channels } = config;
   if (interventions.length && !gate) throw new Error(`arm ${name} has no gate to change`);
-  const clamps = interventions.map(({ layer = null, channels: some = null, tokens = null, value = null, scale = null }) => {
-    if ((value === null) === (scale === null)) throw new Error("exactly one of value and scale must be given");
+  const clamps = interventions.map(({ layer = null, channels: some = null, tokens = null, value = null, scale = null, replace = null }) => {
+    if ([value, scale, replace].filter((one) => one !== null).length !== 1) {
+      throw new Error("exactly one of value, scale and replace must be given");
+    }
     if (scale !== null) checkNumbers("scale", [scale], Infinity);
     for (const row of rowsOf(value)) {
       if (row.length !== channels) throw new Error(`value has ${row.length} numbers; it must have 1 or ${channels}`);
@@ -26,10 +29,24 @@ export function clampsOf(interventions, { name, config, gate }) {
     if (some !== null) checkWhole("channels", some, 0, channels - 1);
     if (tokens !== null) checkWhole("tokens", tokens, 0, Infinity);
     const positions = tokens && new Set(tokens.map((token) => token + BEFORE));
-    const given = value?.[0]?.length ? (position) => value[position - BEFORE] : () => value;
+    const given = (i) => {
+      if (replace !== null) return repeated(recorded.get(replace)[i], channels);
+      return value?.[0]?.length ? (position) => value[position - BEFORE] : () => value;
+    };
     return { layer, channels: some && new Set(some), positions, given, scale };
   });
-  return Array.from({ length: layers }, (_, i) => clamps.filter(({ layer }) => layer === null || layer === i + 1));
+  const own = (i) => clamps.filter(({ layer }) => layer === null || layer === i + 1);
+  return Array.from({ length: layers }, (_, i) => own(i).map((clamp) => ({ ...clamp, given: clamp.given(i) })));
+}
+
+/** The recorded values of a position: those of a text without end, which repeats the one that was read. */
+function repeated(values, channels) {
+  const tokens = values.length / channels;
+  return (position) => {
+    if (position < BEFORE) return undefined;
+    const start = ((position - BEFORE) % tokens) * channels;
+    return values.subarray(start, start + channels);
+  };
 }
 
 /** A gate's values, by channel, after a clamp; `position` is the model's. */

@@ -9,6 +9,8 @@ export function controls(app) {
   const recorded = about.engine === "recorded";
   let timer = 0;
   const text = h("textarea", { rows: "4", spellcheck: "false", dir: "auto", readonly: recorded });
+  const other = h("textarea", { rows: "3", spellcheck: "false", dir: "auto", onchange: () => app.change({ other: other.value }) });
+  const others = field("Replace the gate by its values on this text", other);
   const take = () => { clearTimeout(timer); if (text.value !== app.state.text) app.change({ text: text.value, token: 0 }); };
   text.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(take, PAUSE); });
   text.addEventListener("change", take);
@@ -40,7 +42,7 @@ export function controls(app) {
   };
   const where = h("p", { class: "note" });
   const note = h("p", { class: "note" });
-  const intervention = h("div", { class: "intervention" }, gate.el, amount, scope.layers.el, scope.channels.el, scope.tokens.el, where);
+  const intervention = h("div", { class: "intervention" }, gate.el, amount, others, scope.layers.el, scope.channels.el, scope.tokens.el, where);
   const el = h("div", { class: "controls" },
     field("Text", text, recorded ? about.limits.words : null), (about.examples ?? []).length && !recorded ? examples : null,
     field("Arm", arm), note, intervention, field("Compare with", beside), field("Shown", measure));
@@ -58,7 +60,9 @@ export function controls(app) {
         scope[key].set(state[key]);
         scope[key].el.hidden = state.gate === "on" || (recorded && key !== "layers") || (key === "channels" && state.channel === null);
       }
-      amount.hidden = recorded || state.gate === "on" || state.gate === "off";
+      amount.hidden = recorded || !["value", "scale"].includes(state.gate);
+      others.hidden = state.gate !== "replace";
+      if (document.activeElement !== other || app.moved) other.value = state.other;
       const scaled = state.gate === "scale";
       sliderName.textContent = scaled ? "Multiply the gate by" : "Set the gate to";
       slider.max = scaled ? 2 : 1;

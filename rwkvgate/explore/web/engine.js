@@ -15,16 +15,19 @@
  * @property {string} vocabulary
  * @property {Arm[]} arms
  * @property {{tokens: number}} limits tokens that one reading takes at most; further ones are left out and counted.
+ * @property {string[]} cards names of the arms whose channels have cards.
  * @property {?string} untrained name of the arm with an untrained gate, the baseline of "change from untrained".
  *
  * @typedef {Object} Intervention Changes gate values, as `clamp_gate` does: one after another, each on what those
- *   before it left. Exactly one of `value` and `scale` is given.
+ *   before it left. Exactly one of `value`, `scale` and `replace` is given.
  * @property {?number} layer from 1; null is every layer.
  * @property {?number[]} channels from 0; null is all.
  * @property {?number[]} tokens positions in the text from 0, generated tokens included; null is all.
  * @property {number|ArrayLike<number>|ArrayLike<number>[]} [value] 0 to 1, in place of the gate: a number, one for each
  *   channel, or a row of these for each token (tokens after the last row keep their own).
  * @property {number} [scale] a factor of at least 0.
+ * @property {string} [replace] another text: the gates that the arm has on it, token by token and from its start again
+ *   at its end, in place of the gate.
  *
  * @typedef {Object} Tokens
  * @property {Int32Array} ids
@@ -64,6 +67,8 @@
  * @property {(asked: {arm: string, text: string, interventions?: Intervention[], tokens: number, temperature?: number,
  *   seed?: number}, onToken?: (token: Token) => void) => Promise<{pieces: string[]}>} continue at most `tokens` tokens,
  *   fewer where the text ends; temperature 0 is greedy.
+ * @property {(arm: string, onProgress?: (read: number, total: number) => void) => Promise<Object>} cards of an arm's
+ *   channels over test documents, for `cardOf`.
  * @property {() => Promise<void>} stop ends what runs: a reading rejects, and a
  *   continuation returns what it has, once its text is read.
  */
@@ -72,11 +77,11 @@
  * The engine that runs the model in the page, in a worker.
  *
  * @param {ArrayBuffer|string} weights a file of `rwkvgate.explore.weights.pack`, or its text of `embedded`.
- * @param {{worker?: Worker, arms?: string[]}} [options] worker: one that runs `worker.js`, such as `workerOf(source)`
- *   where the page is a single file; arms: names that the file must hold.
+ * @param {{worker?: Worker, arms?: string[], cards?: Object}} [options] worker: one that runs `worker.js`, such as
+ *   `workerOf(source)` where the page is a single file; arms: names that the file must hold; cards: of channels, by arm.
  * @returns {Promise<Engine>}
  */
-export async function pageEngine(weights, { worker = freshWorker(), arms = [] } = {}) {
+export async function pageEngine(weights, { worker = freshWorker(), arms = [], cards = {} } = {}) {
   const waiting = new Map(); // of each question its promise's ends, and who is told on the way
   let asked = 0;
   const ask = (method, args, tell) =>
@@ -98,10 +103,11 @@ export async function pageEngine(weights, { worker = freshWorker(), arms = [] } 
   };
   await ask("open", [weights, arms]);
   return {
-    about: () => ask("about", []),
+    about: async () => ({ ...(await ask("about", [])), cards: Object.keys(cards) }),
     tokenize: (text) => ask("tokenize", [text]),
     read: (wanted, onProgress) => ask("read", [wanted], onProgress),
     continue: (wanted, onToken) => ask("continue", [wanted], onToken),
+    cards: async (arm) => cards[arm],
     stop: () => ask("stop", []),
   };
 }

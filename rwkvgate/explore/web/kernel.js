@@ -62,6 +62,9 @@ export function kernelEngine(model, silence = SILENCE) {
       }
       return { pieces };
     },
+    async cards(arm, progress = () => {}) {
+      return (await ask({ method: "cards", arm }, ({ read, total }) => total && progress(read, total)))[0].cards;
+    },
     /** What is under way ends at its next part, with the error "stopped". */
     async stop() {
       if (waiting.size) model.send({ id: ++last, method: "stop", asked: [...waiting.keys()] });

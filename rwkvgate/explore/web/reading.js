@@ -20,7 +20,7 @@ export class PageEngine {
    * @throws {Error} as `openWeights` does.
    */
   constructor(weights, arms) {
-    Object.assign(this, openWeights(weights, arms), { networks: new Map(), states: new Map(), stops: 0 });
+    Object.assign(this, openWeights(weights, arms), { networks: new Map(), states: new Map(), others: new Map(), stops: 0 });
     this.tokenizer = new Tokenizer(this.header.tokenizer);
   }
 
@@ -54,7 +54,7 @@ export class PageEngine {
 
   async read({ arm, text, interventions = [] }, onProgress) {
     const started = performance.now();
-    const run = this.begin(arm, text, interventions);
+    const run = await this.begin(arm, text, interventions);
     const { ids, pieces, spans } = run.tokens;
     const { num_hidden_layers: layers, hidden_size: channels } = run.network.config;
     const count = Math.min(ids.length, LIMIT);
@@ -83,7 +83,7 @@ export class PageEngine {
     if (!(temperature >= 0 && temperature < Infinity)) {
       throw new Error(`temperature is ${temperature}; it must be a number of at least 0`);
     }
-    const run = this.begin(arm, text, interventions);
+    const run = await this.begin(arm, text, interventions);
     const count = run.tokens.ids.length;
     if (count > LIMIT) throw new Error(`the text has ${count} tokens; the page continues up to ${LIMIT}`);
     if (!this.states.has(run.key)) await this.each(run, count, (token, next) => next(token + 1 === count));
@@ -118,14 +118,25 @@ export class PageEngine {
   }
 
   /** What a reading or a continuation needs, once all of it is checked. */
-  begin(name, text, interventions) {
+  async begin(name, text, interventions) {
     const arm = this.header.arms.find((one) => one.name === name);
     if (!arm) throw new Error(`there is no arm ${name}; there are ${this.header.arms.map((one) => one.name).join(", ")}`);
-    const clamps = clampsOf(interventions, arm);
+    const recorded = new Map();
+    for (const { replace } of interventions) if (typeof replace === "string") recorded.set(replace, await this.recorded(name, replace));
+    const clamps = clampsOf(interventions, arm, recorded);
     const tokens = this.tokenizer.encode(text);
     if (!tokens.ids.length) throw new Error("the text is empty; type at least one character");
     if (!this.networks.has(name)) this.networks.set(name, new Network(arm, this.tensors(name)));
     return { arm, clamps, tokens, network: this.networks.get(name), key: JSON.stringify([name, text, interventions]) };
+  }
+
+  /** Each layer's gate over another text. */
+  async recorded(arm, text) {
+    if (!text) throw new Error("the other text is empty; type at least one character");
+    const key = JSON.stringify([arm, text]);
+    if (!this.others.has(key)) this.others.set(key, (await this.read({ arm, text })).gates);
+    if (this.others.size > KEPT) this.others.delete(this.others.keys().next().value);
+    return this.others.get(key);
   }
 
   /** After the prefix, call work(token, next) for each token, where next(wanted) reads it; keep the state at the end. */

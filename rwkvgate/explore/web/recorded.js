@@ -5,8 +5,8 @@ function bytes(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-/** `record` is what `page.recording` wrote: `about`, and `readings` with their buffers and continuations. */
-export function recordedEngine({ about, readings }) {
+/** `record` is what `page.recording` wrote: `about`, `readings` with their buffers and continuations, and `cards`. */
+export function recordedEngine({ about, readings, cards }) {
   const key = ({ arm, text, interventions }) => JSON.stringify([arm, text, interventions.map(({ layer, channels, tokens, value, scale }) => [layer, channels, tokens, value, scale])]);
   const kept = new Map(readings.map((one) => [key(one.reading), one]));
   const find = (request) => {
@@ -16,7 +16,7 @@ export function recordedEngine({ about, readings }) {
   };
   return {
     async about() {
-      return about;
+      return { ...about, cards: Object.keys(cards) };
     },
     async tokenize(text) {
       const [{ reading }] = readings;
@@ -31,6 +31,9 @@ export function recordedEngine({ about, readings }) {
       const { continuation } = find(request);
       continuation.forEach(onToken);
       return { pieces: continuation.map(({ piece }) => piece) };
+    },
+    async cards(arm) {
+      return cards[arm];
     },
     async stop() {},
   };

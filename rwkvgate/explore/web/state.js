@@ -1,4 +1,5 @@
 // What the user has chosen: plain values, from which interventions, words and the address follow. No DOM.
+import { quoted } from "./tokens.js";
 
 export const MEASURES = {
   gate: "the gate",
@@ -7,7 +8,7 @@ export const MEASURES = {
   surprisal: "surprisal",
 };
 
-export const GATES = { on: "On", off: "Off", value: "Value", scale: "Scale" };
+export const GATES = { on: "On", off: "Off", value: "Value", scale: "Scale", replace: "Other" };
 
 /** The choices at the start, from what an engine says about itself. */
 export function defaults(about) {
@@ -23,6 +24,7 @@ export function defaults(about) {
     gate: "on",
     value: 0.5,
     scale: 1.5,
+    other: about.examples?.[1] ?? about.examples?.[0] ?? "", // the text whose gates replace those of this one
     layers: "all", // which layers, channels and tokens an intervention changes: all, or the chosen one
     channels: "all",
     tokens: "all",
@@ -63,7 +65,7 @@ export function clean(given, about) {
   for (const [key, value] of Object.entries(given)) {
     const number = WHOLE.includes(key) ? whole(value) : value === null || value === "" ? NaN : Number(value);
     const inside = (low, high) => number >= low && number <= high;
-    if (key === "text" && typeof value === "string") state.text = value;
+    if ((key === "text" || key === "other") && typeof value === "string") state[key] = value;
     else if (key === "arm" && names.includes(value)) state.arm = value;
     else if (key === "beside" && (value === "" || names.includes(value))) state.beside = value;
     else if (key in ALLOWED && ALLOWED[key].includes(value)) state[key] = value;
@@ -88,7 +90,7 @@ export function interventions(state, about) {
   const gate = gateOf(state.arm, about);
   if (state.gate === "on" || !gate) return [];
   if (state.gate === "scale" && state.scale === 1) return [];
-  const change = state.gate === "scale" ? { scale: state.scale } : { value: state.gate === "off" ? 0 : state.value };
+  const change = { off: { value: 0 }, value: { value: state.value }, scale: { scale: state.scale }, replace: { replace: state.other } }[state.gate];
   return [
     {
       layer: state.layers === "all" ? null : parseInt(label(gate, state.layer), 10),
@@ -108,8 +110,8 @@ export function label(gate, row) {
 export function describe(changes) {
   if (!changes.length) return "gate on";
   return changes
-    .map(({ layer, channels, tokens, value, scale }) => {
-      const what = scale !== undefined ? `gate × ${scale.toFixed(2)}` : value === 0 ? "gate off" : `gate at ${value.toFixed(2)}`;
+    .map(({ layer, channels, tokens, value, scale, replace }) => {
+      const what = replace !== undefined ? `gate of ${quoted(replace, 24)}` : scale !== undefined ? `gate × ${scale.toFixed(2)}` : value === 0 ? "gate off" : `gate at ${value.toFixed(2)}`;
       const where = [layer === null ? "in every layer" : `in layer ${layer}`];
       if (channels) where.push(`channel ${channels.join(", ")}`);
       if (tokens) where.push(`token ${tokens.join(", ")}`);

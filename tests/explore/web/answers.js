@@ -10,7 +10,7 @@ export async function answers(engine, core, { texts, readings, continuations, re
   for (const asked of readings) {
     const reading = await engine.read(asked);
     const logits = [];
-    const run = core.begin(asked.arm, asked.text, asked.interventions);
+    const run = await core.begin(asked.arm, asked.text, asked.interventions);
     await core.each(run, run.tokens.ids.length, (token, next) => logits.push(plain(next(true).logits)));
     const { letIn, surprisal, gates, top, pieces, layers, left } = reading;
     const numbers = { gates: gates && gates.map(plain), letIn: plain(letIn), surprisal: plain(surprisal) };

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
 from rwkvgate.experiment.corpora.tokenizer import END_OF_TEXT, train_tokenizer
 from rwkvgate.explore import clamp_gate
-from rwkvgate.explore.observing import observing
+from rwkvgate.explore.observing import gates_over, observing
 from rwkvgate.explore.weights import GATINGS, SHIFTS, pack, rounded
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.patch import is_patched
@@ -32,6 +32,8 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "head_size": 8, "time_mix_ra
 VOCABULARY = 400
 PROMPTS, NEW, CHECKED = 50, 50, 2
 """Prompts, tokens after each, and the prompts whose continuations are compared number by number."""
+LONGEST = 400
+"""Tokens of a text and its continuation at most."""
 ARMS = [
     "base",
     *(
@@ -51,6 +53,7 @@ CLAMPS: dict[str, list[dict[str, Any]]] = {
         {"layer": 1, "scale": 0.5, "channels": [1, 2]},
     ],
     "by channel": [{"layer": 3, "value": (np.arange(32) / 31).tolist()}],
+    "another text": [{"layer": None, "replace": "A fox."}, {"layer": 2, "value": 0.5, "channels": [3], "tokens": [4]}],
     "by token": [{"layer": 3, "value": (np.arange(32 * 6).reshape(6, 32) / 200).tolist()}],
 }
 PIECES = ["don't", "we'LL", "  two", "\t\n x", "x \n", "123 456", "٣٤", "½", "漢字仮名", "नमस्ते", "עברית", "العربية"]
@@ -145,7 +148,8 @@ def cases(most: int = PROMPTS, new: int = NEW) -> dict[str, Any]:
             ["read", base | {"interventions": [{"value": 0, "layer": 4}]}],
             ["read", base | {"interventions": [{"value": 0, "channels": [32]}]}],
             ["read", base | {"interventions": [{"value": 0, "tokens": [-1]}]}],
-            ["read", base | {"interventions": [{"replace": "other"}]}],
+            ["read", base | {"interventions": [{"replace": ""}]}],
+            ["read", base | {"interventions": [{"replace": "b", "value": 0}]}],
             ["continue", base | {"tokens": 0}],
             ["continue", base | {"tokens": 1, "temperature": -1}],
         ],
@@ -156,6 +160,12 @@ def clamped(arm: str, name: str) -> ExitStack:
     """The same interventions on the arm's model, as a context manager. Its positions count the prefix."""
     stack = ExitStack()
     for one in CLAMPS[name]:
+        if "replace" in one:
+            gates = gates_over(model(arm), ids_of(one["replace"]))
+            gates = gates.repeat(1, -(-LONGEST // gates.shape[1]), 1)
+            for layer, rows in enumerate(gates, start=1):
+                stack.enter_context(clamp_gate(model(arm), layer, torch.cat((rows[:1], rows)), tokens=slice(1, None)))
+            continue
         options = one | ({"tokens": [token + 1 for token in one["tokens"]]} if "tokens" in one else {})
         if isinstance(one.get("value"), list):
             options["value"] = torch.tensor(one["value"])

@@ -14,9 +14,20 @@ function changed(own, interventions, layer, token, channel) {
   let now = own;
   for (const one of interventions) {
     const hit = (one.layer === null || one.layer === layer + 1) && (!one.tokens || one.tokens.includes(token)) && (!one.channels || one.channels.includes(channel));
-    if (hit) now = one.scale === undefined ? one.value : now * one.scale;
+    if (hit) now = one.replace !== undefined ? value(token * CHANNELS + channel + one.replace.length) : one.scale === undefined ? one.value : now * one.scale;
   }
   return now;
+}
+
+/** Cards of one context, whose words a page could take for markup. */
+function cards(documents) {
+  const every = (value) => Array.from({ length: LAYERS }, () => Array.from({ length: CHANNELS }, () => value));
+  const spread = (mean, letters) => ({ mean: every(mean), histogram: Array.from({ length: LAYERS }, () => letters.repeat(CHANNELS)) });
+  const contexts = documents.map((text) => [1, ...pieces(text).map((_, i) => i)]);
+  return {
+    documents: 300, of: 300, tokens: 61234, pieces: pieces(documents.join(" ")), contexts, top: every(0), value: every(0.912),
+    ...spread(0.437, "AAAABCHOYnsxmgXMGCBA"), untrained: spread(0.501, "AAAAAAAAGuuGAAAAAAAA"),
+  };
 }
 
 export function fakeEngine({ title = "The gate", delay = 0, about = {} } = {}) {
@@ -32,7 +43,7 @@ export function fakeEngine({ title = "The gate", delay = 0, about = {} } = {}) {
     calls: [],
     async about() {
       return {
-        engine: "page", title, vocabulary: "words", arms, limits: { tokens: 4096 }, untrained: "untrained",
+        engine: "page", title, vocabulary: "words", arms, limits: { tokens: 4096 }, cards: ["enhanced"], untrained: "untrained",
         text: "Once upon a time, in a distant land, there lived a baker named Mira. She kept a silver key, and her brother wanted it.",
         examples: ["In the realm of artificial intelligence, a gate decides what to keep."], ...about,
       };
@@ -69,6 +80,11 @@ export function fakeEngine({ title = "The gate", delay = 0, about = {} } = {}) {
         onToken({ piece, id: i, p: 0.5 });
       }
       return { pieces: written };
+    },
+    async cards(arm, onProgress) {
+      onProgress(12, 300);
+      await pause();
+      return cards(["The <b>key</b> <img/onerror=alert(1)> was \u202ein the drawer ."]);
     },
     async stop() { stopped++; },
   };

@@ -1,5 +1,6 @@
 // What needs no browser: states, words, measures, colours, tokens, tables.
 import { colour, ink, luminance } from "./colour.js";
+import { cardOf } from "./cards.js";
 import { cell } from "./exporting.js";
 import { channelValues, highest, histogram, layerMeans, mean, measured, SCALES, share, windowOf } from "./measures.js";
 import { clean, defaults, describe, fromAddress, History, interventions, toAddress } from "./state.js";
@@ -35,6 +36,11 @@ export function run(assert) {
   assert.equal(describe([{ layer: null, channels: null, tokens: null, value: 0 }]), "gate off in every layer");
   assert.equal(describe([{ layer: 2, channels: [7], tokens: [3], scale: 0.5 }]), "gate × 0.50 in layer 2, channel 7, token 3");
 
+  const replaced = clean({ ...start, gate: "replace", other: "A fox & <b>" }, about);
+  assert.deepEqual(interventions(replaced, about), [{ layer: null, channels: null, tokens: null, replace: "A fox & <b>" }]);
+  assert.equal(describe(interventions(replaced, about)), "gate of “A fox & <b>” in every layer");
+  assert.deepEqual(clean(fromAddress(`#${toAddress(replaced, about)}`), about), replaced);
+
   const history = new History(1);
   history.push(2);
   history.push(3);
@@ -61,6 +67,18 @@ export function run(assert) {
   assert.deepEqual(highest([1, NaN, 3, 2], 2), [2, 3]);
   assert.deepEqual(windowOf(300, 600), [256, 512]);
   assert.deepEqual(windowOf(0, 0), [0, 0]);
+
+  // Cards: two gates of two channels; the second channel of the second gate is highest in one place alone.
+  const packed = {
+    documents: 2, of: 3, tokens: 9, pieces: ["a", "<b>", "c"], contexts: [[1, 0, 1, 2], [0, 2]],
+    top: [[0, 1, 1, -1], [0, -1, 1, -1]], value: [[0.9, 0.8, 0.7, 0], [0.6, 0, 0.5, 0]], mean: [[0.1, 0.2], [0.3, 0.4]],
+    histogram: ["A/gA", "/AgA"], untrained: { mean: [[0.5, 0.5], [0.5, 0.6]], histogram: ["AAAA", "AAA/"] },
+  };
+  const own4 = cardOf(packed, 2, 1);
+  assert.deepEqual(own4.contexts, [{ pieces: ["c"], at: 0, value: 0.5 }]);
+  assert.deepEqual([own4.mean, own4.histogram.map((x) => +x.toFixed(2)), own4.untrained], [0.4, [0.26, 0], { mean: 0.6, histogram: [0, 1] }]);
+  assert.deepEqual(cardOf(packed, 1, 0).contexts[0], { pieces: ["a", "<b>", "c"], at: 1, value: 0.9 });
+  assert.equal(cardOf({ ...packed, untrained: null }, 1, 0).untrained, null);
 
   // Colours: equal steps of lightness, legible ink on each, nothing for NaN.
   for (const theme of ["light", "dark"]) {
