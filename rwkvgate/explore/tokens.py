@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -65,25 +62,6 @@ def direction(tokens: Sequence[str]) -> str:
     classes = [unicodedata.bidirectional(c) for token in tokens for c in token]
     right = sum(each in ("R", "AL") for each in classes)
     return "rtl" if right > classes.count("L") else "ltr"
-
-
-def aggregate(
-    tokens: Sequence[str], values: NDArray[np.float32], most: int
-) -> tuple[list[str], NDArray[np.float32], int]:
-    """Join tokens and values (..., time) into at most `most` groups of equal size, the last one possibly shorter.
-
-    Returns:
-        The groups' texts, their means without nan, and the tokens per group: 1 if nothing is joined.
-    """
-    size = -(-len(tokens) // most) if tokens else 1
-    if size == 1:
-        return list(tokens), values, 1
-    edges = np.arange(0, len(tokens), size)
-    texts = ["".join(tokens[start : start + size]) for start in edges.tolist()]
-    counts = np.add.reduceat(~np.isnan(values), edges, axis=-1)
-    sums = np.add.reduceat(np.nan_to_num(values), edges, axis=-1)
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    return texts, means.astype(np.float32), size
 
 
 def _letter(letter: str, token: str) -> str:

@@ -11,6 +11,8 @@ It adds:
 
 - parameters are checked before the notebook runs, for papermill writes keys into it as they are, and they may be code;
 - a failure is shown without papermill's own frames;
+- where a widget's output holds a picture too, the picture alone stays: its kernel is gone, and a page that nbconvert
+  makes would show the dead widget;
 - the run folder's record gets the executed notebook's hash, under the name that the run graph moves it to;
 - messages to the kernel are encrypted where that is possible, since others may use the machine;
 - on Linux the kernel ends with papermill even if papermill is killed, or interrupted while the kernel starts, and
@@ -19,6 +21,7 @@ It adds:
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from functools import partial
@@ -31,8 +34,9 @@ from rwkvgate.experiment.parameters import Loader, check_parameters, read_parame
 from rwkvgate.experiment.records import keep_marks
 from rwkvgate.experiment.run import UNFINISHED
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import mark
+from rwkvgate.rwkv6.files import mark, read_json, write_text
 
+VIEW = "application/vnd.jupyter.widget-view+json"
 HEAD = "RWKVGATE_HEAD"
 """The environment variable with the process id of the run graph's head on this machine."""
 
@@ -66,6 +70,7 @@ def main() -> None:
             return execute(output_path=output_path, parameters=parameters, **options)
         finally:  # a notebook whose training diverged is kept too
             output = Path(output_path)
+            keep_pictures(output)
             if output.name.endswith(UNFINISHED) and output.exists():
                 keep_marks(output.parent, {output.name.removesuffix(UNFINISHED): mark(output)})
 
@@ -78,6 +83,19 @@ def main() -> None:
         sys.exit(f"parameters are not valid YAML: {' '.join(str(error).split())}")
     except (SettingsError, PapermillException, OSError) as error:
         sys.exit(str(error).strip())
+
+
+def keep_pictures(path: Path) -> None:
+    """Take the views of widgets, and their state, out of an executed notebook where a PNG stands beside them."""
+    notebook = read_json(path) or {}
+    outputs = [output.get("data", {}) for cell in notebook.get("cells", []) for output in cell.get("outputs", [])]
+    shown = [data for data in outputs if VIEW in data and "image/png" in data]
+    for data in shown:
+        del data[VIEW]
+    if shown:
+        if not any(VIEW in data for data in outputs):
+            notebook["metadata"].pop("widgets", None)
+        write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,6 @@ def test_a_text_too_long_for_single_channels_says_so(reader: Any, monkeypatch: A
     model, tokenizer = reader()
     monkeypatch.setattr(gated_text, "VALUES_LIMIT", 0)
     gated = read_text(model, tokenizer, "one two three")
-    assert gated.values is None and "layer 1" in text_view(gated)
+    assert gated.values is None and "Layer 1" in text_view(gated).texts[0].get_text()
     with pytest.raises(ValueError, match="too long for single channels"):
         text_view(gated, 1, 3)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
 import pytest
 
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
-from rwkvgate.explore.tokens import aggregate, direction, readable, token_labels, token_texts
+from rwkvgate.explore.tokens import direction, readable, token_labels, token_texts
 from tests.explore.hostile import TEXTS
 
 
@@ -40,11 +39,3 @@ def test_ids_that_no_vocabulary_has_are_refused(reader: Any, index: int) -> None
 
 def test_labels_show_white_space() -> None:
     assert token_labels([" a", "\n", "\x07"]) == ["·a", "⏎", "□"]
-
-
-def test_groups_of_tokens() -> None:
-    values = np.array([[1, 3, np.nan, 5, 7]], dtype=np.float32)
-    texts, means, size = aggregate(list("abcde"), values, 3)
-    assert texts == ["ab", "cd", "e"] and size == 2 and means.tolist() == [[2, 5, 7]]
-    assert aggregate([], values[:, :0], 3)[2] == 1
-    assert np.isnan(aggregate(["a", "b"], np.full(2, np.nan, np.float32), 1)[1]).all()

@@ -85,6 +85,23 @@ def test_the_report_stands_alone(chain: tuple[Path, str]) -> None:
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page) and "<script" not in page
 
 
+def test_an_executed_notebook_shows_its_pictures_where_it_is_not_trusted(chain: tuple[Path, str]) -> None:
+    """Where outputs are sanitised, tables and PNG are left: no view may be markup that lives by its style."""
+    cells = json.loads((chain[0] / "notebooks" / "05_gate_visualization.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = {cell["id"]: [out["data"] for out in cell.get("outputs", []) if "data" in out] for cell in cells}
+    assert {kind for datas in shown.values() for data in datas for kind in data} == {
+        "text/plain",
+        "text/html",
+        "image/png",
+    }
+    assert all("dataframe" in data["text/html"] for datas in shown.values() for data in datas if "text/html" in data)
+    pictured = {name for name, datas in shown.items() if any("image/png" in data for data in datas)}
+    sources = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+    views = ("subplots(", "relplot(", "text_view(", "compare_view(", "clamp_view(", "GateExplorer(")
+    assert pictured == {name for name, source in sources.items() if any(view in source for view in views)}
+    assert len(pictured) == 9
+
+
 def test_the_manifest_says_where_numbers_come_from(chain: tuple[Path, str]) -> None:
     manifest = json.loads((chain[0] / "manifest.json").read_text())
     assert manifest["settings"]["profile"] == "smoke" and manifest["seeds"] == [0]

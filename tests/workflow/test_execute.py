@@ -14,6 +14,8 @@ import nbformat
 import psutil
 import pytest
 
+from rwkvgate.workflow.execute import VIEW, keep_pictures
+
 ROOT = Path(__file__).resolve().parents[2]
 
 LOADED = """
@@ -33,6 +35,24 @@ os.replace("kernel.tmp", "kernel")
 time.sleep(60)
 """
 """A kernel that is starting for a minute, and looks meanwhile neither for messages nor for its parent."""
+
+
+def test_a_picture_outlives_its_widget(tmp_path: Path) -> None:
+    view, png = {VIEW: {"model_id": "x"}}, {"image/png": "aGk=", "text/plain": "é"}
+    outputs = [nbformat.v4.new_output("display_data", data=data) for data in (view | png, png, view)]
+    cell = nbformat.v4.new_code_cell("1", outputs=outputs)
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    path = tmp_path / "executed.ipynb"
+    nbformat.write(notebook, path)
+    keep_pictures(path)
+    left = nbformat.read(path, as_version=4)
+    assert [out.data for out in left.cells[0].outputs] == [png, png, view] and "widgets" in left.metadata
+    cell.outputs = outputs[:2]
+    nbformat.write(notebook, path)
+    keep_pictures(path)
+    assert "widgets" not in nbformat.read(path, as_version=4).metadata
+    (tmp_path / "damaged.ipynb").write_text("{")
+    keep_pictures(tmp_path / "damaged.ipynb")
 
 
 def executed(module: str, folder: Path, source: str) -> tuple[int, str, nbformat.NotebookNode]:
