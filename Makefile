@@ -115,7 +115,7 @@ search: $(STAMP)  ## search for a gate that beats its controls: hours on two cor
 study: $(STAMP)  ## run the study that decides, on WORKERS cores: days, resumable at any time; writes docs/study.md
 	@seq "$$WORKERS" | OMP_NUM_THREADS=1 xargs -P "$$WORKERS" -I{} nice $(BIN)/python -m rwkvgate.experiment.study
 
-explore: $(STAMP)  ## open the explorer of the newest run, or of RUN_DIR, in a browser
+explore: $(STAMP)  ## open the explorer of the newest run, of RUN_DIR, or of outputs/reference, in a browser
 	@$(BIN)/python -m rwkvgate.workflow.app $${RUN_DIR:+-- "$$RUN_DIR"}
 
 test-colab: $(STAMP)  ## run each notebook alone, as from its badge, with the versions that Colab publishes
@@ -138,7 +138,7 @@ lock: $(STAMP)  ## write constraints.txt from what is installed in .venv
 stamp: $(STAMP)  ## write the address and version in pyproject.toml into badges and Colab's cells
 	@$(BIN)/python -m rwkvgate.workflow.release stamp
 
-reference: $(STAMP)  ## copy tables and figures of outputs/cpu to outputs/reference, to be committed
+reference: $(STAMP)  ## copy tables, figures and three models of outputs/cpu to outputs/reference, to be committed
 	@$(BIN)/python -m rwkvgate.workflow.release reference
 
 clean:  ## remove the smoke run

@@ -27,6 +27,8 @@ RECORDS = tuple(f"{place}/{RECORD}" for place in ("*", "arms/*/*", "arms/*/*/*")
 MANIFEST = "manifest.json"
 ENVIRONMENT = "environment.txt"
 CHECKPOINT = "checkpoint.json"
+MODELS = "models"
+"""The folder of models that a committed run keeps; nothing is written into such a run."""
 FOLDERS = ("corpus", "base", "checkpoints", "results", "figures", "notebooks", "arms", *(f"arms/{arm}" for arm in ARMS))
 """What lies in a run folder and is a folder itself, but for those of single seeds and studies."""
 UNFINISHED = ".failed.ipynb"
@@ -62,7 +64,7 @@ class Run:
 
     @property
     def target(self) -> Path:
-        """Where notebooks write: the run folder, or a temporary one where that is read-only."""
+        """Where notebooks write: the run folder, or a temporary one where that is read-only or committed."""
         return writable(self.folder)
 
     @property
@@ -140,11 +142,13 @@ class Variant:
 
 @cache
 def writable(folder: Path) -> Path:
-    """The folder itself, which need not exist yet; or a new temporary one where it exists and is read-only."""
-    if not folder.exists() or os.access(folder, os.W_OK):
+    """The folder itself, which need not exist yet; or a new temporary one for a read-only folder or a committed run."""
+    is_committed = (folder / MODELS).is_dir()
+    if not folder.exists() or (os.access(folder, os.W_OK) and not is_committed):
         return folder
     aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
-    print(f"{folder} is read-only: what this notebook writes goes to {aside}", flush=True)
+    state = "is a committed run" if is_committed else "is read-only"
+    print(f"{folder} {state}: what this notebook writes goes to {aside}", flush=True)
     return aside
 
 

@@ -1,7 +1,7 @@
 """Open the gate explorer on a finished run: `python -m rwkvgate.workflow.app`, which `make explore` calls.
 
-It serves a page with a Python kernel behind it (voila) on the newest run under outputs/. `--page FILE` writes a page
-that works without a kernel instead.
+It serves a page with a Python kernel behind it (voila) on the newest run under outputs/, or in a checkout without runs
+on the models that outputs/reference keeps. `--page FILE` writes a page that works without a kernel instead.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rwkvgate.experiment.run import MANIFEST, Run, read_manifest
 from rwkvgate.experiment.settings import Settings
 from rwkvgate.experiment.steps import ensure_texts
 from rwkvgate.experiment.steps.arm import load_arm
+from rwkvgate.experiment.steps.kept import kept, kept_variants
 from rwkvgate.explore.explorer import GateExplorer
 from rwkvgate.explore.kernel import EXAMPLES
 from rwkvgate.gate.validation import SettingsError, validate
@@ -31,25 +32,30 @@ from rwkvgate.gate.validation import SettingsError, validate
 if TYPE_CHECKING:
     from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
+REFERENCE = "reference"
+"""The name of the committed run under outputs/."""
 FIRST = "enhanced"
 """The arm that is shown first if the run has it."""
 
 
 def newest_run(outputs: Path) -> Run:
-    """The run under `outputs` that was written last and has an arm with a gate.
+    """The run under `outputs` that was written last and has an arm with a gate; the committed one where no other has.
 
     Raises:
         SettingsError: there is none.
     """
-    manifests = sorted(outputs.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in manifests:
+    manifests = list(outputs.glob(f"*/{MANIFEST}"))
+    for path in sorted(manifests, key=lambda path: (path.parent.name != REFERENCE, path.stat().st_mtime), reverse=True):
         try:
             run = open_finished(path.parent)
         except SettingsError:
             continue
         if finished_arms(run):
             return run
-    raise SettingsError(f"{outputs} holds no run with a gated arm; `make reproduce` makes one")
+    lacking = (
+        f", and {REFERENCE} was committed without its models" if outputs / REFERENCE / MANIFEST in manifests else ""
+    )
+    raise SettingsError(f"{outputs} holds no run with a gated arm{lacking}; `make reproduce` makes one")
 
 
 def open_finished(folder: Path) -> Run:
@@ -70,6 +76,8 @@ def finished_arms(run: Run, *, gated: bool = True) -> dict[str, Callable[[], Rwk
 
     Why one that was made cannot be used is printed.
     """
+    if kept(run):
+        return {str(one): partial(load_arm, one) for one in kept_variants(run) if bool(one.arm.gate) == gated}
     loaders: dict[str, Callable[[], Rwkv6ForCausalLM]] = {}
     for arm in sorted(ARMS, key=lambda name: name != FIRST):
         for folder in sorted((run.folder / "arms" / arm).glob("seed*")):
@@ -95,7 +103,9 @@ def explorer_of(run: Run, text: str = next(iter(EXAMPLES.values()))) -> GateExpl
     disable_progress_bar()  # its bar would stand above the explorer
     name, *_ = arms
     arms |= finished_arms(run, gated=False)
-    return GateExplorer(arms.pop(name)(), ensure_texts(run).tokenizer, text, arms=arms, name=name)
+    texts = ensure_texts(run)
+    documents = [document.text for document in texts.corpus.test]
+    return GateExplorer(arms.pop(name)(), texts.tokenizer, text, arms=arms, name=name, documents=documents)
 
 
 def write_notebook(folder: Path, run: Run) -> Path:

@@ -17,14 +17,21 @@ from typing import Any
 
 import pandas as pd
 
+from rwkvgate.experiment import order
 from rwkvgate.experiment.analysis.tables import comparison_table, markdown, quality_table, time_table
 from rwkvgate.experiment.claims import claims_summary
+from rwkvgate.experiment.corpora.documents import write_documents
+from rwkvgate.experiment.corpora.tokenizer import save_tokenizer
 from rwkvgate.experiment.environment import packages
 from rwkvgate.experiment.places import project_root
-from rwkvgate.experiment.records import KEPT, intact, reading
-from rwkvgate.experiment.run import read_manifest
+from rwkvgate.experiment.records import KEPT, intact, keep_record, reading
+from rwkvgate.experiment.run import MODELS, Run, read_manifest
+from rwkvgate.experiment.steps import ensure_texts
+from rwkvgate.experiment.steps.arm import load_arm
+from rwkvgate.experiment.steps.kept import ARMS, LARGEST, TEST, TEXTS
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder, write_text
+from rwkvgate.workflow.app import REFERENCE, open_finished
 from rwkvgate.workflow.colab import INSTALL_METADATA, install_cell
 
 LOCK_HEADER = "# Every version the project is tested with, for Python 3.11 to 3.13. Written by `make lock`.\n"
@@ -107,8 +114,12 @@ def lock(root: Path) -> int:
 
 
 def reference(root: Path) -> Path:
-    """Copy the small outputs of the finished cpu run to outputs/reference, to be committed; returns that folder."""
-    run, target = root / "outputs" / "cpu", root / "outputs" / "reference"
+    """Copy the small outputs and three models of the finished cpu run to outputs/reference, to be committed.
+
+    Raises:
+        SettingsError: the run is not finished, or damaged, or its models would take too much room.
+    """
+    run, target = root / "outputs" / "cpu", root / "outputs" / REFERENCE
     if not (run / "report.html").is_file():
         raise SettingsError(f"{run} holds no finished run; `make reproduce` makes it")
     with write_folder(target) as fresh:
@@ -117,8 +128,27 @@ def reference(root: Path) -> Path:
                 copy = fresh / path.relative_to(run)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path if path.parent == run or path.name == KEPT else intact(path), copy)
+        keep_models(open_finished(run), fresh / MODELS)
     write_results(root)
     return target
+
+
+def keep_models(run: Run, folder: Path) -> None:
+    """Write what the explorer needs of a finished run: weights in float16, tokenizer, test documents, and a record.
+
+    Raises:
+        SettingsError: an arm or the corpus is not finished, or the files have more than `kept.LARGEST` bytes.
+    """
+    order.corpus(run).verified()
+    texts = ensure_texts(run)
+    save_tokenizer(texts.tokenizer, folder / TEXTS)
+    write_documents(folder / TEXTS / TEST, texts.corpus.test)
+    for arm in ARMS:
+        load_arm(run.variant(arm)).half().save_pretrained(folder / arm)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if (size := sum(path.stat().st_size for path in files)) > LARGEST:
+        raise SettingsError(f"the models of {run.folder} take {size:,} bytes; at most {LARGEST:,} are committed")
+    keep_record(folder, *files)
 
 
 def write_results(root: Path) -> Path:

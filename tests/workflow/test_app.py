@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rwkvgate.experiment.open_run import open_run
-from rwkvgate.experiment.steps import ensure_arm
+from rwkvgate.experiment.steps import ensure_arm, ensure_texts
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.workflow.app import explorer_of, finished_arms, main, newest_run, open_finished, write_notebook
+from rwkvgate.workflow.release import keep_models
+
+SMALL, FEW = {"pretraining": {"steps": 3}}, {"natural_characters": 20000}
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +27,8 @@ def outputs(tmp_path_factory: Any) -> Path:
     run = open_run(
         profile="smoke",
         run_dir=str(folder / "first"),
-        model={"pretraining": {"steps": 3}},
-        corpus={"natural_characters": 20000},
+        model=SMALL,
+        corpus=FEW,
     )
     ensure_arm(run.variant("enhanced-untrained"))
     open_run(profile="smoke", run_dir=str(folder / "second"))
@@ -33,7 +38,7 @@ def outputs(tmp_path_factory: Any) -> Path:
 
 def test_the_newest_run_with_a_gate_is_opened(outputs: Path, tmp_path: Path) -> None:
     run = newest_run(outputs)
-    assert run.folder == outputs / "first" and list(finished_arms(run)) == ["enhanced-untrained, seed 0"]
+    assert run.folder == outputs / "first" and "enhanced-untrained, seed 0" in finished_arms(run)
     explorer = explorer_of(run, "Once upon a time")
     assert explorer.engine.arms == ["enhanced-untrained, seed 0"]
     explorer.to_html(tmp_path / "page.html")
@@ -50,6 +55,73 @@ def test_where_there_is_nothing_to_open_it_is_said(outputs: Path, tmp_path: Path
         open_finished(tmp_path)
     with pytest.raises(SettingsError, match="has no finished arm with a gate"):
         explorer_of(open_finished(outputs / "second"))
+
+
+@pytest.fixture(scope="module")
+def committed(outputs: Path, tmp_path_factory: Any) -> Path:
+    """A folder of outputs as in a fresh clone: a committed run alone, which keeps its models."""
+    run = open_finished(outputs / "first")
+    with pytest.raises(SettingsError, match=r"arm of enhanced, seed 0 .* is not finished"):
+        keep_models(run, outputs / "never")
+    for arm in ("base", "base-tuned", "enhanced"):
+        ensure_arm(run.variant(arm))
+    target = tmp_path_factory.mktemp("clone") / "reference"
+    keep_models(run, target / "models")
+    shutil.copy(outputs / "first" / "manifest.json", target)
+    return target
+
+
+def test_a_fresh_clone_opens_the_committed_models(outputs: Path, committed: Path, capsys: Any) -> None:
+    run, made = newest_run(committed.parent), open_finished(outputs / "first")
+    explorer = explorer_of(run)
+    named = [f"{arm}, seed 0" for arm in ("enhanced", "enhanced-untrained", "base", "base-tuned")]
+    assert explorer.engine.arms == named and len(explorer.engine.documents) == len(ensure_texts(made).corpus.test)
+    ids = torch.tensor([ensure_texts(made).encode_text("Once upon a time")])
+    for name in named:
+        own, first = explorer.engine.model(name), ensure_arm(made.variant(name.split(",")[0]))
+        assert {parameter.dtype for parameter in own.parameters()} == {torch.float32}
+        torch.testing.assert_close(own(ids).logits, first(ids).logits, atol=5e-3, rtol=0)  # float16's rounding
+    before = {path: path.read_bytes() for path in committed.rglob("*") if path.is_file()}
+    opened = open_run(profile="smoke", run_dir=str(committed), model=SMALL, corpus=FEW)
+    assert ensure_arm(opened.variant("enhanced")) and not opened.figures.is_relative_to(committed)
+    assert "is a committed run: what this notebook writes goes to" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in committed.rglob("*") if path.is_file()} == before
+    changed = open_run(profile="smoke", run_dir=str(committed), model=SMALL, corpus=FEW, training={"steps": 13})
+    with pytest.raises(SettingsError, match="other settings of training"):
+        ensure_arm(changed.variant("enhanced"))
+    for arm, seed in (("fixed-gate", 0), ("enhanced", 1)):
+        with pytest.raises(SettingsError, match="keeps enhanced, base, base-tuned with seed 0, and not"):
+            ensure_arm(run.variant(arm, seed))
+
+
+def test_a_newer_run_stands_before_the_committed_one(outputs: Path, committed: Path, tmp_path: Path) -> None:
+    (tmp_path / "reference").symlink_to(committed)
+    (tmp_path / "cpu").symlink_to(outputs / "first")
+    os.utime(committed / "manifest.json")
+    assert newest_run(tmp_path).folder.name == "first"
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "more", "record"])
+def test_damaged_models_are_refused_by_name(committed: Path, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(committed, tmp_path / "reference")
+    weights = folder / "models" / "enhanced" / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif damage == "gone":
+        weights.unlink()
+    elif damage == "more":
+        weights.with_name("adapter_config.json").write_text("{}")
+    else:
+        (folder / "models" / "files.json").write_text("{}")
+    with pytest.raises(SettingsError, match=r"models is damaged: .*Restore it from git"):
+        explorer_of(open_finished(folder))
+
+
+def test_a_committed_run_without_models_is_said(committed: Path, tmp_path: Path) -> None:
+    (tmp_path / "reference").mkdir()
+    shutil.copy(committed / "manifest.json", tmp_path / "reference")
+    with pytest.raises(SettingsError, match="reference was committed without its models; `make reproduce` makes one"):
+        newest_run(tmp_path)
 
 
 @pytest.mark.parametrize(

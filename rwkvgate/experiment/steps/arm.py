@@ -17,6 +17,7 @@ from rwkvgate.experiment import order
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps.base import LOG, ensure_base
+from rwkvgate.experiment.steps.kept import kept, read_model
 from rwkvgate.experiment.steps.making import Write, complete, makes
 from rwkvgate.experiment.steps.texts import Texts, ensure_texts
 from rwkvgate.experiment.training import TrainingLog, close_row, document_rows, train
@@ -38,7 +39,8 @@ def ensure_arm(variant: Variant) -> Rwkv6ForCausalLM:
         FloatingPointError: its training diverged, now or earlier.
         RuntimeError: one of the `training.processes` failed; the next call resumes from their checkpoint.
     """
-    complete(order.arm(variant))
+    if not kept(variant.run):
+        complete(order.arm(variant))
     return load_arm(variant)
 
 
@@ -104,11 +106,17 @@ def _make_arm(step: Step) -> Write:
 
 
 def load_arm(variant: Variant) -> Rwkv6ForCausalLM:
-    """The model of a finished arm and seed, in evaluation mode.
+    """The model of a finished arm and seed, or of one that the run keeps, in evaluation mode.
 
     Raises:
-        SettingsError: the arm is not finished, or its file does not hold exactly its weights.
+        SettingsError: the arm is not finished, or its file does not hold exactly its weights; or it is not kept.
     """
+    if kept(variant.run):
+        if not variant.arm.trained:
+            return build_arm(variant).requires_grad_(False).eval()
+        folder = kept(variant.run, variant.arm.name if variant.seed == 0 else str(variant))
+        assert folder is not None
+        return read_model(folder)
     path = order.arm(variant).verified() / WEIGHTS
     model = build_arm(variant)
     if variant.arm.trained:

@@ -17,6 +17,7 @@ from rwkvgate.experiment.order import LOG, Step
 from rwkvgate.experiment.places import place_or_name
 from rwkvgate.experiment.run import CHECKPOINT, Run
 from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, Settings
+from rwkvgate.experiment.steps.kept import kept, read_model
 from rwkvgate.experiment.steps.making import Write, complete, makes, read_value
 from rwkvgate.experiment.steps.texts import ensure_texts
 from rwkvgate.experiment.training import TrainingLog, pack_rows, ranks, train
@@ -44,6 +45,8 @@ def ensure_base(run: Run) -> Rwkv6ForCausalLM:
     Raises:
         SettingsError: its files are missing or damaged, or the checkpoint cannot be loaded.
     """
+    if folder := kept(run, "base"):
+        return read_model(folder)
     folder, model = complete(order.base(run)), run.settings.model
     if isinstance(model, CheckpointSettings):
         return _load_checkpoint(run, folder, model)

@@ -16,6 +16,7 @@ from rwkvgate.experiment.corpora.tokenizer import load_tokenizer, save_tokenizer
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import CheckpointSettings, ModelSettings, Settings
+from rwkvgate.experiment.steps.kept import TEXTS, kept, read_texts
 from rwkvgate.experiment.steps.making import Write, complete, makes
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
 
@@ -45,7 +46,12 @@ class Texts:
 
 
 def ensure_texts(run: Run) -> Texts:
-    """The corpus and its tokenizer; makes them first if they are not finished."""
+    """The corpus and its tokenizer; makes them first if they are not finished.
+
+    Of a run that keeps its models, the corpus holds the test documents alone.
+    """
+    if folder := kept(run, TEXTS):
+        return Texts(read_texts(folder), load_tokenizer(folder))
     corpus = complete(order.corpus(run))
     folder = corpus / TOKENIZER
     world = isinstance(run.settings.model, CheckpointSettings)
