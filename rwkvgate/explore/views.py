@@ -16,6 +16,10 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from rwkvgate.explore.effects import ClampEffect
@@ -118,14 +122,15 @@ def compare_view(
 def clamp_view(effect: ClampEffect) -> Picture:
     """The change that a clamp makes to each token's loss and to the continuation."""
     change, clamp = effect.clamped - effect.free, str(effect.clamp)
-    words = f"{effect.free.mean():.3f} nats per token as it is, {effect.clamped.mean():.3f}" if change.size else ""
     title = f"{clamp.capitalize()}: change of the loss in nats, above 0 is worse"
     panels = [Panel(title, effect.tokens, change, value_range(change, DIVERGING), DIVERGING)]
     for name, text in (("As it is", effect.free_text), (f"With {clamp}", effect.clamped_text)):
         parts = re.findall(r"\s*\S+|\s+", text) or ["It ends at once."]
         panels.append(Panel(f"Continuation. {name}", parts, np.full(len(parts), np.nan, np.float32)))
     figure = drawn(*panels)
-    figure.text(1, 0, f"Mean loss: {words}" if words else "", fontsize=8, ha="right", va="bottom")
+    if change.size:
+        means = f"{effect.free.mean():.3f} nats per token as it is, {effect.clamped.mean():.3f} with the clamp"
+        figure.text(0.99, 0.01, f"Mean loss: {means}", fontsize=8, ha="right", va="bottom")
     return figure
 
 

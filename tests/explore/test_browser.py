@@ -40,7 +40,10 @@ patch(model, GateConfig.preset("enhanced"))
 for parameter in model.parameters():
     parameter.data += 0.2 * torch.randn_like(parameter)
 plain = Rwkv6ForCausalLM(Rwkv6Config(vocab_size=65536, **sizes)).eval()
-explorer = GateExplorer(model, Rwkv6Tokenizer(), "Once <script>upon</script> a time", arms={"plain": lambda: plain})
+documents = ["Once <b>upon</b> a time", "a fox"]
+explorer = GateExplorer(
+    model, Rwkv6Tokenizer(), "Once <script>upon</script> a time", arms={"plain": lambda: plain}, documents=documents
+)
 """
 BRIDGE = """
 const handlers = [];
@@ -131,6 +134,10 @@ def test_the_kernel_engine_answers_the_front_end(browser: Any, explorer: Any, tm
 
     gates = np.frombuffer(buffers[5], np.float16).reshape(3, len(reply["reading"]["pieces"]), 32)
     assert page.evaluate(shown) == gates[1, 0].astype(float).tolist()
+    page.click(".channels .plot canvas", position={"x": 25, "y": 8})
+    page.wait_for_selector("text=model, gate on, layer 1, channel 1, over 2 documents")
+    press(page, "replace")
+    page.wait_for_selector("text=model, gate of “In the realm of artific…” in every layer")
     press(page, "off")
     page.wait_for_selector("text=model, gate off in every layer")
     assert page.evaluate(shown) == [0] * 32 and page.evaluate("app.result.reference.surprisal[2]") > 0
@@ -195,13 +202,19 @@ def test_the_live_page_runs_the_model_by_itself(browser: Any, tmp_path: Path) ->
     arms = {"enhanced": patch(Rwkv6ForCausalLM(Rwkv6Config(**sizes)), GateConfig.preset("enhanced"))}
     arms["base"] = Rwkv6ForCausalLM(Rwkv6Config(**sizes))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
-    explorer = GateExplorer(arms.pop("enhanced"), tokenizer, "Once", name="enhanced", arms=arms)
+    documents = ["Once </script><b>upon</b> a time", "a fox"]
+    explorer = GateExplorer(arms.pop("enhanced"), tokenizer, "Once", name="enhanced", arms=arms, documents=documents)
     explorer.to_html(tmp_path / "live.html", title="A live gate")
     page = opened(browser)
     page.goto((tmp_path / "live.html").as_uri())
     page.wait_for_selector("text=enhanced, gate on. “Once”")
     page.fill("textarea", "a key <b>")
     page.wait_for_selector("text=“a key <b>”")
+    page.click(".channels .plot canvas", position={"x": 25, "y": 8})
+    page.wait_for_selector("text=enhanced, gate on, layer 1, channel 1, over 2 documents")
+    assert page.locator(".documents li").count() == 2 and page.locator("#root .documents b").count() == 0
+    press(page, "replace")
+    page.wait_for_selector("text=enhanced, gate of “In the realm of artific…” in every layer")
     press(page, "off")
     page.wait_for_selector("text=enhanced, gate off in every layer")
     page.wait_for_function("[...document.querySelectorAll('.written span:last-child')].every((one) => one.textContent)")

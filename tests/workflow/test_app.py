@@ -86,7 +86,7 @@ def test_a_fresh_clone_opens_the_committed_models(outputs: Path, committed: Path
     assert ensure_arm(opened.variant("enhanced")) and not opened.figures.is_relative_to(committed)
     assert "is a committed run: what this notebook writes goes to" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in committed.rglob("*") if path.is_file()} == before
-    changed = open_run(profile="smoke", run_dir=str(committed), model=SMALL, corpus=FEW, training={"steps": 1})
+    changed = open_run(profile="smoke", run_dir=str(committed), model=SMALL, corpus=FEW, training={"steps": 13})
     with pytest.raises(SettingsError, match="other settings of training"):
         ensure_arm(changed.variant("enhanced"))
     for arm, seed in (("fixed-gate", 0), ("enhanced", 1)):

@@ -43,7 +43,7 @@ def kept(run: Run, part: str = "") -> Path | None:
         wrong = f"{unknown[0]} is not among what was kept"
     if wrong:
         raise SettingsError(f"{folder} is damaged: {wrong}. Restore it from git, or give another run_dir")
-    saved = read_manifest(run.folder)["settings"] | {"run_dir": run.settings.run_dir}
+    saved = (read_manifest(run.folder).get("settings") or {}) | {"run_dir": run.settings.run_dir}
     made = validate(Settings, saved, where=str(run.folder / MANIFEST))
     for name in ("model", "corpus", "gate", "training"):
         if getattr(made, name) != getattr(run.settings, name):

@@ -11,10 +11,16 @@ export function kernelEngine(model, silence = SILENCE) {
   const onMessage = (message, buffers) => waiting.get(message?.id)?.(message, buffers ?? []);
   model.on("msg:custom", onMessage);
 
+  let silent = false; // what else is said, such as a refusal, stays when another answer comes
+  const fallSilent = () => {
+    silent = true;
+    engine.notify("The kernel does not answer. It is busy with another cell, or stopped: then run this cell again.");
+  };
+
   function send(content) {
     const answer = waiting.get(content.id);
     clearTimeout(answer.timer);
-    answer.timer = setTimeout(() => engine.notify("The kernel does not answer. It is busy with another cell, or stopped: then run this cell again."), silence);
+    answer.timer = setTimeout(fallSilent, silence);
     model.send(content);
   }
 
@@ -24,7 +30,8 @@ export function kernelEngine(model, silence = SILENCE) {
     return new Promise((resolve, reject) => {
       const answer = (message, buffers) => {
         clearTimeout(answer.timer);
-        engine.notify("");
+        if (silent) engine.notify("");
+        silent = false;
         if (message.error === undefined) part(message);
         if (message.done) waiting.delete(id);
         if (message.error !== undefined) reject(new Error(message.error));
