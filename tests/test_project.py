@@ -94,10 +94,7 @@ def test_environment_yml_agrees() -> None:
     python = next(line for line in environment["dependencies"] if isinstance(line, str) and line.startswith("python"))
     assert Requirement(python).specifier == Requirement(f"python{PROJECT['requires-python']}").specifier
     installed = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    within = {name for requirement in OWN for name in requirement.extras} | {
-        "cluster",
-        "docs",
-    }  # installed by their own targets
+    within = {name for requirement in OWN for name in requirement.extras} | set(APART)
     extras = ",".join(name for name in PROJECT["optional-dependencies"] if name not in within)
     assert installed == ["--constraint constraints.txt", f"--editable .[{extras}]"]
     assert f"--constraint constraints.txt --editable '.[{extras}]'" in (ROOT / "Makefile").read_text()

@@ -16,10 +16,6 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_hex
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from rwkvgate.explore.effects import ClampEffect

@@ -21,7 +21,7 @@ from rwkvgate.experiment.analysis.tables import markdown
 from rwkvgate.experiment.claims import answer, claims_summary
 from rwkvgate.experiment.judgements import Records
 from rwkvgate.experiment.places import project_root
-from rwkvgate.experiment.records import intact
+from rwkvgate.experiment.records import intact, reading
 from rwkvgate.experiment.rules import AT_THE_SHAPE
 from rwkvgate.experiment.run import read_manifest
 from rwkvgate.gate.validation import SettingsError
@@ -65,6 +65,8 @@ def gather(root: Path, target: Path) -> Path:
         SettingsError: the committed run's claims are missing or damaged.
     """
     reference = root / "outputs" / "reference"
+    with reading(intact(reference / "results" / "claims.json")) as path:
+        claims = json.loads(path.read_text(encoding="utf-8"))
     with write_folder(target) as fresh:
         for path in [root / "CHANGELOG.md", *sorted((root / "docs").glob("*.md"))]:
             text = linked(path.read_text(encoding="utf-8"), path, root)
@@ -80,7 +82,6 @@ def gather(root: Path, target: Path) -> Path:
             figure = fresh / "figures" / name
             figure.parent.mkdir(exist_ok=True)
             shutil.copyfile(intact(reference / "figures" / name), figure)
-        claims = json.loads(intact(reference / "results" / "claims.json").read_text(encoding="utf-8"))
         _write(fresh / "answer.txt", answer_part(reference, claims))
         _write(fresh / "claims.md", claims_page(claims))
         _write(fresh / "explorer.txt", explorer_part(reference, fresh / "extra"))
@@ -191,7 +192,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     try:
         print(gather(project_root(), parser.parse_args().folder))
-    except SettingsError as error:
+    except (SettingsError, OSError) as error:  # of the results; of a figure, or of a full disk
         sys.exit(str(error))
 
 

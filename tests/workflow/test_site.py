@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.workflow import site
 from rwkvgate.workflow.site import INSTALL, NO_EXPLORER, explorer_part, gather, linked, notebook
 from tests.explore.browsing import chromium, opened
@@ -108,6 +109,12 @@ def test_the_front_page_says_what_the_claims_file_says(sources: Path) -> None:
     assert f"Of {len(claims)} claims" in said and str(claims[0]["against_base"]) in said
     page = (sources / "claims.md").read_text(encoding="utf-8")
     assert all(claim["reason"] in page for claim in claims)
+
+
+def test_a_checkout_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"claims\.json"):
+        gather(tmp_path, tmp_path / "sources")
+    assert not (tmp_path / "sources").exists()
 
 
 @built
