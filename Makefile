@@ -5,20 +5,18 @@ WORKERS ?= 2
 GPUS ?= 1
 # The build of torch that `make install` takes: empty for the index's default (on Linux with CUDA, 3 GB), or a folder of
 # PyTorch's own index, such as cpu (0.2 GB), whose build pip then prefers. It is chosen when .venv is made.
-TORCH ?=
 ifeq ($(origin CORES), undefined)
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 ifeq ($(origin MEMORY), undefined)
 MEMORY := $(shell expr $$(getconf PAGE_SIZE) '*' $$(getconf _PHYS_PAGES) / 1048576 2>/dev/null)
 endif
-# What a user may give, also TORCH, ARMS, SEEDS, STUDIES, RUN_DIR, CLUSTER, A and B, is data: make passes it on as it was typed,
+# What a user may give, also ARMS, SEEDS, STUDIES, RUN_DIR, CLUSTER, A and B, is data: make passes it on as it was typed,
 # in the environment, and recipes read it there. Neither make nor the shell expands it.
-GIVEN := PYTHON TORCH PROFILE WORKERS GPUS CORES MEMORY ARMS SEEDS STUDIES RUN_DIR CLUSTER A B
+GIVEN := PYTHON PROFILE WORKERS GPUS CORES MEMORY ARMS SEEDS STUDIES RUN_DIR CLUSTER A B
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 BIN := .venv/bin
-INDEX := $${TORCH:+--extra-index-url="https://download.pytorch.org/whl/$$TORCH"}
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := .venv/.installed
 CONFIG := "profile=$$PROFILE" $${ARMS:+"arms=$$ARMS"} $${SEEDS:+"seeds=$$SEEDS"} $${STUDIES:+"studies=$$STUDIES"} \
@@ -38,14 +36,14 @@ export GOMP_SPINCOUNT = 10000
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
 
-install: $(STAMP)  ## make .venv with the pinned versions; TORCH=cpu for a machine without GPU
+install: $(STAMP)  ## make .venv with the pinned versions; PIP_EXTRA_INDEX_URL may name the index of CPU builds
 
 $(STAMP): pyproject.toml constraints.txt requirements.lock
 	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported; 3.11 to 3.13 are: make PYTHON=python3.12 install")'
 	@test -x $(BIN)/python || "$$PYTHON" -m venv .venv
 	@echo "installing the pinned packages into .venv: a few minutes, once"
 	@$(PIP) --no-deps --require-hashes --requirement requirements.lock
-	@$(PIP) --constraint constraints.txt $(INDEX) torch
+	@$(PIP) --constraint constraints.txt torch
 	@$(PIP) --no-build-isolation --constraint constraints.txt --editable '.[notebooks,study,dev]'
 	@touch $@
 
@@ -169,7 +167,7 @@ dist:  ## build wheel and source distribution into dist/, check them, and use th
 	@.venv-build/bin/python -m build --outdir dist > /dev/null
 	@.venv-build/bin/python -m twine check --strict dist/*
 	@"$$PYTHON" -m venv .venv-wheel
-	@.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(INDEX) torch
+	@.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	@.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
 	@.venv-wheel/bin/python tests/wheel.py
 
