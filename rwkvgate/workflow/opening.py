@@ -51,9 +51,7 @@ def open_notebook(
     sections = (model, corpus, gate, training, evaluation)
     names_none = profile == "auto" and not os.environ.get(PROFILE_VARIABLE) and not run_dir and not any(sections)
     if committed and names_none and (found := committed_run(arm, seed)):
-        print(
-            f"{found.folder} holds {found.variant(arm, seed)}: the committed model of profile {found.settings.profile}"
-        )
+        print(f"This is the committed model of profile {found.settings.profile}: {found.variant(arm, seed)}.")
         return found
     run = open_run(
         profile=profile,

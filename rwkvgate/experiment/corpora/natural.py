@@ -16,6 +16,7 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib import metadata
 from inspect import cleandoc
 from pathlib import Path
@@ -98,13 +99,18 @@ def text_versions(characters: int) -> dict[str, str]:
 
     Cheap: it reads no text and imports no package.
     """
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES if characters > PYTHON_CHARACTERS else ():
-        try:
-            versions[package] = metadata.version(DISTRIBUTIONS.get(package, package))
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    read = PACKAGES if characters > PYTHON_CHARACTERS else ()
+    installed = {package: version for package in read if (version := _version(package))}
+    return {"python": platform.python_version()} | installed
+
+
+@cache  # every step asks, and each answer takes milliseconds
+def _version(package: str) -> str:
+    """The version of an installed package; "" for one that is not."""
+    try:
+        return metadata.version(DISTRIBUTIONS.get(package, package))
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def natural_documents(characters: int, seed: int) -> list[Document]:

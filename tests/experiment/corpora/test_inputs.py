@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rwkvgate.experiment import order
+from rwkvgate.experiment.corpora import natural
 from rwkvgate.experiment.inputs import corpus_inputs
 from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.settings import resolve
@@ -34,8 +34,8 @@ def test_every_process_of_an_environment_has_the_same_hash_and_imports_nothing_h
 
 def test_another_version_of_one_package_that_is_read_is_another_text(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {profile: corpus_inputs(resolve(profile=profile)) for profile in ("smoke", "cpu")}
-    installed = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "numpy" else installed(name))
+    installed = natural._version
+    monkeypatch.setattr(natural, "_version", lambda name: "0.0.1" if name == "numpy" else installed(name))
     after = {profile: corpus_inputs(resolve(profile=profile)) for profile in ("smoke", "cpu")}
     assert digest(before["cpu"]) != digest(after["cpu"]) and after["cpu"]["packages"]["numpy"] == "0.0.1"
     assert before["smoke"] == after["smoke"]  # its text is Python's own
