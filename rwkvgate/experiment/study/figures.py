@@ -117,7 +117,7 @@ def gap_figure(folder: Path, gaps: pd.DataFrame, found: Sequence[Fit]) -> dict[s
     """The fitted gap over tokens for each size, with its band and the seeds; returns its caption by its name."""
     if not found:
         return {}
-    sizes = sorted(gaps["size"].unique(), key=lambda size: int(size.split("x")[0]))
+    sizes = gaps.sort_values("octaves")["size"].unique()
     lines = []
     for fit in found:
         for size in sizes:
