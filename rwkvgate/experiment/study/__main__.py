@@ -33,10 +33,11 @@ FURTHEST, FURTHEST_TUNED = 2, 6
 """Rates added beyond one edge of the grid, at most; more in fine-tuning, where adapters learn best at higher ones."""
 
 
-def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
+def best_rates(trials: Sequence[Trial], freely: bool = False) -> dict[str, float]:
     """Each network's rate with the lowest mean validation loss at the largest budget that all its trials have.
 
-    Of fine-tunings, a rate that forgets more than `MOST_FORGOTTEN` is taken only where every rate does.
+    Of fine-tunings it is the lowest among the rates that forget at most `MOST_FORGOTTEN`, and where none does, the rate
+    that forgets least is taken; unless they are chosen `freely`.
     """
     losses: dict[str, dict[float, list[tuple[float, float]]]] = {}
     for trial in trials:
@@ -44,9 +45,9 @@ def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
         found = (trial.forgotten.get(largest, 1.0), trial.validation[largest])
         losses.setdefault(trial.plan.network, {}).setdefault(trial.plan.rate, []).append(found)
 
-    def badness(several: list[tuple[float, float]]) -> tuple[bool, float]:
+    def badness(several: list[tuple[float, float]]) -> tuple[float, float]:
         forgotten, loss = np.mean(several, axis=0)
-        return bool(forgotten > MOST_FORGOTTEN), float(loss)
+        return 0.0 if freely else max(float(forgotten), MOST_FORGOTTEN), float(loss)
 
     return {name: min(by_rate, key=lambda r: badness(by_rate[r])) for name, by_rate in losses.items()}
 
@@ -66,7 +67,7 @@ class Study:
             return []
         chosen: dict[str, tuple[float, ...]]
         if not stage.rates:
-            rates = self.rates(STAGES[stage.rated])
+            rates = self.rates(STAGES[stage.rated], stage.freely)
             chosen = {network: (rates[network],) for network in stage.networks} if rates else {}
         else:
             chosen = dict.fromkeys(stage.networks, stage.rates)
@@ -77,18 +78,19 @@ class Study:
             finished = [trial for trial in found if trial is not None]
             if len(finished) < len(plans):
                 break
-            for network, rate in best_rates(finished).items():
-                tried = chosen[network]
-                beyond = {min(tried): (rate / 2,), max(tried): (rate * 2,)}.get(rate, ())
-                chosen[network] = (*tried, *beyond)
+            for freely in (False, True) if stage.after else (False,):
+                for network, rate in best_rates(finished, freely).items():
+                    tried = chosen[network]
+                    beyond = {min(tried): (rate / 2,), max(tried): (rate * 2,)}.get(rate, ())
+                    chosen[network] = (*tried, *beyond)
             plans = self._plans(stage, chosen)
         return plans
 
-    def rates(self, stage: Stage) -> dict[str, float]:
-        """The best rates of a stage; empty while it is not finished."""
+    def rates(self, stage: Stage, freely: bool = False) -> dict[str, float]:
+        """The best rates of a stage, as `best_rates` has them; empty while it is not finished."""
         found = [self.trials.known(plan) for plan in self.plans(stage)]
         finished = [trial for trial in found if trial is not None]
-        return best_rates(finished) if len(finished) == len(found) else {}
+        return best_rates(finished, freely) if len(finished) == len(found) else {}
 
     def run(self, stages: Sequence[Stage]) -> None:
         """Run what is missing of these stages, and no other process works on."""

@@ -94,7 +94,11 @@ def test_a_diverged_training_has_no_scores_and_decides_nothing() -> None:
 
 
 def test_the_page_has_scores_differences_and_verdicts(tmp_path: Path) -> None:
-    stages = {f"{name} {genre}": ([], 0) for name in ("finetune", "untouched") for genre in ("stories", "fiction")}
+    stages = {
+        f"{name} {setting}": ([], 0)
+        for name in ("finetune", "untouched")
+        for setting in ("stories", "stories freely", "fiction")
+    }
     found: Any = (
         stages
         | {"rates finetune stories": ([], 0)}
