@@ -18,6 +18,12 @@ from tests.hub_server import Client, Hub, serve_hub
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest file, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_chain.py")
+
+
 ROUNDING = 1e-12
 """Largest difference in float64, relative to the largest magnitude, between different operations that compute the same
 numbers: a product with more rows, a text in parts, a padded row. The very same operation repeated gives the same bits.

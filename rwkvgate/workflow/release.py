@@ -56,6 +56,7 @@ COMPILE = (
 ADDRESSES = (
     (r"(?<=colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/notebooks/)", "{slug}/blob/{release}"),
     (r"(?<=git clone https://github\.com/)[\w.-]+/[\w.-]+", "{slug}"),
+    (r"(?<=\(https://github\.com/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/docs/)", "{slug}/blob/{release}"),
 )
 """Patterns of the repository's address and release in the README and the notebooks, and what replaces them."""
 
