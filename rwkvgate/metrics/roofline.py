@@ -50,7 +50,7 @@ T4 = Device(
 )
 """NVIDIA's data sheet: 65 and 8.1 TFLOP/s in half and in single precision, 320 GB/s."""
 CPU = Device("two cores of a CPU", half=20e9, single=80e9, bytes=20e9, launch=5e-6, loading=1e9)
-"""An AMD EPYC with AVX2: products of 64 rows with a matrix of 2,048 x 7,168, and copies, as measured."""
+"""What two cores with AVX2 are taken to reach: assumed, as the shares are."""
 
 
 class Roofline(TorchDispatchMode):

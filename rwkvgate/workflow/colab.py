@@ -102,9 +102,8 @@ def forecasts() -> str:
 
     The last notebook opens on the committed model.
     """
-    from rwkvgate.experiment.forecast import (
-        forecast,
-    )  # here, for torch may not be loaded before the packages are checked
+    # Here, for torch may not be loaded before the packages are checked.
+    from rwkvgate.experiment.forecast import forecast
 
     run = Run(resolve())
     notebooks = [*dict.fromkeys(order.NOTEBOOKS.values()), order.ABLATIONS]
