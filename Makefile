@@ -19,6 +19,7 @@ export $(GIVEN)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := .venv/.installed
+CARRIED := accelerate annotated-types packaging pandas psutil pydantic pydantic-core python-dateutil scipy six typing-inspection
 CONFIG := "profile=$$PROFILE" $${ARMS:+"arms=$$ARMS"} $${SEEDS:+"seeds=$$SEEDS"} $${STUDIES:+"studies=$$STUDIES"} \
 	$${RUN_DIR:+"run_dir=$$RUN_DIR"}
 # On this machine: as many jobs at once as CORES, MEMORY (MB) and GPUS allow. On a cluster the profile decides.
@@ -31,7 +32,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare plan test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser bench bench-cpu search study explore site test-site test-colab verify-checkpoint lint format lock dist stamp reference clean
+.PHONY: help install reproduce sweep compare plan test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser gpu-wheels gpu-check rehearse bench bench-cpu search study explore site test-site test-colab verify-checkpoint lint format lock dist stamp reference clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -49,6 +50,7 @@ $(STAMP): pyproject.toml constraints.txt requirements.lock
 
 reproduce: $(STAMP)  ## run the whole experiment into outputs/<profile>: PROFILE=smoke|cpu|t4|gpu SEEDS= STUDIES=off RUN_DIR=
 	@$(BIN)/python -m snakemake --quiet host $(LOCAL) --config $(CONFIG)
+	@$(BIN)/python -m rwkvgate.workflow.graph $(CONFIG)
 
 sweep: $(STAMP)  ## run many arms and seeds, as many jobs at once as fit: ARMS=all SEEDS=5 CORES= MEMORY= GPUS= CLUSTER=slurm
 	@$(BIN)/python -m snakemake --quiet host $(WHERE) --keep-going --config $(CONFIG)
@@ -102,6 +104,19 @@ test-browser: $(STAMP)  ## test the explorer in a headless Chromium, with ipywid
 	@.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/explore/widgets7.txt
 	@$(BIN)/python -c $(PURELIB) > "$$(.venv-widgets7/bin/python -c $(PURELIB))/project.pth"
 	@.venv-widgets7/bin/python -m pytest tests/explore/test_front.py tests/explore/test_browser.py
+
+# The machine may have no network and nothing installed but torch and transformers, in PYTHON; the rest is carried there.
+gpu-wheels: $(STAMP)  ## fetch what gpu-check needs beside torch and transformers into build/gpu-wheels, to carry
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--constraint constraints.txt --dest build/gpu-wheels $(CARRIED)
+
+gpu-check:  ## show on a GPU, without a network, what CPUs cannot: at most 8 minutes, into outputs/gpu; PYTHON= with torch
+	@test ! -d build/gpu-wheels || "$$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
+		--upgrade --target build/gpu-packages build/gpu-wheels/*.whl
+	@PYTHONPATH=build/gpu-packages "$$PYTHON" benchmarks/gpu_check.py
+
+rehearse: $(STAMP)  ## show what profile t4 meets on Colab, as far as a CPU can: about 10 minutes, 8 GB of disk
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rehearse.py --json outputs/gpu/rehearsal.json
 
 bench: $(STAMP)  ## measure the project's numbers, each beside its reference
 	@$(BIN)/python benchmarks/wkv.py
@@ -174,7 +189,7 @@ dist:  ## build wheel and source distribution into dist/, check them, and use th
 stamp: $(STAMP)  ## write the address and version in pyproject.toml into badges and Colab's cells
 	@$(BIN)/python -m rwkvgate.workflow.release stamp
 
-reference: $(STAMP)  ## copy tables, figures and three models of outputs/cpu to outputs/reference, to be committed
+reference: $(STAMP)  ## copy what readers want of outputs/cpu to outputs/reference, to be committed, and write its numbers into README and docs/results.md
 	@$(BIN)/python -m rwkvgate.workflow.release reference
 
 clean:  ## remove the smoke run

@@ -1,4 +1,4 @@
-"""README.md and docs/: the README's Python runs when copied; commands, modules, files and parameters named exist."""
+"""README.md and docs/: Python runs when copied, numbers are committed; commands, files and parameters named exist."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import yaml
 from rwkvgate.experiment.arms import find_arm
 from rwkvgate.experiment.settings import resolve
 from rwkvgate.workflow.release import release, slug
+from rwkvgate.workflow.results import FIGURES, PAGE, REFERENCE, answer_part, read_claims
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -36,9 +37,11 @@ def commands(text: str) -> Iterator[list[str]]:
                 yield shlex.split(line, comments=True)
 
 
-def test_the_readme_runs_when_copied(tmp_path: Path) -> None:
-    script = "\n".join(PYTHON.findall(README.read_text(encoding="utf-8")))
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "library.md"], ids=lambda page: page.name)
+def test_python_runs_when_copied(page: Path, tmp_path: Path) -> None:
+    script = "\n".join(PYTHON.findall(page.read_text(encoding="utf-8")))
     assert script.count("import") >= 2
+    (tmp_path / "outputs").symlink_to(ROOT / "outputs")
     # A fresh process defines nothing; the hub's client is told that there is no network.
     code = f"import os; os.environ['HF_HUB_OFFLINE'] = '1'; os.environ['CUDA_VISIBLE_DEVICES'] = ''\n{script}"
     result = subprocess.run(
@@ -51,7 +54,19 @@ def test_the_readme_runs_when_copied(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["gate.html", "my-gate"]
+    written = sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".")
+    assert written == ["gate.html", "my-gate", "outputs"]
+
+
+def test_the_readme_is_short_and_says_what_is_committed() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.split()) <= 1200
+    claims = read_claims(ROOT / REFERENCE)
+    page = (ROOT / PAGE).read_text(encoding="utf-8")
+    for part in answer_part(ROOT / REFERENCE, claims):
+        assert part in text and part in page
+    assert all(claim["reason"] in page and claim["rule"] in page for claim in claims)
+    assert all(f"outputs/reference/figures/{name}" in text for name in FIGURES)
 
 
 def test_the_readme_names_both_commands_and_every_notebook() -> None:

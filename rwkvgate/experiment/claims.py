@@ -137,7 +137,8 @@ def answer(claims: Sequence[Records]) -> list[str]:
     )
     second = "Against a base tuned on the same data for the same steps, the gate " + _gains(by_name)
     counts = {verdict: sum(row["verdict"] == verdict for row in claims) for verdict in VERDICTS}
-    third = f"Of {len(claims)} claims, " + _listed([f"{count} are {verdict}" for verdict, count in counts.items()])
+    said = [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in counts.items() if count]
+    third = f"Of {len(claims)} claims, {_listed(said)}"
     if time.get("ours") is None:
         return [first, second, f"{third}; the time of a forward pass was not measured.", *_few(by_name)]
     interval = f"{signed(time['ours'])} % [{signed(time['low'])}, {signed(time['high'])}]"

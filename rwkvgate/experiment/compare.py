@@ -186,11 +186,13 @@ def _ratio(row: Mapping[Any, Any] | None) -> str:
 def main() -> None:
     """Print the differences."""
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.experiment.compare", description=__doc__)
-    parser.add_argument("a", type=Path)
-    parser.add_argument("b", type=Path)
+    parser.add_argument("a", help="a run folder")
+    parser.add_argument("b", help="another")
     given = parser.parse_args()
+    if not (given.a and given.b):
+        sys.exit("it takes two run folders to compare: make compare A=outputs/cpu B=outputs/reference")
     try:
-        one, other = (read_run(folder) for folder in (given.a, given.b))
+        one, other = (read_run(Path(folder)) for folder in (given.a, given.b))
     except SettingsError as error:
         sys.exit(str(error))
     print(f"A: {given.a}\nB: {given.b}\n")

@@ -114,7 +114,7 @@ def predicted(step: Step, device: Device) -> float:
     settings = step.run.settings
     shape, half = shape_of(step.run), _is_half(step.run)
     gate = _costliest_gate(step.run, shape)
-    loading = _parameters(shape) * (2 if half else 4) / device.loading
+    loading = parameters_of(shape) * (2 if half else 4) / device.loading
     return sum(
         count * (loading if call.kind == LOAD else _seconds(call, _sizes(shape), half, gate, device))
         for call, count in calls(step).items()
@@ -139,7 +139,7 @@ def shape_of(run: Run) -> Rwkv6Config:
 def download_bytes(run: Run) -> int:
     """Bytes of the checkpoint that the run takes from the hub; 0 for a network of its own."""
     given = isinstance(run.settings.model, CheckpointSettings)
-    return 2 * _parameters(shape_of(run)) if given else 0
+    return 2 * parameters_of(shape_of(run)) if given else 0
 
 
 def calls(step: Step) -> Calls:
@@ -340,7 +340,7 @@ def _is_half(run: Run) -> bool:
     return isinstance(run.settings.model, CheckpointSettings) and run.settings.model.dtype != "float32"
 
 
-def _parameters(shape: Rwkv6Config) -> int:
+def parameters_of(shape: Rwkv6Config) -> int:
     """Numbers in the weight matrices, embedding and head included; norms and mixing vectors are a few thousandths."""
     from rwkvgate.metrics.cost import base_flops
 

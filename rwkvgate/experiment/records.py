@@ -9,13 +9,13 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from rwkvgate.experiment.locks import take
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import digest, file_hash, mark, read_json, write_json
+from rwkvgate.rwkv6.files import digest, file_hash, file_state, mark, read_json, write_json
 
 KEPT = "files.json"
 """The record of files that no step wrote, in the folder that they lie in."""
@@ -31,7 +31,19 @@ def write_sealed(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The record of a file without its seal; None where the file is missing or damaged, or has no seal."""
+    """The record of a file without its seal; None where the file is missing or damaged, or has no seal.
+
+    A process parses a file once, and again when it has changed: values inside it are not to be changed in place.
+    """
+    try:
+        record = _read_sealed(path, *file_state(path.stat()))
+        return None if record is None else dict(record)
+    except (OSError, ValueError):  # of a missing file, or of a name with NUL
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _read_sealed(path: Path, *state: int) -> dict[str, Any] | None:
     record = read_json(path)
     if not isinstance(record, dict):
         return None
@@ -55,14 +67,15 @@ def difference(folder: Path, files: dict[str, dict[str, Any]]) -> str:
     Every size is looked at before any content is read.
     """
     try:
+        found = {}
         for name, written in files.items():
-            status = (folder / name).stat()
+            status = found[name] = (folder / name).stat()
             if not stat.S_ISREG(status.st_mode):
                 return f"{name} is no file"
             if status.st_size != written["size"]:
                 return f"{name} has {status.st_size:,} bytes and not the {written['size']:,} that were written"
         for name, written in files.items():
-            if file_hash(folder / name) != written["sha256"]:
+            if file_hash(folder / name, found[name]) != written["sha256"]:
                 return f"the content of {name} is not what was written"
     except FileNotFoundError:
         return f"{name} is missing"

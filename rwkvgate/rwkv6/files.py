@@ -186,10 +186,18 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal. A process reads a file once, and again when it has changed."""
-    state = path.stat()
-    return _read_hash(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+def file_hash(path: Path, status: os.stat_result | None = None) -> str:
+    """SHA-256 of a file's content, in hexadecimal. A process reads a file once, and again when it has changed.
+
+    Args:
+        status: of `path.stat()`, where it is known.
+    """
+    return _read_hash(path, *file_state(path.stat() if status is None else status))
+
+
+def file_state(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What differs between two states of a file: inode, size, and the times of its content and of its inode."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @lru_cache(maxsize=4096)

@@ -1,12 +1,15 @@
 """What the run graph is given on snakemake's command line becomes a `Run`, or is refused in one sentence.
 
-Light enough for the run graph to import.
+Light enough for the run graph to import. `python -m rwkvgate.workflow.graph profile=cpu`, with which `make reproduce`
+ends, prints the answer of the finished run that the words describe.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +18,7 @@ from rwkvgate.experiment.arms import ARMS
 from rwkvgate.experiment.corpora.local import check_source
 from rwkvgate.experiment.inputs import gate_of
 from rwkvgate.experiment.open_run import usable
+from rwkvgate.experiment.records import intact, reading
 from rwkvgate.experiment.run import Run, check_folder
 from rwkvgate.experiment.settings import MOST_SEEDS, resolve
 from rwkvgate.gate.validation import SettingsError, shown, unknown
@@ -93,3 +97,29 @@ def open_graph(settings: Mapping[str, Any]) -> Run:
     for variant in run.variants():
         gate_of(variant.arm, run.settings)
     return run
+
+
+def last_words(run: Run) -> list[str]:
+    """What a finished run says of the paper, a sentence each, and where its report lies.
+
+    Raises:
+        SettingsError: the run's claims are missing or damaged.
+    """
+    from rwkvgate.experiment.claims import answer  # here, for it loads pandas and scipy
+
+    with reading(intact(run.folder / "results" / "claims.json")) as path:
+        claims = json.loads(path.read_text(encoding="utf-8"))
+    return [*answer(claims), f"The report: {run.report}"]
+
+
+def main() -> None:
+    """Print the last words of the run that the command line describes, as snakemake's --config does."""
+    words = sys.argv[1:]
+    try:
+        print("", *last_words(open_graph(given(dict(word.split("=", 1) for word in words), words))), sep="\n")
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,8 @@
 """Write what is derived from other files of the checkout: pinned versions, addresses, the reference run.
 
-`python -m rwkvgate.workflow.release lock | stamp | reference`; each is a target of the Makefile. `reference` also
-writes the README's results from the tables that it copies; `readme`, which `make study` ends with, writes them alone.
+`python -m rwkvgate.workflow.release lock | stamp | reference | readme`; each but the last is a target of the
+Makefile. `reference` also writes what README and docs/results.md say of the files that it copies; `readme`, the end
+of `make study`, writes that alone.
 """
 
 from __future__ import annotations
@@ -13,29 +14,24 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from rwkvgate.experiment import order
-from rwkvgate.experiment.analysis.tables import comparison_table, markdown, quality_table, time_table
-from rwkvgate.experiment.claims import claims_summary
 from rwkvgate.experiment.corpora.documents import write_documents
 from rwkvgate.experiment.corpora.tokenizer import save_tokenizer
 from rwkvgate.experiment.environment import packages
 from rwkvgate.experiment.places import project_root
-from rwkvgate.experiment.records import KEPT, intact, keep_record, reading
-from rwkvgate.experiment.run import MODELS, Run, read_manifest
+from rwkvgate.experiment.records import KEPT, intact, keep_record
+from rwkvgate.experiment.run import MODELS, Run
 from rwkvgate.experiment.steps import ensure_texts
 from rwkvgate.experiment.steps.arm import load_arm
 from rwkvgate.experiment.steps.kept import ARMS, LARGEST, TEST, TEXTS
-from rwkvgate.experiment.study.committed import beside_study, committed_verdicts
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import write_folder, write_text
+from rwkvgate.rwkv6.files import write_folder, write_json, write_text
 from rwkvgate.workflow.app import REFERENCE, open_finished
 from rwkvgate.workflow.colab import INSTALL_METADATA, install_cell
+from rwkvgate.workflow.results import write_results
 
 LOCK_HEADER = "# Every version the project is tested with, for Python 3.11 to 3.13. Written by `make lock`.\n"
 OF_TORCH = ("nvidia-", "cuda-", "triton")
@@ -56,6 +52,7 @@ COMPILE = (
 ADDRESSES = (
     (r"(?<=colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/notebooks/)", "{slug}/blob/{release}"),
     (r"(?<=git clone https://github\.com/)[\w.-]+/[\w.-]+", "{slug}"),
+    (r"(?<=https://)[\w.-]+\.github\.io/[\w.-]+", "{site}"),
     (r"(?<=\(https://github\.com/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/docs/)", "{slug}/blob/{release}"),
 )
 """Patterns of the repository's address and release in the README and the notebooks, and what replaces them."""
@@ -76,10 +73,18 @@ REFERENCE_FILES = (
     f"results/{KEPT}",
     f"figures/{KEPT}",
 )
-RESULTS_OPEN, RESULTS_CLOSE = "<!-- results -->", "<!-- end of results -->"
-SHOWN = ("perplexity", "bleu", "rouge1", "rougeL", "entity_consistency", "loss_far")
-"""The metrics in the README's comparison; the report has all."""
-COMPARED = ("Difference", "95 % interval", "Relative", "Over seeds", "Reading")
+
+EXECUTED = (
+    "01_setup",
+    "02_finetune.enhanced.seed0",
+    "03_evaluate.enhanced.seed0",
+    "04_ablations",
+    "05_gate_visualization",
+)
+"""The executed notebooks that are committed."""
+REPORT = "report.html"
+TIMES = ("papermill", "execution")
+"""Metadata that papermill and the kernel write into an executed notebook."""
 
 
 def slug(root: Path) -> str:
@@ -99,10 +104,11 @@ def _project(root: Path) -> dict[str, Any]:
 def stamp(root: Path) -> list[Path]:
     """Write address and release into badges and clone commands, and the install cells; returns the changed files."""
     address, tag, changed = slug(root), release(root), []
+    site = address.replace("/", ".github.io/")
     for path in [root / "README.md", root / "CITATION.cff", *sorted((root / "notebooks").glob("*.ipynb"))]:
         before = after = path.read_text(encoding="utf-8")
         for pattern, form in ADDRESSES:
-            after = re.sub(pattern, form.format(slug=address, release=tag), after)
+            after = re.sub(pattern, form.format(slug=address, release=tag, site=site), after)
         if path.name == "CITATION.cff":
             after = re.sub(r"(?<=repository-code: ).*", f"https://github.com/{address}", after)
         if path.suffix == ".ipynb":
@@ -143,13 +149,14 @@ def hashed(compiled: str) -> list[str]:
 
 
 def reference(root: Path) -> Path:
-    """Copy the small outputs and three models of the finished cpu run to outputs/reference, to be committed.
+    """Copy what a reader wants of the finished cpu run to outputs/reference, to be committed: the small outputs, five
+    executed notebooks, the report and three models.
 
     Raises:
         SettingsError: the run is not finished, or damaged, or its models would take too much room.
     """
     run, target = root / "outputs" / "cpu", root / "outputs" / REFERENCE
-    if not (run / "report.html").is_file():
+    if not (run / REPORT).is_file():
         raise SettingsError(f"{run} holds no finished run; `make reproduce` makes it")
     with write_folder(target) as fresh:
         for pattern in REFERENCE_FILES:
@@ -157,9 +164,33 @@ def reference(root: Path) -> Path:
                 copy = fresh / path.relative_to(run)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path if path.parent == run or path.name == KEPT else intact(path), copy)
+        keep_notebooks(run, fresh)
         keep_models(open_finished(run), fresh / MODELS)
-    write_results(root)
+    readme(root)
     return target
+
+
+def readme(root: Path) -> list[Path]:
+    """Write what README and docs/results.md say of the committed run and the study; returns both."""
+    return write_results(root, f"https://colab.research.google.com/github/{slug(root)}/blob/{release(root)}")
+
+
+def keep_notebooks(run: Path, folder: Path) -> None:
+    """Copy each notebook of a run as it was executed, of several arms and seeds one, and the report, with records.
+
+    Papermill's own metadata, times and paths, is left out, and the run folder is called as in the checkout.
+    """
+    for name in EXECUTED:
+        source = run / "notebooks" / f"{name}.ipynb"
+        executed = json.loads(
+            intact(source).read_text(encoding="utf-8").replace(str(run.resolve()), f"outputs/{run.name}")
+        )
+        for part in (executed, *executed["cells"]):
+            part["metadata"] = {key: value for key, value in part["metadata"].items() if key not in TIMES}
+        write_json(folder / "notebooks" / source.name, executed)
+    shutil.copyfile(intact(run / REPORT), folder / REPORT)
+    keep_record(folder / "notebooks", *(folder / "notebooks").glob("*.ipynb"))
+    keep_record(folder, folder / REPORT)
 
 
 def keep_models(run: Run, folder: Path) -> None:
@@ -180,59 +211,13 @@ def keep_models(run: Run, folder: Path) -> None:
     keep_record(folder, *files)
 
 
-def write_results(root: Path) -> Path:
-    """Write the README's results, between its two marks, from the committed reference run; returns the README."""
-    readme = root / "README.md"
-    before, opening, rest = readme.read_text(encoding="utf-8").partition(RESULTS_OPEN)
-    _, closing, after = rest.partition(RESULTS_CLOSE)
-    if not (opening and closing):
-        raise SettingsError(f"{readme} lacks the marks {RESULTS_OPEN} and {RESULTS_CLOSE}")
-    parts = results_in_markdown(root / "outputs" / "reference", committed_verdicts(root))
-    write_text(readme, before + RESULTS_OPEN + "\n" + "\n\n".join(parts) + "\n" + RESULTS_CLOSE + after)
-    return readme
-
-
-def results_in_markdown(run: Path, study: Sequence[dict[str, Any]] = ()) -> list[str]:
-    """The paragraphs, tables and figures of the README's results; the one place that formats a run's tables here.
-
-    Args:
-        study: of `committed.committed_verdicts`, shown beside the run's own verdicts.
-    """
-    manifest = read_manifest(run)
-    tables = []
-    for name in ("summary", "times", "comparisons"):
-        with reading(intact(run / "results" / f"{name}.parquet")) as path:
-            tables.append(pd.read_parquet(path))
-    summary, times, compared = tables
-    is_shown = (compared["arm"] == "enhanced") & compared["metric"].isin(SHOWN) & (compared["domain"] == "")
-    is_shown &= compared["against"].isin(["base", "base-tuned"])
-    forward = time_table(times)[["Arm", "Time (s)", "Ratio to base", "Paper (s)", "Paper ratio"]]
-    with reading(intact(run / "results" / "claims.json")) as path:
-        claims = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        f"From the committed run of profile cpu (`outputs/reference`): {manifest['hardware']['cores']} cores, no GPU, "
-        f"seeds {', '.join(map(str, manifest['seeds']))}, torch {manifest['versions']['torch']}.",
-        "**Every claim of the paper**, decided by the rules of `rwkvgate/experiment/rules.py`"
-        + ("; the last column is [the study's](docs/study.md), with its own networks and seeds:" if study else ":"),
-        markdown(claims_summary(beside_study(claims, study))),
-        "**Quality** (the paper's Table 2), mean over seeds ± their standard deviation:",
-        markdown(quality_table(summary)),
-        "**Enhanced against the untouched base (the paper's comparison) and the tuned base**, paired by document:",
-        markdown(comparison_table(compared[is_shown])[["Metric", "Against", *COMPARED]]),
-        "![BLEU, ROUGE-1 and ROUGE-L of each arm](outputs/reference/figures/figure3.svg)",
-        "**Time of a forward pass** (the paper's Table 1), median [quartiles], ratio [95 % interval]:",
-        markdown(forward),
-        "![Mean gate of each layer over the tokens of a text](outputs/reference/figures/gates.svg)",
-    ]
-
-
 def main() -> None:
     """Run one chore on the checkout of the working directory."""
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.workflow.release", description=__doc__)
     parser.add_argument("chore", choices=("lock", "stamp", "reference", "readme"))
     chore, root = parser.parse_args().chore, project_root()
     try:
-        print({"lock": lock, "stamp": stamp, "reference": reference, "readme": write_results}[chore](root))
+        print({"lock": lock, "stamp": stamp, "reference": reference, "readme": readme}[chore](root))
     except SettingsError as error:
         sys.exit(str(error))
 

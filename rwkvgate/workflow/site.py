@@ -12,27 +12,20 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import rwkvgate
-from rwkvgate.experiment.analysis.tables import markdown
-from rwkvgate.experiment.claims import answer, claims_summary
-from rwkvgate.experiment.judgements import Records
 from rwkvgate.experiment.places import project_root
-from rwkvgate.experiment.records import intact, reading
-from rwkvgate.experiment.rules import AT_THE_SHAPE
-from rwkvgate.experiment.run import read_manifest
+from rwkvgate.experiment.records import intact
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder
 from rwkvgate.workflow.app import explorer_of, open_finished
 from rwkvgate.workflow.release import slug
+from rwkvgate.workflow.results import FIGURES, REFERENCE, answer_part, figures_part, read_claims
 
 LIBRARY = ("rwkv6", "gate", "metrics", "explore")
 """The packages that the API reference describes."""
-FIGURES = ("figure3.svg", "gates.svg")
-"""Of the committed run, on the front page; docs/index.md has their words."""
 SHOWN_FIRST = "enhanced.seed0"
 """Part of the name of the notebook that is shown where a run executed one for several arms and seeds."""
 NOT_EXECUTED = (
@@ -50,8 +43,7 @@ FRAME = """```{{raw}} html
 <a href="{0}">Open the explorer on a page of its own</a>"""
 RENAMED = {"CHANGELOG.md": "changelog.md", "docs/search.md": "search-for-a-gate.md"}
 """Pages that have another name on the site, whose own search is search.html."""
-CLAIMS_ARE = "[Every claim of the paper](claims.md), with its verdict, the reason and the rule."
-RULES_ARE = "Verdicts follow rules that `rwkvgate/experiment/rules.py` states, with their history."
+CLAIMS_ARE = "[Every claim of the paper](results.md), with its verdict, the reason and the rule."
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|<)([^)#\s]+)(#[^)\s]*)?(?=\))")
 INSTALL = "install"
 """The id of the cell that prepares Colab."""
@@ -64,9 +56,8 @@ def gather(root: Path, target: Path) -> Path:
     Raises:
         SettingsError: the committed run's claims are missing or damaged.
     """
-    reference = root / "outputs" / "reference"
-    with reading(intact(reference / "results" / "claims.json")) as path:
-        claims = json.loads(path.read_text(encoding="utf-8"))
+    reference = root / REFERENCE
+    claims = read_claims(reference)
     with write_folder(target) as fresh:
         for path in [root / "CHANGELOG.md", *sorted((root / "docs").glob("*.md"))]:
             text = linked(path.read_text(encoding="utf-8"), path, root)
@@ -79,11 +70,11 @@ def gather(root: Path, target: Path) -> Path:
         for package in LIBRARY:
             _write(fresh / "api" / f"{package}.md", package_page(root, package))
         for name in FIGURES:
-            figure = fresh / "figures" / name
-            figure.parent.mkdir(exist_ok=True)
+            figure = fresh / REFERENCE / "figures" / name
+            figure.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(intact(reference / "figures" / name), figure)
-        _write(fresh / "answer.txt", answer_part(reference, claims))
-        _write(fresh / "claims.md", claims_page(claims))
+        parts = [*answer_part(reference, claims), CLAIMS_ARE, *figures_part(REFERENCE / "figures")]
+        _write(fresh / "answer.txt", "\n\n".join(parts))
         _write(fresh / "explorer.txt", explorer_part(reference, fresh / "extra"))
     return target
 
@@ -101,6 +92,8 @@ def linked(text: str, page: Path, root: Path) -> str:
         inside = Path(os.path.relpath(path, root)).as_posix()
         if inside in RENAMED or re.fullmatch(r"docs/[^/]+\.md|notebooks/[^/]+\.ipynb", inside):
             return f"/{address(inside)}{fragment}"
+        if inside.startswith(f"{REFERENCE.as_posix()}/figures/"):
+            return f"/{inside}"
         kind = "tree" if path.is_dir() else "blob"
         return f"https://github.com/{slug(root)}/{kind}/main/{inside}{fragment}"
 
@@ -138,27 +131,6 @@ def package_page(root: Path, package: str) -> str:
     for name in names:
         module = f"rwkvgate.{package}.{name}"
         parts.append(f"## {package}.{name}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```")
-    return "\n\n".join(parts)
-
-
-def answer_part(reference: Path, claims: Sequence[Records]) -> str:
-    """What the front page says of the committed run: the answer, and what it was measured on."""
-    manifest = read_manifest(reference)
-    model, seeds = manifest["settings"]["model"], ", ".join(map(str, manifest["seeds"]))
-    where = (
-        f"Measured on {model['num_hidden_layers']} layers of {model['hidden_size']} channels, seeds {seeds}, on "
-        f"{manifest['hardware']['cores']} CPU cores. The paper's numbers are of {AT_THE_SHAPE}."
-    )
-    return "\n".join(f"- {sentence}" for sentence in answer(claims)) + f"\n\n{where}\n\n{CLAIMS_ARE}\n"
-
-
-def claims_page(claims: Sequence[Records]) -> str:
-    """The page of every claim: the table, and each claim's rule with the reason of its verdict."""
-    parts = ["# Every claim of the paper", RULES_ARE, markdown(claims_summary(claims))]
-    for claim in claims:
-        parts.append(f"## {claim['text'][0].upper()}{claim['text'][1:]}")
-        parts.append(f"*{claim['verdict'].capitalize()}*: {claim['reason']}.")
-        parts.append(f"The paper: {claim['stated']} ({claim['source']}). The rule: {claim['rule']}.")
     return "\n\n".join(parts)
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from rwkvgate.experiment.records import KEPT, intact, keep_record
+from rwkvgate.experiment.rules import RULES, VERSION
+from rwkvgate.experiment.settings import resolve
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_json, write_text
-from rwkvgate.workflow.release import reference, results_in_markdown
+from rwkvgate.workflow.app import finished_arms, open_finished
+from rwkvgate.workflow.release import EXECUTED, REPORT, reference
+from rwkvgate.workflow.results import REFERENCE, read_claims, results_in_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / REFERENCE
 
 
 def test_damaged_results_are_not_committed(tmp_path: Path) -> None:
@@ -28,15 +35,40 @@ def test_damaged_results_are_not_committed(tmp_path: Path) -> None:
 
 
 def test_the_committed_reference_is_as_its_records_say() -> None:
-    folder = ROOT / "outputs" / "reference"
-    committed = [path for part in ("results", "figures") for path in (folder / part).iterdir() if path.name != KEPT]
-    assert len(committed) > 15 and all(intact(path) for path in committed)
-    assert all((folder / part / KEPT).is_file() for part in ("results", "figures"))
+    committed = [path for part in ("results", "figures", "notebooks") for path in (FOLDER / part).iterdir()]
+    committed = [*(path for path in committed if path.name != KEPT), FOLDER / REPORT]
+    assert len(committed) > 20 and all(intact(path) for path in committed)
+    assert all((FOLDER / part / KEPT).is_file() for part in ("", "results", "figures", "notebooks"))
+
+
+def test_the_committed_reference_fits_the_code() -> None:
+    """What it was made with: today's settings, rules, claims and arms. Else `make reproduce` and `make reference`."""
+    settings = open_finished(FOLDER).settings
+    assert settings.model_copy(update={"run_dir": ""}) == resolve(profile="cpu").model_copy(update={"run_dir": ""})
+    claims = read_claims(FOLDER)
+    assert [claim["claim"] for claim in claims] == list(RULES)
+    assert {claim["rules"] for claim in claims} == {VERSION}
+    assert all(claim["rule"] == RULES[claim["claim"]].rule for claim in claims)
+    assert len(finished_arms(open_finished(FOLDER))) == 2
+
+
+def test_executed_notebooks_show_their_pictures_and_no_path_of_a_machine() -> None:
+    for name in EXECUTED:
+        text = (FOLDER / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        notebook = json.loads(text)
+        outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+        assert not [one for one in outputs if one["output_type"] == "error"]
+        assert '"image/png"' in text or name == "01_setup"
+        assert not re.findall(r"/(?:tmp|home|root|work|Users)/\S*", text)
+        # GitHub and an untrusted JupyterLab drop scripts and widgets: what is shown by one of these has another form.
+        for output in outputs:
+            data = output.get("data", {})
+            if {"application/javascript", "application/vnd.jupyter.widget-view+json"} & data.keys():
+                assert "image/png" in data or "text/plain" in data
 
 
 def test_the_studys_verdicts_stand_in_a_column_of_their_own() -> None:
     record = {"claim": "perplexity", "verdict": "contradicted", "where": "pretrained", "size": "64x4", "seeds": 10}
-    run = ROOT / "outputs" / "reference"
-    with_study, without = results_in_markdown(run, [record]), results_in_markdown(run)
-    assert "| contradicted (pretrained, 10 seeds, 64x4) |" in with_study[2] and "docs/study.md" in with_study[1]
+    with_study, without = results_in_markdown(FOLDER, [record]), results_in_markdown(FOLDER, [])
+    assert "| contradicted (pretrained, 10 seeds, 64x4) |" in with_study[2] and "study.md" in with_study[1]
     assert "The study" not in without[2] and with_study[3:] == without[3:]

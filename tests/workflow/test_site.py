@@ -27,7 +27,7 @@ LOADED = {"script", "link", "img", "iframe", "source", "video", "audio", "object
 """Elements whose address the browser asks for by itself."""
 LOOKED_AT = [
     "index",
-    "claims",
+    "results",
     "notebooks/04_ablations",
     "notebooks/05_gate_visualization",
     "gates",
@@ -107,8 +107,9 @@ def test_the_front_page_says_what_the_claims_file_says(sources: Path) -> None:
     said = (sources / "answer.txt").read_text(encoding="utf-8")
     claims = json.loads((ROOT / "outputs/reference/results/claims.json").read_text(encoding="utf-8"))
     assert f"Of {len(claims)} claims" in said and str(claims[0]["against_base"]) in said
-    page = (sources / "claims.md").read_text(encoding="utf-8")
-    assert all(claim["reason"] in page for claim in claims)
+    page = (sources / "results.md").read_text(encoding="utf-8")
+    assert "](/outputs/reference/figures/figure3.svg)" in page
+    assert (sources / "outputs" / "reference" / "figures" / "figure3.svg").is_file()
 
 
 def test_a_checkout_without_results_is_refused(tmp_path: Path) -> None:
