@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
+from rwkvgate.experiment.records import KEPT
 from rwkvgate.experiment.study import long_range, stories
 from rwkvgate.experiment.study.analysis import (
     CONTROLS,
@@ -91,8 +92,14 @@ families and the long trainings at 64x4 in place of 128x4; five seeds of the pap
 """
 
 
+MEASURED = ("seconds", "coverage")
+"""Tables in the folder that are made by commands of their own."""
+
+
 def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> None:
-    """Write the page to `path`, and the tables and figures that it is made from into `folder`."""
+    """Write the page to `path`, and its tables and figures into `folder`, in place of those of an earlier page."""
+    for earlier in (*folder.glob("*.svg"), *folder.glob("*.png"), folder / KEPT):
+        earlier.unlink(missing_ok=True)
     tables = {"trials": pd.concat([frame(trials).assign(stage=name) for name, (trials, _) in found.items()])}
     parts: list[str] = []
     sections = [
@@ -111,6 +118,9 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
     records = study_ledger(found, tuned, seconds)
     write_ledger(folder, records)
     parts = [HEAD, *head(records), DESIGN, "## How much is finished", _progress(found), *parts]
+    for earlier in folder.glob("*.csv"):
+        if earlier.stem not in {*tables, *MEASURED}:
+            earlier.unlink()
     for name, table in tables.items():
         with write_file(folder / f"{name}.csv") as fresh:
             table.to_csv(fresh, index=False, float_format="%.6g")

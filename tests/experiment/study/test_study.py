@@ -145,6 +145,9 @@ def test_the_page_says_what_is_finished_and_what_waits(
         return (tmp_path / "study.md").read_text(encoding="utf-8")
 
     assert "waits for rates" in written()
+    earlier = [tmp_path / "tables" / name for name in ("dropped.csv", "dropped.svg", "seconds.csv")]
+    for path in earlier:
+        path.write_text("of a design that was changed", encoding="utf-8")
     one.run([study.STAGES["rates"]])
     assert "| main | **not finished** | 0 of 6 |" in written()
     one.run([MAIN])
@@ -154,6 +157,7 @@ def test_the_page_says_what_is_finished_and_what_waits(
     assert verdicts["arm"].tolist() == ["enhanced"]
     for name in ("trials", "books-comparisons", "multipliers"):
         assert len(pd.read_csv(tmp_path / "tables" / f"{name}.csv"))
+    assert [path.exists() for path in earlier] == [False, False, True]
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
