@@ -28,6 +28,7 @@ from rwkvgate.gate.layer import GatedShift
 from rwkvgate.metrics.inference import device_of, evaluating
 from rwkvgate.metrics.latency import BASE, PLACE, TIMES, Call, place_of, synchronizer, time_calls, times_of
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.kernels import wkv_backend
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 from rwkvgate.rwkv6.prefill import prefill
 from rwkvgate.rwkv6.token_shift import TokenShift
@@ -113,7 +114,7 @@ def wkv_flops(config: Rwkv6Config, tokens: int) -> int:
 
 
 def counted_flops(model: nn.Module, tokens: int) -> int:
-    """FLOPs of all matrix products in one forward pass over a sequence, counted by torch.
+    """FLOPs of all matrix products in one forward pass over a sequence, counted by torch; WKV's in its chunked form.
 
     Example:
         >>> sizes = {"hidden_size": 64, "num_hidden_layers": 2, "head_size": 8}
@@ -122,7 +123,7 @@ def counted_flops(model: nn.Module, tokens: int) -> int:
         True
     """
     ids = torch.ones(1, tokens, dtype=torch.long, device=device_of(model))
-    with evaluating(model), FlopCounterMode(display=False) as counter:
+    with wkv_backend("chunked"), evaluating(model), FlopCounterMode(display=False) as counter:  # it sees torch's alone
         model(ids, use_cache=False)
     return int(counter.get_total_flops())
 
@@ -135,7 +136,7 @@ def cost_table(
     Columns: `arm`; `parameters` (of the gates); `mflops` (10^6 FLOPs of matrix products per token, WKV by definition;
     of the gates alone, and of the whole base); `share` (of the base's: 0.01 is one per cent more; 1 for the base);
     `state` (numbers that the gates carry per sequence); `counted` (10^6 FLOPs per token by torch's counter: all of the
-    base's, and what the gates add to it; WKV as it is computed).
+    base's, and what the gates add to it; WKV in its chunked form).
 
     Args:
         counted: FLOPs per token of whole models by arm, as `counted_flops` gives them.

@@ -1,16 +1,16 @@
-"""The WKV backend: plain PyTorch, or flash-linear-attention's Triton kernels where a probe finds them right.
+"""Which code runs the WKV operator: plain PyTorch, or a package's kernels where a probe finds them right.
 
-Those kernels are written for recent GPUs, and are not always right: they need tensor cores of compute
-capability 8.0, releases have differed in layout and scale, and the backward of their recurrent op (version
-0.6.0) omits the gradient of the final state. So "auto" takes them only on such a device, where the package is
-installed, and after a probe: values and every gradient of a small random case, with decays that forget at once
-and decays that hardly forget, against the chunked form in float64. It runs once for a device and head size.
-Everything else runs in plain PyTorch.
+On a CPU the package is numba, which compiles the loops of `rwkvgate.rwkv6.fused`; on a GPU it is
+flash-linear-attention with its Triton kernels. Those are written for recent GPUs, and are not always right: they need
+tensor cores of compute capability 8.0, releases have differed in layout and scale, and the backward of their recurrent
+op (version 0.6.0) omits the gradient of the final state. So "auto" takes a package only where it is installed and after
+a probe: values and every gradient of a small random case, with decays that forget at once and decays that hardly
+forget, against the chunked form in float64. It runs once for a device and head size. Everything else runs in plain
+PyTorch: float64, one token, which is the recurrence itself, and on a CPU what torch.compile or torch.export traces.
 
-One token is always the recurrence. float64 is always plain PyTorch. Other types are passed to the kernels in float32,
-and results and state are float32; but Triton multiplies float32 matrices in TF32 by default, whose 11 significant
-bits `TOLERANCE` allows. TRITON_F32_DEFAULT=ieee in the environment, set before the first call, makes it full
-float32; `wkv_backend("chunked")` avoids the kernels.
+Half precision is passed to the kernels in float32, and results and state are float32; but Triton multiplies float32
+matrices in TF32 by default, whose 11 significant bits its tolerance allows. TRITON_F32_DEFAULT=ieee in the environment,
+set before the first call, makes it full float32; `wkv_backend("chunked")` avoids the kernels.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ from torch import Tensor
 from rwkvgate.rwkv6.precision import without_autocast
 from rwkvgate.rwkv6.recurrence import prepare, wkv6_chunked, wkv6_recurrent
 
-BACKENDS = ("auto", "recurrent", "chunked", "fla")
+BACKENDS = ("auto", "recurrent", "chunked", "numba", "fla")
 VARIABLE = "RWKVGATE_WKV"
 """The environment variable that forces a backend, unless `wkv_backend` does."""
-PACKAGE, OPERATORS = "flash-linear-attention", "fla.ops.rwkv6"
+PACKAGES = {"numba": "numba", "fla": "flash-linear-attention"}
+"""What the backends' packages are called on the Python index."""
+FUSED, OPERATORS = "rwkvgate.rwkv6.fused", "fla.ops.rwkv6"
 LOWEST_CAPABILITY = (8, 0)
-TOLERANCE = 5e-3
+TOLERANCE = {"numba": 1e-5, "fla": 5e-3}
 """Largest difference that the probe allows, relative to the largest magnitude of the tensor.
 
-A product rounded to TF32 errs by up to 2 ** -10, about 1e-3, and two of them follow each other; a wrong scale,
-layout or missing term errs by a tenth and more.
+numba's loops round as float32 does, to 6e-8, some hundred times. A product rounded to TF32 errs by up to 2 ** -10,
+about 1e-3, and two of them follow each other. A wrong scale, layout or missing term errs by a tenth and more.
 """
 FUSED_LENGTH = 64
 """Up to this number of tokens the recurrent op is the faster of the package's two."""
@@ -57,7 +59,7 @@ class wkv_backend:
     variable `RWKVGATE_WKV`.
 
     Args:
-        name: "auto", "recurrent", "chunked" or "fla" (flash-linear-attention).
+        name: "auto", "recurrent", "chunked", "numba" (on a CPU) or "fla" (flash-linear-attention, on a GPU).
 
     Raises:
         ValueError: another name. Nothing is changed.
@@ -89,20 +91,21 @@ def describe_backend(
     """The WKV backend for many tokens on a device, and the reason for it, for the record of an experiment.
 
     Returns:
-        `name`, one of "recurrent", "chunked" and "fla", and `reason`, such as "compute capability 7.5 < 8.0".
+        `name`, one of "recurrent", "chunked", "numba" and "fla", and `reason`, such as "compute capability 7.5 < 8.0".
 
     Raises:
         ValueError: the environment variable names no backend.
-        RuntimeError: "fla" is forced and cannot run.
+        RuntimeError: the forced backend cannot run.
     """
     name, source = _requested()
     device = _indexed(torch.device(device))
-    evidence, problem = (None, None) if name in ("recurrent", "chunked") else _examine(device, dtype, head_size)
-    if name == "fla" and problem:
-        raise RuntimeError(_refusal(source, problem))
+    package = _package(device) if name == "auto" else name
+    evidence, problem = _examine(package, device, dtype, head_size) if package in PACKAGES else (None, None)
     if name != "auto":
+        if problem:
+            raise RuntimeError(_refusal(name, source, problem))
         return {"name": name, "reason": f"forced by {source}" + (f"; {evidence}" if evidence else "")}
-    return {"name": "chunked", "reason": problem} if problem else {"name": "fla", "reason": str(evidence)}
+    return {"name": "chunked", "reason": problem} if problem else {"name": package, "reason": str(evidence)}
 
 
 def choose(r: Tensor) -> Form:
@@ -110,19 +113,35 @@ def choose(r: Tensor) -> Form:
 
     Raises:
         ValueError: the environment variable names no backend.
-        RuntimeError: "fla" is forced and cannot run.
+        RuntimeError: the forced form cannot run here.
     """
     name, source = _requested()
-    if name == "auto":
-        if r.shape[1] <= 1:
-            return wkv6_recurrent
-        return wkv6_chunked if _examine(r.device, r.dtype, r.shape[-1])[1] else _wkv6_fla
-    if name == "fla":
-        problem = _examine(r.device, r.dtype, r.shape[-1])[1]
-        if problem:
-            raise RuntimeError(_refusal(source, problem))
+    plain = {"recurrent": wkv6_recurrent, "chunked": wkv6_chunked}
+    if name in plain:
+        return plain[name]
+    one = r.shape[1] <= 1
+    package = _package(r.device) if name == "auto" else name
+    # Compilers trace plain PyTorch, and only a plain tensor has memory that numba can read.
+    traced = package == "numba" and (torch.compiler.is_compiling() or type(r) is not Tensor)
+    if name == "auto" and (one or traced):
+        return wkv6_recurrent if one else wkv6_chunked
+    problem = _examine(package, r.device, r.dtype, r.shape[-1])[1]
+    if problem and name != "auto":
+        raise RuntimeError(_refusal(name, source, problem))
+    return wkv6_chunked if problem else _kernels(package)
+
+
+def _package(device: torch.device) -> str:
+    """The backend whose kernels are for such a device."""
+    return "fla" if _capability(device) else "numba"
+
+
+def _kernels(package: str) -> Form:
+    """A package's operator; it is imported here."""
+    if package == "fla":
         return _wkv6_fla
-    return wkv6_recurrent if name == "recurrent" else wkv6_chunked
+    form: Form = import_module(FUSED).wkv6_numba
+    return form
 
 
 def _requested() -> tuple[str, str]:
@@ -138,8 +157,8 @@ def _allowed(name: str, source: str) -> str:
     return name
 
 
-def _refusal(source: str, problem: str) -> str:
-    return f"{source} asks for the WKV backend 'fla', which cannot run here: {problem}"
+def _refusal(name: str, source: str, problem: str) -> str:
+    return f"{source} asks for the WKV backend {name!r}, which cannot run here: {problem}"
 
 
 def _indexed(device: torch.device) -> torch.device:
@@ -154,19 +173,25 @@ def _capability(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
-def _examine(device: torch.device, dtype: torch.dtype, channels: int) -> tuple[str | None, str | None]:
-    """The reason for the package's kernels, or the reason against them; the other is None."""
+def _examine(package: str, device: torch.device, dtype: torch.dtype, channels: int) -> tuple[str | None, str | None]:
+    """The reason for a package's kernels, or the reason against them; the other is None."""
     if dtype == torch.float64:
-        return None, "float64 is computed in float64, which the kernels lack"
+        return None, "float64 is computed in float64, in plain PyTorch"
     capability = _capability(device)
-    if capability is None:
+    if package == "numba":
+        if device.type != "cpu":
+            return None, f"device {device.type} is no CPU"
+        reason = "device cpu"
+    elif capability is None:
         return None, f"device {device.type} is not CUDA"
-    if capability < LOWEST_CAPABILITY:
+    elif capability < LOWEST_CAPABILITY:
         return None, f"compute capability {_dotted(capability)} < {_dotted(LOWEST_CAPABILITY)}"
-    error, problem = _probe(device, channels)
+    else:
+        reason = f"compute capability {_dotted(capability)}"
+    error, problem = _probe(package, device, channels)
     if problem:
         return None, problem
-    return f"compute capability {_dotted(capability)}, relative error {error:.1e} in the probe", None
+    return f"{reason}, relative error {error:.1e} in the probe", None
 
 
 def _dotted(version: tuple[int, int]) -> str:
@@ -174,41 +199,41 @@ def _dotted(version: tuple[int, int]) -> str:
 
 
 @cache
-def _probe(device: torch.device, channels: int) -> tuple[float, str | None]:
+def _probe(package: str, device: torch.device, channels: int) -> tuple[float, str | None]:
     """The kernels' largest relative error on one device and head size, and the reason against them, if any.
 
     A warning, once, tells of a package that is installed and fails.
     """
-    error = float("inf")
+    error, called = float("inf"), PACKAGES[package]
     try:
-        import_module(OPERATORS)
+        import_module(FUSED if package == "numba" else OPERATORS)
         # The first call may come inside inference mode or autocast.
         with torch.inference_mode(False), torch.enable_grad(), without_autocast(device):
-            error = _largest_error(device, channels)
+            error = _largest_error(_kernels(package), device, channels)
     except ModuleNotFoundError as missing:
-        if missing.name == "fla":
-            return error, f"{PACKAGE} is not installed"
-        problem = f"{PACKAGE} cannot be imported: {missing}"
-    except Exception as failure:  # Triton's compiler raises errors of many kinds
-        problem = f"{PACKAGE} raised {type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
+        if missing.name == package:
+            return error, f"{called} is not installed"
+        problem = f"{called} cannot be imported: {missing}"
+    except Exception as failure:  # compilers raise errors of many kinds
+        problem = f"{called} raised {type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
     else:
-        if error <= TOLERANCE:
+        if error <= TOLERANCE[package]:
             return error, None
-        problem = f"{PACKAGE} errs by {error:.1e} in the probe, more than {TOLERANCE:.0e}"
+        problem = f"{called} errs by {error:.1e} in the probe, more than {TOLERANCE[package]:.0e}"
     warnings.warn(f"WKV on {device} in plain PyTorch: {problem}", RuntimeWarning, stacklevel=2)
     return error, problem
 
 
-def _largest_error(device: torch.device, channels: int) -> float:
-    """The largest relative error of values and gradients of both ops; nan where one of them is nan."""
+def _largest_error(form: Form, device: torch.device, channels: int) -> float:
+    """The largest relative error of values and gradients, of few tokens and of many; nan where one of them is nan."""
     inputs = _case(channels)
     exact = {name: x.double() for name, x in inputs.items()}
     here = {name: x.to(device) for name, x in inputs.items()}
     short = {name: x[:, : PROBE_TIME // 4] if x.dim() == 4 and name != "state" else x for name, x in here.items()}
     with torch.no_grad():
         expected = wkv6_chunked(**{name: x.double().cpu() for name, x in short.items()})
-        pairs = list(zip(_wkv6_fla(**short), expected, strict=True))
-    pairs += zip(_with_gradients(_wkv6_fla, here), _with_gradients(wkv6_chunked, exact), strict=True)
+        pairs = list(zip(form(**short), expected, strict=True))
+    pairs += zip(_with_gradients(form, here), _with_gradients(wkv6_chunked, exact), strict=True)
     errors = [(x.double().cpu() - y).abs().max() / y.abs().max() for x, y in pairs]
     return float(torch.stack(errors).max())
 

@@ -132,7 +132,8 @@ def test_inputs_that_are_no_tokens_are_refused(
 def test_positions_may_be_numbers_counted_from_either_end_or_a_mask(tiny_model: Any) -> None:
     model, wanted = tiny_model(), tiny_model()(IDS).logits[:, [0, 2]]
     for kept in ([0, 2], [0, -1], [-3, 2], [True, False, True]):
-        assert torch.equal(model(IDS, logits_to_keep=torch.tensor(kept)).logits, wanted)
+        # Fewer rows may take another matrix product, which rounds otherwise.
+        torch.testing.assert_close(model(IDS, logits_to_keep=torch.tensor(kept)).logits, wanted)
 
 
 def test_a_mask_of_ones_and_zeros_may_be_of_any_type(tiny_model: Any) -> None:

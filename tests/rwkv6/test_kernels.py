@@ -1,4 +1,5 @@
-"""Which code runs the WKV operator: selection, forcing and the probe, with a package of our own in fla's place."""
+"""Which code runs the WKV operator: selection, forcing and the probe, with numba's loops and a package of our own in
+fla's place."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rwkvgate.rwkv6 import kernels
+from rwkvgate.rwkv6.fused import wkv6_numba
 from rwkvgate.rwkv6.kernels import BACKENDS, TOLERANCE, VARIABLE, choose, describe_backend, wkv_backend
 from rwkvgate.rwkv6.wkv import wkv6, wkv6_chunked, wkv6_recurrent
 
@@ -100,10 +102,66 @@ def form_for(time: int, dtype: torch.dtype = torch.float32) -> Any:
     return choose(torch.zeros(2, time, 2, 8, dtype=dtype))
 
 
-def test_a_cpu_takes_our_own_forms() -> None:
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """No probe has run yet, and none of this test's is remembered."""
+    kernels._probe.cache_clear()
+    yield
+    kernels._probe.cache_clear()
+
+
+def test_a_cpu_takes_the_fused_loops() -> None:
     assert form_for(1) is wkv6_recurrent
-    assert form_for(2) is form_for(500) is wkv6_chunked
-    assert describe_backend("cpu") == {"name": "chunked", "reason": "device cpu is not CUDA"}
+    assert form_for(2) is form_for(500) is wkv6_numba
+    found = describe_backend("cpu")
+    assert found["name"] == "numba" and found["reason"].startswith("device cpu, relative error ")
+    with wkv_backend("numba"):
+        assert form_for(9) is wkv6_numba
+        assert describe_backend("cpu")["reason"].startswith("forced by wkv_backend; device cpu, relative error")
+
+
+def test_float64_and_other_devices_are_plain_pytorch() -> None:
+    assert form_for(1, torch.float64) is wkv6_recurrent and form_for(9, torch.float64) is wkv6_chunked
+    for time, form in ((1, wkv6_recurrent), (9, wkv6_chunked)):
+        assert choose(torch.zeros(1, time, 2, 8, device="meta")) is form
+    assert describe_backend("meta") == {"name": "chunked", "reason": "device meta is no CPU"}
+    with (
+        wkv_backend("numba"),
+        pytest.raises(RuntimeError, match="'numba', which cannot run here: device meta is no CPU"),
+    ):
+        choose(torch.zeros(1, 9, 2, 8, device="meta"))
+
+
+def test_a_tensor_of_another_class_is_plain_pytorch() -> None:
+    class Traced(Tensor):
+        pass
+
+    assert choose(torch.zeros(1, 9, 2, 8).as_subclass(Traced)) is wkv6_chunked
+
+
+def test_without_numba_a_cpu_does_without_a_word(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "rwkvgate.rwkv6.fused")
+    monkeypatch.setitem(sys.modules, "numba", None)  # importing it now fails as if it were not installed
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert form_for(1) is wkv6_recurrent and form_for(9) is wkv6_chunked
+    assert describe_backend("cpu") == {"name": "chunked", "reason": "numba is not installed"}
+    with wkv_backend("numba"), pytest.raises(RuntimeError, match="cannot run here: numba is not installed"):
+        wkv6(**draw(3))
+
+
+@pytest.mark.parametrize("gradients", [False, True], ids=["values", "gradients"])
+def test_wrong_loops_are_not_taken_and_are_warned_of_once(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, gradients: bool
+) -> None:
+    def wrong(**inputs: Tensor) -> tuple[Tensor, Tensor]:
+        out, state = wkv6_numba(**inputs)
+        return (out + 1e-4 * (out - out.detach()) if gradients else out * 1.0001), state
+
+    monkeypatch.setattr("rwkvgate.rwkv6.fused.wkv6_numba", wrong)
+    with pytest.warns(RuntimeWarning, match="WKV on cpu in plain PyTorch: numba errs by .* more than 1e-05") as found:
+        assert form_for(9) is form_for(70) is wkv6_chunked
+    assert len(found) == 1
 
 
 def test_a_right_package_is_taken_on_a_recent_gpu(fla: Fla, relative_error: Callable) -> None:
@@ -264,7 +322,7 @@ def test_the_tolerance_admits_the_bits_of_tf32_but_not_half_of_them(fla: Fla, bi
         warnings.simplefilter("ignore")
         assert (form_for(70) is not wkv6_chunked) is taken
         if taken:
-            assert 1e-5 < kernels._probe(torch.device("cpu"), 8)[0] <= TOLERANCE
+            assert 1e-5 < kernels._probe("fla", torch.device("cpu"), 8)[0] <= TOLERANCE["fla"]
 
 
 def test_the_probe_runs_once_for_a_device_and_head_size(fla: Fla) -> None:
@@ -301,7 +359,7 @@ def test_forcing_nests_ends_with_its_block_and_comes_before_the_environment(monk
     monkeypatch.setenv(VARIABLE, "chunked")
     with wkv_backend("recurrent"):
         with wkv_backend("auto"):
-            assert form_for(1) is wkv6_recurrent and form_for(9) is wkv6_chunked
+            assert form_for(9) is wkv6_numba
         assert form_for(9) is wkv6_recurrent
     assert form_for(1) is wkv6_chunked
     with pytest.raises(KeyError), wkv_backend("recurrent"):
@@ -311,12 +369,12 @@ def test_forcing_nests_ends_with_its_block_and_comes_before_the_environment(monk
     assert form_for(9) is wkv6_recurrent
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.setattr(kernels, "_forced", None)
-    assert form_for(9) is wkv6_chunked
+    assert form_for(9) is wkv6_numba
 
 
 def test_an_unknown_name_is_refused_with_those_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    allowed = "must be one of auto, recurrent, chunked, fla"
-    assert BACKENDS == ("auto", "recurrent", "chunked", "fla")
+    allowed = "must be one of auto, recurrent, chunked, numba, fla"
+    assert BACKENDS == ("auto", "recurrent", "chunked", "numba", "fla")
     with pytest.raises(ValueError, match=f"'cuda'; it {allowed}"):
         wkv_backend("cuda")
     monkeypatch.setenv(VARIABLE, "triton")
@@ -346,8 +404,8 @@ def test_a_forced_package_that_can_run_is_described(fla: Fla) -> None:
     assert found["name"] == "fla" and found["reason"].startswith("forced by wkv_backend; compute capability 8.0")
 
 
-def test_the_operator_does_not_import_the_package_by_itself() -> None:
-    code = "import sys, rwkvgate.rwkv6.wkv; sys.exit('fla' in sys.modules)"
+def test_the_operator_does_not_import_a_package_by_itself() -> None:
+    code = "import sys, rwkvgate.rwkv6.wkv; sys.exit('fla' in sys.modules or 'numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,9 +1,13 @@
-"""The WKV operator: both forms against plain loops and against each other, values and gradients."""
+"""The WKV operator: its forms against plain loops and against each other, values and gradients."""
 
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,15 +15,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from rwkvgate.rwkv6 import fused
+from rwkvgate.rwkv6.fused import wkv6_numba
 from rwkvgate.rwkv6.wkv import wkv6, wkv6_chunked, wkv6_recurrent
 
 BATCH, HEADS, CHANNELS = 2, 2, 4
 NAMES = ("r", "k", "v", "w", "u", "state")
 LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 1000)
-FORMS = pytest.mark.parametrize("form", [wkv6, wkv6_recurrent, wkv6_chunked])
+FORMS = pytest.mark.parametrize("form", [wkv6, wkv6_recurrent, wkv6_chunked, wkv6_numba])
+FAST = pytest.mark.parametrize("form", [wkv6_chunked, wkv6_numba])
 
 ROUNDING = {torch.float64: 2e-13, torch.float32: 1e-5}
-"""Largest difference allowed, relative to the largest magnitude of what is compared. Both forms add the
+"""Largest difference allowed, relative to the largest magnitude of what is compared. The forms add the
 same terms in another order, so nothing but rounding may part them."""
 
 Form = Callable[..., tuple[Tensor, Tensor]]
@@ -103,30 +110,33 @@ def test_matches_the_equations_in_plain_loops(form: Form, time: int, relative_er
     assert relative_error(state, torch.from_numpy(wanted_state)) <= ROUNDING[torch.float64]
 
 
+@FAST
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("time", LENGTHS)
-def test_chunked_matches_recurrent_in_values_and_gradients(
-    time: int, dtype: torch.dtype, relative_error: Callable
+def test_the_fast_forms_match_the_recurrence_in_values_and_gradients(
+    form: Form, time: int, dtype: torch.dtype, relative_error: Callable
 ) -> None:
     inputs = draw(time, dtype)
-    assert_close(run(wkv6_chunked, inputs), run(wkv6_recurrent, inputs), ROUNDING[dtype], relative_error)
+    assert_close(run(form, inputs), run(wkv6_recurrent, inputs), ROUNDING[dtype], relative_error)
 
 
+@FAST
 @pytest.mark.parametrize("time", [17, 200])
-def test_gradient_of_the_decay_matches_channel_by_channel(time: int, relative_error: Callable) -> None:
+def test_gradient_of_the_decay_matches_channel_by_channel(form: Form, time: int, relative_error: Callable) -> None:
     # Strongly decaying channels have gradients near exp(-50): measured against their own size, not the head's.
     inputs = draw(time)
-    found, wanted = run(wkv6_chunked, inputs)["w"], run(wkv6_recurrent, inputs)["w"]
+    found, wanted = run(form, inputs)["w"], run(wkv6_recurrent, inputs)["w"]
     for channel in range(CHANNELS):
         assert relative_error(found[..., channel], wanted[..., channel]) <= ROUNDING[torch.float64]
 
 
-def test_float32_is_as_near_to_the_truth_as_the_recurrence_is(relative_error: Callable) -> None:
+@FAST
+def test_float32_is_as_near_to_the_truth_as_the_recurrence_is(form: Form, relative_error: Callable) -> None:
     inputs = draw(1000, torch.float32)
     truth = run(wkv6_recurrent, {name: x.double() for name, x in inputs.items()})
-    chunked, recurrent = run(wkv6_chunked, inputs), run(wkv6_recurrent, inputs)
+    found, recurrent = run(form, inputs), run(wkv6_recurrent, inputs)
     for name, wanted in truth.items():
-        error, allowed = relative_error(chunked[name], wanted), relative_error(recurrent[name], wanted)
+        error, allowed = relative_error(found[name], wanted), relative_error(recurrent[name], wanted)
         assert error <= 1.5 * allowed + 1e-6, f"{name}: {error} against the recurrence's {allowed}"
 
 
@@ -139,7 +149,9 @@ def test_chunk_sizes_agree(time: int, chunk: int, relative_error: Callable) -> N
     assert_close(found, wanted, ROUNDING[torch.float64], relative_error)
 
 
-@pytest.mark.parametrize("form", [wkv6_recurrent, lambda *x: wkv6_chunked(*x, chunk=4)], ids=["recurrent", "chunked"])
+@pytest.mark.parametrize(
+    "form", [wkv6_recurrent, lambda *x: wkv6_chunked(*x, chunk=4), wkv6_numba], ids=["recurrent", "chunked", "numba"]
+)
 def test_gradients_match_finite_differences(form: Form) -> None:
     inputs = draw(6, batch=1)
     inputs["w"] = inputs["w"].clamp(-5, -1e-2)  # finite differences see nothing at exp(-50)
@@ -209,20 +221,22 @@ def test_inputs_are_not_changed(form: Form) -> None:
     assert all(torch.equal(inputs[name], before[name]) for name in NAMES)
 
 
+@FAST
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_a_channel_may_forget_everything(dtype: torch.dtype, relative_error: Callable) -> None:
+def test_a_channel_may_forget_everything(form: Form, dtype: torch.dtype, relative_error: Callable) -> None:
     inputs = draw(50, dtype)
     inputs["w"][:, ::3, :, 0] = -math.inf
     inputs["w"][:, :, 0, 1] = -math.inf
-    found = run(wkv6_chunked, inputs)
+    found = run(form, inputs)
     assert all(bool(x.isfinite().all()) for x in found.values())
     assert_close(found, run(wkv6_recurrent, inputs), ROUNDING[dtype], relative_error)
 
 
-def test_a_channel_may_forget_nothing(relative_error: Callable) -> None:
+@FAST
+def test_a_channel_may_forget_nothing(form: Form, relative_error: Callable) -> None:
     inputs = draw(300)
     inputs["w"] = torch.zeros_like(inputs["w"])
-    assert_close(run(wkv6_chunked, inputs), run(wkv6_recurrent, inputs), ROUNDING[torch.float64], relative_error)
+    assert_close(run(form, inputs), run(wkv6_recurrent, inputs), ROUNDING[torch.float64], relative_error)
 
 
 @FORMS
@@ -242,6 +256,7 @@ def test_half_precision_is_computed_in_float32(form: Form, dtype: torch.dtype) -
         (wkv6_recurrent, (True, False)),  # a backward under autocast is torch's own here, and rounds
         (wkv6_chunked, (True, False)),
         (wkv6_chunked, (True, True)),
+        (wkv6_numba, (True, True)),
         (wkv6, (True, True)),
     ],
 )
@@ -299,3 +314,46 @@ def test_flat_heads_are_refused(form: Form) -> None:
 def test_a_chunk_that_is_no_power_of_two_is_refused(chunk: int) -> None:
     with pytest.raises(ValueError, match=rf"chunk is {chunk}; .* power of two"):
         wkv6_chunked(**draw(6), chunk=chunk)
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(1, 2), (3, 2), (3, 4), (2, 40)])
+def test_threads_change_no_bit_of_the_fused_form(batch: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = draw(50, torch.float32, batch=batch)
+    wanted = run(wkv6_numba, inputs)
+    monkeypatch.setattr(fused, "PARALLEL", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = run(wkv6_numba, inputs)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_fused_form_may_run_in_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "PARALLEL", 0)
+    inputs = draw(200, torch.float32)
+    wanted = run(wkv6_numba, inputs)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: run(wkv6_numba, inputs), range(20)):
+            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_the_fused_form_runs_in_a_forked_process() -> None:
+    code = """
+import os, torch
+from rwkvgate.rwkv6 import fused
+fused.PARALLEL = 0
+torch.set_num_threads(2)
+inputs = [*torch.ones(3, 2, 4, 2, 3), -torch.ones(2, 4, 2, 3), torch.ones(2, 3)]
+wanted = fused.wkv6_numba(*inputs)[0]
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(fused.wkv6_numba(*inputs)[0], wanted) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode == 0
+
+
+def test_a_forward_derivative_of_the_fused_form_is_refused_not_lost() -> None:
+    inputs = draw(5)
+    tangents = {name: torch.ones_like(x) for name, x in inputs.items()}
+    with torch.autograd.forward_ad.dual_level(), torch.no_grad(), pytest.raises(NotImplementedError, match="jvp"):
+        wkv6_numba(**{name: torch.autograd.forward_ad.make_dual(x, tangents[name]) for name, x in inputs.items()})

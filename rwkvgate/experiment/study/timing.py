@@ -1,6 +1,7 @@
 """Seconds of a training step, each network beside the base: what a control of equal seconds rests on.
 
 Measured once on a machine where nothing else runs, in turn, and written down; trials do not measure their own time.
+The WKV operator is the chunked form in plain PyTorch: beside a faster one every gate would take a larger share.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rwkvgate.experiment.study.design import BASE, STAGES, WEIGHT_DECAY, Size, S
 from rwkvgate.experiment.study.tasks import Task
 from rwkvgate.metrics.latency import ratio_of_medians, time_calls
 from rwkvgate.rwkv6.files import write_file
+from rwkvgate.rwkv6.kernels import wkv_backend
 
 ROUNDS = 41
 
@@ -30,7 +32,8 @@ def step_times(size: Size, task: Task, networks: Sequence[str]) -> pd.DataFrame:
         name: Trainer(task.network(name, size, 0), rows, labels, task.batch, 1e-4, WEIGHT_DECAY) for name in networks
     }
     calls = {name: partial(trainer.step, 0, None) for name, trainer in trainers.items()}
-    seconds = time_calls(calls, ROUNDS, warmup=3)
+    with wkv_backend("chunked"):
+        seconds = time_calls(calls, ROUNDS, warmup=3)
     table = []
     for name, own in seconds.items():
         found = ratio_of_medians(own, seconds[BASE])

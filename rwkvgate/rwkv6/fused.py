@@ -1,0 +1,171 @@
+"""The WKV recurrence on a CPU as one pass over the state: loops that numba compiles, forward and backward.
+
+Equations, shapes and types are in `rwkvgate.rwkv6.wkv`; `rwkvgate.rwkv6.kernels` decides when this runs. A head's state
+stays in the processor's cache while a token reads it and writes to it. The backward goes back over the same states: the
+forward keeps one in `BLOCK` tokens, and those between are computed again. So nothing is divided, subtracted from a sum
+or clamped, and every decay is exact.
+
+Importing this module takes numba, which the extra `fast` installs. Its first call compiles for some seconds; numba
+keeps the result beside this file, or in the user's cache folder, for later processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from rwkvgate.rwkv6.recurrence import prepare
+
+BLOCK = 16
+"""Tokens between two states that the forward keeps for the backward."""
+PARALLEL = 2**20
+"""Multiply-adds of a call from which on its heads are shared among threads; below, starting them takes longer."""
+
+# Sums may be taken in another order, and a product and a sum become one instruction; NaN and infinity stay.
+_compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+
+def wkv6_numba(
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The fused form, on a CPU, with gradients through the state.
+
+    Arguments, results and errors are those of `rwkvgate.rwkv6.wkv.wkv6`. The same bits come from any number of threads.
+
+    Example:
+        >>> import torch
+        >>> from rwkvgate.rwkv6.wkv import wkv6_recurrent
+        >>> r, k, v = torch.randn(3, 1, 100, 2, 4).unbind(0)  # 1 sequence, 100 tokens, 2 heads of 4 channels
+        >>> w, u = -torch.rand(1, 100, 2, 4), torch.randn(2, 4)
+        >>> out, _ = wkv6_numba(r, k, v, w, u)
+        >>> torch.allclose(out, wkv6_recurrent(r, k, v, w, u)[0], atol=1e-4)
+        True
+    """
+    inputs = [x.contiguous() for x in prepare(r, k, v, w, u, state)]
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    out, last, _ = _Fused.apply(*inputs, learns)
+    return out, last
+
+
+class _Fused(torch.autograd.Function):
+    """The two compiled loops over torch's tensors."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, learns: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, time, heads, channels = r.shape
+        decay, out, last = w.exp(), torch.empty_like(v), state.clone()
+        blocks = -(-time // BLOCK) if learns else 0
+        kept = r.new_empty(batch, heads, blocks, channels, channels)  # the state before each block
+        _share(_forward, batch * heads, time * channels**2, r, k, v, decay, u, last, out, kept)
+        ctx.save_for_backward(r, k, v, decay, u, kept)
+        ctx.mark_non_differentiable(kept)
+        return out, last, kept
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor, d_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        r, k, v, decay, u, kept = ctx.saved_tensors
+        batch, time, heads, channels = r.shape
+        d_r, d_k, d_v, d_w = (torch.empty_like(r) for _ in range(4))
+        d_u, d_state = r.new_zeros(batch, heads, channels), d_last.clone(memory_format=torch.contiguous_format)
+        given = r, k, v, decay, u, kept, d_out.contiguous()
+        _share(_backward, batch * heads, 4 * time * channels**2, *given, d_state, d_r, d_k, d_v, d_w, d_u)
+        return d_r, d_k, d_v, d_w, d_u.sum(0), d_state, None
+
+
+def _share(loop: Callable[..., None], heads: int, work: int, *tensors: Tensor) -> None:
+    """Call a loop over all heads of all sequences, in threads where they have much to do: `work` multiply-adds each."""
+    arrays = [x.detach().numpy() for x in tensors]
+    threads = min(torch.get_num_threads(), heads) if heads * work >= PARALLEL else 1
+    cuts = [heads * i // threads for i in range(threads + 1)]
+    others = [_pool(threads - 1).submit(loop, *arrays, *part) for part in pairwise(cuts[1:])]
+    loop(*arrays, cuts[0], cuts[1])
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="wkv")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of its parent's threads
+
+
+@_compiled
+def _forward(r, k, v, decay, u, state, out, kept, first, last):  # type: ignore[no-untyped-def]
+    """Heads first to last of all sequences, in one row: write `out` and `kept`, and bring `state` to the end.
+
+    r, k, v, decay, out: (batch, time, head, channel); u: (head, channel); state: (batch, head, channel, channel);
+    kept: (batch, head, blocks, channel, channel), without blocks where no gradient is wanted.
+    """
+    _, time, heads, channels = r.shape
+    for head in range(first, last):
+        b, h = head // heads, head % heads
+        for t in range(time):
+            if kept.shape[2] and t % BLOCK == 0:
+                kept[b, h, t // BLOCK] = state[b, h]
+            r_t, k_t, v_t, decay_t, out_t = r[b, t, h], k[b, t, h], v[b, t, h], decay[b, t, h], out[b, t, h]
+            bonus = (r_t * u[h] * k_t).sum()  # r_t diag(u) k_t^T is one number
+            for j in range(channels):
+                out_t[j] = bonus * v_t[j]
+            for i in range(channels):
+                row, r_i, k_i, decay_i = state[b, h, i], r_t[i], k_t[i], decay_t[i]
+                for j in range(channels):
+                    before = row[j]
+                    out_t[j] += r_i * before
+                    row[j] = decay_i * before + k_i * v_t[j]
+
+
+@_compiled
+def _backward(r, k, v, decay, u, kept, d_out, d_state, d_r, d_k, d_v, d_w, d_u, first, last):  # type: ignore[no-untyped-def]
+    """Heads first to last: write the gradients, and bring `d_state` from the sequence's end to its start.
+
+    Shapes are `_forward`'s, each gradient's its tensor's, but d_u: (batch, head, channel).
+    """
+    _, time, heads, channels = r.shape
+    entering = np.empty((BLOCK, channels, channels), r.dtype)  # the states that the tokens of a block read
+    for head in range(first, last):
+        b, h = head // heads, head % heads
+        for n in range(kept.shape[2] - 1, -1, -1):
+            start = n * BLOCK
+            end = min(start + BLOCK, time)
+            entering[0] = kept[b, h, n]
+            for t in range(start, end - 1):
+                k_t, v_t, decay_t = k[b, t, h], v[b, t, h], decay[b, t, h]
+                for i in range(channels):
+                    row, after, k_i, decay_i = entering[t - start, i], entering[t - start + 1, i], k_t[i], decay_t[i]
+                    for j in range(channels):
+                        after[j] = decay_i * row[j] + k_i * v_t[j]
+            for t in range(end - 1, start - 1, -1):
+                r_t, k_t, v_t, decay_t, d_out_t = r[b, t, h], k[b, t, h], v[b, t, h], decay[b, t, h], d_out[b, t, h]
+                bonus, d_bonus = (r_t * u[h] * k_t).sum(), (v_t * d_out_t).sum()
+                d_v_t = d_v[b, t, h]
+                for j in range(channels):
+                    d_v_t[j] = bonus * d_out_t[j]
+                for i in range(channels):
+                    row, d_row, r_i, k_i, decay_i = entering[t - start, i], d_state[b, h, i], r_t[i], k_t[i], decay_t[i]
+                    of_r = of_k = of_decay = r.dtype.type(0)
+                    for j in range(channels):
+                        d_after = d_row[j]
+                        of_r += row[j] * d_out_t[j]
+                        of_k += d_after * v_t[j]
+                        of_decay += d_after * row[j]
+                        d_v_t[j] += k_i * d_after
+                        d_row[j] = decay_i * d_after + r_i * d_out_t[j]
+                    d_r[b, t, h, i] = of_r + u[h, i] * k_i * d_bonus
+                    d_k[b, t, h, i] = of_k + u[h, i] * r_i * d_bonus
+                    d_w[b, t, h, i] = of_decay * decay_i
+                    d_u[b, h, i] += r_i * k_i * d_bonus
