@@ -20,10 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from rwkvgate.rwkv6.extras import extra
 from rwkvgate.rwkv6.recurrence import prepare
+
+with extra("fast"):
+    from numba import njit
 
 BLOCK = 16
 """Tokens between two states that the forward keeps for the backward."""
