@@ -26,9 +26,9 @@ for part in ("rwkv6", "gate", "metrics", "explore"):
     for module in iter_modules(import_module(f"rwkvgate.{{part}}").__path__):
         if module.name not in ("evaluate_modules", "fused", "views", "widget"):
             import_module(f"rwkvgate.{{part}}.{{module.name}}")
-for module in ("rwkvgate.metrics.evaluate_modules", "rwkvgate.explore.views", "rwkvgate.rwkv6.fused", "rwkvgate.experiment"):
+for module in ("metrics.evaluate_modules", "explore.views", "rwkv6.fused", "experiment"):
     try:
-        import_module(module)
+        import_module(f"rwkvgate.{{module}}")
     except ImportError as error:
         print(error)
 """
