@@ -3,8 +3,6 @@ PYTHON ?= python3
 PROFILE ?= cpu
 WORKERS ?= 2
 GPUS ?= 1
-# The build of torch that `make install` takes: empty for the index's default (on Linux with CUDA, 3 GB), or a folder of
-# PyTorch's own index, such as cpu (0.2 GB), whose build pip then prefers. It is chosen when .venv is made.
 ifeq ($(origin CORES), undefined)
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif

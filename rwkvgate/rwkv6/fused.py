@@ -11,11 +11,10 @@ keeps the result beside this file, or in the user's cache folder, for later proc
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextlib import suppress
 from itertools import pairwise
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -26,15 +25,24 @@ from rwkvgate.rwkv6.extras import extra
 from rwkvgate.rwkv6.recurrence import prepare
 
 with extra("fast"):
-    from numba import njit
+    from numba import config, njit
+
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise ImportError("NUMBA_DISABLE_JIT is set, and Python's own loops would take thousands of times as long")
 
 BLOCK = 16
 """Tokens between two states that the forward keeps for the backward."""
 PARALLEL = 2**20
 """Multiply-adds of a call from which on its heads are shared among threads; below, starting them takes longer."""
 
-# Sums may be taken in another order, and a product and a sum become one instruction; NaN and infinity stay.
-_compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
+    # Sums may be taken in another order, and a product and a sum become one instruction; NaN and infinity stay.
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+    try:
+        return njit(cache=True, **options)(loop)
+    except RuntimeError:  # no folder can be written to
+        return njit(**options)(loop)
 
 
 def wkv6_numba(
@@ -55,7 +63,7 @@ def wkv6_numba(
     """
     inputs = [x.contiguous() for x in prepare(r, k, v, w, u, state)]
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    out, last, _ = _Fused.apply(*inputs, learns)
+    out, last = _Fused.apply(*inputs, learns)
     return out, last
 
 
@@ -65,19 +73,18 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, learns: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         batch, time, heads, channels = r.shape
         decay, out, last = w.exp(), torch.empty_like(v), state.clone()
         blocks = -(-time // BLOCK) if learns else 0
         kept = r.new_empty(batch, heads, blocks, channels, channels)  # the state before each block
         _share(_forward, batch * heads, time * channels**2, r, k, v, decay, u, last, out, kept)
         ctx.save_for_backward(r, k, v, decay, u, kept)
-        ctx.mark_non_differentiable(kept)
-        return out, last, kept
+        return out, last
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_out: Tensor, d_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_out: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         r, k, v, decay, u, kept = ctx.saved_tensors
         batch, time, heads, channels = r.shape
         d_r, d_k, d_v, d_w = (torch.empty_like(r) for _ in range(4))
@@ -91,20 +98,17 @@ def _share(loop: Callable[..., None], heads: int, work: int, *tensors: Tensor) -
     """Call a loop over all heads of all sequences, in threads where they have much to do: `work` multiply-adds each."""
     arrays = [x.detach().numpy() for x in tensors]
     threads = min(torch.get_num_threads(), heads) if heads * work >= PARALLEL else 1
-    cuts = [heads * i // threads for i in range(threads + 1)]
-    others = [_pool(threads - 1).submit(loop, *arrays, *part) for part in pairwise(cuts[1:])]
-    loop(*arrays, cuts[0], cuts[1])
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="wkv")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of its parent's threads
+    parts = list(pairwise(heads * i // threads for i in range(threads + 1)))
+    others = [Thread(target=loop, args=(*arrays, *part)) for part in parts[1:]]
+    started = 0
+    with suppress(RuntimeError):  # the system has no more threads, or Python is ending
+        for other in others:
+            other.start()
+            started += 1
+    for part in (parts[0], *parts[1 + started :]):
+        loop(*arrays, *part)
+    for other in others[:started]:
+        other.join()
 
 
 @_compiled

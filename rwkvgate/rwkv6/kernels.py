@@ -6,7 +6,7 @@ tensor cores of compute capability 8.0, releases have differed in layout and sca
 op (version 0.6.0) omits the gradient of the final state. So "auto" takes a package only where it is installed and after
 a probe: values and every gradient of a small random case, with decays that forget at once and decays that hardly
 forget, against the chunked form in float64. It runs once for a device and head size. Everything else runs in plain
-PyTorch: float64, one token, which is the recurrence itself, and on a CPU what torch.compile or torch.export traces.
+PyTorch: float64, one token, which is the recurrence itself, and on a CPU what is traced or transformed.
 
 Half precision is passed to the kernels in float32, and results and state are float32; but Triton multiplies float32
 matrices in TF32 by default, whose 11 significant bits its tolerance allows. TRITON_F32_DEFAULT=ieee in the environment,
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,19 +117,30 @@ def choose(r: Tensor) -> Form:
         RuntimeError: the forced form cannot run here.
     """
     name, source = _requested()
-    plain = {"recurrent": wkv6_recurrent, "chunked": wkv6_chunked}
-    if name in plain:
-        return plain[name]
-    one = r.shape[1] <= 1
+    if name == "recurrent" or (name == "auto" and r.shape[1] <= 1):
+        return wkv6_recurrent
+    if name == "chunked":
+        return wkv6_chunked
     package = _package(r.device) if name == "auto" else name
-    # Compilers trace plain PyTorch, and only a plain tensor has memory that numba can read.
-    traced = package == "numba" and (torch.compiler.is_compiling() or type(r) is not Tensor)
-    if name == "auto" and (one or traced):
-        return wkv6_recurrent if one else wkv6_chunked
-    problem = _examine(package, r.device, r.dtype, r.shape[-1])[1]
+    if package == "numba" and _followed(r):
+        problem: str | None = "the tensors are traced or transformed"
+    else:
+        problem = _examine(package, r.device, r.dtype, r.shape[-1])[1]
     if problem and name != "auto":
         raise RuntimeError(_refusal(name, source, problem))
     return wkv6_chunked if problem else _kernels(package)
+
+
+def _followed(r: Tensor) -> bool:
+    """Whether torch.compile, a mode, a transform or a subclass follows torch's operations, and would miss numba's."""
+    return (
+        torch.compiler.is_compiling()
+        or type(r) is not Tensor
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def _package(device: torch.device) -> str:
@@ -176,7 +188,7 @@ def _capability(device: torch.device) -> tuple[int, int] | None:
 def _examine(package: str, device: torch.device, dtype: torch.dtype, channels: int) -> tuple[str | None, str | None]:
     """The reason for a package's kernels, or the reason against them; the other is None."""
     if dtype == torch.float64:
-        return None, "float64 is computed in float64, in plain PyTorch"
+        return None, "float64 is computed in plain PyTorch"
     capability = _capability(device)
     if package == "numba":
         if device.type != "cpu":
@@ -242,12 +254,13 @@ def _case(channels: int) -> dict[str, Tensor]:
     """Random inputs with decays from nearly none to complete, across channels and across time."""
     generator = torch.Generator().manual_seed(0)
     shape = (PROBE_BATCH, PROBE_TIME, PROBE_HEADS, channels)
-    values = {name: torch.randn(shape, generator=generator) for name in "rkvw"}
+    plain: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}  # whatever the defaults
+    values = {name: torch.randn(shape, **plain) for name in "rkvw"}
     w = -torch.exp(2 * values["w"] - 1)
     w[..., ::4], w[..., 1::4] = -1e-6, -50
-    w[:, :, :, 2::4] = torch.where(torch.rand(w[:, :, :, 2::4].shape, generator=generator) < 0.1, -50.0, -1e-6)
-    u = torch.randn(shape[2:], generator=generator)
-    state = torch.randn(PROBE_BATCH, PROBE_HEADS, channels, channels, generator=generator)
+    w[:, :, :, 2::4] = torch.where(torch.rand(w[:, :, :, 2::4].shape, **plain) < 0.1, -50.0, -1e-6)
+    u = torch.randn(shape[2:], **plain)
+    state = torch.randn(PROBE_BATCH, PROBE_HEADS, channels, channels, **plain)
     return values | {"w": w, "u": u, "state": state}
 
 
@@ -256,7 +269,7 @@ def _with_gradients(form: Form, inputs: dict[str, Tensor]) -> list[Tensor]:
     leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
     results = form(**leaves)
     generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(x.shape, generator=generator).to(x) for x in results]
+    upstream = [torch.randn(x.shape, generator=generator, device="cpu").to(x) for x in results]
     return [*(x.detach() for x in results), *torch.autograd.grad(results, list(leaves.values()), upstream)]
 
 

@@ -7,7 +7,7 @@ For each head, with the state S of shape (key channel, value channel), Peng et a
     S_t   = diag(exp(w_t)) S_{t-1} + k_t^T v_t       w is the log decay, <= 0
 
 `wkv6_recurrent` is that definition, one token at a time. `wkv6_chunked` computes the same numbers with matrix
-products. `wkv6` picks between them and an optional GPU kernel: see `rwkvgate.rwkv6.kernels`.
+products. `wkv6` picks between them and an optional package's kernels: see `rwkvgate.rwkv6.kernels`.
 
 Shapes: r, k, v and w are (batch, time, head, channel), u is (head, channel), the state is
 (batch, head, key channel, value channel). float64 is computed in float64; every other type is computed, and

@@ -128,9 +128,12 @@ def results_page(reference: Path, claims: list[Records], study: list[dict[str, A
     Args:
         study: of `committed.committed_verdicts`, shown beside the run's own verdicts.
     """
+    command = f"make reproduce SEEDS={len(read_manifest(reference)['seeds'])}"
     return [
         "# The committed run, claim by claim",
-        "`make reference` writes this page from `outputs/reference`, the committed run of profile cpu.",
+        f"`make reference` writes this page from `outputs/reference`, the committed run of profile cpu: `{command}`. "
+        "In the column of the study, a *trial* is one training of one network with one rate and one seed, and 64x4 is "
+        "64 channels and 4 layers.",
         *answer_part(reference, claims),
         *results_in_markdown(reference, study),
         "## Verdicts, reasons and rules",

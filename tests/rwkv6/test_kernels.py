@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from rwkvgate.rwkv6 import kernels
 from rwkvgate.rwkv6.fused import wkv6_numba
@@ -137,6 +139,38 @@ def test_a_tensor_of_another_class_is_plain_pytorch() -> None:
         pass
 
     assert choose(torch.zeros(1, 9, 2, 8).as_subclass(Traced)) is wkv6_chunked
+
+
+def test_what_is_traced_or_transformed_is_plain_pytorch(relative_error: Callable) -> None:
+    inputs, again = draw(20), draw(20)
+    again["r"] = again["r"] + 1
+    wanted = wkv6_chunked(**again)[0]
+
+    class Operator(torch.nn.Module):
+        def forward(self, r: Tensor) -> Tensor:
+            return wkv6(**(inputs | {"r": r}))[0]
+
+    given = {"eager": Operator(), "compile": torch.compile(Operator(), fullgraph=True, backend="eager")}
+    given["export"] = torch.export.export(Operator(), (inputs["r"],)).module()
+    given["make_fx"] = make_fx(Operator())(inputs["r"])
+    for name, operator in given.items():
+        assert relative_error(operator(again["r"]), wanted) < 1e-5, name
+    with forward_ad.dual_level(), torch.no_grad():
+        out = Operator()(forward_ad.make_dual(again["r"], torch.ones_like(again["r"])))
+        assert forward_ad.unpack_dual(out).tangent is not None
+    with wkv_backend("numba"), pytest.raises(RuntimeError, match="cannot run here: the tensors are traced"):
+        make_fx(Operator())(inputs["r"])
+
+
+def test_the_probe_heeds_no_defaults(fresh: None) -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_device("meta")
+    try:
+        kernels._probe("numba", torch.device("cpu"), 8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert form_for(9) is wkv6_numba and float(describe_backend("cpu", head_size=8)["reason"].split()[4]) < 1e-5
 
 
 def test_without_numba_a_cpu_does_without_a_word(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:

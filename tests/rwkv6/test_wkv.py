@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -335,21 +333,17 @@ def test_the_fused_form_may_run_in_several_threads_at_once(monkeypatch: pytest.M
             assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_the_fused_form_runs_in_a_forked_process() -> None:
-    code = """
-import os, torch
-from rwkvgate.rwkv6 import fused
-fused.PARALLEL = 0
-torch.set_num_threads(2)
-inputs = [*torch.ones(3, 2, 4, 2, 3), -torch.ones(2, 4, 2, 3), torch.ones(2, 3)]
-wanted = fused.wkv6_numba(*inputs)[0]
-child = os.fork()
-if child == 0:
-    os._exit(0 if torch.equal(fused.wkv6_numba(*inputs)[0], wanted) else 1)
-raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode == 0
+def test_the_fused_form_needs_no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    inputs = draw(50, torch.float32)
+    wanted = run(wkv6_numba, inputs)
+    monkeypatch.setattr(fused, "PARALLEL", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(fused.Thread, "start", refused)
+    found = run(wkv6_numba, inputs)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_a_forward_derivative_of_the_fused_form_is_refused_not_lost() -> None:

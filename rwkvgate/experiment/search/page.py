@@ -13,9 +13,10 @@ from rwkvgate.experiment.search.candidates import MATCHED_CONTROLS
 HEAD = """# A gate worth having?
 
 `make search` trains and tests every trained arm, and some combinations of their parts, by one protocol. Steps, data,
-order of data and grid of learning rates are the same for all, and the rate is chosen on validation data. One seed
-screens; then the two controls, the paper's gate and the three best of the others are confirmed on five fresh seeds.
-These finalists are also tried at a rate above the grid, and at one below it where the lowest of the grid is their best.
+order of data and grid of learning rates are the same for all, and the rate is chosen on validation data. The arm
+`enhanced-recurrent` came later, and is not in the tables below. One seed screens; then the two controls, the paper's
+gate and the three best of the others are confirmed on five fresh seeds. These finalists are also tried at a rate above
+the grid, and at one below it where the lowest of the grid is their best.
 The command writes this page from `outputs/search/trials.csv` (everything tried, losers included) and
 `outputs/search/verdicts.csv`.
 

@@ -44,7 +44,12 @@ HEAD = """# The study
 `make study` asks whether the paper's gate, or a variant of it, lowers the loss of a network that is pretrained from
 scratch, *for what it costs*, and which of the paper's claims hold. It takes days on two cores, is resumed where it
 stopped, and writes this page, from [outputs/study](../outputs/study). The verdicts below are in its `claims.json`."""
-DESIGN = f"""## Design, decided on 2026-11-28 before any compared number was seen
+DESIGN = f"""## Design
+
+Decided on 2026-11-28, before any compared number was seen. One rule, how a fine-tuning chooses its learning rate, was
+changed on 2026-11-29, after two compared seeds of fine-tuning had been seen: its section says why, and these seeds are
+not counted. A *trial* is one training of one network with one rate and one seed; 64x4 is a width of 64 channels and 4
+layers.
 
 The networks of other families, the sweep to where training breaks and the memory tasks were added after the first
 trials of learning rates had been seen, and memory's budget of 1,600 steps was left out, for time. RWKV-7, long range
@@ -62,7 +67,9 @@ families and the long trainings at 64x4 in place of 128x4; five seeds of the pap
   is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each budget
   in which the rate falls to zero over the last fifth (arXiv 2405.18392). So the base's loss is known as a function of
   its steps, and its loss at the arm's FLOPs or seconds is read from the base's own branches at 1 and 1.3 times the
-  arm's steps. Seconds are those of a training step on one core, measured in turn on an idle machine.
+  arm's steps. Seconds are those of a training step on one core, measured in turn on an idle machine, with the WKV
+  operator in plain PyTorch: beside compiled loops every gate would take a larger share of the time. The trainings at
+  512 tokens and on stories have no base of equal parameters, and a gain there stands against the other three.
 - **Learning rates**: three for each network, a factor of two apart, on two seeds of their own; a best rate at the edge
   of the grid adds one beyond it. All networks have equally many trials until then.
 - **Seeds** are fresh, and paired: the same rows in the same order, and the same weights where shapes agree.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from rwkvgate.experiment.environment import hardware
+from rwkvgate.experiment.environment import processor
 from rwkvgate.experiment.study.annealing import Trainer
 from rwkvgate.experiment.study.design import BASE, STAGES, WEIGHT_DECAY, Size, Stage
 from rwkvgate.experiment.study.tasks import Task
@@ -39,7 +39,7 @@ def step_times(size: Size, task: Task, networks: Sequence[str]) -> pd.DataFrame:
         found = ratio_of_medians(own, seconds[BASE])
         row = {"size": size.name, "network": name, "seconds": float(pd.Series(own).median())}
         table.append(row | {"ratio": found.estimate, "low": found.low, "high": found.high, "rounds": ROUNDS})
-    return pd.DataFrame(table).assign(threads=torch.get_num_threads(), processor=hardware()["processor"])
+    return pd.DataFrame(table).assign(threads=torch.get_num_threads(), processor=processor())
 
 
 def write_times(path: Path, tasks: Mapping[str, Task], stages: Sequence[Stage]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rwkvgate.experiment.environment import hardware
+from rwkvgate.experiment.environment import processor
 from rwkvgate.experiment.records import read_sealed, write_sealed
 from rwkvgate.experiment.study.annealing import train_annealed
 from rwkvgate.experiment.study.design import PROTOCOL, WEIGHT_DECAY, Size, cost
@@ -146,7 +146,7 @@ class Trials:
             losses=[round(x, 5) for x in curve.losses],
             diverged=curve.diverged,
             seconds=round(time.monotonic() - began, 1),
-            processor=hardware()["processor"],
+            processor=processor(),
         )
         record = {name: value for name, value in vars(trial).items() if name != "plan" and value != {}}
         kept = (name for name in BY_BUDGET if name in record)
