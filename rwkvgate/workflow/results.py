@@ -36,7 +36,7 @@ OPEN, CLOSE = "<!-- {} -->", "<!-- end of {} -->"
 """Between these a part of the README is written; its name stands in both."""
 FIGURES = {
     "figure3.svg": "BLEU, ROUGE-1 and ROUGE-L of each arm, with the paper's",
-    "gates.svg": "Mean gate of each layer over the tokens of a text, tuned and untrained",
+    "gates.svg": "Mean gate of each layer over the tokens of a text, tuned",
 }
 """Those that carry the answer."""
 SHOWN = ("perplexity", "bleu", "rouge1", "rougeL", "entity_consistency", "loss_far")
