@@ -114,7 +114,7 @@ gpu-check:  ## show on a GPU, without a network, what CPUs cannot: at most 8 min
 	@PYTHONPATH=build/gpu-packages "$$PYTHON" benchmarks/gpu_check.py
 
 rehearse: $(STAMP)  ## show what profile t4 meets on Colab, as far as a CPU can: about 10 minutes, 8 GB of disk
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rehearse.py --json outputs/gpu/rehearsal.json
+	@$(BIN)/python benchmarks/rehearse.py --json outputs/gpu/rehearsal.json
 
 bench: $(STAMP)  ## measure the project's numbers, each beside its reference
 	@$(BIN)/python benchmarks/wkv.py

@@ -240,7 +240,7 @@ def losses(place: Path, hub: Served) -> dict[str, Any]:
 
 
 def disconnects(place: Path, hub: Served) -> dict[str, Any]:
-    """A run that is killed inside each of its steps, beside one that is not; and the downloads of both."""
+    """A run that is killed inside each of its steps, beside one that is not; and how often weights were downloaded."""
     shared = {
         "part": "steps",
         "texts": str(place / "texts"),
@@ -248,10 +248,8 @@ def disconnects(place: Path, hub: Served) -> dict[str, Any]:
         "steps": STEPS["disconnects"],
         "evaluated": True,
     }
-    before = _fetched(hub)
     whole = spawn(shared | {"folder": str(place / "whole")}, place, hub.address) or {}
-    once, kills = _fetched(hub) - before, 0
-    job = shared | {"folder": str(place / "killed")}
+    kills, job = 0, shared | {"folder": str(place / "killed")}
     for name, seconds in (("corpus", 0.5), ("base", 0.3), ("base-tuned", 2.0), ("enhanced", 2.0), ("evaluation", 0.5)):
         kills += spawn(job, place, hub.address, (name, seconds)) is None
     again = spawn(job, place, hub.address) or {}
@@ -260,8 +258,7 @@ def disconnects(place: Path, hub: Served) -> dict[str, Any]:
     folder = sum(path.stat().st_size for path in (place / "killed").rglob("*") if path.is_file())
     return {
         "kills": kills,
-        "downloads of the weights, first run": once,
-        "in all": _fetched(hub) - before,
+        "downloads of the weights by all runs so far": _fetched(hub),
         "run folder MB": folder / 1e6,
         "equal": True,
     }
@@ -350,7 +347,7 @@ def main() -> None:
     """Run the parts and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--json", type=Path, help="write what was found to this file as well")
+    parser.add_argument("--json", type=Path, help="write what was found to this file, which keeps its other parts")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
@@ -364,6 +361,8 @@ def main() -> None:
             found[name] = PARTS[name](Path(folder), hub)
             print(f"{name}, {time.monotonic() - started:.0f} s: {json.dumps(_short(found[name]))}", flush=True)
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        found = (json.loads(given.json.read_text()) if given.json.exists() else {}) | found
         given.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
