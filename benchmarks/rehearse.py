@@ -360,10 +360,10 @@ def main() -> None:
             started = time.monotonic()
             found[name] = PARTS[name](Path(folder), hub)
             print(f"{name}, {time.monotonic() - started:.0f} s: {json.dumps(_short(found[name]))}", flush=True)
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        found = (json.loads(given.json.read_text()) if given.json.exists() else {}) | found
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+            if given.json:
+                given.json.parent.mkdir(parents=True, exist_ok=True)
+                known = json.loads(given.json.read_text()) if given.json.exists() else {}
+                given.json.write_text(json.dumps(known | found, indent=2) + "\n")
 
 
 def _short(value: Any) -> Any:
