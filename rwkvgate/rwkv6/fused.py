@@ -75,6 +75,7 @@ class _Fused(torch.autograd.Function):
         ctx: Any, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, learns: bool
     ) -> tuple[Tensor, Tensor]:
         batch, time, heads, channels = r.shape
+        u = u.clone()  # a parameter's memory that numpy has seen cannot be freed by FSDP
         decay, out, last = w.exp(), torch.empty_like(v), state.clone()
         blocks = -(-time // BLOCK) if learns else 0
         kept = r.new_empty(batch, heads, blocks, channels, channels)  # the state before each block
