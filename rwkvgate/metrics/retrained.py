@@ -10,7 +10,7 @@ document does, and what the two do together (crossed random effects). The estima
 The interval adds the two half-widths, each by Student's t, as the sides of a right triangle (Howe 1974, JASA 69:789);
 it is never shorter than that of the same networks on other documents, which holds D and E. One variance with
 Satterthwaite's degrees of freedom is shorter, and covers too little with few seeds; the two tests of either noise
-alone, of which the weaker counts, reject too often with many. `benchmarks/coverage.py` simulates this.
+alone, of which the weaker counts, reject too often with many. `benchmarks/intervals.py` simulates this.
 """
 
 from __future__ import annotations
