@@ -237,7 +237,7 @@ def use(page: Any, name: str) -> None:
     page.wait_for_selector("text=model, gate off in every layer")
     page.wait_for_function("document.querySelectorAll('.gx .written span:last-child').length === 2")
     keep(page, name)
-    page.locator(".gx textarea").fill("")
+    page.get_by_role("textbox", name="Text", exact=True).fill("")
     page.wait_for_selector("text=The text is empty")
     keep(page, f"{name}-empty")
 
