@@ -63,9 +63,15 @@ def signature(app: Any, what: str, name: str, obj: Any, options: Any, words: str
     return words.replace("<factory>", "..."), result
 
 
+def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Whether to leave a member out: matplotlib gives every subclass a method of its own, in markup of its own."""
+    return True if str(getattr(obj, "__module__", "")).startswith("matplotlib") else None
+
+
 def setup(app: Any) -> None:
     """Register the renderer of equations, and what autodoc's and napoleon's options cannot say."""
     app.connect("autodoc-process-signature", signature)
+    app.connect("autodoc-skip-member", skip)
     # Else "Words of a variable: more words" is read as a type and a description.
     GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end
     app.add_html_math_renderer("mathml", inline_renderers=(mathml, None), block_renderers=(mathml, None))
