@@ -1,4 +1,4 @@
-"""The WKV operator and the whole network: the chunked form and numba's loops beside the recurrence, from one run.
+"""The WKV operator and the whole network: the chunked form and numba's loops beside the recurrence, in turn.
 
 `make bench`.
 """
@@ -6,65 +6,71 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.benchmark import Timer
 
 from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM
 from rwkvgate.experiment.settings import resolve
-from rwkvgate.rwkv6 import mixing
-from rwkvgate.rwkv6.fused import wkv6_numba
-from rwkvgate.rwkv6.wkv import wkv6_chunked, wkv6_recurrent
+from rwkvgate.metrics.latency import time_calls
+from rwkvgate.rwkv6.kernels import wkv_backend
+from rwkvgate.rwkv6.wkv import wkv6
 
-Form = Callable[..., tuple[torch.Tensor, torch.Tensor]]
-FORMS: dict[str, Form] = {"recurrent": wkv6_recurrent, "chunked": wkv6_chunked, "numba": wkv6_numba}
-
-
-def median(call: Callable[[], Any], seconds: float = 4.0) -> float:
-    """Median seconds of a call after a warm-up, on all threads."""
-    call()
-    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    return float(timer.blocked_autorange(min_run_time=seconds).median)
+FORMS = ("recurrent", "chunked", "numba")
+ROUNDS = 9
 
 
-def operator(form: Form) -> float:
+def operator() -> Callable[[str], Any]:
     """Forward and backward at B 1, H 32, N 64, T 512, float32."""
     torch.manual_seed(0)
     r, k, v, d = (torch.randn(1, 512, 32, 64, requires_grad=True) for _ in range(4))
-    u = torch.randn(32, 64, requires_grad=True)
-    upstream = torch.randn(1, 512, 32, 64)
-    return median(lambda: form(r, k, v, -d.exp(), u)[0].backward(upstream))
+    u, upstream = torch.randn(32, 64, requires_grad=True), torch.randn(1, 512, 32, 64)
+
+    def both(name: str) -> None:
+        with wkv_backend(name):
+            wkv6(r, k, v, -d.exp(), u)[0].backward(upstream)
+
+    return both
 
 
-def network(form: Form, batch: int, length: int) -> tuple[float, float]:
+def network(batch: int, length: int) -> dict[str, Callable[[str], Any]]:
     """A training step's forward and backward, and a forward alone, of the cpu profile's model."""
     sizes = resolve("cpu").model.model_dump(exclude={"pretraining"})
     torch.manual_seed(0)
     model = Rwkv6ForCausalLM(Rwkv6Config(**sizes))
     ids = torch.randint(1, model.config.vocab_size, (batch, length))
-    kept, mixing.wkv6 = mixing.wkv6, form  # type: ignore[assignment]
-    try:
-        step = median(lambda: model(ids, labels=ids).loss.backward())
-        with torch.inference_mode():
-            forward = median(lambda: model(ids, use_cache=False))
-    finally:
-        mixing.wkv6 = kept
-    return step, forward
+
+    def step(name: str) -> None:
+        with wkv_backend(name):
+            model(ids, labels=ids).loss.backward()
+
+    def forward(name: str) -> None:
+        with wkv_backend(name), torch.inference_mode():
+            model(ids, use_cache=False)
+
+    return {"training step": step, "forward": forward}
 
 
 def main() -> None:
-    """Print each form's seconds, and how many times the recurrence's speed that is."""
+    """Print each form's median seconds, and how many times the recurrence's speed that is."""
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    rows = {"WKV forward + backward, B 1, H 32, N 64, T 512": {name: operator(form) for name, form in FORMS.items()}}
+    rows: dict[str, Callable[[str], Any]] = {"WKV forward + backward, B 1, H 32, N 64, T 512": operator()}
     for batch, length in ((1, 1024), (16, 128)):
-        found = {name: network(form, batch, length) for name, form in FORMS.items()}
-        for i, part in enumerate(("training step", "forward")):
-            rows[f"cpu model, {batch} x {length:,} tokens: {part}"] = {name: both[i] for name, both in found.items()}
-    for row, seconds in rows.items():
+        rows |= {
+            f"cpu model, {batch} x {length:,} tokens: {part}": call for part, call in network(batch, length).items()
+        }
+    for row, call in rows.items():
+        seconds = medians(call)
         told = (f"{name} {own:.4f} s ({seconds['recurrent'] / own:.1f} times)" for name, own in seconds.items())
-        print(f"{row}: {', '.join(told)}")
+        print(f"{row}: {', '.join(told)}", flush=True)
+
+
+def medians(call: Callable[[str], Any]) -> Mapping[str, float]:
+    """Median seconds of a call with each form, measured in turn."""
+    found = time_calls({name: lambda name=name: call(name) for name in FORMS}, ROUNDS, warmup=1)
+    return {name: float(np.median(own)) for name, own in found.items()}
 
 
 if __name__ == "__main__":
