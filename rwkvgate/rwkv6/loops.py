@@ -135,10 +135,11 @@ def _share(loop: Callable[..., None], items: int, work: int, *tensors: Tensor) -
 def _array(x: Tensor) -> NDArray[Any]:
     """A tensor's memory, which the caller keeps. By its address: what x.numpy() has seen FSDP cannot free any more."""
     assert x.is_contiguous()
+    dtype = {torch.float32: np.float32, torch.float64: np.float64}[x.dtype]
     if not x.numel():
-        return np.empty(x.shape, np.float32)
+        return np.empty(x.shape, dtype)
     memory = (ctypes.c_byte * x.nbytes).from_address(x.data_ptr())
-    return np.frombuffer(memory, np.float32).reshape(x.shape)
+    return np.frombuffer(memory, dtype).reshape(x.shape)
 
 
 @_compiled
