@@ -49,7 +49,7 @@ def executed(names):
 
 
 CLUSTER_CORES = 2
-"""Of a job on a cluster that uses several: these networks gain little from more. `--set-threads evaluate=8` changes it."""
+"""Of a job on a cluster that uses several: these networks gain little from more. `--set-threads ablations=8` changes it."""
 
 
 def alone(wildcards):
@@ -168,16 +168,21 @@ def measured(variant):
     return [order.evaluation(variant)] + ([order.probes(variant)] if SETTINGS.evaluation.studies else [])
 
 
+def base_before(variant):
+    """The base's notebook 03, for an arm's reads its scores too, and two must not make them at once."""
+    base = RUN.variant("base")
+    return ancient(executed([order.evaluation(base).notebook])) if variant.arm != base.arm else []
+
+
 rule evaluate:
     input:
         "notebooks/03_evaluate.ipynb",
         lambda w: executed(order.evaluation(variant(w)).notebooks_before),
+        lambda w: base_before(variant(w)),
     output:
         f"{NOTEBOOKS}/03_evaluate.{{arm}}.seed{{seed}}.ipynb",
     params:
         inputs=lambda w: digest([step.inputs for step in measured(variant(w))]),
-    # It times the model, so nothing else may run beside it; smoke's times mean nothing.
-    threads: 1 if SETTINGS.profile == "smoke" else alone
     resources:
         **needs(SETTINGS.profile, "evaluate"),
     shell:
@@ -192,7 +197,7 @@ rule ablations:
         f"{NOTEBOOKS}/04_ablations.ipynb",
     params:
         inputs=digest(SETTINGS.evaluation.model_dump(mode="json")),
-    # It times long texts.
+    # It times the arms, and long texts, so nothing else may run beside it; smoke's times mean nothing.
     threads: 1 if SETTINGS.profile == "smoke" else alone
     resources:
         **needs(SETTINGS.profile, "ablations"),

@@ -110,7 +110,7 @@ def _steps(job: dict[str, Any]) -> dict[str, Any]:
     """Every step of two arms, each made or, where it is finished, left; prints the name of each before it begins."""
     from rwkvgate.experiment import order
     from rwkvgate.experiment.run import open_folder
-    from rwkvgate.experiment.steps import ensure_arm, ensure_base, ensure_evaluation, ensure_texts
+    from rwkvgate.experiment.steps import ensure_arm, ensure_base, ensure_evaluation, ensure_texts, ensure_times
     from rwkvgate.experiment.steps.base import read_log
 
     run = open_folder(settings(Path(job["folder"]), Path(job["texts"]), job["dtype"], job["steps"]))
@@ -127,6 +127,7 @@ def _steps(job: dict[str, Any]) -> dict[str, Any]:
         if job.get("evaluated"):
             print("begins evaluation", flush=True)
             ensure_evaluation(variants[1])
+            ensure_times(variants[1])
     scales = [scaler.get_scale() for scaler in scalers]
     return {"losses": losses, "scales": scales, "outputs": {str(v): order.arm(v).outputs for v in variants}}
 

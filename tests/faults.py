@@ -36,7 +36,15 @@ from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.records import KEPT, kept_difference
 from rwkvgate.experiment.run import Run
-from rwkvgate.experiment.steps import ensure_arm, ensure_base, ensure_evaluation, ensure_probes, ensure_texts, making
+from rwkvgate.experiment.steps import (
+    ensure_arm,
+    ensure_base,
+    ensure_evaluation,
+    ensure_probes,
+    ensure_texts,
+    ensure_times,
+    making,
+)
 from rwkvgate.experiment.steps.base import read_log
 from rwkvgate.experiment.studies.registry import ensure_studies
 from rwkvgate.gate.patch import unpatch
@@ -133,7 +141,8 @@ def values(folder: Path, scratch: Path) -> str:
     """A hash of everything that this project reads from a finished run; what is quickest to read comes first."""
     run = open_run(profile="smoke", run_dir=str(folder))
     for variant in run.variants():
-        for step in (order.corpus(run), order.base(run), order.evaluation(variant), order.probes(variant)):
+        measured = [make(variant) for make in (order.evaluation, order.probes, order.times)]
+        for step in (order.corpus(run), order.base(run), *measured):
             making.complete(step)  # where every reader below gets the step's folder from
     seen: list[Any] = [*ensure_studies(run).frames().values(), *vars(read_run(folder)).values()]
     seen += results_in_markdown(folder, [])
@@ -148,7 +157,7 @@ def values(folder: Path, scratch: Path) -> str:
     seen.append(sorted(texts.tokenizer.get_vocab().items()))
     for variant in run.variants():
         evaluation, probed = ensure_evaluation(variant), ensure_probes(variant)
-        seen += [evaluation.documents, evaluation.latency, evaluation.samples, probed.positions, probed.gains]
+        seen += [evaluation.documents, ensure_times(variant), evaluation.samples, probed.positions, probed.gains]
         if variant.arm.trained:
             seen.append(read_log(order.arm(variant)).frame())
     seen += [_weights(ensure_base(run)), *_models(run)]

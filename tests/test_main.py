@@ -24,9 +24,9 @@ for name in {absent}:
 import rwkvgate
 for part in ("rwkv6", "gate", "metrics", "explore"):
     for module in iter_modules(import_module(f"rwkvgate.{{part}}").__path__):
-        if module.name not in ("evaluate_modules", "fused", "views", "widget"):
+        if module.name not in ("evaluate_modules", "loops", "views", "widget"):
             import_module(f"rwkvgate.{{part}}.{{module.name}}")
-for module in ("metrics.evaluate_modules", "explore.views", "rwkv6.fused", "experiment"):
+for module in ("metrics.evaluate_modules", "explore.views", "rwkv6.loops", "experiment"):
     try:
         import_module(f"rwkvgate.{{module}}")
     except ImportError as error:
@@ -54,10 +54,10 @@ def test_the_library_needs_no_extra(monkeypatch: Any) -> None:
     code = WITHOUT_EXTRAS.format(absent=sorted(name.replace("-", "_") for name in extras))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    modules, views, fused, experiment = done.stdout.splitlines()
+    modules, views, loops, experiment = done.stdout.splitlines()
     assert modules == 'datasets is not installed; the extra `metrics` brings it: pip install "rwkvgate[metrics]"'
     assert views == 'matplotlib is not installed; the extra `explorer` brings it: pip install "rwkvgate[explorer]"'
-    assert fused == 'numba is not installed; the extra `fast` brings it: pip install "rwkvgate[fast]"'
+    assert loops == 'numba is not installed; the extra `fast` brings it: pip install "rwkvgate[fast]"'
     assert experiment.startswith("rwkvgate.experiment needs accelerate, datasets, ")
 
 

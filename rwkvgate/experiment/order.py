@@ -1,6 +1,6 @@
 """The steps of a run, and the steps that each requires: the one place that states their order.
 
-    corpus -> base -> arm -> evaluation and probes (one of each for every arm and seed) -> studies
+    corpus -> base -> arm -> evaluation, probes and times (one of each for every arm and seed) -> studies
 
 `rwkvgate.experiment.steps` makes a step after the steps that it requires; the Snakefile turns the same requirements
 into its graph of notebooks. Imports no torch, so that the run graph starts quickly.
@@ -29,7 +29,7 @@ NOTEBOOKS = {
     "evaluation": "03_evaluate",
     "probes": "03_evaluate",
 }
-"""The notebook that makes each step, by the step's name; `ABLATIONS` makes the studies."""
+"""The notebook that makes each step, by the step's name; `ABLATIONS`, which runs alone, makes the times and studies."""
 ABLATIONS = "04_ablations"
 VISUALIZATION, DRAWN = "05_gate_visualization", "enhanced, seed 0"
 """The notebook that draws a gate, and the arm whose gate it is."""
@@ -38,9 +38,9 @@ LOG = "training.json"
 
 OTHER_INPUTS = "it was made from other inputs: settings, texts or versions"
 
-SCORES, PROBED = 4, 1
-"""Versions of the evaluation and of the probes. A change in what they measure raises the version, so that finished ones
-are made again."""
+SCORES, PROBED, TIMED = 5, 1, 1
+"""Versions of the evaluation, of the probes and of the times. A change in what they measure raises the version, so that
+finished ones are made again."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Step:
     def notebook(self) -> str:
         """The notebook that makes the step: its name in the run's `notebooks` folder, without the suffix."""
         name = NOTEBOOKS.get(self.name, ABLATIONS)
-        if self.variant is None:
+        if self.variant is None or name == ABLATIONS:
             return name
         if self.name == "arm" and not self.variant.arm.trained:
             name = NOTEBOOKS["evaluation"]  # no notebook trains it; the first that reads it makes it
@@ -208,9 +208,9 @@ def arm(variant: Variant) -> Step:
 
 
 def evaluation(variant: Variant) -> Step:
-    """The step of an arm's scores, times and samples on the test documents."""
-    apart = {"arms", "seeds", "resamples", "longest", "probes", "studies"}
-    measured = variant.run.settings.evaluation.model_dump(mode="json", exclude=apart)
+    """The step of an arm's scores and samples on the test documents."""
+    names = {"documents", "new_tokens", "batch_size"}
+    measured = variant.run.settings.evaluation.model_dump(mode="json", include=names)
     inputs = variant.inputs | {"evaluation": measured, "scores": SCORES}
     return Step(variant.run, "evaluation", variant.folder / "evaluation", inputs, (arm(variant),), variant)
 
@@ -225,6 +225,14 @@ def probes(variant: Variant) -> Step:
         "trained": settings.training.length,
     }
     return Step(variant.run, "probes", variant.folder / "probes", inputs, (arm(variant),), variant)
+
+
+def times(variant: Variant) -> Step:
+    """The step of an arm's times, each beside the base's."""
+    names = {"latency_tokens", "latency_repeats", "timed_tokens"}
+    timed = variant.run.settings.evaluation.model_dump(mode="json", include=names)
+    inputs = variant.inputs | {"evaluation": timed, "timed": TIMED}
+    return Step(variant.run, "times", variant.folder / "times", inputs, (arm(variant),), variant)
 
 
 def study(run: Run, name: str, inputs: dict[str, Any], variants: Sequence[Variant] = ()) -> Step:
@@ -252,7 +260,7 @@ def outdated_notebooks(run: Run) -> dict[str, str]:
     steps, studied = [corpus(run), base(run)], run.settings.evaluation.studies
     variants = [variant for variant in run.variants() if not arm(variant).divergence]
     for variant in variants:
-        steps += [arm(variant), evaluation(variant), *([probes(variant)] if studied else [])]
+        steps += [arm(variant), evaluation(variant), *([probes(variant)] if studied else []), times(variant)]
     found: dict[str, list[str]] = {}
 
     def add(notebook: str, *reasons: str) -> None:
@@ -262,7 +270,8 @@ def outdated_notebooks(run: Run) -> dict[str, str]:
         step.refuse_unknown()
         if (fault := step.fault) and not fault.endswith(OTHER_INPUTS):
             is_first = all(required.is_finished for required in step.requires)
-            add(step.notebook, *([f"{step} in {step.folder}: {fault}"] if is_first else []))
+            if is_first or step.notebook != ABLATIONS:  # which comes after everything, or lacked this arm
+                add(step.notebook, *([f"{step} in {step.folder}: {fault}"] if is_first else []))
             if (step.name, str(step.variant)) == ("arm", DRAWN):
                 add(VISUALIZATION)
     made = {step.folder for step in steps}

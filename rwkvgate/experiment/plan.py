@@ -91,13 +91,13 @@ def notebook_steps(run: Run, notebook: str, arm: str = "enhanced", seed: int = 0
     if notebook in (order.NOTEBOOKS["arm"], order.VISUALIZATION):
         wanted.append(order.arm(variant))
     elif notebook == order.NOTEBOOKS["evaluation"]:
-        wanted += _measured([run.variant("base"), variant], studied)
+        wanted += [*_measured([run.variant("base"), variant], studied), order.times(variant)]
     elif notebook == order.ABLATIONS:
-        wanted += _measured(run.variants(), studied)
+        wanted += [*_measured(run.variants(), studied), *map(order.times, run.variants())]
         if studied:
             from rwkvgate.experiment.studies.registry import STUDIES
 
-            wanted += [order.study(run, one.name, one.inputs(run), one.variants(run)) for one in STUDIES]
+            wanted += [one.step(run) for one in STUDIES]
     return list({step.folder: step for last in wanted for step in (*last.requires, last)}.values())
 
 
@@ -150,6 +150,7 @@ def calls(step: Step) -> Calls:
         "arm": _arm_calls,
         "evaluation": _evaluation_calls,
         "probes": _probe_calls,
+        "times": _times_calls,
     }.get(step.name, _study_calls)(step)
     return found
 
@@ -185,14 +186,19 @@ def _trained(schedule: Schedule, everything: bool, held_out: int, validations: i
 
 def _evaluation_calls(step: Step) -> Calls:
     settings, length = step.run.settings.evaluation, step.run.settings.training.length
-    assert step.variant is not None
     rows, batches = settings.batch_size, math.ceil(settings.documents / settings.batch_size)
+    found = Calls({Call(LOAD): 1, Call(READ, rows, length): batches})
+    found.update(_generated(step, settings.documents))
+    return found
+
+
+def _times_calls(step: Step) -> Calls:
+    settings = step.run.settings.evaluation
+    assert step.variant is not None
     timed, alone = 1 if step.variant.arm.name == "base" else 2, Call(READ, 1, settings.latency_tokens)
     generations = timed * (settings.generation_repeats + 1)
-    found = Calls({Call(LOAD): 2, Call(READ, rows, length): batches})
-    found.update(_generated(step, settings.documents))
+    found = Calls({Call(LOAD): 2, Call(DECODE): generations * settings.timed_tokens})
     found.update({alone: timed * (settings.forward_repeats + 2) + generations})
-    found.update({Call(DECODE): generations * settings.timed_tokens})
     return found
 
 

@@ -23,7 +23,7 @@ from rwkvgate.experiment.analysis.tables import TABLE2_METRICS
 from rwkvgate.experiment.claims import Evidence, Records, claim_pairs, decide_claims
 from rwkvgate.experiment.records import keep_record
 from rwkvgate.experiment.run import Run, Variant, write_manifest
-from rwkvgate.experiment.steps import ensure_base, ensure_evaluation, ensure_probes, ensure_texts
+from rwkvgate.experiment.steps import ensure_base, ensure_evaluation, ensure_probes, ensure_texts, ensure_times
 from rwkvgate.experiment.steps.base import best_device, read_log
 from rwkvgate.experiment.steps.evaluation import HEADLINES, Evaluation
 from rwkvgate.experiment.studies import Studies, ensure_studies, no_studies
@@ -101,7 +101,7 @@ def gather(run: Run) -> Results:
     scores = [*(one.documents for _, one in measured), *(one.scores for one in probed)]
     documents = pd.concat(scores, ignore_index=True)
     documents = documents[~documents["arm"].isin(failures)]
-    latency = pd.concat([one.latency for _, one in measured], ignore_index=True)
+    latency = pd.concat([ensure_times(variant) for variant, _ in measured], ignore_index=True)
     domains = {i: document.domain for i, document in enumerate(ensure_texts(run).corpus.test[: settings.documents])}
     further = [metric for metric in FURTHER_METRICS if is_measured(documents, metric)]
     metrics = [*TABLE2_METRICS, *further]

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.past import Past, gather_rows
 from rwkvgate.gate.shifts import weighted
+from rwkvgate.rwkv6.linear import Linear
 
 CLOSED = -2.0
 """Initial bias of a routing gate: an eighth of the shifted state, seven eighths of the current one."""
@@ -61,7 +62,7 @@ class Sigmoid(Gating):
 
     def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels, channels)
+        self.linear = Linear(channels, channels)
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted, g (batch, time, channel)."""
@@ -73,8 +74,8 @@ class LowRank(Gating):
 
     def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.down = nn.Linear(channels, config.rank, bias=False)
-        self.up = nn.Linear(config.rank, channels)
+        self.down = Linear(channels, config.rank, bias=False)
+        self.up = Linear(config.rank, channels)
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted, g (batch, time, channel)."""
@@ -86,7 +87,7 @@ class PerHead(Gating):
 
     def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels, config.heads)
+        self.linear = Linear(channels, config.heads)
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted, g (batch, time, head, 1)."""
@@ -102,8 +103,8 @@ class Routing(Gating):
 
     def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
-        self.current = nn.Linear(channels, channels)
-        self.shifted = nn.Linear(channels, channels, bias=False)
+        self.current = Linear(channels, channels)
+        self.shifted = Linear(channels, channels, bias=False)
         nn.init.constant_(self.current.bias, CLOSED)
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
@@ -122,8 +123,8 @@ class Attention(Gating):
     def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
         self.heads = config.heads or 1
-        self.query = nn.Linear(channels, config.rank)
-        self.keys = nn.Linear(channels, config.rank, bias=False)
+        self.query = Linear(channels, config.rank)
+        self.keys = Linear(channels, config.rank, bias=False)
 
     def forward(self, past: Past, shifted: None) -> Gated:
         """The sum of the scored states, (batch, time, channel)."""
@@ -151,8 +152,8 @@ class Hierarchical(Gating):
     def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
         self.segment = config.segment or 1
-        self.token = nn.Linear(channels, channels)
-        self.slow = nn.Linear(channels, channels)
+        self.token = Linear(channels, channels)
+        self.slow = Linear(channels, channels)
 
     def summaries(self, past: Past) -> tuple[Tensor, Tensor]:
         """The mean of the segment before each segment that this pass touches, (batch, segments, channel), and

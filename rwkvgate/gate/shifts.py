@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.past import Past
+from rwkvgate.rwkv6.linear import Linear
 
 POSITION_SCALES = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
 """Positions, in tokens, around which the position features change."""
@@ -43,8 +44,8 @@ class LearnedShift(nn.Module):
     def __init__(self, channels: int, config: GateConfig) -> None:
         super().__init__()
         taps = config.taps or 1
-        self.inner = nn.Linear(channels, config.rank)
-        self.outer = nn.Linear(config.rank, taps)
+        self.inner = Linear(channels, config.rank)
+        self.outer = Linear(config.rank, taps)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
         if taps > 1:

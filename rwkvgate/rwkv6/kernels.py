@@ -1,6 +1,6 @@
 """Which code runs the WKV operator: plain PyTorch, or a package's kernels where a probe finds them right.
 
-On a CPU the package is numba, which compiles the loops of `rwkvgate.rwkv6.fused`; on a GPU it is
+On a CPU the package is numba, which compiles the loops of `rwkvgate.rwkv6.loops`; on a GPU it is
 flash-linear-attention with its Triton kernels. Those are written for recent GPUs, and are not always right: they need
 tensor cores of compute capability 8.0, releases have differed in layout and scale, and the backward of their recurrent
 op (version 0.6.0) omits the gradient of the final state. So "auto" takes a package only where it is installed and after
@@ -34,7 +34,7 @@ VARIABLE = "RWKVGATE_WKV"
 """The environment variable that forces a backend, unless `wkv_backend` does."""
 PACKAGES = {"numba": "numba", "fla": "flash-linear-attention"}
 """What the backends' packages are called on the Python index."""
-FUSED, OPERATORS = "rwkvgate.rwkv6.fused", "fla.ops.rwkv6"
+LOOPS, OPERATORS = "rwkvgate.rwkv6.loops", "fla.ops.rwkv6"
 LOWEST_CAPABILITY = (8, 0)
 TOLERANCE = {"numba": 1e-5, "fla": 5e-3}
 """Largest difference that the probe allows, relative to the largest magnitude of the tensor.
@@ -122,7 +122,7 @@ def choose(r: Tensor) -> Form:
     if name == "chunked":
         return wkv6_chunked
     package = _package(r.device) if name == "auto" else name
-    if package == "numba" and _followed(r):
+    if package == "numba" and followed(r):
         problem: str | None = "the tensors are traced or transformed"
     else:
         problem = _examine(package, r.device, r.dtype, r.shape[-1])[1]
@@ -131,7 +131,7 @@ def choose(r: Tensor) -> Form:
     return wkv6_chunked if problem else _kernels(package)
 
 
-def _followed(r: Tensor) -> bool:
+def followed(r: Tensor) -> bool:
     """Whether torch.compile, a mode, a transform or a subclass follows torch's operations, and would miss numba's."""
     return (
         torch.compiler.is_compiling()
@@ -152,7 +152,7 @@ def _kernels(package: str) -> Form:
     """A package's operator; it is imported here."""
     if package == "fla":
         return _wkv6_fla
-    form: Form = import_module(FUSED).wkv6_numba
+    form: Form = import_module(LOOPS).wkv6_numba
     return form
 
 
@@ -218,7 +218,7 @@ def _probe(package: str, device: torch.device, channels: int) -> tuple[float, st
     """
     error, called = float("inf"), PACKAGES[package]
     try:
-        import_module(FUSED if package == "numba" else OPERATORS)
+        import_module(LOOPS if package == "numba" else OPERATORS)
         # The first call may come inside inference mode or autocast.
         with torch.inference_mode(False), torch.enable_grad(), without_autocast(device):
             error = _largest_error(_kernels(package), device, channels)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rwkvgate.rwkv6.linear import is_plain, multiplies, product_dtype
 from rwkvgate.rwkv6.precision import wide_dtype, without_autocast
 
 CHUNK = 512
@@ -26,26 +27,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
         """The summed loss of hidden (token, channel), weight (vocabulary, channel), targets (token,).
 
         A target of -100 counts nothing. Products are in the type `fast`, softmax and both gradients in float32 at
-        least.
+        least. Where the processor multiplies no `fast`, its numbers are, rounded alike, multiplied in float32.
         """
         wide = wide_dtype(weight.dtype)
-        head = weight.to(fast)
+        by_hand = is_plain(hidden, weight) and not multiplies(fast)
+
+        def rounded(x: Tensor) -> Tensor:
+            return x.to(fast).float() if by_hand else x.to(fast)
+
+        head = rounded(weight)
         grad_hidden = torch.empty_like(hidden, dtype=wide) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else wide, device=hidden.device)
         for start in range(0, len(hidden), CHUNK):
-            part = hidden[start : start + CHUNK].to(fast)
+            part = rounded(hidden[start : start + CHUNK])
             target = targets[start : start + CHUNK, None]  # (chunk, 1)
             scored = target.ne(IGNORED)
             chosen = target.where(scored, 0)
-            scores = (part @ head.t()).to(wide)  # (chunk, vocabulary)
+            scores = rounded(part @ head.t()).to(wide)  # (chunk, vocabulary)
             highest = scores.amax(1, keepdim=True)
             score = scores.gather(1, chosen)
             mass = scores.sub_(highest).exp_().sum(1, keepdim=True)
             total += (mass.log() + highest - score).where(scored, 0).sum()
             # From here on `scores` is the gradient with respect to the logits: softmax minus one at the target.
             scores.div_(mass.where(scored, torch.inf)).scatter_add_(1, chosen, -scored.to(wide))
-            slope = scores.to(fast)
+            slope = rounded(scores)
             if grad_hidden is not None:
                 grad_hidden[start : start + CHUNK] = slope @ head
             if grad_weight is not None:
@@ -96,9 +102,7 @@ def next_token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, items: Tenso
     if not torch.compiler.is_compiling() and not hidden.is_meta:  # there shapes cannot depend on values
         read, targets = read.index_select(0, scored.nonzero().squeeze(1)), targets[scored]
         count = len(targets)
-    device = hidden.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    fast = torch.get_autocast_dtype(device) if autocast else weight.dtype
+    fast = product_dtype(weight)
     with without_autocast(hidden.device):
         total: Tensor = _LinearCrossEntropy.apply(read, weight, targets, fast)
     return total / (count if items is None else items)

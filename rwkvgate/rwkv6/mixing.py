@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.layouts import MIXES
+from rwkvgate.rwkv6.linear import Linear, baddbmm, linear
 from rwkvgate.rwkv6.precision import widened
 from rwkvgate.rwkv6.state import LayerState
 from rwkvgate.rwkv6.token_shift import TokenShift
@@ -39,11 +40,11 @@ class Rwkv6Attention(nn.Module):
         self.time_decay_w1 = nn.Parameter(torch.empty(hidden, config.time_decay_rank))
         self.time_decay_w2 = nn.Parameter(torch.empty(config.time_decay_rank, width))
         self.time_faaaa = nn.Parameter(torch.empty(config.num_attention_heads, config.head_size))
-        self.receptance = nn.Linear(hidden, width, bias=False)
-        self.key = nn.Linear(hidden, width, bias=False)
-        self.value = nn.Linear(hidden, width, bias=False)
-        self.gate = nn.Linear(hidden, width, bias=False)
-        self.output = nn.Linear(width, hidden, bias=False)
+        self.receptance = Linear(hidden, width, bias=False)
+        self.key = Linear(hidden, width, bias=False)
+        self.value = Linear(hidden, width, bias=False)
+        self.gate = Linear(hidden, width, bias=False)
+        self.output = Linear(width, hidden, bias=False)
         self.ln_x = nn.GroupNorm(config.num_attention_heads, width, eps=config.group_norm_epsilon)
 
     def forward(self, x: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +63,8 @@ class Rwkv6Attention(nn.Module):
         # At padding a zero key writes nothing and a zero log decay forgets nothing.
         k = shift.silence(self.key(x_k)).view(heads)
         v = self.value(x_v).view(heads)
-        decay = widened(self.time_decay) + widened(torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2)
+        moved = linear(torch.tanh(linear(x_w, self.time_decay_w1.t())), self.time_decay_w2.t())
+        decay = widened(self.time_decay) + widened(moved)
         w = shift.silence(-torch.exp(decay)).view(heads)
         out, wkv = wkv6(r, k, v, w, self.time_faaaa, state.wkv if state else None)
         out = self._normalise(out).to(x.dtype)  # (B, T, C)
@@ -70,10 +72,10 @@ class Rwkv6Attention(nn.Module):
 
     def _mixes(self, x: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
         """The five inputs: x moved towards the previous token by a learned and a data-dependent share."""
-        z = torch.tanh(torch.addcmul(x, delta, self.time_maa_x) @ self.time_maa_w1)  # (B, T, 5 * rank)
+        z = torch.tanh(linear(torch.addcmul(x, delta, self.time_maa_x), self.time_maa_w1.t()))  # (B, T, 5 * rank)
         z = z.unflatten(-1, (len(MIXES), -1)).flatten(0, 1).transpose(0, 1)  # (5, B * T, rank)
         learned = torch.cat([getattr(self, f"time_maa_{name}") for name in MIXES])  # (5, 1, C)
-        share = torch.baddbmm(learned, z, self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, C)
+        share = baddbmm(learned, z, self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, C)
         # Without gradients the result overwrites the shares: fresh memory would cost more than the arithmetic.
         reuse = not torch.is_grad_enabled() and share.dtype == x.dtype
         return torch.addcmul(x, delta, share, out=share if reuse else None).unbind(0)
@@ -94,9 +96,9 @@ class Rwkv6FeedForward(nn.Module):
         self.layer = layer
         self.time_maa_k = nn.Parameter(torch.empty(1, 1, hidden))
         self.time_maa_r = nn.Parameter(torch.empty(1, 1, hidden))
-        self.key = nn.Linear(hidden, inner, bias=False)
-        self.receptance = nn.Linear(hidden, hidden, bias=False)
-        self.value = nn.Linear(inner, hidden, bias=False)
+        self.key = Linear(hidden, inner, bias=False)
+        self.receptance = Linear(hidden, hidden, bias=False)
+        self.value = Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, Tensor]:
         """Mix over channels: x (B, T, C) to the output (B, T, C) and x at the last token (B, C)."""

@@ -31,6 +31,7 @@ from rwkvgate.rwkv6.files import digest, write_files
 from rwkvgate.rwkv6.hub import is_there
 from rwkvgate.rwkv6.initialization import init_attention, init_feed_forward, init_head
 from rwkvgate.rwkv6.layouts import GATE, CheckpointError, sizes_of, to_hub_layout
+from rwkvgate.rwkv6.linear import Linear
 from rwkvgate.rwkv6.loss import IGNORED, next_token_loss
 from rwkvgate.rwkv6.mixing import LayerNorm, Rwkv6Attention, Rwkv6FeedForward
 from rwkvgate.rwkv6.precision import widened
@@ -217,7 +218,7 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
     def __init__(self, config: Rwkv6Config) -> None:
         super().__init__(config)
         self.rwkv = Rwkv6Model(config)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -355,7 +356,9 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
 
     def _has_plain_loss(self, logits_to_keep: int | Tensor, options: dict[str, Any]) -> bool:
         """Whether the loss depends on hidden states and head weight alone: no adapter, hook or other loss."""
-        plain_head = type(self.head) is nn.Linear and not self.head._forward_hooks and not self.head._forward_pre_hooks
+        plain_head = type(self.head) in (Linear, nn.Linear) and not (
+            self.head._forward_hooks or self.head._forward_pre_hooks
+        )
         plain_call = (
             isinstance(logits_to_keep, int) and logits_to_keep == 0 and options.keys() <= {"num_items_in_batch"}
         )

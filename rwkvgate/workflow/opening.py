@@ -16,9 +16,15 @@ from rwkvgate.experiment.settings import PROFILE_VARIABLE
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_folder
 from rwkvgate.workflow.drive import keep_in_drive, notebook_shell
+from rwkvgate.workflow.execute import HEAD
 
 REFERENCE, COPY = "outputs/reference", "outputs/committed"
 """The committed run below the checkout, and what is opened of it."""
+
+
+def runs_in_graph() -> bool:
+    """Whether the run graph executes this notebook, perhaps beside others: then nothing should be timed in it."""
+    return HEAD in os.environ
 
 
 def open_notebook(

@@ -29,7 +29,8 @@ def run(tmp_path: Path) -> Run:
     """A folder like that of a finished run, with a line of text in each file."""
     run = Run(resolve("smoke", run_dir=str(tmp_path / "run"), evaluation={"arms": ARMS}))
     arms = [order.arm(variant) for variant in run.variants()]
-    measured = [make(variant) for variant in run.variants() for make in (order.evaluation, order.probes)]
+    kinds = (order.evaluation, order.probes, order.times)
+    measured = [make(variant) for variant in run.variants() for make in kinds]
     for step in (order.corpus(run), order.base(run), *arms, *measured, order.study(run, "effects", {})):
         Work(step).write(lambda folder: write_text(folder / "made.txt", "as written"))
     gate = run.variant("enhanced").adapter
@@ -56,6 +57,7 @@ def test_a_sound_folder_has_none_and_one_of_other_settings_neither(run: Run) -> 
         ("base/made.txt", ALL),
         ("arms/enhanced/seed0/made.txt", TUNED),
         ("arms/enhanced/seed0/probes/step.json", {"03_evaluate.enhanced.seed0", "04_ablations"}),
+        ("arms/enhanced/seed0/times/made.txt", {"04_ablations"}),
         ("arms/enhanced-untrained/seed0/made.txt", {"03_evaluate.enhanced-untrained.seed0", "04_ablations"}),
         ("arms/enhanced/seed0.gate/gate.txt", {"02_finetune.enhanced.seed0", "04_ablations"}),
         ("effects/step.json", {"04_ablations"}),

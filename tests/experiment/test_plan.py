@@ -83,9 +83,10 @@ def test_each_notebook_s_steps() -> None:
     names = {name: Counter(step.name for step in notebook_steps(run, name)) for name in order.NOTEBOOKS.values()}
     assert names["01_setup"] == {"corpus": 1, "base": 1}
     assert names["02_finetune"] == {"corpus": 1, "base": 1, "arm": 1}
-    assert names["03_evaluate"] == {"corpus": 1, "base": 1, "arm": 2, "evaluation": 2, "probes": 2}
+    assert names["03_evaluate"] == {"corpus": 1, "base": 1, "arm": 2, "evaluation": 2, "probes": 2, "times": 1}
     everything = Counter(step.name for step in notebook_steps(run, order.ABLATIONS))
-    assert everything == {"corpus": 1, "base": 1, "arm": 6, "evaluation": 6, "probes": 6} | {s.name: 1 for s in STUDIES}
+    of_arms = dict.fromkeys(("arm", "evaluation", "probes", "times"), 6)
+    assert everything == {"corpus": 1, "base": 1} | of_arms | {s.name: 1 for s in STUDIES}
     assert notebook_steps(run, order.VISUALIZATION, "fixed-gate", 1)[-1].folder == run.variant("fixed-gate", 1).folder
 
 

@@ -17,8 +17,8 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rwkvgate.rwkv6 import kernels
-from rwkvgate.rwkv6.fused import wkv6_numba
 from rwkvgate.rwkv6.kernels import BACKENDS, TOLERANCE, VARIABLE, choose, describe_backend, wkv_backend
+from rwkvgate.rwkv6.loops import wkv6_numba
 from rwkvgate.rwkv6.wkv import wkv6, wkv6_chunked, wkv6_recurrent
 
 Operator = Callable[..., tuple[Tensor, Tensor]]
@@ -174,7 +174,7 @@ def test_the_probe_heeds_no_defaults(fresh: None) -> None:
 
 
 def test_without_numba_a_cpu_does_without_a_word(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "rwkvgate.rwkv6.fused")
+    monkeypatch.delitem(sys.modules, "rwkvgate.rwkv6.loops")
     monkeypatch.setitem(sys.modules, "numba", None)  # importing it now fails as if it were not installed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -192,7 +192,7 @@ def test_wrong_loops_are_not_taken_and_are_warned_of_once(
         out, state = wkv6_numba(**inputs)
         return (out + 1e-4 * (out - out.detach()) if gradients else out * 1.0001), state
 
-    monkeypatch.setattr("rwkvgate.rwkv6.fused.wkv6_numba", wrong)
+    monkeypatch.setattr("rwkvgate.rwkv6.loops.wkv6_numba", wrong)
     with pytest.warns(RuntimeWarning, match="WKV on cpu in plain PyTorch: numba errs by .* more than 1e-05") as found:
         assert form_for(9) is form_for(70) is wkv6_chunked
     assert len(found) == 1

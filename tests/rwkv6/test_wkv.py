@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rwkvgate.rwkv6 import fused
-from rwkvgate.rwkv6.fused import wkv6_numba
+from rwkvgate.rwkv6 import loops
+from rwkvgate.rwkv6.loops import wkv6_numba
 from rwkvgate.rwkv6.wkv import wkv6, wkv6_chunked, wkv6_recurrent
 
 BATCH, HEADS, CHANNELS = 2, 2, 4
@@ -318,14 +318,14 @@ def test_a_chunk_that_is_no_power_of_two_is_refused(chunk: int) -> None:
 def test_threads_change_no_bit_of_the_fused_form(batch: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = draw(50, torch.float32, batch=batch)
     wanted = run(wkv6_numba, inputs)
-    monkeypatch.setattr(fused, "PARALLEL", 0)
+    monkeypatch.setattr(loops, "PARALLEL", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     found = run(wkv6_numba, inputs)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_the_fused_form_may_run_in_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "PARALLEL", 0)
+    monkeypatch.setattr(loops, "PARALLEL", 0)
     inputs = draw(200, torch.float32)
     wanted = run(wkv6_numba, inputs)
     with ThreadPoolExecutor(4) as pool:
@@ -339,9 +339,9 @@ def test_the_fused_form_needs_no_second_thread(monkeypatch: pytest.MonkeyPatch) 
 
     inputs = draw(50, torch.float32)
     wanted = run(wkv6_numba, inputs)
-    monkeypatch.setattr(fused, "PARALLEL", 0)
+    monkeypatch.setattr(loops, "PARALLEL", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(fused.Thread, "start", refused)
+    monkeypatch.setattr(loops.Thread, "start", refused)
     found = run(wkv6_numba, inputs)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 

@@ -17,7 +17,7 @@ from rwkvgate.experiment.corpora.stories import generate_stories
 from rwkvgate.experiment.places import place
 from rwkvgate.experiment.settings import CorpusSettings
 from rwkvgate.gate.validation import SettingsError
-from rwkvgate.rwkv6.files import write_json
+from rwkvgate.rwkv6.files import file_hash, write_json
 
 PARTS = ("train", "validation", "test", "natural_train", "natural_validation")
 SUMMARY_FILE = "corpus.json"
@@ -79,7 +79,7 @@ class Corpus:
             raise SettingsError(f"{source} holds no saved corpus: {error}") from None
         corpus = cls(**{name: read_documents(source / f"{name}.jsonl") for name in PARTS}, versions=versions)
         for name in PARTS:
-            if corpus.hashes[name] != hashes.get(name):
+            if file_hash(source / f"{name}.jsonl") != hashes.get(name):
                 raise SettingsError(f"{source / name}.jsonl has changed since it was saved")
         return corpus
 

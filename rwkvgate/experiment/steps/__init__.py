@@ -13,3 +13,4 @@ from rwkvgate.experiment.steps.evaluation import ensure_evaluation as ensure_eva
 from rwkvgate.experiment.steps.probes import ensure_probes as ensure_probes
 from rwkvgate.experiment.steps.texts import Texts as Texts
 from rwkvgate.experiment.steps.texts import ensure_texts as ensure_texts
+from rwkvgate.experiment.steps.times import ensure_times as ensure_times

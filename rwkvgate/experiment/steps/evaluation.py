@@ -1,4 +1,4 @@
-"""What is measured on one arm and seed: its scores on the test documents, its times, its samples."""
+"""What is measured on one arm and seed: its scores on the test documents, and what it writes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from rwkvgate.experiment import order
 from rwkvgate.experiment.analysis.coherence import entity_scores
@@ -15,18 +14,16 @@ from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.progress import Progress
 from rwkvgate.experiment.run import Variant
 from rwkvgate.experiment.steps.arm import ensure_arm
-from rwkvgate.experiment.steps.base import ensure_base
 from rwkvgate.experiment.steps.making import Write, makes, read_frame, read_value
 from rwkvgate.experiment.steps.texts import Texts, ensure_texts
 from rwkvgate.metrics.generation import continue_prompts
-from rwkvgate.metrics.latency import forward_time, generation_time
 from rwkvgate.metrics.likelihood import score_texts
 from rwkvgate.metrics.measures import tidy
 from rwkvgate.metrics.overlap import document_overlap
 from rwkvgate.rwkv6.files import write_json
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
-DOCUMENTS, LATENCY, SAMPLES, METRICS = "documents.parquet", "latency.parquet", "samples.json", "metrics.json"
+DOCUMENTS, SAMPLES, METRICS = "documents.parquet", "samples.json", "metrics.json"
 HEADLINES = ("perplexity", "bits_per_byte", "bleu", "rouge1", "rougeL")
 
 
@@ -34,12 +31,11 @@ HEADLINES = ("perplexity", "bits_per_byte", "bleu", "rouge1", "rougeL")
 class Evaluation:
     """What was measured on one arm and seed.
 
-    `documents` is long (arm, seed, document, metric, value), `latency` has the columns of
-    `rwkvgate.metrics.latency`, `samples` holds `prompt`, `reference` and `continuation` of each document.
+    `documents` is long (arm, seed, document, metric, value), `samples` holds `prompt`, `reference` and `continuation`
+    of each document.
     """
 
     documents: pd.DataFrame
-    latency: pd.DataFrame
     samples: list[dict[str, str]]
 
 
@@ -50,7 +46,7 @@ def ensure_evaluation(variant: Variant) -> Evaluation:
         FloatingPointError: the arm's training diverged.
     """
     step = order.evaluation(variant)
-    return Evaluation(read_frame(step, DOCUMENTS), read_frame(step, LATENCY), read_value(step, SAMPLES))
+    return Evaluation(read_frame(step, DOCUMENTS), read_value(step, SAMPLES))
 
 
 def headline(documents: pd.DataFrame) -> dict[str, float]:
@@ -64,11 +60,9 @@ def _evaluate(step: Step) -> Write:
     assert step.variant is not None
     model, texts = ensure_arm(step.variant), ensure_texts(step.run)
     documents, samples = _score(step.variant, texts, model)
-    latency = _time(step.variant, texts, model)
 
     def write(folder: Path) -> None:
         documents.to_parquet(folder / DOCUMENTS, index=False)
-        latency.to_parquet(folder / LATENCY, index=False)
         write_json(folder / SAMPLES, samples)
         write_json(folder / METRICS, headline(documents))
 
@@ -102,26 +96,3 @@ def _score(variant: Variant, texts: Texts, model: Rwkv6ForCausalLM) -> tuple[pd.
         {"prompt": p, "reference": r, "continuation": w} for p, r, w in zip(prompts, references, written, strict=True)
     ]
     return long.reset_index(drop=True), samples
-
-
-def _time(variant: Variant, texts: Texts, model: Rwkv6ForCausalLM) -> pd.DataFrame:
-    arm, seed, settings = variant.arm.name, variant.seed, variant.run.settings.evaluation
-    models = {arm: model} if arm == "base" else {"base": ensure_base(variant.run), arm: model}
-    ids = _test_ids(texts, settings.latency_tokens)
-    print(f"timing {arm} beside the base", flush=True)
-    forward = forward_time(models, ids, repeats=settings.forward_repeats, seed=seed)
-    repeats = settings.generation_repeats
-    generation = generation_time(models, ids, tokens=settings.timed_tokens, repeats=repeats, seed=seed)
-    both = pd.concat([forward, generation])
-    return both[both["arm"] == arm].reset_index(drop=True)
-
-
-def _test_ids(texts: Texts, tokens: int) -> torch.Tensor:
-    """The first tokens of the test documents run together, (1, tokens), repeated where they are too few."""
-    stream: list[int] = []
-    for document in texts.corpus.test:
-        stream += texts.encode_text(document.text)
-        if len(stream) >= tokens:
-            break
-    repeated = stream * (tokens // max(len(stream), 1) + 1)
-    return torch.tensor([repeated[:tokens]])

@@ -39,6 +39,7 @@ class Study:
         inputs: the JSON values that the table depends on, beside the variants' weights.
         variants: the arms and seeds that it reads, which are trained first.
         claim: the claim in `rules.RULES` that its table decides; "" for a study that decides none.
+        timed: whether it measures times, beside which nothing else should run.
     """
 
     name: str
@@ -47,10 +48,15 @@ class Study:
     inputs: Callable[[Run], dict[str, Any]]
     variants: Callable[[Run], list[Variant]] = no_variants
     claim: str = ""
+    timed: bool = False
 
     def ensure(self, run: Run) -> pd.DataFrame:
         """Its table, measured where that is not done yet."""
-        return read_frame(order.study(run, self.name, self.inputs(run), self.variants(run)), self.file)
+        return read_frame(self.step(run), self.file)
+
+    def step(self, run: Run) -> Step:
+        """Its step in a run."""
+        return order.study(run, self.name, self.inputs(run), self.variants(run))
 
     def make(self, step: Step) -> Write:
         """Measure; what is returned writes the table into a folder."""

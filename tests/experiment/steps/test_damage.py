@@ -17,7 +17,7 @@ from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.order import Step
 from rwkvgate.experiment.records import write_sealed
 from rwkvgate.experiment.run import RECORD, Run
-from rwkvgate.experiment.steps import ensure_arm, ensure_base, ensure_evaluation, ensure_texts
+from rwkvgate.experiment.steps import ensure_arm, ensure_base, ensure_evaluation, ensure_texts, ensure_times
 from rwkvgate.experiment.steps.arm import WEIGHTS, load_arm
 from rwkvgate.experiment.steps.base import new_base
 from rwkvgate.experiment.steps.making import Work, complete
@@ -43,6 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with two arms, one of them evaluated."""
     run = opened(tmp_path_factory.mktemp("run") / "smoke")
     ensure_evaluation(run.variant("enhanced"))
+    ensure_times(run.variant("enhanced"))
     ensure_arm(run.variant("no-layer-norm"))
     return run.folder
 
@@ -109,7 +110,7 @@ FILES = {
     f"{ARM}/training.json": (*BYTES, another_arm_s),
     f"{ARM}/{RECORD}": (*BYTES, another_arm_s),
     f"{ARM}/evaluation/documents.parquet": BYTES,
-    f"{ARM}/evaluation/latency.parquet": (flip,),
+    f"{ARM}/times/latency.parquet": (flip,),
     f"{ARM}/evaluation/samples.json": BYTES,
     f"{ARM}/evaluation/{RECORD}": BYTES,
     "base/model.safetensors": (*BYTES, *TENSORS),
@@ -135,7 +136,7 @@ def test_damage_is_named_once_and_made_good(
     sound = weights(opened(made))
     damage(run.folder / name)
     evaluated = ensure_evaluation(run.variant("enhanced"))
-    ensure_texts(run), ensure_base(run)
+    ensure_texts(run), ensure_base(run), ensure_times(run.variant("enhanced"))
     lines = [line for line in capsys.readouterr().out.splitlines() if "is made again" in line]
     assert lines and len(lines) == len(set(lines))
     named = Path(name).name if damage is not swapped_folder else "other inputs"
@@ -245,4 +246,4 @@ def test_every_file_of_a_step_is_in_its_record(made: Path) -> None:
     for path in made.rglob(RECORD):
         files = set(json.loads(path.read_text())["files"])
         present = {p.relative_to(path.parent).as_posix() for p in path.parent.rglob("*") if p.is_file()}
-        assert files == {name for name in present if "evaluation/" not in name} - {RECORD}
+        assert files == {name for name in present if not name.startswith(("evaluation/", "times/"))} - {RECORD}

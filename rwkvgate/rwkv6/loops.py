@@ -1,9 +1,11 @@
-"""The WKV recurrence on a CPU as one pass over the state: loops that numba compiles, forward and backward.
+"""Loops for a CPU that numba compiles: the WKV recurrence, forward and backward, and a product of few rows.
 
-Equations, shapes and types are in `rwkvgate.rwkv6.wkv`; `rwkvgate.rwkv6.kernels` decides when this runs. A head's state
-stays in the processor's cache while a token reads it and writes to it. The backward goes back over the same states: the
-forward keeps one in `BLOCK` tokens, and those between are computed again. So nothing is divided, subtracted from a sum
-or clamped, and every decay is exact.
+The WKV operator's equations, shapes and types are in `rwkvgate.rwkv6.wkv`; `rwkvgate.rwkv6.kernels` decides when these
+loops run. A head's state stays in the processor's cache while a token reads it and writes to it. The backward goes back
+over the same states: the forward keeps one in `BLOCK` tokens, and those between are computed again. So nothing is
+divided, subtracted from a sum or clamped, and every decay is exact.
+
+The product reads each row of the weight once; `rwkvgate.rwkv6.linear` decides when it runs.
 
 Importing this module takes numba, which the extra `fast` installs. Its first call compiles for some seconds; numba
 keeps the result beside this file, or in the user's cache folder, for later processes.
@@ -11,6 +13,7 @@ keeps the result beside this file, or in the user's cache folder, for later proc
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvgate.rwkv6.extras import extra
@@ -33,7 +37,9 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]
 BLOCK = 16
 """Tokens between two states that the forward keeps for the backward."""
 PARALLEL = 2**20
-"""Multiply-adds of a call from which on its heads are shared among threads; below, starting them takes longer."""
+"""Multiply-adds of a call from which on it is shared among threads; below, starting them takes longer."""
+TILE = 4
+"""Rows of a weight that `product` reads beside each other."""
 
 
 def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
@@ -75,7 +81,6 @@ class _Fused(torch.autograd.Function):
         ctx: Any, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, learns: bool
     ) -> tuple[Tensor, Tensor]:
         batch, time, heads, channels = r.shape
-        u = u.clone()  # a parameter's memory that numpy has seen cannot be freed by FSDP
         decay, out, last = w.exp(), torch.empty_like(v), state.clone()
         blocks = -(-time // BLOCK) if learns else 0
         kept = r.new_empty(batch, heads, blocks, channels, channels)  # the state before each block
@@ -95,11 +100,26 @@ class _Fused(torch.autograd.Function):
         return d_r, d_k, d_v, d_w, d_u.sum(0), d_state, None
 
 
-def _share(loop: Callable[..., None], heads: int, work: int, *tensors: Tensor) -> None:
-    """Call a loop over all heads of all sequences, in threads where they have much to do: `work` multiply-adds each."""
-    arrays = [x.detach().numpy() for x in tensors]
-    threads = min(torch.get_num_threads(), heads) if heads * work >= PARALLEL else 1
-    parts = list(pairwise(heads * i // threads for i in range(threads + 1)))
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x (rows, in) times weight (out, in), to (rows, out): all float32 and contiguous.
+
+    No gradient goes through it. The same bits come from any number of threads, and from a row alone or among others.
+
+    Example:
+        >>> x, weight = torch.randn(3, 10), torch.randn(8, 10)
+        >>> torch.allclose(product(x, weight), x @ weight.t(), atol=1e-5)
+        True
+    """
+    out = x.new_empty(len(x), len(weight))
+    _share(_product, -(-len(weight) // TILE), TILE * x.numel(), x, weight, out)
+    return out
+
+
+def _share(loop: Callable[..., None], items: int, work: int, *tensors: Tensor) -> None:
+    """Call a loop over all items, in threads where they have much to do: `work` multiply-adds each."""
+    arrays = [_array(x) for x in tensors]
+    threads = min(torch.get_num_threads(), items) if items * work >= PARALLEL else 1
+    parts = list(pairwise(items * i // threads for i in range(threads + 1)))
     others = [Thread(target=loop, args=(*arrays, *part)) for part in parts[1:]]
     started = 0
     with suppress(RuntimeError):  # the system has no more threads, or Python is ending
@@ -110,6 +130,36 @@ def _share(loop: Callable[..., None], heads: int, work: int, *tensors: Tensor) -
         loop(*arrays, *part)
     for other in others[:started]:
         other.join()
+
+
+def _array(x: Tensor) -> NDArray[Any]:
+    """A tensor's memory, which the caller keeps. By its address: what x.numpy() has seen FSDP cannot free any more."""
+    assert x.is_contiguous()
+    dtype = {torch.float32: np.float32, torch.float64: np.float64}[x.dtype]
+    if not x.numel():
+        return np.empty(x.shape, dtype)
+    memory = (ctypes.c_byte * x.nbytes).from_address(x.data_ptr())
+    return np.frombuffer(memory, dtype).reshape(x.shape)
+
+
+@_compiled
+def _product(x, weight, out, first, last):  # type: ignore[no-untyped-def]
+    """Tiles first to last of the weight's rows, times every row of x; two of x at once, so that less is read."""
+    rows, size = x.shape
+    end = len(weight) - 1
+    for n in range(TILE * first, TILE * last, TILE):
+        n0, n1, n2, n3 = n, min(n + 1, end), min(n + 2, end), min(n + 3, end)
+        for r in range(0, rows, 2):
+            # What is missing of a pair or a tile is computed twice: every sum is then taken in one order.
+            odd = min(r + 1, rows - 1)
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
+            for k in range(size):
+                a, b = x[r, k], x[odd, k]
+                w0, w1, w2, w3 = weight[n0, k], weight[n1, k], weight[n2, k], weight[n3, k]
+                a0, a1, a2, a3 = a0 + a * w0, a1 + a * w1, a2 + a * w2, a3 + a * w3
+                b0, b1, b2, b3 = b0 + b * w0, b1 + b * w1, b2 + b * w2, b3 + b * w3
+            out[r, n0], out[r, n1], out[r, n2], out[r, n3] = a0, a1, a2, a3
+            out[odd, n0], out[odd, n1], out[odd, n2], out[odd, n3] = b0, b1, b2, b3
 
 
 @_compiled
