@@ -1,10 +1,15 @@
 """Wall time and peak memory of the whole chain into a fresh run folder: `python benchmarks/reproduce.py smoke|cpu`.
 
+Beside it where the time goes: the seconds of each kind of step, by the steps' own records, and what is left of the
+notebooks' time, which is kernels' starts, imports, statistics, tables and figures. Jobs run beside each other, so that
+these add up to more than the wall time.
+
 Memory is the proportional set size of every process below the chain's, summed and sampled twice a second (Linux).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,12 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
+
 from rwkvgate.experiment import order
 from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.progress import clock
+from rwkvgate.experiment.run import RECORD
 from rwkvgate.experiment.steps.base import read_log
 
-GOALS = {"smoke": 2 * 60, "cpu": 25 * 60}
+GOALS = {"smoke": 2 * 60, "cpu": 15 * 60}
 PEAK_MIB = 4096
 
 
@@ -49,6 +57,16 @@ def memory_mib(root: int) -> float:
     return total / 1024
 
 
+def parts(run: Path) -> pd.DataFrame:
+    """Seconds and number of a finished run's steps by their name, and last of the notebooks without the steps."""
+    records = [json.loads(path.read_text()) for path in run.rglob(RECORD)]
+    steps = pd.DataFrame(records)[["step", "seconds"]].groupby("step")["seconds"].agg(["count", "sum"])
+    notebooks = [json.loads(path.read_text()) for path in (run / "notebooks").glob("*.ipynb")]
+    spent = [notebook["metadata"]["papermill"]["duration"] for notebook in notebooks]
+    rest = sum(spent) - steps["sum"].sum()
+    return pd.concat([steps, pd.DataFrame({"count": len(spent), "sum": rest}, index=["rest of the notebooks"])])
+
+
 def main() -> None:
     """Run the chain and print its time and peak memory beside the goals."""
     profile = sys.argv[1] if len(sys.argv) > 1 else "smoke"
@@ -64,11 +82,13 @@ def main() -> None:
         spent = time.monotonic() - started
         if chain.returncode:
             sys.exit((Path(scratch) / "log").read_text()[-3000:])
+        table = parts(Path(folder))
         log_of_base = read_log(order.base(open_run(profile=profile, run_dir=folder)))
         training = [record["loss"] for record in log_of_base.history if "loss" in record][-1]
         validation = [record["validation_loss"] for record in log_of_base.history if "validation_loss" in record][-1]
     print(f"make reproduce, profile {profile}: {clock(spent)} (goal {clock(GOALS.get(profile, 0))})")
     print(f"peak memory of all processes: {peak:,.0f} MiB (goal {PEAK_MIB:,})")
+    print(table.sort_values("sum", ascending=False).round(1).to_string(header=["steps", "seconds"]))
     gap = 100 * (validation / training - 1)
     print(f"base: training loss {training:.3f}, validation {validation:.3f} nats a token, {gap:+.1f} % (goal 15 %)")
 
