@@ -129,7 +129,7 @@ bench: $(STAMP)  ## measure the project's numbers, each beside its reference
 	@$(BIN)/python benchmarks/reproduce.py smoke
 	@$(BIN)/python benchmarks/sweep.py smoke
 
-bench-cpu: $(STAMP)  ## measure time and peak memory of the whole cpu run, about 25 minutes
+bench-cpu: $(STAMP)  ## measure time and peak memory of the whole cpu run, about 15 minutes
 	@$(BIN)/python benchmarks/reproduce.py cpu
 
 search: $(STAMP)  ## search for a gate that beats its controls: hours on two cores, resumable; PROFILE=smoke for a look

@@ -176,8 +176,11 @@ def _gains(claims: dict[str, Records]) -> str:
 def _few(claims: dict[str, Records]) -> list[str]:
     """How many seeds would decide, after a run that has too few."""
     named = {name: claims[name] for name in ("rouge-l-gain", "perplexity")}
-    if not any(row.get("seeds") and row["seeds"] < FEWEST for row in named.values()):
+    seeds = [row["seeds"] for row in named.values() if row.get("seeds")]
+    if not seeds or min(seeds) >= FEWEST:
         return []
+    if max(seeds) == 1:
+        return [f"One seed decides nothing, and shows no spread to tell how many would; it takes at least {FEWEST}."]
     parts = [
         f"{number(WORTH[rule.pairs[0].metric], 1)} in {_label(rule.pairs[0].metric)} takes {named[name]['needed']}"
         for name, rule in RULES.items()

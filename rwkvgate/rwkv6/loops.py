@@ -14,9 +14,11 @@ keeps the result beside this file, or in the user's cache folder, for later proc
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -38,6 +40,9 @@ BLOCK = 16
 """Tokens between two states that the forward keeps for the backward."""
 PARALLEL = 2**20
 """Multiply-adds of a call from which on it is shared among threads; below, starting them takes longer."""
+Inbox = SimpleQueue[tuple[Callable[..., None], tuple[Any, ...], "SimpleQueue[BaseException | None]"]]
+_team: list[Inbox] = []
+"""The inboxes of this process's helping threads."""
 TILE = 4
 """Rows of a weight that `product` reads beside each other."""
 
@@ -120,16 +125,47 @@ def _share(loop: Callable[..., None], items: int, work: int, *tensors: Tensor) -
     arrays = [_array(x) for x in tensors]
     threads = min(torch.get_num_threads(), items) if items * work >= PARALLEL else 1
     parts = list(pairwise(items * i // threads for i in range(threads + 1)))
-    others = [Thread(target=loop, args=(*arrays, *part)) for part in parts[1:]]
-    started = 0
+    helpers = _helpers(threads - 1)
+    done: SimpleQueue[BaseException | None] = SimpleQueue()
+    for inbox, part in zip(helpers, parts[1:], strict=False):
+        inbox.put((loop, (*arrays, *part), done))
+    try:
+        for part in (parts[0], *parts[1 + len(helpers) :]):
+            loop(*arrays, *part)
+    finally:  # after an interrupt too, for the tensors' memory must outlive every loop
+        errors = [done.get() for _ in helpers]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _helpers(count: int) -> list[Inbox]:
+    """The inboxes of that many waiting threads, or of as many as the system has.
+
+    To start a thread takes several times as long as to wake one.
+    """
     with suppress(RuntimeError):  # the system has no more threads, or Python is ending
-        for other in others:
-            other.start()
-            started += 1
-    for part in (parts[0], *parts[1 + started :]):
-        loop(*arrays, *part)
-    for other in others[:started]:
-        other.join()
+        while len(_team) < count:
+            inbox: Inbox = SimpleQueue()
+            Thread(target=_help, args=(inbox,), daemon=True).start()
+            _team.append(inbox)
+    return _team[:count]
+
+
+def _help(inbox: Inbox) -> None:
+    """Call what comes in, and send its error, or None, to where it says."""
+    while True:
+        loop, arguments, done = inbox.get()
+        try:
+            loop(*arguments)
+            done.put(None)
+        except BaseException as error:
+            done.put(error)
+        del arguments  # the next call may be long in coming, and the arrays large
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_team.clear)
 
 
 def _array(x: Tensor) -> NDArray[Any]:

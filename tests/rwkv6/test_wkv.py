@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -341,9 +344,36 @@ def test_the_fused_form_needs_no_second_thread(monkeypatch: pytest.MonkeyPatch) 
     wanted = run(wkv6_numba, inputs)
     monkeypatch.setattr(loops, "PARALLEL", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(loops, "_team", [])
     monkeypatch.setattr(loops.Thread, "start", refused)
     found = run(wkv6_numba, inputs)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_a_forked_process_has_helping_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = draw(50, torch.float32)
+    monkeypatch.setattr(loops, "PARALLEL", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    wanted = wkv6_numba(**inputs)[0]
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends a child that waits for its parent's threads
+        os._exit(0 if torch.equal(wkv6_numba(**inputs)[0], wanted) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_an_error_in_a_helping_thread_is_raised_and_the_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(array: Any, first: int, last: int) -> None:
+        if first:
+            raise FloatingPointError(f"item {first}")
+
+    monkeypatch.setattr(loops, "PARALLEL", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="item 1"):
+            loops._share(fails, 3, 1, torch.zeros(3))
 
 
 def test_a_forward_derivative_of_the_fused_form_is_refused_not_lost() -> None:
