@@ -355,6 +355,8 @@ def main() -> None:
         job = json.loads(given.work)
         Path(job["answer"]).write_text(json.dumps(work(job)))
         return
+    from rwkvgate.experiment.environment import processor
+
     found = {}
     with tempfile.TemporaryDirectory(prefix="rwkvgate-rehearsal-") as folder, served(Path(folder)) as hub:
         for name in given.parts:
@@ -364,6 +366,7 @@ def main() -> None:
             if given.json:
                 given.json.parent.mkdir(parents=True, exist_ok=True)
                 known = json.loads(given.json.read_text()) if given.json.exists() else {}
+                known["processor"] = processor()
                 given.json.write_text(json.dumps(known | found, indent=2) + "\n")
 
 
