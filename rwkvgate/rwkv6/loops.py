@@ -40,7 +40,9 @@ BLOCK = 16
 """Tokens between two states that the forward keeps for the backward."""
 PARALLEL = 2**20
 """Multiply-adds of a call from which on it is shared among threads; below, starting them takes longer."""
-Inbox = SimpleQueue[tuple[Callable[..., None], tuple[Any, ...], "SimpleQueue[BaseException | None]"]]
+Inbox = SimpleQueue[
+    tuple[Callable[..., None], tuple[Tensor, ...], tuple[int, int], "SimpleQueue[BaseException | None]"]
+]
 _team: list[Inbox] = []
 """The inboxes of this process's helping threads."""
 TILE = 4
@@ -122,19 +124,15 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 def _share(loop: Callable[..., None], items: int, work: int, *tensors: Tensor) -> None:
     """Call a loop over all items, in threads where they have much to do: `work` multiply-adds each."""
-    arrays = [_array(x) for x in tensors]
     threads = min(torch.get_num_threads(), items) if items * work >= PARALLEL else 1
     parts = list(pairwise(items * i // threads for i in range(threads + 1)))
     helpers = _helpers(threads - 1)
     done: SimpleQueue[BaseException | None] = SimpleQueue()
     for inbox, part in zip(helpers, parts[1:], strict=False):
-        inbox.put((loop, (*arrays, *part), done))
-    try:
-        for part in (parts[0], *parts[1 + len(helpers) :]):
-            loop(*arrays, *part)
-    finally:  # after an interrupt too, for the tensors' memory must outlive every loop
-        errors = [done.get() for _ in helpers]
-    for error in errors:
+        inbox.put((loop, tensors, part, done))
+    for part in (parts[0], *parts[1 + len(helpers) :]):
+        loop(*map(_array, tensors), *part)
+    for error in [done.get() for _ in helpers]:
         if error is not None:
             raise error
 
@@ -153,15 +151,18 @@ def _helpers(count: int) -> list[Inbox]:
 
 
 def _help(inbox: Inbox) -> None:
-    """Call what comes in, and send its error, or None, to where it says."""
+    """Call what comes in, and send its error, or None, to where it says.
+
+    The tensors come in whole: after an interrupt nobody but this thread may hold the memory that it works on.
+    """
     while True:
-        loop, arguments, done = inbox.get()
+        loop, tensors, part, done = inbox.get()
         try:
-            loop(*arguments)
+            loop(*map(_array, tensors), *part)
             done.put(None)
         except BaseException as error:
             done.put(error)
-        del arguments  # the next call may be long in coming, and the arrays large
+        del tensors  # the next call may be long in coming
 
 
 if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
@@ -169,7 +170,10 @@ if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's
 
 
 def _array(x: Tensor) -> NDArray[Any]:
-    """A tensor's memory, which the caller keeps. By its address: what x.numpy() has seen FSDP cannot free any more."""
+    """A tensor's memory, which the caller keeps alive.
+
+    By its address: what x.numpy() has seen FSDP cannot free any more.
+    """
     assert x.is_contiguous()
     dtype = {torch.float32: np.float32, torch.float64: np.float64}[x.dtype]
     if not x.numel():
