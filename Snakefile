@@ -171,7 +171,7 @@ def measured(variant):
 def base_before(variant):
     """The base's notebook 03, for an arm's reads its scores too, and two must not make them at once."""
     base = RUN.variant("base")
-    return ancient(executed([order.evaluation(base).notebook])) if variant.arm != base.arm else []
+    return executed([order.evaluation(base).notebook]) if variant.arm != base.arm else []
 
 
 rule evaluate:
@@ -196,7 +196,7 @@ rule ablations:
     output:
         f"{NOTEBOOKS}/04_ablations.ipynb",
     params:
-        inputs=digest(SETTINGS.evaluation.model_dump(mode="json")),
+        inputs=digest([SETTINGS.evaluation.model_dump(mode="json"), [order.times(v).inputs for v in VARIANTS]]),
     # It times the arms, and long texts, so nothing else may run beside it; smoke's times mean nothing.
     threads: 1 if SETTINGS.profile == "smoke" else alone
     resources:

@@ -23,7 +23,7 @@ from rwkvgate.metrics.latency import time_calls
 from rwkvgate.rwkv6 import linear
 from rwkvgate.rwkv6.kernels import wkv_backend
 
-SIZES = {"vocab_size": 256, "hidden_size": 2048, "num_hidden_layers": 4, "head_size": 64, "intermediate_size": 7168}
+SIZES = {"vocab_size": 65536, "hidden_size": 2048, "num_hidden_layers": 4, "head_size": 64, "intermediate_size": 7168}
 TIME = 512
 FORWARD_GOAL, DECODE_GOAL = 1.3, 0.6
 BATCHES = 1, 8, 16
@@ -32,7 +32,7 @@ PLAIN = 2**14, 2**13
 
 
 def random_model() -> Rwkv6ForCausalLM:
-    """The slice with random weights of ordinary sizes; the vocabulary is small, to keep the head out of it."""
+    """The slice with random weights of ordinary sizes."""
     with torch.device("meta"):
         model = Rwkv6ForCausalLM(Rwkv6Config(**SIZES))
     model = model.to_empty(device="cpu").eval()

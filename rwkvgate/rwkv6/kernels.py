@@ -6,7 +6,8 @@ tensor cores of compute capability 8.0, releases have differed in layout and sca
 op (version 0.6.0) omits the gradient of the final state. So "auto" takes a package only where it is installed and after
 a probe: values and every gradient of a small random case, with decays that forget at once and decays that hardly
 forget, against the chunked form in float64. It runs once for a device and head size. Everything else runs in plain
-PyTorch: float64, one token, which is the recurrence itself, and on a CPU what is traced or transformed.
+PyTorch: float64, one token, which is the recurrence itself, unless its states are large and on a CPU, and on a CPU what
+is traced or transformed.
 
 Half precision is passed to the kernels in float32, and results and state are float32; but Triton multiplies float32
 matrices in TF32 by default, whose 11 significant bits its tolerance allows. TRITON_F32_DEFAULT=ieee in the environment,
@@ -44,6 +45,8 @@ about 1e-3, and two of them follow each other. A wrong scale, layout or missing 
 """
 FUSED_LENGTH = 64
 """Up to this number of tokens the recurrent op is the faster of the package's two."""
+LARGE_STATES = 2**20
+"""Numbers in the states of a batch from which on a CPU reads one token by the compiled pass, touching each once."""
 LOWEST_DECAY = -104.0
 """Its exponential is 0 in float32, as is that of any lower one."""
 PROBE_TIME, PROBE_BATCH, PROBE_HEADS = 83, 2, 2
@@ -117,7 +120,8 @@ def choose(r: Tensor) -> Form:
         RuntimeError: the forced form cannot run here.
     """
     name, source = _requested()
-    if name == "recurrent" or (name == "auto" and r.shape[1] <= 1):
+    single, large = r.shape[1] <= 1, r.device.type == "cpu" and r.numel() * r.shape[-1] >= LARGE_STATES
+    if name == "recurrent" or (name == "auto" and single and not large):
         return wkv6_recurrent
     if name == "chunked":
         return wkv6_chunked
@@ -128,7 +132,9 @@ def choose(r: Tensor) -> Form:
         problem = _examine(package, r.device, r.dtype, r.shape[-1])[1]
     if problem and name != "auto":
         raise RuntimeError(_refusal(name, source, problem))
-    return wkv6_chunked if problem else _kernels(package)
+    if problem:
+        return wkv6_recurrent if single else wkv6_chunked
+    return _kernels(package)
 
 
 def followed(r: Tensor) -> bool:

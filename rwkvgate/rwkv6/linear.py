@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +53,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not is_plain(x, weight):
         return F.linear(x, weight, bias)
     dtype, rows = product_dtype(weight), x.numel() // max(1, x.shape[-1])
-    if rows > 1 and not multiplies(dtype):
+    same_type = x.dtype == dtype or weight.dtype != dtype  # else torch refuses them, but under autocast
+    if rows > 1 and same_type and not multiplies(dtype):
         with without_autocast(weight.device):
-            wide_bias = None if bias is None else bias.to(dtype).float()
-            return F.linear(x.to(dtype).float(), weight.to(dtype).float(), wide_bias).to(dtype)
+            out: Tensor = _Widened.apply(*(None if part is None else part.to(dtype) for part in (x, weight, bias)))
+            return out
     if weight.numel() >= LARGE and 1 <= rows <= FEW and (product := _loop(x, weight, dtype)) is not None:
         out = product(x.reshape(rows, -1).contiguous(), weight).view(*x.shape[:-1], -1)
         return out if bias is None else out.add_(bias)
@@ -70,16 +72,38 @@ def baddbmm(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         return torch.baddbmm(*(part.to(dtype).float() for part in (bias, x, weight))).to(dtype)
 
 
+class _Widened(torch.autograd.Function):
+    """`linear` by float32, rounded once. The backward widens again, so that no wide copy of a weight is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(weight.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        slope = grad.float()  # (..., out)
+        rows = slope.reshape(-1, len(weight))
+        of_x = (slope @ weight.float()).to(x.dtype) if ctx.needs_input_grad[0] else None
+        of_weight = rows.t() @ x.float().reshape(-1, weight.shape[1]) if ctx.needs_input_grad[1] else None
+        of_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        return of_x, *(None if part is None else part.to(weight.dtype) for part in (of_weight, of_bias))
+
+
 def is_plain(x: Tensor, weight: Tensor) -> bool:
     """Whether the product is of tensors in a CPU's memory, and nobody follows torch's operations."""
-    return weight.device.type == "cpu" and type(weight) in (Tensor, nn.Parameter) and not followed(x)
+    on_cpu = x.device.type == weight.device.type == "cpu"
+    return on_cpu and type(weight) in (Tensor, nn.Parameter) and not followed(x)
 
 
 def _loop(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The compiled product, where it can make this one."""
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     plain = dtype == x.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
-    return _compiled_product() if plain and not learns else None
+    fits = weight.dim() == 2 and x.shape[-1] == weight.shape[1]  # else torch says what is wrong
+    return _compiled_product() if plain and fits and not learns else None
 
 
 @cache
@@ -108,6 +132,8 @@ def _compiled_product() -> Callable[[Tensor, Tensor], Tensor] | None:
 def product_dtype(weight: Tensor) -> torch.dtype:
     """The type in which a product with this weight is made: the weight's, or autocast's."""
     device = weight.device.type
+    if weight.dtype == torch.float64:  # which autocast leaves alone
+        return weight.dtype
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return weight.dtype
@@ -117,6 +143,8 @@ def product_dtype(weight: Tensor) -> torch.dtype:
 def multiplies(dtype: torch.dtype) -> bool:
     """Whether this processor multiplies numbers of this type; a warning says once that it does not."""
     if dtype not in FLAGS:
+        return True
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
         return True
     found = torch.cpu.get_capabilities()
     if found.get("architecture") != "x86_64" or any(found.get(flag) for flag in FLAGS[dtype]):

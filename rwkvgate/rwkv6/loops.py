@@ -40,7 +40,9 @@ BLOCK = 16
 """Tokens between two states that the forward keeps for the backward."""
 PARALLEL = 2**20
 """Multiply-adds of a call from which on it is shared among threads; below, starting them takes longer."""
-Inbox = SimpleQueue[tuple[Callable[..., None], tuple[Any, ...], "SimpleQueue[BaseException | None]"]]
+Inbox = SimpleQueue[
+    tuple[Callable[..., None], tuple[Tensor, ...], tuple[int, int], "SimpleQueue[BaseException | None]"]
+]
 _team: list[Inbox] = []
 """The inboxes of this process's helping threads."""
 TILE = 4
@@ -108,7 +110,7 @@ class _Fused(torch.autograd.Function):
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x (rows, in) times weight (out, in), to (rows, out): all float32 and contiguous.
 
-    No gradient goes through it. The same bits come from any number of threads, and from a row alone or among others.
+    No gradient goes through it. The same bits come from any number of threads.
 
     Example:
         >>> x, weight = torch.randn(3, 10), torch.randn(8, 10)
@@ -122,19 +124,15 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 def _share(loop: Callable[..., None], items: int, work: int, *tensors: Tensor) -> None:
     """Call a loop over all items, in threads where they have much to do: `work` multiply-adds each."""
-    arrays = [_array(x) for x in tensors]
     threads = min(torch.get_num_threads(), items) if items * work >= PARALLEL else 1
     parts = list(pairwise(items * i // threads for i in range(threads + 1)))
     helpers = _helpers(threads - 1)
     done: SimpleQueue[BaseException | None] = SimpleQueue()
     for inbox, part in zip(helpers, parts[1:], strict=False):
-        inbox.put((loop, (*arrays, *part), done))
-    try:
-        for part in (parts[0], *parts[1 + len(helpers) :]):
-            loop(*arrays, *part)
-    finally:  # after an interrupt too, for the tensors' memory must outlive every loop
-        errors = [done.get() for _ in helpers]
-    for error in errors:
+        inbox.put((loop, tensors, part, done))
+    for part in (parts[0], *parts[1 + len(helpers) :]):
+        loop(*map(_array, tensors), *part)
+    for error in [done.get() for _ in helpers]:
         if error is not None:
             raise error
 
@@ -153,15 +151,18 @@ def _helpers(count: int) -> list[Inbox]:
 
 
 def _help(inbox: Inbox) -> None:
-    """Call what comes in, and send its error, or None, to where it says."""
+    """Call what comes in, and send its error, or None, to where it says.
+
+    The tensors come in whole: after an interrupt nobody but this thread may hold the memory that it works on.
+    """
     while True:
-        loop, arguments, done = inbox.get()
+        loop, tensors, part, done = inbox.get()
         try:
-            loop(*arguments)
+            loop(*map(_array, tensors), *part)
             done.put(None)
         except BaseException as error:
             done.put(error)
-        del arguments  # the next call may be long in coming, and the arrays large
+        del tensors  # the next call may be long in coming
 
 
 if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
@@ -169,7 +170,10 @@ if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's
 
 
 def _array(x: Tensor) -> NDArray[Any]:
-    """A tensor's memory, which the caller keeps. By its address: what x.numpy() has seen FSDP cannot free any more."""
+    """A tensor's memory, which the caller keeps alive.
+
+    By its address: what x.numpy() has seen FSDP cannot free any more.
+    """
     assert x.is_contiguous()
     dtype = {torch.float32: np.float32, torch.float64: np.float64}[x.dtype]
     if not x.numel():
@@ -180,22 +184,31 @@ def _array(x: Tensor) -> NDArray[Any]:
 
 @_compiled
 def _product(x, weight, out, first, last):  # type: ignore[no-untyped-def]
-    """Tiles first to last of the weight's rows, times every row of x; two of x at once, so that less is read."""
+    """Tiles first to last of the weight's rows, times every row of x; four of x at once, so that less is read."""
     rows, size = x.shape
-    end = len(weight) - 1
+    fours, end = rows // 4 * 4, len(weight) - 1
     for n in range(TILE * first, TILE * last, TILE):
-        n0, n1, n2, n3 = n, min(n + 1, end), min(n + 2, end), min(n + 3, end)
-        for r in range(0, rows, 2):
-            # What is missing of a pair or a tile is computed twice: every sum is then taken in one order.
-            odd = min(r + 1, rows - 1)
-            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
+        n0, n1, n2, n3 = n, min(n + 1, end), min(n + 2, end), min(n + 3, end)  # the last tile may have fewer
+        for r in range(0, fours, 4):
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
             for k in range(size):
-                a, b = x[r, k], x[odd, k]
+                a, b, c, d = x[r, k], x[r + 1, k], x[r + 2, k], x[r + 3, k]
                 w0, w1, w2, w3 = weight[n0, k], weight[n1, k], weight[n2, k], weight[n3, k]
                 a0, a1, a2, a3 = a0 + a * w0, a1 + a * w1, a2 + a * w2, a3 + a * w3
                 b0, b1, b2, b3 = b0 + b * w0, b1 + b * w1, b2 + b * w2, b3 + b * w3
+                c0, c1, c2, c3 = c0 + c * w0, c1 + c * w1, c2 + c * w2, c3 + c * w3
+                d0, d1, d2, d3 = d0 + d * w0, d1 + d * w1, d2 + d * w2, d3 + d * w3
             out[r, n0], out[r, n1], out[r, n2], out[r, n3] = a0, a1, a2, a3
-            out[odd, n0], out[odd, n1], out[odd, n2], out[odd, n3] = b0, b1, b2, b3
+            out[r + 1, n0], out[r + 1, n1], out[r + 1, n2], out[r + 1, n3] = b0, b1, b2, b3
+            out[r + 2, n0], out[r + 2, n1], out[r + 2, n2], out[r + 2, n3] = c0, c1, c2, c3
+            out[r + 3, n0], out[r + 3, n1], out[r + 3, n2], out[r + 3, n3] = d0, d1, d2, d3
+        for r in range(fours, rows):
+            a0 = a1 = a2 = a3 = np.float32(0)
+            for k in range(size):
+                a = x[r, k]
+                w0, w1, w2, w3 = weight[n0, k], weight[n1, k], weight[n2, k], weight[n3, k]
+                a0, a1, a2, a3 = a0 + a * w0, a1 + a * w1, a2 + a * w2, a3 + a * w3
+            out[r, n0], out[r, n1], out[r, n2], out[r, n3] = a0, a1, a2, a3
 
 
 @_compiled

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 from pandas.api.types import is_numeric_dtype
 
 from rwkvgate.experiment import order
@@ -20,7 +18,6 @@ from rwkvgate.experiment.rules import RULES
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.steps import arm as arm_step
 from rwkvgate.experiment.steps import ensure_arm
-from rwkvgate.experiment.studies import ensure_studies
 from rwkvgate.experiment.studies.responses import BEYOND, GATE, RANDOM, THERE
 
 EVALUATION = {"arms": ["base", "base-tuned", "enhanced", "fixed-gate"], "documents": 6, "probes": 1, "longest": 1024}
@@ -110,19 +107,3 @@ def test_with_studies_everything_is_measured(diverged: Results, folder: Path) ->
     written = write_results(run, results, {})
     for name in ("gains", "positions", "changes", "rewritten", "saturation", "grid", "clamps", "let_in", "responses"):
         assert len(pd.read_parquet(written[name]))
-
-
-def test_studies_made_beside_each_other_give_the_same_tables(diverged: Results, folder: Path) -> None:
-    run = smoke(folder)
-    order.arm(run.variant("fixed-gate")).failure.unlink(missing_ok=True)
-    alone, threads = ensure_studies(run), torch.get_num_threads()
-    for name in ("saturation", "let_in"):
-        shutil.rmtree(run.folder / name)
-    try:
-        torch.set_num_threads(2)
-        together = ensure_studies(run)
-    finally:
-        torch.set_num_threads(threads)
-    assert all((run.folder / name / "step.json").is_file() for name in ("saturation", "let_in"))
-    for name, frame in together.frames().items():
-        pd.testing.assert_frame_equal(frame, alone.frames()[name], rtol=1e-4)

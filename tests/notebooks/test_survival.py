@@ -89,7 +89,6 @@ def test_killed_and_interrupted_it_ends_as_one_left_alone(alone: Path, tmp_path:
         "pretraining:": signal.SIGINT,
         "fine-tuning enhanced, seed 0:": signal.SIGKILL,
         "generating for": signal.SIGINT,
-        "timing enhanced": signal.SIGKILL,
     }
     for text, kind in stops.items():
         graph = Graph(folder)

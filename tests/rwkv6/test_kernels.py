@@ -122,6 +122,15 @@ def test_a_cpu_takes_the_fused_loops() -> None:
         assert describe_backend("cpu")["reason"].startswith("forced by wkv_backend; device cpu, relative error")
 
 
+def test_one_token_takes_the_loops_where_its_states_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = torch.zeros(16, 1, 16, 64)
+    assert choose(large) is wkv6_numba and choose(large[:15]) is choose(large.double()) is wkv6_recurrent
+    assert torch.compile(lambda r: choose(r) is wkv6_recurrent, backend="eager", fullgraph=True)(large)
+    monkeypatch.setattr(kernels, "_examine", lambda *_: (None, "numba is not installed"))
+    assert choose(large) is wkv6_recurrent
+    assert choose(large.to("meta")) is wkv6_recurrent
+
+
 def test_float64_and_other_devices_are_plain_pytorch() -> None:
     assert form_for(1, torch.float64) is wkv6_recurrent and form_for(9, torch.float64) is wkv6_chunked
     for time, form in ((1, wkv6_recurrent), (9, wkv6_chunked)):

@@ -61,10 +61,11 @@ def test_infinite_and_missing_numbers_stay() -> None:
     assert found[0].isinf() and found[1].isnan() and found[2:].isfinite().all()
 
 
-def test_threads_and_other_rows_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_change_no_bit_and_other_rows_few(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = draw(5, 70), draw(30, 70)
     wanted = product(x, weight)
-    assert all(torch.equal(product(x[i : i + 1], weight)[0], wanted[i]) for i in range(5))
+    for i in range(5):
+        torch.testing.assert_close(product(x[i : i + 1], weight)[0], wanted[i], rtol=0, atol=1e-5)
     monkeypatch.setattr(loops, "PARALLEL", 0)
     for threads in (2, 3, 40):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -103,7 +104,12 @@ def test_whatever_the_loops_cannot_do_is_left_to_torch(taken: list[tuple[int, ..
             layer(x)
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
+        for width in (5, 7):
+            with pytest.raises(RuntimeError, match="cannot be multiplied"):
+                layer(draw(1, width))
     layer.to("meta")(x.to("meta"))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        Linear(6, 5)(x.to("meta"))
     assert taken == [] and counted.get_total_flops() == 2 * 2 * 6 * 5
 
 
@@ -168,8 +174,29 @@ def test_half_precision_by_float32_is_rounded_once(dtype: torch.dtype) -> None:
     found.sum().backward()
     assert weight.grad is not None and weight.grad.dtype == dtype
     torch.testing.assert_close(weight.grad[0], x.double().sum(0).to(dtype), rtol=1e-2, atol=1e-2)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: saved.append(one) or one, lambda one: one):
+        linear(x.clone().requires_grad_(), weight.detach())
+    assert {one.dtype for one in saved} == {dtype}  # no wide copy of a weight is kept
+    with pytest.raises(RuntimeError, match="same dtype"):
+        linear(x.float(), weight)
     shared = baddbmm(draw(2, 1, 6, dtype=dtype), draw(2, 3, 5, dtype=dtype), draw(2, 5, 6, dtype=dtype))
     assert shared.dtype == dtype and shared.shape == (2, 3, 6)
+
+
+@HALVES
+@pytest.mark.filterwarnings("ignore:this processor")
+@pytest.mark.usefixtures("no_half")
+def test_gradients_by_float32_against_float64(dtype: torch.dtype) -> None:
+    leaves = [draw(2, 3, 40, dtype=dtype), draw(7, 40, dtype=dtype), draw(7, dtype=dtype)]
+    wide = [leaf.double().requires_grad_() for leaf in leaves]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    upstream = draw(2, 3, 7, dtype=dtype)
+    found = torch.autograd.grad(linear(*leaves), leaves, upstream)
+    exact = torch.autograd.grad(F.linear(*wide), wide, upstream.double())
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one, other.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
 
 
 @HALVES
@@ -179,7 +206,8 @@ def test_autocast_is_obeyed(dtype: torch.dtype) -> None:
     x, weight = draw(3, 40), draw(7, 40)
     with torch.autocast("cpu", dtype):
         found = linear(x, weight)
-    assert torch.equal(found, linear(x.to(dtype), weight.to(dtype)))
+        double = linear(x.double(), weight.double())
+    assert torch.equal(found, linear(x.to(dtype), weight.to(dtype))) and double.dtype == torch.float64
 
 
 @HALVES

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
-from functools import partial
-from multiprocessing import get_context
 
 import pandas as pd
-import torch
 
-from rwkvgate.experiment import budget
-from rwkvgate.experiment.plan import CPU, predicted
-from rwkvgate.experiment.processes import end_with_parent
-from rwkvgate.experiment.run import Run, after_step
-from rwkvgate.experiment.steps.base import best_device
+from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.steps.making import makes
 from rwkvgate.experiment.studies.boundaries import EFFECTS
 from rwkvgate.experiment.studies.clamps import CLAMPS, LET_IN
@@ -50,27 +40,8 @@ class Studies:
 
 
 def ensure_studies(run: Run) -> Studies:
-    """The tables of all studies, each measured where that is not done yet; on a CPU as many at once as it has threads.
-
-    Those that measure times come first, beside nothing. A process for each thread imports torch again, which several
-    studies are worth and one is not. Where a step is copied to Drive, or minutes are counted, this process makes all.
-    """
-    for study in STUDIES:
-        if study.timed:
-            study.ensure(run)
-    missing = [study for study in STUDIES if not study.step(run).is_finished]
-    missing.sort(key=lambda study: predicted(study.step(run), CPU), reverse=True)
-    workers = min(torch.get_num_threads(), len(missing))
-    if workers > 1 and best_device().type == "cpu" and not after_step and not math.isfinite(budget.minutes()):
-        with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
-            list(pool.map(partial(_ensure, run), [study.name for study in missing]))  # whose errors it raises
+    """The tables of all studies, each measured where that is not done yet."""
     return Studies(**{study.name: study.ensure(run) for study in STUDIES})
-
-
-def _ensure(run: Run, name: str) -> None:
-    """Make one study on one thread, as a process beside others."""
-    torch.set_num_threads(1)
-    next(study for study in STUDIES if study.name == name).ensure(run)
 
 
 def no_studies() -> Studies:

@@ -70,7 +70,7 @@ def _inputs(run: Run) -> dict[str, Any]:
     return {"gate": gate and gate.model_dump(mode="json"), "longest": longest, "modes": [WINDOWS, ONE_PASS]}
 
 
-SCALING = Study("scaling", SCALING_COLUMNS, _scaling, _inputs, claim="linear-complexity", timed=True)
+SCALING = Study("scaling", SCALING_COLUMNS, _scaling, _inputs, claim="linear-complexity")
 """Seconds and MiB of reading a text, by its length; see `metrics.cost.scaling`."""
-GRID = Study("grid", GRID_COLUMNS, _grid, _inputs, timed=True)
+GRID = Study("grid", GRID_COLUMNS, _grid, _inputs)
 """Seconds and MiB of prefill and decoding, by batch size and length; see `metrics.cost.latency_grid`."""

@@ -39,7 +39,6 @@ class Study:
         inputs: the JSON values that the table depends on, beside the variants' weights.
         variants: the arms and seeds that it reads, which are trained first.
         claim: the claim in `rules.RULES` that its table decides; "" for a study that decides none.
-        timed: whether it measures times, beside which nothing else should run.
     """
 
     name: str
@@ -48,7 +47,6 @@ class Study:
     inputs: Callable[[Run], dict[str, Any]]
     variants: Callable[[Run], list[Variant]] = no_variants
     claim: str = ""
-    timed: bool = False
 
     def ensure(self, run: Run) -> pd.DataFrame:
         """Its table, measured where that is not done yet."""
