@@ -54,8 +54,9 @@ def test_pairs_differ_in_what_was_planted_alone(drawn: list[Probe]) -> None:
 
 
 def test_a_longer_list_of_lengths_begins_the_same(tokenizer: Any, drawn: list[Probe]) -> None:
-    assert list(probes(tokenizer, TEXT, [64], count=2, seed=1)) == drawn[: len(drawn) // 2]
-    assert list(probes(tokenizer, TEXT, [64], count=2, seed=2)) != drawn[: len(drawn) // 2]
+    first = repr(drawn[: len(drawn) // 2])  # in words, for a depth may be nan
+    assert repr(list(probes(tokenizer, TEXT, [64], count=2, seed=1))) == first
+    assert repr(list(probes(tokenizer, TEXT, [64], count=2, seed=2))) != first
 
 
 @pytest.mark.parametrize("window", [7, 64, 1024])
