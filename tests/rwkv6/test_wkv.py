@@ -372,7 +372,7 @@ def test_an_error_in_a_helping_thread_is_raised_and_the_thread_goes_on(monkeypat
     monkeypatch.setattr(loops, "PARALLEL", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for _ in range(2):
-        with pytest.raises(FloatingPointError, match="item [12]"):
+        with pytest.raises(FloatingPointError, match=r"item [12]"):
             loops._share(fails, 3, 1, torch.zeros(3))
 
 
