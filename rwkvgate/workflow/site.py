@@ -41,6 +41,7 @@ FRAME = """```{{raw}} html
 ```
 
 <a href="{0}">Open the explorer on a page of its own</a>"""
+STUDY = "outputs/study"
 RENAMED = {"CHANGELOG.md": "changelog.md", "docs/search.md": "search-for-a-gate.md"}
 """Pages that have another name on the site, whose own search is search.html."""
 CLAIMS_ARE = "[Every claim of the paper](results.md), with its verdict, the reason and the rule."
@@ -69,10 +70,10 @@ def gather(root: Path, target: Path) -> Path:
         _write(fresh / "api" / "rwkvgate.md", names_page())
         for package in LIBRARY:
             _write(fresh / "api" / f"{package}.md", package_page(root, package))
-        for name in FIGURES:
-            figure = fresh / REFERENCE / "figures" / name
+        for path in [*(reference / "figures" / name for name in FIGURES), *sorted((root / STUDY).glob("*.svg"))]:
+            figure = fresh / path.relative_to(root)
             figure.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(intact(reference / "figures" / name), figure)
+            shutil.copyfile(intact(path), figure)
         parts = [*answer_part(reference, claims), CLAIMS_ARE, *figures_part(REFERENCE / "figures")]
         _write(fresh / "answer.txt", "\n\n".join(parts))
         _write(fresh / "explorer.txt", explorer_part(reference, fresh / "extra"))
@@ -92,7 +93,7 @@ def linked(text: str, page: Path, root: Path) -> str:
         inside = Path(os.path.relpath(path, root)).as_posix()
         if inside in RENAMED or re.fullmatch(r"docs/[^/]+\.md|notebooks/[^/]+\.ipynb", inside):
             return f"/{address(inside)}{fragment}"
-        if inside.startswith(f"{REFERENCE.as_posix()}/figures/"):
+        if inside.startswith((f"{REFERENCE.as_posix()}/figures/", f"{STUDY}/")) and inside.endswith(".svg"):
             return f"/{inside}"
         kind = "tree" if path.is_dir() else "blob"
         return f"https://github.com/{slug(root)}/{kind}/main/{inside}{fragment}"

@@ -82,10 +82,12 @@ def test_every_page_is_in_the_table_of_contents_and_no_other(sources: Path) -> N
 def test_links_lead_to_pages_of_the_site_or_to_the_repository() -> None:
     page = ROOT / "docs" / "metrics.md"
     text = "[a](study.md#b) [b](../CHANGELOG.md) [c](../LICENSE) [d](search.md) [e](#own) [f](x:y) [g](../params)"
+    text += " ![h](../outputs/study/gap.svg) [i](../outputs/study/coverage.csv)"
     here = "https://github.com/rwkvgate/rwkvgate"
     assert linked(text, page, ROOT) == (
         f"[a](/study.md#b) [b](/changelog.md) [c]({here}/blob/main/LICENSE) [d](/search-for-a-gate.md) [e](#own) "
         f"[f](x:y) [g]({here}/tree/main/params)"
+        f" ![h](/outputs/study/gap.svg) [i]({here}/blob/main/outputs/study/coverage.csv)"
     )
 
 
