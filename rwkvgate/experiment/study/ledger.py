@@ -172,7 +172,10 @@ def answer(records: Sequence[Records]) -> list[str]:
     )
     both = [r for r in (rouge, settings["perplexity"][0]) if r["seeds"]]
     verdicts = " and ".join(f"*{r['text']}* is {r['verdict']} ({_value(r)})" for r in both)
-    second = f"Fine-tuned on stories beside a base that was tuned alike, {verdicts}."
+    second = (
+        f"Fine-tuned on stories beside a base that was tuned alike, {verdicts}. Rates were chosen by what they forget, "
+        "which holds a gate back; the last part of the page compares the arms at the rate with the lowest loss."
+    )
     if not both:
         second = f"Fine-tuned, whether it writes better than a base tuned alike is not decided yet ({rouge['reason']})."
     counts = {verdict: sum(r["verdict"] == verdict for r in records) for verdict in VERDICTS}
