@@ -42,6 +42,7 @@ FRAME = """```{{raw}} html
 
 <a href="{0}">Open the explorer on a page of its own</a>"""
 STUDY = "outputs/study"
+"""The study's folder, whose figures docs/study.md shows."""
 RENAMED = {"CHANGELOG.md": "changelog.md", "docs/search.md": "search-for-a-gate.md"}
 """Pages that have another name on the site, whose own search is search.html."""
 CLAIMS_ARE = "[Every claim of the paper](results.md), with its verdict, the reason and the rule."
