@@ -30,7 +30,7 @@ export PYTHONUTF8 = 1
 # OMP_WAIT_POLICY=PASSIVE; beside another busy process, two threads that keep spinning run up to ten times slower.
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: help install reproduce sweep compare plan test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser gpu-wheels gpu-check rehearse bench bench-cpu search study explore site test-site test-colab verify-checkpoint lint format lock dist stamp reference clean
+.PHONY: help install reproduce sweep compare plan test test-fast test-notebooks test-transformers test-slow test-processors test-faults test-kills test-slurm test-browser gpu-wheels gpu-check rehearse bench bench-cpu bench-peers search study explore site test-site test-colab verify-checkpoint lint format lock dist stamp reference clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -132,6 +132,12 @@ bench: $(STAMP)  ## measure the project's numbers, each beside its reference
 
 bench-cpu: $(STAMP)  ## measure time and peak memory of the whole cpu run, about 15 minutes
 	@$(BIN)/python benchmarks/reproduce.py cpu
+
+bench-peers: $(STAMP)  ## measure our network beside other people's: fetches them, and compiles llama.cpp, 15 minutes once
+	@test -x .venv-peers/bin/python || "$$PYTHON" -m venv .venv-peers
+	@$(BIN)/python -c $(PURELIB) > "$$(.venv-peers/bin/python -c $(PURELIB))/project.pth"
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement benchmarks/peers.txt
+	@PYTHONPATH=. .venv-peers/bin/python benchmarks/peers.py
 
 search: $(STAMP)  ## search for a gate that beats its controls: hours on two cores, resumable; PROFILE=smoke for a look
 	@$(BIN)/python -m rwkvgate.experiment.search --profile="$$PROFILE"

@@ -20,6 +20,7 @@ from rwkvgate.rwkv6.files import digest
 from rwkvgate.workflow import graph
 from rwkvgate.workflow.cluster import needs
 from rwkvgate.workflow.execute import HEAD
+from rwkvgate.workflow.warm import WARM, start_warm
 
 try:
     # The words as they were typed: in `config` some have become numbers.
@@ -123,6 +124,7 @@ onstart:
         HELD.append(lock_folder(RUN.folder))
     except SettingsError as error:
         sys.exit(str(error))
+    os.environ[WARM] = start_warm()
 
 
 onerror:

@@ -14,6 +14,7 @@ It adds:
 - where a widget's output holds a picture too, the picture alone stays: its kernel is gone, and a page that nbconvert
   makes would show the dead widget;
 - the run folder's record gets the executed notebook's hash, under the name that the run graph moves it to;
+- the kernel comes from the run graph's warm process, where there is one;
 - messages to the kernel are encrypted where that is possible, since others may use the machine;
 - on Linux the kernel ends with papermill even if papermill is killed, or interrupted while the kernel starts, and
   papermill ends with the run graph's head, so that nothing writes into a run folder that another head may have taken.
@@ -53,12 +54,13 @@ def main() -> None:
     from papermill.exceptions import PapermillException
 
     from rwkvgate.experiment.processes import end_with, tied
+    from rwkvgate.workflow.warm import launch
 
     if head := os.environ.get(HEAD):
         end_with(int(head))
     NotebookClient.shutdown_kernel.default_value = "immediate"
     # A kernel that is still starting does not yet check whether its parent is alive.
-    launcher.Popen = partial(launcher.Popen, preexec_fn=tied())  # type: ignore[assignment,misc]
+    launcher.Popen = partial(launch, preexec_fn=tied())  # type: ignore[assignment,misc]
     if encryption := getattr(KernelManager, "transport_encryption", None):  # older versions have none
         encryption.default_value = "auto"
 

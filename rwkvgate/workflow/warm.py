@@ -1,0 +1,188 @@
+"""Kernels that start at once: forks of one process that has imported what the notebooks need.
+
+Importing torch, transformers and the drawing libraries takes every notebook longer than most of its cells. The run
+graph's head therefore starts one process that imports them, with `start_warm`, and `rwkvgate.workflow.execute` asks it
+for kernels, with `launch`. A fork ends with the papermill that asked for it, and the warm process with the head.
+
+Where it does not answer, the kernel is started as ever: outside the run graph and outside Linux, on another node of a
+cluster, where a GPU is seen (CUDA does not survive a fork), and for a kernel that is not Python's of this environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import uuid
+from typing import Any
+
+WARM = "RWKVGATE_WARM"
+"""The environment variable with the address of the run graph's warm process on this machine."""
+LAUNCHER = "ipykernel_launcher"
+IMPORTED = (
+    "ipykernel.kernelapp",
+    "rwkvgate.workflow.opening",
+    "rwkvgate.experiment.results",
+    "rwkvgate.experiment.steps",
+    "rwkvgate.experiment.analysis.figures",
+    "rwkvgate.explore",
+    "rwkvgate.metrics.evaluate_modules",
+)
+CREDENTIALS = struct.Struct("3i")
+"""Process, user and group of who connects, as Linux tells them."""
+
+
+def start_warm() -> str:
+    """Start the warm process, which ends with this one; returns its address, or "" on a system without it."""
+    if sys.platform != "linux":
+        return ""
+    address = f"rwkvgate-{uuid.uuid4()}"
+    with socket.socket(socket.AF_UNIX) as server:
+        # A name that is no file: nothing to remove, and no limit on the length of a temporary folder's path.
+        server.bind(f"\0{address}")
+        server.listen(64)
+        words = [sys.executable, "-m", __name__, str(server.fileno()), str(os.getpid())]
+        # OpenBLAS's threads would be there when it forks. ipykernel, which reads its variable when it is imported, need
+        # not look whether its parent is alive.
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "JPY_PARENT_PID": "1"}
+        subprocess.Popen(
+            words,
+            pass_fds=[server.fileno()],
+            env=environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    return address
+
+
+class Kernel:
+    """What jupyter_client uses of `subprocess.Popen`, for a kernel that is a child of the warm process."""
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self.connection, self.pid = connection, pid
+        self.returncode: int | None = None
+        self.stdin, self.stdout, self.stderr = io.BytesIO(), None, None
+
+    def poll(self) -> int | None:
+        """0 once the process has ended, however it did; None before."""
+        if self.returncode is None and select.select([self.connection], [], [], 0)[0]:
+            self.connection.close()  # it says nothing, so its end has come
+            self.returncode = 0
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the process to end; 0.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not, in that many seconds.
+        """
+        if self.returncode is None and not select.select([self.connection], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(LAUNCHER, timeout or 0)
+        return self.poll() or 0
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process, if it has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask the process to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the process."""
+        self.send_signal(signal.SIGKILL)
+
+
+def launch(command: list[str], **options: Any) -> subprocess.Popen[bytes] | Kernel:
+    """A kernel from the warm process, or where that is not possible by `subprocess.Popen`, whose arguments it takes."""
+    ours = command[0] == sys.executable and LAUNCHER in command and not (options.get("stdout") or options.get("stderr"))
+    address = os.environ.get(WARM)
+    if ours and address:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(f"\0{address}")
+            folder = options.get("cwd") or os.getcwd()
+            asked = {"argv": command[command.index(LAUNCHER) :], "env": options["env"], "cwd": folder}
+            socket.send_fds(connection, [b" "], [1, 2])
+            connection.sendall(json.dumps(asked).encode() + b"\n")
+            if pid := connection.recv(64):
+                return Kernel(connection, int(pid))
+        except OSError:
+            pass  # it has ended, or is on another machine
+        connection.close()
+    return subprocess.Popen(command, **options)
+
+
+def main() -> None:
+    """Import, then fork a kernel for everyone of this user who connects, until the head ends."""
+    server, head = socket.socket(fileno=int(sys.argv[1])), os.pidfd_open(int(sys.argv[2]))
+    for name in IMPORTED:
+        importlib.import_module(name)
+    import torch
+
+    if torch.cuda.device_count():
+        return
+    gc.collect()
+    gc.freeze()  # what all forks share is not looked through in each of them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system forgets kernels that have ended by itself
+    while True:
+        ready, _, _ = select.select([server.fileno(), head], [], [])
+        if head in ready:
+            return
+        connection, _ = server.accept()
+        if os.fork() == 0:
+            server.close()
+            os.close(head)
+            become_kernel(connection)
+        connection.close()
+
+
+def become_kernel(connection: socket.socket) -> None:
+    """Turn this process into the kernel that is asked for on a connection; does not return."""
+    _, user, _ = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    if user != os.getuid():
+        os._exit(1)
+    import torch
+
+    _, streams, _, _ = socket.recv_fds(connection, 1, 2)
+    with connection.makefile("rb") as words:
+        asked = json.loads(words.readline())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    for stream, place in zip(streams, (1, 2), strict=True):
+        os.dup2(stream, place)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    os.chdir(asked["cwd"])
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():  # which torch has read already
+        torch.set_num_threads(int(threads))
+
+    def end() -> None:
+        with contextlib.suppress(OSError):
+            connection.recv(1)  # nothing is ever said: papermill has ended
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    connection.sendall(str(os.getpid()).encode())
+    threading.Thread(target=end, daemon=True).start()
+    sys.argv = asked["argv"]
+    runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)
+    sys.exit()
+
+
+if __name__ == "__main__":
+    main()
