@@ -6,6 +6,7 @@ draw all parameters anew. The fixtures import torch inside, to keep tests of tex
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest file, so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: item.path.name != "test_chain.py")
+
+
+def pytest_collection_finish() -> None:
+    """Take the modules and tests that stay to the end out of what the garbage collector looks through, often."""
+    gc.collect()
+    gc.freeze()
 
 
 ROUNDING = 1e-12

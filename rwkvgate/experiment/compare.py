@@ -223,7 +223,7 @@ def _print_moved(title: str, frame: pd.DataFrame) -> None:
     print("none" if beyond.empty else beyond.drop(columns="moved").to_string(index=False))
     for side in ("A", "B"):
         gone = lacking[lacking[side] == MISSING]
-        absent = {arm for arm in gone["arm"] if arm not in set(both["arm"])}
+        absent = set(gone["arm"]) - set(both["arm"])
         names = [
             row["arm"] if row["arm"] in absent else f"{row['arm']}: {row['measure']}" for row in gone.to_dict("records")
         ]

@@ -42,6 +42,7 @@ def requirements(*extras: str) -> list[Requirement]:
     return [needed for needed in found if needed.name != "rwkvgate"]
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that numbers depend on; `environment` lists every package."""
     needed = [canonicalize_name(requirement.name) for requirement in requirements("notebooks")]
@@ -106,8 +107,12 @@ def _version(name: str) -> str:
         return NOT_INSTALLED
 
 
+@cache
 def commit() -> dict[str, Any]:
-    """The checkout's commit, and whether files differ from it; both None outside a checkout of this project."""
+    """The checkout's commit, and whether files differ from it; both None outside a checkout of this project.
+
+    As they are when a process first asks: the code that it has loaded does not change with the checkout.
+    """
     unknown = {"id": None, "dirty": None}
     try:
         if not (Path(_git("rev-parse", "--show-toplevel")) / MARK).is_file():

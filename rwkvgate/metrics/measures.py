@@ -174,16 +174,21 @@ def documents_of(results: pd.DataFrame, measure: Measure, arm: str) -> dict[int,
     missing = [column for column in RESULT_COLUMNS if column not in results]
     if missing:
         raise ValueError(f"results lack {', '.join(missing)}; they must have {', '.join(RESULT_COLUMNS)}")
-    rows = results[(results["arm"] == arm) & results["metric"].isin(measure.columns)]
-    if rows.duplicated(["seed", "document", "metric"]).any():
-        raise ValueError(f"results of arm {arm!r} hold the same seed, document and metric more than once")
-    frames = {}
-    for seed, part in rows.groupby("seed"):
-        wide = part.pivot(index="document", columns="metric", values="value")
-        if not set(measure.columns) <= set(wide.columns):
-            continue
-        # A document counts if it has a row for every column, whatever the values.
-        complete = part.groupby("document").size().reindex(wide.index) == len(measure.columns)
-        wide = wide.loc[complete, list(measure.columns)].sort_index()
-        frames[int(str(seed))] = wide.dropna() if measure.skip_undefined else wide
-    return frames
+    rows = results[results["arm"] == arm]
+    rows = rows[rows["metric"].isin(measure.columns)]
+    place = ["seed", "document"]
+    try:
+        wide = rows.pivot(index=place, columns="metric", values="value")
+    except ValueError:
+        raise ValueError(f"results of arm {arm!r} hold the same seed, document and metric more than once") from None
+    if not set(measure.columns) <= set(wide.columns):
+        return {}
+    # A document counts if it has a row for every column, whatever the values.
+    complete = rows.groupby(place).size().reindex(wide.index) == len(measure.columns)
+    seeds = rows.groupby("seed")["metric"].nunique() == len(measure.columns)
+    wide = wide.loc[complete, list(measure.columns)]
+    wide = wide.dropna() if measure.skip_undefined else wide
+    return {
+        int(str(seed)): wide[wide.index.get_level_values("seed") == seed].droplevel("seed")
+        for seed in seeds.index[seeds]
+    }

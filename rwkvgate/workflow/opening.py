@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from rwkvgate.experiment.forecast import forecast
 from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.order import VISUALIZATION
 from rwkvgate.experiment.places import project_root
@@ -72,6 +71,8 @@ def open_notebook(
     )
     keep_in_drive(run)
     if committed and names_none:
+        from rwkvgate.experiment.forecast import forecast  # here: it loads torch, which a refusal need not wait for
+
         print(f"{REFERENCE} holds no weights of {run.variant(arm, seed)}.", forecast(run, VISUALIZATION, arm, seed))
     return run
 

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from pathlib import Path
 from typing import Any
 
 WARM = "RWKVGATE_WARM"
@@ -115,7 +116,7 @@ def launch(command: list[str], **options: Any) -> subprocess.Popen[bytes] | Kern
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(f"\0{address}")
-            folder = options.get("cwd") or os.getcwd()
+            folder = options.get("cwd") or str(Path.cwd())
             asked = {"argv": command[command.index(LAUNCHER) :], "env": options["env"], "cwd": folder}
             socket.send_fds(connection, [b" "], [1, 2])
             connection.sendall(json.dumps(asked).encode() + b"\n")

@@ -53,13 +53,14 @@ def test_what_is_not_from_an_index_is_named_without_its_place(tmp_path: Path, mo
 
 def test_a_repository_of_somebody_else_is_not_taken_for_ours(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    now = commit.__wrapped__  # what the process remembers left aside
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
-    assert commit() == {"id": None, "dirty": None}
+    assert now() == {"id": None, "dirty": None}
     (tmp_path / module.MARK).parent.mkdir(parents=True)
     (tmp_path / module.MARK).write_text("")
-    assert len(str(commit()["id"])) == 40 and commit()["dirty"] is False
+    assert len(str(now()["id"])) == 40 and now()["dirty"] is False
     assert (Path(module.__file__).parents[2] / module.MARK).samefile(module.__file__)
 
 

@@ -59,7 +59,7 @@ class Pair(NamedTuple):
 
 def arms_of(frame: pd.DataFrame, first: Sequence[str] = paper.ARMS, failures: Failures | None = None) -> list[str]:
     """Arms in reading order: base and its control, then `first`, then the others, then failed ones."""
-    present = list(dict.fromkeys(str(arm) for arm in frame["arm"]))
+    present = [str(arm) for arm in frame["arm"].unique()]
     known = [arm for arm in (*CONTROLS, *first) if arm in present or arm in first]
     return list(dict.fromkeys([*known, *present, *(failures or {})]))
 
@@ -204,7 +204,7 @@ def _compare(results: pd.DataFrame, pair: Pair, failures: Failures | None, resam
         relative = retrained_difference(left, right, _logarithm(measure))
         value, reference = (float(measure.reduce(side.sum(axis=1), len(common)).mean()) for side in (left, right))
         p_documents = permutation_p(left, right, measure.reduce, resamples=resamples)
-    present = set(results["arm"])
+    present = set(results["arm"].unique())
     problems = [(arm, _failed(arm, failures) or ("" if arm in present else NOT_RUN)) for arm in arms]
     missing = next((f"{arm} {problem}" for arm, problem in problems if problem), "")
     low, high = found.interval()
