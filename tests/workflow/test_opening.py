@@ -114,7 +114,7 @@ def test_a_new_committed_run_replaces_the_copy(checkout: Path) -> None:
 
 
 def test_an_arm_without_committed_weights_says_what_it_takes(checkout: Path, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(opening, "forecast", lambda *_: "3 of 3 steps are missing")
+    monkeypatch.setattr("rwkvgate.experiment.forecast.forecast", lambda *_: "3 of 3 steps are missing")
     monkeypatch.setattr(opening, "open_run", lambda **_: Run(resolve("smoke", run_dir=str(checkout / "own"))))
     run = open_notebook("auto", "", "fixed-gate", 0, {}, {}, {}, {}, {}, committed=True)
     assert run.folder == checkout / "own"
