@@ -54,6 +54,15 @@ def front(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         page.close()
 
 
+BUSY = """
+!document.querySelector(".busy").hidden && {
+  captions: [...document.querySelectorAll(".caption")].map((one) => one.textContent),
+  written: document.querySelectorAll(".written").length,
+}
+"""
+"""What is shown while the engine reads, looked at in one moment: it may have read a moment later."""
+
+
 def captions(page: Any) -> list[str]:
     """What each view says that it shows."""
     return list(page.eval_on_selector_all(".caption", "all => all.map((one) => one.textContent)"))
@@ -155,8 +164,8 @@ def test_a_link_opens_the_same_view_and_nonsense_the_first(front: Any) -> None:
 def test_what_is_slow_is_never_shown_as_something_else(front: Any) -> None:
     page = front(engine={"delay": 400})
     press(page, "off")
-    page.wait_for_selector("text=Reading…")
-    assert all("gate on" in caption for caption in captions(page)) and not page.locator(".written").count()
+    busy = page.wait_for_function(BUSY).json_value()
+    assert all("gate on" in caption for caption in busy["captions"]) and not busy["written"]
     page.select_option("select >> nth=1", "base-tuned")
     page.wait_for_function("app.result?.shown.arm === 'base-tuned'")
     assert "base-tuned, no gate" in captions(page)[0] and "This arm has no gate" in page.inner_text(".grid")
