@@ -124,7 +124,8 @@ onstart:
         HELD.append(lock_folder(RUN.folder))
     except SettingsError as error:
         sys.exit(str(error))
-    os.environ[WARM] = start_warm()
+    if workflow.local_exec:  # else jobs are on other nodes
+        os.environ[WARM] = start_warm()
 
 
 onerror:

@@ -4,7 +4,8 @@ Beside it where the time goes: the seconds of each kind of step, by the steps' o
 notebooks' time, which is kernels' starts, imports, statistics, tables and figures. Jobs run beside each other, so that
 these add up to more than the wall time.
 
-Memory is the proportional set size of every process below the chain's, summed and sampled twice a second (Linux).
+Memory is the proportional set size of every process below the chain's, summed and sampled every few seconds (Linux): to
+read it takes the system a tenth of a second, which the chain would lack.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +29,8 @@ from rwkvgate.experiment.steps.base import read_log
 
 GOALS = {"smoke": 2 * 60, "cpu": 15 * 60}
 PEAK_MIB = 4096
+BETWEEN_SAMPLES = 4.0
+"""Seconds."""
 
 
 def family(root: int) -> list[int]:
@@ -58,13 +62,14 @@ def memory_mib(root: int) -> float:
 
 
 def parts(run: Path) -> pd.DataFrame:
-    """Seconds and number of a finished run's steps by their name, and last of the notebooks without the steps."""
+    """Seconds and number of a finished run's steps by their name, and of the notebooks without the steps."""
     records = [json.loads(path.read_text()) for path in run.rglob(RECORD)]
     steps = pd.DataFrame(records)[["step", "seconds"]].groupby("step")["seconds"].agg(["count", "sum"])
-    notebooks = [json.loads(path.read_text()) for path in (run / "notebooks").glob("*.ipynb")]
-    spent = [notebook["metadata"]["papermill"]["duration"] for notebook in notebooks]
-    rest = sum(spent) - steps["sum"].sum()
-    return pd.concat([steps, pd.DataFrame({"count": len(spent), "sum": rest}, index=["rest of the notebooks"])])
+    notebooks = {path.name: json.loads(path.read_text()) for path in (run / "notebooks").glob("*.ipynb")}
+    spent = {name: notebook["metadata"]["papermill"]["duration"] for name, notebook in notebooks.items()}
+    whole = pd.Series(spent).groupby(lambda name: f"notebook {name[:2]}, its steps included").agg(["count", "sum"])
+    rest = {"count": len(spent), "sum": sum(spent.values()) - steps["sum"].sum()}
+    return pd.concat([steps, whole, pd.DataFrame(rest, index=["rest of the notebooks"])])
 
 
 def main() -> None:
@@ -78,7 +83,8 @@ def main() -> None:
             chain = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ)
             while chain.poll() is None:
                 peak = max(peak, memory_mib(chain.pid))
-                time.sleep(0.5)
+                with suppress(subprocess.TimeoutExpired):
+                    chain.wait(BETWEEN_SAMPLES)
         spent = time.monotonic() - started
         if chain.returncode:
             sys.exit((Path(scratch) / "log").read_text()[-3000:])

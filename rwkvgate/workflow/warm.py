@@ -40,7 +40,7 @@ IMPORTED = (
     "rwkvgate.explore",
     "rwkvgate.metrics.evaluate_modules",
 )
-CREDENTIALS = struct.Struct("3i")
+CREDENTIALS = struct.Struct("iII")
 """Process, user and group of who connects, as Linux tells them."""
 
 
