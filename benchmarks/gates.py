@@ -4,8 +4,8 @@
 
 One layer of 2,048 channels with and without each arm's gate, on the same weights, timed in turn: a forward pass, a step
 of decoding for one text and for eight, a training step. The ratio of the medians with its bootstrap interval stands
-beside the gate's share of the products. Then prompts of 256 to 65,536 tokens: seconds, the exponent with which they
-grow, and the peak of memory. Last, the whole model of 24 layers in float16 is patched: seconds, and memory beside the
+beside the gate's share of the products. Then prompts of 256 to 65,536 tokens without a gate and with those that have a
+goal: seconds, the exponent with which they grow, and the peak of memory. Last, the whole model of 24 layers in float16 is patched: seconds, and memory beside the
 gate's own. On a GPU all runs there.
 """
 
@@ -140,14 +140,15 @@ def lengths(fitted: Fitted) -> list[dict[str, Any]]:
         f"prompts of {LENGTHS} tokens, in windows, one layer: seconds, exponent (goal at most {EXPONENT}), peak memory"
     )
     rows = []
-    for name in fitted.gates:
+    for name in ["base", *(name for name in fitted.configs if name in GOALS)]:
         fitted.fit(name)
         seconds, peaks = [], []
         for length in LENGTHS:
             ids = fitted.ids(1, length)
             before = forget_peak(fitted.device)
             call = {name: partial(prefill, fitted.model, ids)}
-            seconds.append(float(time_calls(call, 3 if length < LENGTHS[-1] else 1, 1, fitted.wait)[name].min()))
+            repeats = 3 if length < LENGTHS[-1] else 1
+            seconds.append(float(time_calls(call, repeats, repeats - 1, fitted.wait)[name].min()))
             peaks.append((peak(fitted.device) - before) / 2**20)
         exponent = float(np.polyfit(np.log(LENGTHS[1:]), np.log(seconds[1:]), 1)[0])
         times, memory = (", ".join(f"{x:{form}}" for x in xs) for xs, form in ((seconds, ".3f"), (peaks, ",.0f")))
