@@ -4,9 +4,9 @@
 
 One layer of 2,048 channels with and without each arm's gate, on the same weights, timed in turn: a forward pass, a step
 of decoding for one text and for eight, a training step. The ratio of the medians with its bootstrap interval stands
-beside the gate's share of the products. Then prompts of 256 to 65,536 tokens without a gate and with those that have a
-goal: seconds, the exponent with which they grow, and the peak of memory. Last, the whole model of 24 layers in float16 is patched: seconds, and memory beside the
-gate's own. On a GPU all runs there.
+beside the gate's share of the products. Then prompts of 256 to 65,536 tokens, without a gate and with those that have a
+goal: seconds, the exponent with which they grow, and the peak of memory. Last, the whole model of 24 layers in float16
+is patched: seconds, and memory beside the gate's own. On a GPU all runs there.
 """
 
 from __future__ import annotations
