@@ -104,7 +104,7 @@ def papermill(*parameters, evaluation=None, trained=""):
     failure = f"{quote(FOLDER)}/arms/{trained}.failed.json"
     kept = f"|| {{{{ test -e {failure} && grep -q '\"ename\": \"FloatingPointError\"' \"$part\"; }}}}" if trained else ""
     return (
-        'export OMP_NUM_THREADS={threads}; part={output:q}' + UNFINISHED + '; mkdir -p "$(dirname "$part")"; '
+        'export OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS=1; part={output:q}' + UNFINISHED + '; mkdir -p "$(dirname "$part")"; '
         f'{{{{ {line} {kept}; }}}} && mv "$part" {{output:q}}'
     )
 

@@ -35,6 +35,15 @@ def begin(limit: float) -> None:
     minutes()
 
 
+def _count_from_now() -> None:
+    global _started
+    _started = time.monotonic()
+
+
+if hasattr(os, "register_at_fork"):  # a forked kernel is a process of its own
+    os.register_at_fork(after_in_child=_count_from_now)
+
+
 def minutes() -> float:
     """The limit in minutes; infinite where there is none.
 

@@ -41,7 +41,9 @@ IMPORTED = (
     "rwkvgate.metrics.evaluate_modules",
 )
 CREDENTIALS = struct.Struct("iII")
-"""Process, user and group of who connects, as Linux tells them."""
+"""Process, user and group of the other side of a connection, as Linux tells them."""
+PATIENCE = 120.0
+"""Seconds that papermill waits for a kernel before it starts one itself: the warm process may have been stopped."""
 
 
 def start_warm() -> str:
@@ -54,8 +56,8 @@ def start_warm() -> str:
         server.bind(f"\0{address}")
         server.listen(64)
         words = [sys.executable, "-m", __name__, str(server.fileno()), str(os.getpid())]
-        # OpenBLAS's threads would be there when it forks. ipykernel, which reads its variable when it is imported, need
-        # not look whether its parent is alive.
+        # OpenBLAS's threads would be there when it forks; no kernel of the graph has them. ipykernel, which reads its
+        # variable when it is imported, need not look whether its parent is alive.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "JPY_PARENT_PID": "1"}
         subprocess.Popen(
             words,
@@ -97,7 +99,8 @@ class Kernel:
     def send_signal(self, number: int) -> None:
         """Send a signal to the process, if it has not ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """Ask the process to end."""
@@ -114,29 +117,43 @@ def launch(command: list[str], **options: Any) -> subprocess.Popen[bytes] | Kern
     address = os.environ.get(WARM)
     if ours and address:
         connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(PATIENCE)
         try:
             connection.connect(f"\0{address}")
+            if _user(connection) != os.getuid():  # the environment may hold secrets, and the name is free for all
+                raise PermissionError
             folder = options.get("cwd") or str(Path.cwd())
             asked = {"argv": command[command.index(LAUNCHER) :], "env": options["env"], "cwd": folder}
             socket.send_fds(connection, [b" "], [1, 2])
             connection.sendall(json.dumps(asked).encode() + b"\n")
             if pid := connection.recv(64):
+                connection.settimeout(None)
                 return Kernel(connection, int(pid))
         except OSError:
-            pass  # it has ended, or is on another machine
+            pass  # it has ended, is on another machine, or does not answer
         connection.close()
     return subprocess.Popen(command, **options)
+
+
+def _user(connection: socket.socket) -> int:
+    """The user at the other side of a connection; of a server, who opened it."""
+    size = CREDENTIALS.size
+    return int(CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
 
 
 def main() -> None:
     """Import, then fork a kernel for everyone of this user who connects, until the head ends."""
     server, head = socket.socket(fileno=int(sys.argv[1])), os.pidfd_open(int(sys.argv[2]))
-    for name in IMPORTED:
-        importlib.import_module(name)
     import torch
 
     if torch.cuda.device_count():
+        server.close()
         return
+    for name in IMPORTED:
+        importlib.import_module(name)
+    from rwkvgate.experiment.environment import commit
+
+    commit()  # that of the code which the forks have, whatever is checked out later
     gc.collect()
     gc.freeze()  # what all forks share is not looked through in each of them
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system forgets kernels that have ended by itself
@@ -154,8 +171,7 @@ def main() -> None:
 
 def become_kernel(connection: socket.socket) -> None:
     """Turn this process into the kernel that is asked for on a connection; does not return."""
-    _, user, _ = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
-    if user != os.getuid():
+    if _user(connection) != os.getuid():
         os._exit(1)
     import torch
 
@@ -178,6 +194,7 @@ def become_kernel(connection: socket.socket) -> None:
             connection.recv(1)  # nothing is ever said: papermill has ended
         os.kill(os.getpid(), signal.SIGKILL)
 
+    os.register_at_fork(after_in_child=connection.close)  # it tells papermill of this process's end, not of a child's
     connection.sendall(str(os.getpid()).encode())
     threading.Thread(target=end, daemon=True).start()
     sys.argv = asked["argv"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def test_there_is_no_limit_by_default(monkeypatch: Any, text: str) -> None:
     monkeypatch.setenv(VARIABLE, text)
     monkeypatch.setattr(budget, "_started", -1e9)
     assert not budget.is_spent()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks")
+def test_the_minutes_of_a_forked_process_are_its_own(spend: Any) -> None:
+    spend(61)
+    assert budget.is_spent()
+    if (child := os.fork()) == 0:
+        os._exit(int(budget.is_spent()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("text", ["soon", "-5", "nan", "inf"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ import nbformat
 import psutil
 import pytest
 
-from rwkvgate.workflow.warm import WARM, launch
+from rwkvgate.workflow import warm
+from rwkvgate.workflow.warm import LAUNCHER, WARM, launch
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "from rwkvgate.workflow.warm import start_warm; print(start_warm(), flush=True); input()"
@@ -68,13 +70,13 @@ def told(folder: Path, address: str) -> tuple[bool, int, list[object]]:
 
 def test_a_fork_is_as_a_kernel_that_was_started(head: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
     process, address = head
-    warm = psutil.Process(process.pid).children()[0]
+    parent = psutil.Process(process.pid).children()[0]
     forked = told(tmp_path, address)
-    assert forked[:2] == (True, warm.pid)
+    assert forked[:2] == (True, parent.pid)
     started = told(tmp_path, "nobody-answers")
-    assert not started[0] and started[1] != warm.pid
+    assert not started[0] and started[1] != parent.pid
     assert forked[2] == started[2] == ["é", str(tmp_path), 1, True]
-    assert not warm.children()  # not even as a zombie
+    assert not parent.children()  # not even as a zombie
 
 
 def test_it_ends_with_its_papermill(head: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
@@ -95,6 +97,21 @@ def test_a_kernel_that_dies_is_a_failure(head: tuple[subprocess.Popen[str], str]
     assert process.returncode == 138 and b"Kernel died" in errors  # papermill's code for it
 
 
+def test_a_warm_process_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", "raise SystemExit(7)", LAUNCHER]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("\0rwkvgate-deaf")
+        server.listen()
+        monkeypatch.setenv(WARM, "rwkvgate-deaf")
+        monkeypatch.setattr(warm, "PATIENCE", 0.1)
+        deaf = launch(command, env=dict(os.environ))
+        monkeypatch.setattr(warm, "_user", lambda _: os.getuid() + 1)  # somebody else, who has taken the name
+        monkeypatch.setattr(warm, "PATIENCE", 60.0)
+        foreign = launch(command, env=dict(os.environ))
+    for process in (deaf, foreign):
+        assert isinstance(process, subprocess.Popen) and process.wait(timeout=60) == 7
+
+
 def test_another_kernel_is_started_as_ever(
     head: tuple[subprocess.Popen[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +126,7 @@ def test_the_warm_process_ends_with_the_head() -> None:
     )
     assert process.stdout and process.stdin
     process.stdout.readline()
-    warm = psutil.Process(process.pid).children()[0]
+    child = psutil.Process(process.pid).children()[0]
     process.kill()
     process.wait()
-    assert not psutil.wait_procs([warm], timeout=60)[1]
+    assert not psutil.wait_procs([child], timeout=60)[1]
