@@ -25,6 +25,12 @@ PATIENCE = 120.0
 """Seconds after which a process that was told to stop is taken to hang."""
 
 
+def is_kernel(process: psutil.Process) -> bool:
+    """Whether a process is a kernel: one that was started, or a fork of the warm process, whose words it has."""
+    words, parents = (" ".join(one.cmdline()) for one in (process, process.parent()))
+    return "ipykernel" in words or ("rwkvgate.workflow.warm" in words and words == parents)
+
+
 class Graph:
     """The run graph up to one arm's evaluation, started as `make reproduce` starts it."""
 
@@ -61,7 +67,7 @@ class Graph:
     def stop(self, kind: signal.Signals, alone: bool = False) -> None:
         """Signal it as a terminal would, or the head alone; wait until it and all that it started, kernels too, end."""
         family = [*psutil.Process(self.process.pid).children(recursive=True)]
-        assert not alone or any("ipykernel" in " ".join(process.cmdline()) for process in family)
+        assert not alone or any(is_kernel(process) for process in family)
         (os.kill if alone else os.killpg)(self.process.pid, kind)
         assert self.process.wait(PATIENCE) != 0
         _, alive = psutil.wait_procs(family, timeout=PATIENCE)
