@@ -133,7 +133,7 @@ bench: $(STAMP)  ## measure the project's numbers, each beside its reference
 bench-cpu: $(STAMP)  ## measure time and peak memory of the whole cpu run, about 15 minutes
 	@$(BIN)/python benchmarks/reproduce.py cpu
 
-bench-peers: $(STAMP)  ## measure our network beside other people's: fetches them, and compiles llama.cpp, 15 minutes once
+bench-peers: $(STAMP)  ## measure our network beside other people's: fetches them, and compiles llama.cpp, minutes once
 	@test -x .venv-peers/bin/python || "$$PYTHON" -m venv .venv-peers
 	@$(BIN)/python -c $(PURELIB) > "$$(.venv-peers/bin/python -c $(PURELIB))/project.pth"
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement benchmarks/peers.txt

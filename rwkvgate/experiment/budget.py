@@ -30,8 +30,8 @@ def begin(limit: float) -> None:
     Raises:
         SettingsError: it is no number of minutes.
     """
-    global _started
-    os.environ[VARIABLE], _started = str(limit or ""), time.monotonic()
+    os.environ[VARIABLE] = str(limit or "")
+    _count_from_now()
     minutes()
 
 

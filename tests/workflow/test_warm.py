@@ -99,15 +99,19 @@ def test_a_kernel_that_dies_is_a_failure(head: tuple[subprocess.Popen[str], str]
 
 def test_a_warm_process_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-c", "raise SystemExit(7)", LAUNCHER]
+    address = f"rwkvgate-deaf-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind("\0rwkvgate-deaf")
+        server.bind(f"\0{address}")
         server.listen()
-        monkeypatch.setenv(WARM, "rwkvgate-deaf")
+        monkeypatch.setenv(WARM, address)
         monkeypatch.setattr(warm, "PATIENCE", 0.1)
         deaf = launch(command, env=dict(os.environ))
         monkeypatch.setattr(warm, "_user", lambda _: os.getuid() + 1)  # somebody else, who has taken the name
         monkeypatch.setattr(warm, "PATIENCE", 60.0)
         foreign = launch(command, env=dict(os.environ))
+        asked, nothing = (server.accept()[0] for _ in range(2))
+        with asked, nothing:
+            assert asked.recv(64) and not nothing.recv(64)  # nobody else gets to see the environment
     for process in (deaf, foreign):
         assert isinstance(process, subprocess.Popen) and process.wait(timeout=60) == 7
 
