@@ -214,7 +214,8 @@ def _inside_figures(
     captions["inside-growth"] = _save(folder, _lines(plot), lengths, "inside-growth", title, 4.2)
     shown = disturbed.assign(reading=pd.Categorical(disturbed["reading"], list(DISTURBED)))
     plot = so.Plot(shown, x="reading", y="value", color="network").label(x="", y="nats per token")
-    plot = plot.add(so.Dash(width=0.6), so.Agg(), so.Dodge()).add(so.Dot(pointsize=3, alpha=0.5), so.Dodge())
+    # A dot is dodged as if it were 0.8 wide: a dash of another width would stand beside its dots.
+    plot = plot.add(so.Dash(width=0.8), so.Agg(), so.Dodge()).add(so.Dot(pointsize=3, alpha=0.5), so.Dodge())
     title = "What an insertion costs what follows, and what the context is worth behind it"
     captions["inside-disturbed"] = _save(folder, plot, shown, "inside-disturbed", title, 3.0)
     return captions
