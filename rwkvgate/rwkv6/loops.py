@@ -45,7 +45,7 @@ Inbox = SimpleQueue[
 ]
 _team: list[Inbox] = []
 """The inboxes of this process's helping threads."""
-TILE = 4
+TILE = 6
 """Rows of a weight that `product` reads beside each other."""
 
 
@@ -88,10 +88,10 @@ class _Fused(torch.autograd.Function):
         ctx: Any, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, learns: bool
     ) -> tuple[Tensor, Tensor]:
         batch, time, heads, channels = r.shape
-        decay, out, last = w.exp(), torch.empty_like(v), state.clone()
+        decay, out, last = w.exp(), torch.empty_like(v), torch.empty_like(state) if time else state.clone()
         blocks = -(-time // BLOCK) if learns else 0
         kept = r.new_empty(batch, heads, blocks, channels, channels)  # the state before each block
-        _share(_forward, batch * heads, time * channels**2, r, k, v, decay, u, last, out, kept)
+        _share(_forward, batch * heads, time * channels**2, r, k, v, decay, u, state, last, out, kept)
         ctx.save_for_backward(r, k, v, decay, u, kept)
         return out, last
 
@@ -188,52 +188,67 @@ def _product(x, weight, out, first, last):  # type: ignore[no-untyped-def]
     rows, size = x.shape
     fours, end = rows // 4 * 4, len(weight) - 1
     for n in range(TILE * first, TILE * last, TILE):
-        n0, n1, n2, n3 = n, min(n + 1, end), min(n + 2, end), min(n + 3, end)  # the last tile may have fewer
+        n0, n1, n2 = n, min(n + 1, end), min(n + 2, end)  # the last tile may have fewer
+        n3, n4, n5 = min(n + 3, end), min(n + 4, end), min(n + 5, end)
         for r in range(0, fours, 4):
-            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
+            a0 = a1 = a2 = a3 = a4 = a5 = np.float32(0)
+            b0 = b1 = b2 = b3 = b4 = b5 = np.float32(0)
+            c0 = c1 = c2 = c3 = c4 = c5 = np.float32(0)
+            d0 = d1 = d2 = d3 = d4 = d5 = np.float32(0)
             for k in range(size):
                 a, b, c, d = x[r, k], x[r + 1, k], x[r + 2, k], x[r + 3, k]
-                w0, w1, w2, w3 = weight[n0, k], weight[n1, k], weight[n2, k], weight[n3, k]
-                a0, a1, a2, a3 = a0 + a * w0, a1 + a * w1, a2 + a * w2, a3 + a * w3
-                b0, b1, b2, b3 = b0 + b * w0, b1 + b * w1, b2 + b * w2, b3 + b * w3
-                c0, c1, c2, c3 = c0 + c * w0, c1 + c * w1, c2 + c * w2, c3 + c * w3
-                d0, d1, d2, d3 = d0 + d * w0, d1 + d * w1, d2 + d * w2, d3 + d * w3
-            out[r, n0], out[r, n1], out[r, n2], out[r, n3] = a0, a1, a2, a3
-            out[r + 1, n0], out[r + 1, n1], out[r + 1, n2], out[r + 1, n3] = b0, b1, b2, b3
-            out[r + 2, n0], out[r + 2, n1], out[r + 2, n2], out[r + 2, n3] = c0, c1, c2, c3
-            out[r + 3, n0], out[r + 3, n1], out[r + 3, n2], out[r + 3, n3] = d0, d1, d2, d3
+                w0, w1, w2 = weight[n0, k], weight[n1, k], weight[n2, k]
+                w3, w4, w5 = weight[n3, k], weight[n4, k], weight[n5, k]
+                a0, a1, a2 = a0 + a * w0, a1 + a * w1, a2 + a * w2
+                a3, a4, a5 = a3 + a * w3, a4 + a * w4, a5 + a * w5
+                b0, b1, b2 = b0 + b * w0, b1 + b * w1, b2 + b * w2
+                b3, b4, b5 = b3 + b * w3, b4 + b * w4, b5 + b * w5
+                c0, c1, c2 = c0 + c * w0, c1 + c * w1, c2 + c * w2
+                c3, c4, c5 = c3 + c * w3, c4 + c * w4, c5 + c * w5
+                d0, d1, d2 = d0 + d * w0, d1 + d * w1, d2 + d * w2
+                d3, d4, d5 = d3 + d * w3, d4 + d * w4, d5 + d * w5
+            out[r, n0], out[r, n1], out[r, n2] = a0, a1, a2
+            out[r, n3], out[r, n4], out[r, n5] = a3, a4, a5
+            out[r + 1, n0], out[r + 1, n1], out[r + 1, n2] = b0, b1, b2
+            out[r + 1, n3], out[r + 1, n4], out[r + 1, n5] = b3, b4, b5
+            out[r + 2, n0], out[r + 2, n1], out[r + 2, n2] = c0, c1, c2
+            out[r + 2, n3], out[r + 2, n4], out[r + 2, n5] = c3, c4, c5
+            out[r + 3, n0], out[r + 3, n1], out[r + 3, n2] = d0, d1, d2
+            out[r + 3, n3], out[r + 3, n4], out[r + 3, n5] = d3, d4, d5
         for r in range(fours, rows):
-            a0 = a1 = a2 = a3 = np.float32(0)
+            a0 = a1 = a2 = a3 = a4 = a5 = np.float32(0)
             for k in range(size):
                 a = x[r, k]
-                w0, w1, w2, w3 = weight[n0, k], weight[n1, k], weight[n2, k], weight[n3, k]
-                a0, a1, a2, a3 = a0 + a * w0, a1 + a * w1, a2 + a * w2, a3 + a * w3
-            out[r, n0], out[r, n1], out[r, n2], out[r, n3] = a0, a1, a2, a3
+                w0, w1, w2 = weight[n0, k], weight[n1, k], weight[n2, k]
+                w3, w4, w5 = weight[n3, k], weight[n4, k], weight[n5, k]
+                a0, a1, a2, a3, a4, a5 = a0 + a * w0, a1 + a * w1, a2 + a * w2, a3 + a * w3, a4 + a * w4, a5 + a * w5
+            out[r, n0], out[r, n1], out[r, n2], out[r, n3], out[r, n4], out[r, n5] = a0, a1, a2, a3, a4, a5
 
 
 @_compiled
-def _forward(r, k, v, decay, u, state, out, kept, first, last):  # type: ignore[no-untyped-def]
-    """Heads first to last of all sequences, in one row: write `out` and `kept`, and bring `state` to the end.
+def _forward(r, k, v, decay, u, state, after, out, kept, first, last):  # type: ignore[no-untyped-def]
+    """Heads first to last of all sequences, in one row: write `out`, `kept`, and the state `after` the last token.
 
-    r, k, v, decay, out: (batch, time, head, channel); u: (head, channel); state: (batch, head, channel, channel);
+    r, k, v, decay, out: (batch, time, head, channel); u: (head, channel); states: (batch, head, channel, channel);
     kept: (batch, head, blocks, channel, channel), without blocks where no gradient is wanted.
     """
     _, time, heads, channels = r.shape
     for head in range(first, last):
         b, h = head // heads, head % heads
         for t in range(time):
+            before, now = state[b, h] if t == 0 else after[b, h], after[b, h]
             if kept.shape[2] and t % BLOCK == 0:
-                kept[b, h, t // BLOCK] = state[b, h]
+                kept[b, h, t // BLOCK] = before
             r_t, k_t, v_t, decay_t, out_t = r[b, t, h], k[b, t, h], v[b, t, h], decay[b, t, h], out[b, t, h]
             bonus = (r_t * u[h] * k_t).sum()  # r_t diag(u) k_t^T is one number
             for j in range(channels):
                 out_t[j] = bonus * v_t[j]
             for i in range(channels):
-                row, r_i, k_i, decay_i = state[b, h, i], r_t[i], k_t[i], decay_t[i]
+                row, next_row, r_i, k_i, decay_i = before[i], now[i], r_t[i], k_t[i], decay_t[i]
                 for j in range(channels):
-                    before = row[j]
-                    out_t[j] += r_i * before
-                    row[j] = decay_i * before + k_i * v_t[j]
+                    value = row[j]
+                    out_t[j] += r_i * value
+                    next_row[j] = decay_i * value + k_i * v_t[j]
 
 
 @_compiled
