@@ -24,6 +24,9 @@ from rwkvgate.metrics.statistics import Floats, holm
 LEVEL = 0.05
 CONTROLS = ("steps", "parameters", "FLOPs", "seconds")
 """What a control has as much of as the arm."""
+ADAPTERS = "new parameters"
+"""The control that trains its adapters alone. A gain must stand against it too, but one is easily better than it: to be
+worse than all others is to be worse."""
 Ratios = Mapping[str, float]
 """Seconds of one training step by network, over the base's."""
 
@@ -70,17 +73,23 @@ def ratio(arm: Trial, base: Trial, control: str, seconds: Ratios) -> float:
     return ratios.get(control, 1.0)
 
 
-def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
+def absence(found: Difference, worth: float) -> float:
+    """The one-sided p value of a gain of `worth` or more: small where less than that is shown, below zero is better."""
+    return _one_sided(found._replace(estimate=found.estimate + worth), 1)
+
+
+def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios], worth: float) -> pd.DataFrame:
     """Every arm against every control at every budget: a row each.
 
     Columns `size`, `arm`, `control`, `budget` (steps of the arm), `against` (the control's network), `ratio` (its steps
     over the arm's), `estimate` of the difference with its 95 % interval `low` and `high` over seeds and documents, `p`,
-    `least` (the arm is shown to be at most so much better), `deviation` over seeds, `shared_error` and `seeds`.
+    `absent` (of `absence`), `deviation` over seeds, `shared_error` and `seeds`.
     A control of equal parameters is the wide base with the nearest number of them, or the base.
 
     Args:
         trials: of compared seeds, one rate for each network.
         seconds: by size.
+        worth: the smallest gain worth knowing.
     """
     rows: list[dict[str, Any]] = []
     for (size, budget), by_network in _by_budget(trials).items():
@@ -102,39 +111,39 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Da
                 row = {"size": size, "arm": name, "control": control, "budget": budget, "against": against}
                 low, high = found.interval()
                 row |= {"ratio": steps / budget, "estimate": found.estimate, "low": low, "high": high, "p": found.p}
-                row |= {"least": found.bounds[0], "deviation": found.deviation, "seeds": found.seeds}
+                row |= {"absent": absence(found, worth), "deviation": found.deviation, "seeds": found.seeds}
                 rows.append(row | {"shared_error": found.shared_error})
     return pd.DataFrame(rows)
 
 
-def decide(compared: pd.DataFrame, worth: float) -> pd.DataFrame:
+def decide(compared: pd.DataFrame) -> pd.DataFrame:
     """The verdict on each arm at its largest budget, which stands for a gain over *every* control.
 
     Columns `size`, `arm`, `budget`, `control` (the one with the largest difference) with its `estimate`, `low`, `high`
-    and `seeds`; `p`, the largest one-sided p of the arm's controls (an intersection-union test) after Holm's correction
-    over the arms of a size; and `verdict`: *better than every control*; *worse than every control*, by the same test;
-    *no better*, where the arm is shown to be less than `worth` better than some control; else *undecided*.
+    and `seeds`; `verdict`; and its `p`, one-sided and after Holm's correction over the arms of a size:
+
+    - *better than every control*: the largest p of the arm's controls, an intersection-union test;
+    - *worse than every control*: the same in the other direction, without `ADAPTERS`;
+    - *no better*, less than what is worth knowing better than some control: the smallest p of `absent`, after
+      Bonferroni's correction over the controls, for any of them would do;
+    - *undecided*, where none of these is below 5 %; the p is that of *better*.
     """
     verdicts = []
     for _, part in compared.groupby("size", sort=False):
         largest = part[part["budget"] == part.groupby("arm")["budget"].transform("max")]
         arms = {str(arm): own for arm, own in largest.groupby("arm", sort=False) if arm not in (*WIDE, *FAMILIES)}
-        better, worse = (
-            dict(zip(arms, holm([_joint_p(own, sign) for own in arms.values()]), strict=True)) for sign in (-1, 1)
-        )
+        tests = {
+            "better than every control": [_joint_p(own, -1) for own in arms.values()],
+            "worse than every control": [_joint_p(own[own["control"] != ADAPTERS], 1) for own in arms.values()],
+            "no better": [min(1.0, own["absent"].count() * own["absent"].min()) for own in arms.values()],
+        }
+        corrected = {verdict: dict(zip(arms, holm(values), strict=True)) for verdict, values in tests.items()}
         for arm, own in arms.items():
-            verdict = "undecided"
-            if better[arm] < LEVEL:
-                verdict = "better than every control"
-            elif worse[arm] < LEVEL:
-                verdict = "worse than every control"
-            elif (own["least"] > -worth).any():
-                verdict = "no better"
-            hardest = own.sort_values("estimate", ascending=False)
-            row = hardest[["size", "arm", "budget", "control", "estimate", "low", "high", "seeds"]].to_dict("records")[
-                0
-            ]
-            verdicts.append(row | {"p": better[arm], "verdict": verdict})
+            p = {verdict: by_arm[arm] for verdict, by_arm in corrected.items()}
+            verdict = next((verdict for verdict, value in p.items() if value < LEVEL), "undecided")
+            hardest = own.sort_values("estimate", ascending=False).iloc[0]
+            row = hardest[["size", "arm", "budget", "control", "estimate", "low", "high", "seeds"]].to_dict()
+            verdicts.append(row | {"p": p.get(verdict, p["better than every control"]), "verdict": verdict})
     return pd.DataFrame(verdicts)
 
 
@@ -264,3 +273,9 @@ def _joint_p(own: pd.DataFrame, sign: int) -> float:
     """The largest one-sided p value, over an arm's controls, that the difference has this sign."""
     right = np.sign(own["estimate"]) == sign
     return float(np.where(right, own["p"] / 2, 1 - own["p"] / 2).max()) if own["p"].notna().all() else np.nan
+
+
+def _one_sided(found: Difference, sign: int) -> float:
+    """The one-sided p value that a difference has this sign."""
+    p = found.p
+    return p / 2 if np.sign(found.estimate) == sign else 1 - p / 2

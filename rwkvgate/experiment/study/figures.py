@@ -12,7 +12,7 @@ import seaborn.objects as so
 from matplotlib.figure import Figure
 
 from rwkvgate.experiment.analysis.figures import GREY, draw, finish, save_figure
-from rwkvgate.experiment.study.analysis import CONTROLS, Ratios, frame
+from rwkvgate.experiment.study.analysis import ADAPTERS, CONTROLS, Ratios, frame
 from rwkvgate.experiment.study.design import BASE, MOST_FORGOTTEN, WIDE, WORTH_KNOWING
 from rwkvgate.experiment.study.gap import COMPUTE, MILLION, Fit
 from rwkvgate.experiment.study.outcomes import CHANCE, ENTITIES
@@ -50,7 +50,8 @@ def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Rat
     networks = list(long["network"].unique())
     plot = (
         so.Plot(long, x="cost", y="test")
-        .facet("network", order=networks, wrap=4)
+        .facet("network", order=networks, wrap=3)
+        .share(x=False, y=False)
         .add(so.Line(color=GREY, linewidth=3, alpha=0.45), data=base, x="budget", y="test", col=None)
         .add(so.Line(color=DARK, linewidth=1, edgecolor=DARK, pointsize=4), linestyle="of", marker="of", fillcolor="of")
         .scale(
@@ -65,9 +66,9 @@ def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Rat
     )
     title = (
         f"Annealed test loss against cost, {size}, mean of the seeds. FLOPs and seconds of a training are in steps of "
-        "the base that take as many. Grey: the base; below it is better."
+        "the base that take as many. Grey: the base; below it is better. Each panel has its own scale."
     )
-    figure = draw(plot, title, height=0.6 + 1.35 * -(-len(networks) // 4))
+    figure = draw(plot, title, height=0.6 + 1.6 * -(-len(networks) // 3))
     finish(figure)
     for axes in figure.axes:
         axes.minorticks_off()
@@ -106,7 +107,8 @@ def controls_figure(folder: Path, compared: pd.DataFrame, size: str, task: str, 
         axes.axvspan(-worth, worth, color="grey", alpha=0.2, linewidth=0)
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set_xscale("symlog", linthresh=NEAR)
-        axes.set_xticks([-10 * NEAR, 0, 10 * NEAR], [f"−{10 * NEAR:g}", "0", f"{10 * NEAR:g}"])
+        ticks = [-10 * NEAR, -NEAR, 0, NEAR, 10 * NEAR]
+        axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks], fontsize=7)
         axes.minorticks_off()
     figure.axes[0].set_yticks(range(len(arms)), arms)
     finish(figure)
@@ -149,14 +151,20 @@ def gap_figure(folder: Path, gaps: pd.DataFrame, found: Sequence[Fit]) -> dict[s
     return _saved(folder, figure, "gap-fitted", "The gap at equal compute, fitted over size and time")
 
 
-def tuned_figure(folder: Path, compared: pd.DataFrame, genre: str, names: Mapping[str, str]) -> dict[str, str]:
+def tuned_figure(
+    folder: Path, compared: pd.DataFrame, name: str, title: str, names: Mapping[str, str]
+) -> dict[str, str]:
     """Every tuned arm less each control, by score; returns its caption by its name.
+
+    The adapters are left out: their loss is so much higher that nothing could be seen of the others.
 
     Args:
         compared: of `outcomes.outcomes`.
+        name: what the figure's file is called after "finetune-".
+        title: what they are tuned on.
         names: what controls are called where they are not "equal ...".
     """
-    shown = compared[compared["low"].notna() & ~compared["control"].isin(("nothing", CHANCE))]
+    shown = compared[compared["low"].notna() & ~compared["control"].isin(("nothing", CHANCE, ADAPTERS))]
     shown = shown[shown["metric"].isin(TUNED_METRICS)]
     if shown.empty:
         return {}
@@ -176,8 +184,8 @@ def tuned_figure(folder: Path, compared: pd.DataFrame, genre: str, names: Mappin
         .scale(color=shades, marker=dict(zip(arms, MARKERS, strict=False)))
         .label(x="", y="", title="{}".format, color="")
     )
-    title = f"Fine-tuned on {genre}: each arm's score less its controls', with 95 % intervals"
-    figure = draw(plot, title, height=0.4 + 2 * (0.6 + 0.3 * len(rows)))
+    head = f"{title}: each arm's score less its controls', with 95 % intervals"
+    figure = draw(plot, head, height=0.4 + 2 * (0.6 + 0.3 * len(rows)))
     better = {TUNED_METRICS[metric]: MEASURES[metric].better for metric in TUNED_METRICS}
     figure.axes[0].set_yticks(range(len(rows)), rows)  # and of the others, which share the axis
     for axes in figure.axes:
@@ -187,11 +195,16 @@ def tuned_figure(folder: Path, compared: pd.DataFrame, genre: str, names: Mappin
         axes.set_title(f"{axes.get_title()}: better to the {side}", fontsize=9)
         axes.locator_params(axis="x", nbins=5)
     finish(figure)
-    return _saved(folder, figure, f"finetune-{genre}", f"Fine-tuned arms against their controls, {genre}")
+    return _saved(folder, figure, f"finetune-{name}", f"Fine-tuned arms against their controls. {title}")
 
 
-def forgetting_figure(folder: Path, trials: Sequence[Trial], genre: str) -> dict[str, str]:
-    """How much every network forgets of the books by its loss on the genre; returns its caption by its name."""
+def forgetting_figure(folder: Path, trials: Sequence[Trial], name: str, title: str) -> dict[str, str]:
+    """How much every network forgets of the books by its loss on the genre; returns its caption by its name.
+
+    Args:
+        name: what the figure's file is called after "forgetting-".
+        title: what they are tuned on.
+    """
     rows = [
         (t.plan.network, f"{budget:,} steps", t.forgotten[budget], t.loss(budget))
         for t in trials
@@ -214,20 +227,20 @@ def forgetting_figure(folder: Path, trials: Sequence[Trial], genre: str) -> dict
         )
         .label(x="loss (nats per token)", y="times the base's", title="{}".format, color="")
     )
-    title = (
-        f"Perplexity of the books over the base's, by the loss on {genre}; dots are seeds. Dashed: {MOST_FORGOTTEN:g} "
-        "times, the most that a chosen rate may forget."
+    head = (
+        f"{title}: the books' perplexity, as a multiple of the base's before tuning, by the loss on what is tuned on. "
+        f"Dots are seeds; dashed: {MOST_FORGOTTEN:g} times."
     )
-    figure = draw(plot, title, height=0.6 + 1.5 * -(-len(networks) // 3))
+    figure = draw(plot, head, height=0.6 + 1.5 * -(-len(networks) // 3))
     least, most = found["forgotten"].min(), max(found["forgotten"].max(), MOST_FORGOTTEN)
-    ticks = [t for t in (1, 1.5, 2, 3, 5, 10, 20, 50, 100) if t <= 1.2 * most]
+    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100) if t <= 1.2 * most]
     for axes in figure.axes:
         axes.axhline(MOST_FORGOTTEN, color="black", linestyle="--", linewidth=1, zorder=1)
         axes.set_ylim(min(0.95, 0.95 * least), 1.15 * most)
         axes.minorticks_off()
         axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
     finish(figure)
-    return _saved(folder, figure, f"forgetting-{genre}", f"What fine-tuning on {genre} forgets of the books")
+    return _saved(folder, figure, f"forgetting-{name}", f"What fine-tuning forgets of the books. {title}")
 
 
 def embedded(captions: Mapping[str, str]) -> list[str]:

@@ -2,8 +2,9 @@
 
 A seed's gap is the enhanced network's loss minus that of the base of the same seed after as many FLOPs, or seconds. It
 is fitted by least squares on two logarithms: gap = a + b log2(tokens / 1 M) + c log2(parameters / those of 64x4). The
-budgets of a training and the sizes of a seed share their rows, so whole seeds are drawn again, and nothing else: the
-intervals are percentiles of that bootstrap, a little narrow with few seeds.
+budgets of a training and the sizes of a seed share their rows, so the errors are over whole seeds, by the jackknife:
+each seed is left out in turn, and the interval is Student's, with one degree of freedom fewer than the size with the
+fewest seeds has. Where every seed has the same sizes, it is that of the mean of the fits of each seed alone.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from rwkvgate.experiment.analysis.tables import markdown, signed_interval
 from rwkvgate.experiment.study.analysis import Ratios, losses_at, ratio
 from rwkvgate.experiment.study.design import BASE, SIZES, cost, step_tokens
 from rwkvgate.experiment.study.trials import Trial
-from rwkvgate.metrics.statistics import Floats
+from rwkvgate.metrics.statistics import CONFIDENCE, Floats
 
 COMPUTE = ("FLOPs", "seconds")
-ARM, MILLION, RESAMPLES, PERCENTILES = "enhanced", 1e6, 2000, (2.5, 97.5)
+ARM, MILLION = "enhanced", 1e6
 REFERENCE = "64x4"
 """The size at which the fit has no term for parameters."""
 
@@ -33,16 +35,18 @@ class Fit:
     Attributes:
         of: what is equal: "FLOPs" or "seconds".
         coefficients: a, b, c in nats per token, (3,); c is 0 where there is one size.
-        drawn: those of each bootstrap resample, (resample, 3).
+        without: those without each seed, (seed, 3).
         sizes: whether there were several.
         seeds: how many.
+        fewest: how many the size with the fewest has.
     """
 
     of: str
     coefficients: Floats
-    drawn: Floats
+    without: Floats
     sizes: bool
     seeds: int
+    fewest: int
 
     def at(self, tokens: float, octaves: float = 0.0) -> tuple[float, float, float]:
         """The fitted gap with its 95 % interval, nats per token, `octaves` doublings of the parameters from 64x4."""
@@ -50,8 +54,10 @@ class Fit:
 
     def weighed(self, weights: Sequence[float]) -> tuple[float, float, float]:
         """A weighted sum of the coefficients with its 95 % interval."""
-        low, high = np.percentile(self.drawn @ weights, PERCENTILES)
-        return float(self.coefficients @ weights), float(low), float(high)
+        estimate, others = float(self.coefficients @ weights), self.without @ weights
+        error = np.sqrt((self.seeds - 1) / self.seeds * ((others - others.mean()) ** 2).sum())
+        half = float(stats.t.isf((1 - CONFIDENCE) / 2, self.fewest - 1) * error)
+        return estimate, estimate - half, estimate + half
 
 
 def seed_gaps(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
@@ -84,18 +90,18 @@ def fits(gaps: pd.DataFrame) -> list[Fit]:
     Args:
         gaps: of `seed_gaps`.
     """
-    rng, found = np.random.default_rng(0), []
+    found = []
     for of, own in gaps.groupby("of", sort=False):
         if own["tokens"].nunique() < 2 or own["seed"].nunique() < 2:
             continue
         several = own["size"].nunique() > 1
+        fewest = int(own.groupby("size")["seed"].nunique().min())
         terms = [np.ones(len(own)), np.log2(own["tokens"] / MILLION), own["octaves"]]
         x, y = np.column_stack(terms)[:, : 2 + several], own["gap"].to_numpy()
         seeds = [np.flatnonzero(own["seed"] == seed) for seed in own["seed"].unique()]
         squares, products = (np.array([x[rows].T @ side[rows] for rows in seeds]) for side in (x, y))
-        counts = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), RESAMPLES)
-        drawn = _solved(np.tensordot(counts, squares, 1), counts @ products)
-        found.append(Fit(str(of), _solved(squares.sum(0), products.sum(0)), drawn, several, len(seeds)))
+        without = _solved(squares.sum(0) - squares, products.sum(0) - products)
+        found.append(Fit(str(of), _solved(squares.sum(0), products.sum(0)), without, several, len(seeds), fewest))
     return found
 
 
@@ -113,7 +119,7 @@ def fit_table(found: Sequence[Fit]) -> str:
     ]
     head = (
         f"The {ARM} network's loss less that of a base of as much compute, nats per token, fitted over tokens and "
-        "parameters (least squares on logarithms; intervals by drawing whole seeds again):"
+        "parameters (least squares on logarithms; Student's intervals over seeds, by the jackknife):"
     )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 

@@ -39,14 +39,16 @@ DRIFT, SPREAD, NORM, VARIATION, JACOBIAN = (
     "gradient variation (log)",
     "relative spectral norm",
 )
-RULES_TEXT = """What is compared is read inside networks of 64 channels and 4 layers, all trained at the rate 0.004:
-*drift* is how far the stream after each block moves between two budgets; *gradient norms* are those of each block's own
-weights, on eight batches of held-out text; the *relative spectral norm* is that of the Jacobian of a block's output
-h_t on its input at t - 1, times the norm of that input and over that of the output; *growth* is that of the WKV state
-and of the stream from the trained length to 65,536 tokens of text. A *distractor* is a sentence of another text,
-between 64 tokens and the next 32, which are scored; *noise* is as many random tokens. How a verdict is found is in
-`rwkvgate/experiment/study/inside_rules.py`. Beside it stands what no test says: the paper's gate reads the block's
-output of one token before, as it was before the gate, and never its own result: it adds no feedback over time."""
+RULES_TEXT = """What is compared is read inside networks of 64 channels and 4 layers, all trained at one rate, for
+drift and gradients depend on it: 0.004, at 128 channels the best of all four on the one seed that was finished when
+it was chosen. *Drift* is how far the residual stream after each block moves between two budgets; *gradient norms*
+are those of each block's own weights, on eight batches of held-out text; the *relative spectral norm* is that of the
+Jacobian of a block's output on its input one token before, times the norm of that input and divided by that of the
+output; *growth* is that of the WKV state and of the residual stream from the trained length to 65,536 tokens of
+text. A *distractor* is a sentence of another text, between 64 tokens and the next 32, which are scored; *noise* is
+as many random tokens. How a verdict is found is in `rwkvgate/experiment/study/inside_rules.py`. Beside it stands
+what no test says: the paper's gate reads the block's output of one token before, as it was before the gate, and
+never its own result: it adds no feedback over time."""
 
 
 def inside_parts(folder: Path, stages: Stages) -> tuple[list[str], dict[str, pd.DataFrame]]:
@@ -133,7 +135,7 @@ def by_data(trials: dict[str, list[Trial]]) -> pd.DataFrame:
 
 def _verdicts(table: pd.DataFrame) -> str:
     rows = [
-        {"Claim": row["text"], "Decided by": row["rule"], "Verdict": row["verdict"], "Reason": row["reason"] or "–"}
+        {"Claim": row["text"], "Rule": row["rule"], "Verdict": row["verdict"], "Because of": row["reason"] or "–"}
         for row in table.to_dict("records")
     ]
     return markdown(pd.DataFrame(rows))
@@ -199,9 +201,9 @@ def _inside_figures(
     """Draw the figures of the stage "inside"; their captions by name."""
     captions = {}
     titles = {
-        "inside-drift": ((DRIFT, SPREAD), "How far the stream after each block moves since the budget before"),
+        "inside-drift": ((DRIFT, SPREAD), "How far the residual stream after each block moves since the budget before"),
         "inside-gradients": ((NORM, VARIATION), "Gradient norms of each block, and how they vary over batches"),
-        "inside-jacobian": ((JACOBIAN,), "Relative spectral norm of each block's h_t on h_{t-1}, over training"),
+        "inside-jacobian": ((JACOBIAN,), "Relative spectral norm of each block's output on its input one token before"),
     }
     for name, (measures, title) in titles.items():
         shown = layers[layers["measure"].isin(measures)]
@@ -210,9 +212,10 @@ def _inside_figures(
         captions[name] = _save(folder, _lines(plot), shown, name, title, 1.2 + 1.5 * len(measures))
     plot = so.Plot(lengths, x="tokens", y="times", color="network").facet(col="layer", row="of").share(y="row")
     plot = plot.scale(x="log").label(x="tokens", y=f"times that at {LENGTH}")
-    title = "Size of WKV state and stream along a text of 65,536 tokens"
+    title = "Size of WKV state and residual stream along a text of 65,536 tokens"
     captions["inside-growth"] = _save(folder, _lines(plot), lengths, "inside-growth", title, 4.2)
-    shown = disturbed.assign(reading=pd.Categorical(disturbed["reading"], list(DISTURBED)))
+    labels = {name: words.replace(" ", "\n", 1).replace(" a ", " a\n") for name, words in DISTURBED.items()}
+    shown = disturbed.assign(reading=pd.Categorical(disturbed["reading"].map(labels), list(labels.values())))
     plot = so.Plot(shown, x="reading", y="value", color="network").label(x="", y="nats per token")
     # A dot is dodged as if it were 0.8 wide: a dash of another width would stand beside its dots.
     plot = plot.add(so.Dash(width=0.8), so.Agg(), so.Dodge()).add(so.Dot(pointsize=3, alpha=0.5), so.Dodge())
@@ -223,8 +226,8 @@ def _inside_figures(
 
 def _gap_figure(folder: Path, gaps: pd.DataFrame) -> dict[str, str]:
     plot = so.Plot(gaps, x="share", y="gap", color="network").scale(x="log")
-    plot = plot.label(x="share of the training documents", y="test less training loss, nats per token")
-    title = "Gap between test and training loss, by the data of equally many steps"
+    plot = plot.label(x="share of the training documents", y="nats per token")
+    title = "Test loss less training loss, by the data of equally many steps"
     return {"inside-gap": _save(folder, _lines(plot), gaps, "inside-gap", title, 3.0)}
 
 

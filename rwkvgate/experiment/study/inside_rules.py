@@ -13,6 +13,10 @@ seed by seed, with `metrics.retrained`: errors over seeds, and over texts where 
 A claim is contradicted, not reproduced or undecided where one of its tests is, in this order. Fewer than 4 paired seeds
 decide nothing, nor does a comparison in which a training diverged. A difference of relative readings, as logarithms, is
 worth knowing from 0.05 on (5 %), of losses from 0.01 nats per token, of breaking rates from half an octave.
+
+On 2026-11-29, after the sweep of rates a factor of two apart had been seen, three rates were put between 0.032 and
+0.064, and the rate at which training breaks is now read between two rates. All networks had broken in that one step of
+an octave, or in the next, which cannot show a difference of half an octave, or its absence.
 """
 
 from __future__ import annotations
@@ -105,12 +109,20 @@ def gap(trial: Trial) -> Floats:
 
 
 def breaking_rate(trials: Sequence[Trial]) -> Floats:
-    """The logarithm to base 2 of the lowest rate at which one network and seed breaks, (1,): diverges, or ends `BROKEN`
-    nats per token above its best rate. Twice the highest rate where none breaks."""
-    losses = {t.plan.rate: t.validation[max(t.plan.budgets)] for t in trials}
-    best = min(losses.values())
-    broken = [rate for rate, loss in losses.items() if not loss <= best + BROKEN]
-    return np.log2([min(broken, default=2 * max(losses))])
+    """The logarithm to base 2 of the rate at which one network and seed breaks, (1,).
+
+    There its loss is `BROKEN` nats per token above that at its best rate, on the line through the losses at two rates of
+    the sweep; or halfway to a rate that diverged. The highest rate where none breaks.
+    """
+    losses = {t.plan.rate: t.validation[max(t.plan.budgets)] for t in sorted(trials, key=lambda t: t.plan.rate)}
+    rates, limit = list(losses), min(losses.values()) + BROKEN
+    first = next((i for i, loss in enumerate(losses.values()) if not loss <= limit), None)
+    if first is None or first == 0:
+        return np.log2([rates[-1 if first is None else 0]])
+    below, above = (losses[rate] for rate in rates[first - 1 : first + 1])
+    share = (limit - below) / (above - below) if np.isfinite(above) else 0.5
+    left, right = np.log2(rates[first - 1 : first + 1])
+    return np.array([left + share * (right - left)])
 
 
 def _last(name: str) -> Callable[[Sequence[Trial]], Floats]:

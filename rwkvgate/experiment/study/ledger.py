@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rwkvgate.experiment.analysis.tables import NOTHING, markdown, signed_interval
+from rwkvgate.experiment.analysis.tables import NOTHING, markdown, number, signed_interval
 from rwkvgate.experiment.claims import BOUNDS, plain
 from rwkvgate.experiment.judgements import Records, decided
 from rwkvgate.experiment.records import write_sealed
@@ -66,7 +66,12 @@ RETRIEVAL = Rule(
     f"seconds; contradicted if less; not reproduced if shown less than {WORTH_KNOWING['memory']:g} of recall better "
     "than some control; else undecided, as while the base recalls less than half of a task at the trained length",
 )
-GENRES = {"stories": "fine-tuned on generated stories", "fiction": "fine-tuned on Austen's novels"}
+SETTINGS = {
+    "stories": "fine-tuned on generated stories",
+    "stories freely": "fine-tuned on generated stories, each at the rate with the lowest loss",
+    "fiction": "fine-tuned on Austen's novels",
+}
+"""What fine-tuning is called, by what follows "finetune" in its stage's name."""
 KEYS = ("ours", "low", "high", "unit", "n", "seeds", "p", "verdict", "reason")
 
 
@@ -90,14 +95,15 @@ def unfinished(found: Found, stages: Sequence[str]) -> str:
 
 
 def marked(parts: Sequence[str], found: Found) -> list[str]:
-    """Paragraphs of the page, with a mark above each table while stages that it rests on have trials to come.
+    """Paragraphs of the page, with a mark above the first table while stages that they rest on have trials to come.
 
     Args:
         found: of the stages that the tables rest on; those that have no trial yet are in no table.
     """
     lacking = unfinished(found, [name for name, (trials, _) in found.items() if trials])
-    note = f"**Not finished** ({lacking}), and decides nothing yet:\n\n" if lacking else ""
-    return [note + part if "| --- |" in part else part for part in parts]
+    first = next((i for i, part in enumerate(parts) if "| --- |" in part), None)
+    note = f"**Not finished** ({lacking}): what rests on that, here and below, decides nothing yet.\n\n"
+    return [note + part if lacking and i == first else part for i, part in enumerate(parts)]
 
 
 def study_ledger(found: Found, tuned: Mapping[str, pd.DataFrame], seconds: Mapping[str, Ratios]) -> list[Records]:
@@ -108,7 +114,7 @@ def study_ledger(found: Found, tuned: Mapping[str, pd.DataFrame], seconds: Mappi
     undecided, and its numbers are None.
 
     Args:
-        tuned: `outcomes.outcomes` by genre, of those that have trials.
+        tuned: `outcomes.outcomes` by setting of fine-tuning, of those that have trials.
         seconds: of a training step over the base's, by size.
     """
     done = {name: trials for name, (trials, _) in found.items() if name in STAGES and not unfinished(found, [name])}
@@ -132,11 +138,12 @@ def write_ledger(folder: Path, records: Sequence[Records]) -> None:
     write_sealed(folder / FILE.name, {"rules": VERSION, "claims": list(records)})
 
 
-def head(records: Sequence[Records]) -> list[str]:
-    """How the page begins: the answer in three sentences, and the table of the verdicts.
+def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame]) -> list[str]:
+    """How the page begins: the answer in a few sentences, and the table of the verdicts.
 
     Args:
         records: of `study_ledger`.
+        tuned: as it takes them.
     """
     about = (
         "Verdicts on the paper's claims, and on the study's own question. A claim whose stage is not finished is "
@@ -147,7 +154,7 @@ def head(records: Sequence[Records]) -> list[str]:
     nothing = f"The study says nothing of the other claims, which a run decides: {'; '.join(missing)}."
     return [
         "## The answer so far",
-        " ".join(answer(records)),
+        " ".join(answer(records, tuned)),
         "## Verdicts",
         about,
         markdown(verdict_table(records)),
@@ -155,34 +162,56 @@ def head(records: Sequence[Records]) -> list[str]:
     ]
 
 
-def answer(records: Sequence[Records]) -> list[str]:
-    """Three sentences: what pretraining says, what fine-tuning says, and how much is decided."""
-    settings = {claim: [r for r in records if r["claim"] == claim] for claim in (COSTS.claim, "perplexity")}
-    own, rouge = (next(r for r in records if r["claim"] == claim) for claim in (COSTS.claim, "rouge-l-gain"))
+def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What pretraining says, what fine-tuning says, and how much is decided; the arguments are those of `head`."""
+    pretrained = [r for r in records if r["claim"] == COSTS.claim]
     said = {
         REPRODUCED: "pays for itself",
         CONTRADICTED: "is worse than its controls",
         NOT_REPRODUCED: "is no better than a control of as much compute",
         UNDECIDED: "is not decided",
     }
-    told = [f"it {said[r['verdict']]} at {_at(r)} ({_value(r)})" for r in settings[COSTS.claim] if r["seeds"]]
-    first = "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet"
+    told = [f"it {said[r['verdict']]} at {_at(r)} ({_value(r)})" for r in pretrained if r["seeds"]]
     first = (
-        f"Of the paper's gate, pretrained from scratch, {'; '.join(told)}." if told else f"{first} ({own['reason']})."
+        f"Of the paper's gate, pretrained from scratch, {'; '.join(told)}."
+        if told
+        else "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet "
+        f"({pretrained[0]['reason']})."
     )
-    both = [r for r in (rouge, settings["perplexity"][0]) if r["seeds"]]
-    verdicts = " and ".join(f"*{r['text']}* is {r['verdict']} ({_value(r)})" for r in both)
-    second = (
-        f"Fine-tuned on stories beside a base that was tuned alike, {verdicts}. Rates were chosen by what they forget, "
-        "which holds a gate back; the last part of the page compares the arms at the rate with the lowest loss."
-    )
-    if not both:
-        second = f"Fine-tuned, whether it writes better than a base tuned alike is not decided yet ({rouge['reason']})."
+    second = f"{_stories(records)}{_untouched(tuned['stories'])}" if "stories" in tuned else _stories(records)
     counts = {verdict: sum(r["verdict"] == verdict for r in records) for verdict in VERDICTS}
     waiting = sum(r["seeds"] is None and r["verdict"] == UNDECIDED for r in records)
     listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     third = f"Of {len(records)} verdicts, {listed}; {waiting} of them wait for trials."
     return [first, second, third]
+
+
+def _stories(records: Sequence[Records]) -> str:
+    """What is decided of fine-tuning on stories, at both choices of the rates."""
+    told = []
+    for setting, rates in (("stories", "chosen by what they forget"), ("stories freely", "with the lowest loss")):
+        by_claim = {r["claim"]: r for r in records if r["stage"] == f"finetune {setting}"}
+        both = [by_claim["rouge-l-gain"], by_claim["perplexity"]]
+        verdicts = " and ".join(f"*{r['text']}* is {r['verdict']} ({_value(r)})" for r in both)
+        if all(r["seeds"] for r in both):
+            told.append(f"at the rates {rates}, {verdicts}")
+        elif not told:
+            waits = both[0]["reason"]
+            return f"Fine-tuned, whether it writes better than a base tuned alike is not decided yet ({waits})."
+    return f"Fine-tuned on stories beside a base that was tuned alike: {'; '.join(told)}."
+
+
+def _untouched(tuned: pd.DataFrame) -> str:
+    """What the paper's own comparison, with the untouched base, gives, and what it leaves out."""
+    own = tuned[(tuned["arm"] == ENHANCED) & (tuned["metric"] == "rougeL")]
+    by = {str(row["control"]): (float(row["reference"]), float(row["value"])) for row in own.to_dict("records")}
+    if "nothing" not in by or not np.isfinite(by["nothing"]).all():
+        return ""
+    before, after = (number(score) for score in by["nothing"])
+    return (
+        f" From the untouched base, with which the paper compares, ROUGE-L rises from {before} to {after}; the tuned "
+        f"base's is {number(by['steps'][0])}."
+    )
 
 
 def verdict_table(records: Sequence[Records]) -> pd.DataFrame:
@@ -216,26 +245,26 @@ def _value(record: Records) -> str:
 def _tuned(tuned: Mapping[str, pd.DataFrame]) -> Iterator[_Entry]:
     claims: dict[str, dict[str, Records]] = {}
 
-    def of(genre: str, claim: str) -> Records:
-        if genre not in claims:
-            claims[genre] = {record["claim"]: record for record in study_claims(tuned[genre])}
-        return claims[genre][claim]
+    def of(setting: str, claim: str) -> Records:
+        if setting not in claims:
+            claims[setting] = {record["claim"]: record for record in study_claims(tuned[setting])}
+        return claims[setting][claim]
 
-    for genre, where in GENRES.items():
+    for setting, where in SETTINGS.items():
         for claim in TUNED_CLAIMS:
-            yield _Entry(RULES[claim], f"finetune {genre}", where, partial(of, genre, claim))
+            yield _Entry(RULES[claim], f"finetune {setting}", where, partial(of, setting, claim))
 
 
 def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) -> Iterator[_Entry]:
     """The gate for its compute at each size and length, and version 2's parts."""
     stages = [stage for stage in STAGES.values() if stage.task == "books" and not (stage.rates or stage.sweep)]
     trials = [trial for stage in stages for trial in done.get(stage.name, ())]
-    compared = comparisons(trials, seconds)
+    compared = comparisons(trials, seconds, WORTH_KNOWING["books"])
 
     def of(stage: Stage, *arms: str) -> Records:
-        own = compared[(compared["size"] == stage.size.name) & (compared["budget"] <= max(stage.budgets))]
+        own = compared[(compared["size"] == stage.size.name) & (compared["budget"] == max(stage.budgets))]
         n = next(len(trial.weights) for trial in trials)
-        return _all(decide(own, WORTH_KNOWING["books"]), arms, "nats per token", n)
+        return _all(decide(own), arms, "nats per token", n)
 
     for stage in stages:
         where = "pretrained from scratch"
@@ -275,7 +304,7 @@ def _read(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) ->
 
     def memory() -> Records:
         trials = done["memory"]
-        verdicts = decide(comparisons(trials, seconds), WORTH_KNOWING["memory"])
+        verdicts = decide(comparisons(trials, seconds, WORTH_KNOWING["memory"]))
         unit = "share of labelled tokens not recalled"
         found = _all(verdicts, (ENHANCED,), unit, len(trials[0].weights))
         weak = weak_tasks(recalled_shares(trials))

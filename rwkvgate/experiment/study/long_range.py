@@ -175,7 +175,8 @@ def differences(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> dict[
     """`analysis.comparisons` of the loss after the longest context, "loss", and of the gain with its sign turned,
     "gain", so that in both an arm is better below zero."""
     turned = [replace(trial, test={budget: _turned_gain(trial, budget) for budget in trial.test}) for trial in trials]
-    return {"loss": comparisons(trials, seconds), "gain": comparisons(turned, seconds)}
+    worth = WORTH_KNOWING["books"]
+    return {"loss": comparisons(trials, seconds, worth), "gain": comparisons(turned, seconds, worth)}
 
 
 def verdict(table: pd.DataFrame, compared: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def verdict(table: pd.DataFrame, compared: Mapping[str, pd.DataFrame]) -> dict[s
         table: of `gains`.
         compared: of `differences`.
     """
-    decisions = {name: decide(frame, WORTH_KNOWING["books"]).set_index("arm") for name, frame in compared.items()}
+    decisions = {name: decide(frame).set_index("arm") for name, frame in compared.items()}
     if ENHANCED not in decisions["gain"].index:
         return {"verdict": UNDECIDED, "reason": "the enhanced network and the base have no trial of one seed"}
     gain, loss = (decisions[name].loc[ENHANCED].to_dict() for name in ("gain", "loss"))

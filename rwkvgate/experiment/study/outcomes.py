@@ -19,7 +19,16 @@ from rwkvgate.experiment.analysis.comparison import COMPARISON_COLUMNS, CONTROL,
 from rwkvgate.experiment.analysis.comparison import comparisons as compared_pairs
 from rwkvgate.experiment.claims import Evidence, claim_pairs, decide_claims
 from rwkvgate.experiment.rules import WORTH
-from rwkvgate.experiment.study.analysis import Ratios, after_steps, decide, equal_parameters, losses_at, ratio
+from rwkvgate.experiment.study.analysis import (
+    ADAPTERS,
+    Ratios,
+    absence,
+    after_steps,
+    decide,
+    equal_parameters,
+    losses_at,
+    ratio,
+)
 from rwkvgate.experiment.study.design import BASE, LORA, WIDE
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.measures import BLEU_COLUMNS, MEASURES, RESULT_COLUMNS
@@ -139,8 +148,8 @@ def decisions(found: pd.DataFrame) -> pd.DataFrame:
         table = own[["arm", "control", "p", "seeds"]].assign(size="", budget=1)
         table["estimate"] = [difference.estimate for difference in differences]
         table["low"], table["high"] = (list(side) for side in zip(*bounds, strict=True))
-        table["least"] = [difference.bounds[0] for difference in differences]
-        verdicts = decide(table, worth)
+        table["absent"] = [absence(difference, worth) for difference in differences]
+        verdicts = decide(table)
         if metric == ENTITIES and not above_chance(found):
             verdicts["verdict"] = "undecided"
         beside = {arm: d for arm, c, d in zip(own["arm"], own["control"], differences, strict=True) if c == "steps"}
@@ -179,7 +188,7 @@ def _controls(arm: str, networks: By, seconds: Ratios) -> Iterator[tuple[str, st
     for control in ("FLOPs", "seconds"):
         yield control, BASE, ratio(first, base, control, seconds)
     if LORA in networks:
-        yield "new parameters", LORA, 1.0
+        yield ADAPTERS, LORA, 1.0
     if arm == ENHANCED and "fixed-gate" in networks:
         yield ABLATED, "fixed-gate", 1.0
 

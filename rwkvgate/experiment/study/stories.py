@@ -185,11 +185,11 @@ def section(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> tuple[lis
     )
     parts, tables = ["## Other tasks", head, markdown(_right(trials))], {}
     for kind, head in HEADS.items():
-        compared = comparisons(_as_losses(trials, kind), seconds)
+        compared = comparisons(_as_losses(trials, kind), seconds, WORTH[kind])
         if not len(compared):
             continue
         tables[f"stories-{kind}-comparisons"] = compared
-        verdicts = decide(compared, WORTH[kind])
+        verdicts = decide(compared)
         if _no_skill(trials, kind):
             verdicts["verdict"] = "undecided"
         tables[f"stories-{kind}-verdicts"] = verdicts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ from rwkvgate.metrics.measures import MEASURES
 
 TITLES = {
     "stories": "On generated stories",
-    "stories freely": "On generated stories, each at the rate with the lowest loss, whatever is forgotten",
+    "stories freely": "On generated stories, each at the rate with the lowest loss",
     "fiction": "On Austen's novels",
 }
 """By what follows "finetune" in a stage's name."""
@@ -50,16 +51,23 @@ whose test has people of other names, and Jane Austen's novels, of which two are
 the books. The learning rates are those that are best on stories, for both genres, among those after which the books'
 perplexity is at most {MOST_FORGOTTEN:g} times the base's; an arm that no rate lets keep to that takes the rate that
 forgets least. On stories they are compared again, for five seeds, each at the rate with the lowest loss, whatever is
-forgotten. Until two seeds had been seen, an arm that could not keep to the limit had taken that rate beside a base that
-could; that was unfair, and was changed on 2026-11-29.
+forgotten.
+
+The rule decides much. Until two seeds had been seen, an arm that could not keep to the limit had taken the rate with
+the lowest loss, beside a base that could; that favoured the gate, and was changed on 2026-11-29. The rule since then is
+hard on it: where two rates forget nearly alike it takes the one that forgets a little less, though the loss be much
+higher, and the table of the rates shows such a pair for the paper's arms. So a verdict on the loss is to be trusted
+where both choices of the rates agree. The two seeds are counted; the arms that the change concerns were trained on them
+anew.
 
 - **Controls**: the tuned base with as many steps, FLOPs and seconds; *base-wide*, the base with channels added to its
   channel mixing, which have as many parameters as the gate; and *lora*, adapters with as many parameters beside frozen
-  weights. Beside weights that train, adapters add nothing, for their product is a change of those weights.
+  weights. Beside weights that train, adapters add nothing, for their product is a change of those weights. Alone they
+  learn less, so an arm that is worse than all other controls is *worse*, though it be better than lora.
 - **Continuations** are greedy, of 64 tokens, and scored against the text's own.
 - **Right choices** are those between a sentence and the same sentence with two people's names exchanged. Naming the
-  last person, naming the commoner, taking the shorter sentence, and guessing are right in half of them by construction.
-  Nothing is decided by them where the tuned base is not shown to be right more often.
+  last person, naming the one named more often, taking the shorter sentence, and guessing are right in half of them by
+  construction. Nothing is decided by them where the tuned base is not shown to be right more often.
 """
 
 
@@ -83,11 +91,11 @@ def tuned_parts(folder: Path, found: Found, seconds: Ratios) -> tuple[list[str],
         table = results(trials, untouched)
         tables[f"finetune-{genre}"] = compared = outcomes(trials, seconds, untouched)
         steps = largest(by_network(trials))
-        told, captions = [_losses(trials, steps), _scores(table)], forgetting_figure(folder, trials, genre)
+        told, captions = [_losses(trials, steps), _scores(table)], forgetting_figure(folder, trials, genre, title)
         if len(compared):
             verdicts = tables[f"finetune-{genre}-verdicts"] = decisions(compared)
             told += [_compared(compared), _verdicts(verdicts), _claims(compared)]
-            captions |= tuned_figure(folder, compared, genre, FIGURE_CONTROLS)
+            captions |= tuned_figure(folder, compared, genre, title, FIGURE_CONTROLS)
         stages = {name: found[name] for name in names}
         parts += [f"### {title}, after {steps} steps", *marked(told, stages), *embedded(captions)]
     return parts, tables
@@ -101,8 +109,8 @@ def _rates(trials: Sequence[Trial]) -> str:
     means = found.groupby(["network", "rate"], sort=False).mean()
     cells = means.apply(lambda row: f"{number(row['loss'])} ({row['forgotten']:.2f})", axis=1).unstack().fillna("–")
     cells.columns = pd.Index([f"{rate:g}" for rate in cells.columns])
-    head = f"{RATES}: validation loss after {steps} steps, nats per token, mean of the seeds, and in"
-    return f"{head} brackets the books' perplexity over the base's.\n\n{markdown(cells.reset_index())}"
+    head = f"{RATES}: validation loss after {steps} steps by learning rate, nats per token, mean of the seeds, and in"
+    return f"{head} brackets the books' perplexity as a multiple of the base's.\n\n{markdown(cells.reset_index())}"
 
 
 def _losses(trials: Sequence[Trial], steps: int) -> str:
@@ -120,7 +128,10 @@ def _losses(trials: Sequence[Trial], steps: int) -> str:
         worst = max(trial.forgotten.get(steps, np.inf) for trial in own.values())
         row = {"Network": name, "Learning rate": f"{one.plan.rate:g}", "Parameters": f"{one.parameters:,}"}
         rows.append(row | cells | {"Most forgotten by a seed": f"x {worst:.2f}"})
-    head = "Test loss, nats per token, mean of the seeds, and in brackets the books' perplexity over the base's:"
+    head = (
+        "Test loss (the log perplexity of the next tables), nats per token, mean of the seeds, and in brackets the "
+        "books' perplexity as a multiple of the base's before tuning:"
+    )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 
@@ -129,7 +140,8 @@ def _scores(table: pd.DataFrame) -> str:
     shown = quality_table(summary(table, metrics=metrics, resamples=RESAMPLES), metrics)
     label = MEASURES[ENTITIES].label
     shown.columns = pd.Index([name.replace(label, CHOICES) for name in shown.columns])
-    return markdown(shown[~shown["Arm"].str.startswith("paper:")])
+    head = "Scores after the most steps, mean ± standard deviation over the seeds:"
+    return f"{head}\n\n{markdown(shown[~shown['Arm'].str.startswith('paper:')])}"
 
 
 def _compared(compared: pd.DataFrame) -> str:
@@ -155,7 +167,7 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
             "Measure": _label(row["metric"]),
             "Arm": row["arm"],
             "Hardest control": CONTROLS.get(row["control"], f"Equal {row['control']}"),
-            "Difference, below 0 better": signed_interval(row["estimate"], row["low"], row["high"]),
+            "Difference": signed_interval(*_natural(row)),
             "Seeds": row["seeds"],
             "p (Holm)": number(row["p"], 2),
             "Verdict": row["verdict"],
@@ -164,7 +176,18 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
         }
         for row in verdicts.to_dict("records")
     ]
-    return markdown(pd.DataFrame(rows))
+    head = (
+        "The verdict on each arm and measure; p is that of the verdict, one-sided, and of *better* where it is "
+        "undecided; ∞ seeds where documents alone hide what is worth knowing:"
+    )
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def _natural(row: dict[Any, Any]) -> tuple[float, float, float]:
+    """The difference and its interval with the measure's own sign; in `decisions` below zero is better."""
+    if MEASURES[row["metric"]].better == "higher":
+        return -row["estimate"], -row["high"], -row["low"]
+    return row["estimate"], row["low"], row["high"]
 
 
 def _claims(compared: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from rwkvgate.experiment.study.analysis import (
+    ADAPTERS,
     after_training,
     broken,
     comparisons,
@@ -54,13 +55,13 @@ def test_a_loss_between_budgets_is_on_the_line_in_log_steps() -> None:
 
 def test_a_gain_that_only_pays_for_its_compute_is_no_gain() -> None:
     """An arm as good as a base of 1.1 times the steps is better at equal steps, and not at equal seconds."""
-    found = comparisons(trials(enhanced=1.1), SECONDS).set_index(["arm", "control", "budget"])
+    found = comparisons(trials(enhanced=1.1), SECONDS, 0.01).set_index(["arm", "control", "budget"])
     steps, seconds = (found.loc[("enhanced", control, 300)] for control in ("steps", "seconds"))
     assert steps["high"] < 0
     assert steps["estimate"] == pytest.approx(-0.5 * np.log(1.1), abs=0.003)
     assert seconds["estimate"] == pytest.approx(0, abs=0.003)
-    assert seconds["least"] > -0.01
-    verdict = decide(found.reset_index(), 0.01).set_index("arm").loc["enhanced"]
+    assert seconds["absent"] < 0.01 < steps["absent"]
+    verdict = decide(found.reset_index()).set_index("arm").loc["enhanced"]
     assert verdict["verdict"] == "no better"
     assert verdict["control"] == "seconds"
 
@@ -69,17 +70,42 @@ def test_a_gain_that_only_pays_for_its_compute_is_no_gain() -> None:
     ("more", "verdict"), [(1.4, "better than every control"), (0.8, "worse than every control"), (1.1, "no better")]
 )
 def test_planted_verdicts(more: float, verdict: str) -> None:
-    assert decide(comparisons(trials(enhanced=more), SECONDS), 0.01)["verdict"].tolist() == [verdict]
+    assert decide(comparisons(trials(enhanced=more), SECONDS, 0.01))["verdict"].tolist() == [verdict]
+
+
+def row(control: str, estimate: float, p: float, absent: float, arm: str = "enhanced") -> dict[str, object]:
+    named = {"size": "64x4", "arm": arm, "budget": 300, "control": control, "seeds": 10, "low": 0.0, "high": 0.0}
+    return named | {"estimate": estimate, "p": p, "absent": absent}
+
+
+def test_no_better_is_corrected_for_controls_and_arms() -> None:
+    """Any control would do, so the smallest p of several counts as many times; and so it does with a second arm."""
+    one = [row("steps", 0.001, 0.6, 0.03), row("seconds", -0.001, 0.6, 0.4)]
+    found = decide(pd.DataFrame(one))
+    assert found["verdict"].tolist() == ["undecided"] and found["p"].tolist() == [pytest.approx(0.7)]
+    shown = [row("steps", 0.001, 0.6, 0.02), row("seconds", -0.001, 0.6, 0.4)]
+    found = decide(pd.DataFrame(shown))
+    assert found["verdict"].tolist() == ["no better"] and found["p"].tolist() == [pytest.approx(0.04)]
+    assert set(decide(pd.DataFrame(shown + [r | {"arm": "other"} for r in shown]))["verdict"]) == {"undecided"}
+
+
+def test_adapters_must_be_beaten_but_do_not_hide_a_loss() -> None:
+    worse = [row("steps", 0.2, 1e-6, 1e-6), row(ADAPTERS, -1.0, 1e-6, 1.0)]
+    found = decide(pd.DataFrame(worse))
+    assert found["verdict"].tolist() == ["worse than every control"]
+    assert found["p"].tolist() == [pytest.approx(5e-7)] and found["control"].tolist() == ["steps"]
+    better = [row("steps", -0.2, 1e-6, 1.0), row(ADAPTERS, 0.1, 1e-6, 1e-6)]
+    assert decide(pd.DataFrame(better))["verdict"].tolist() == ["no better"]
 
 
 def test_one_seed_and_wide_noise_decide_nothing() -> None:
-    assert decide(comparisons(trials(seeds=1, enhanced=1.4), SECONDS), 0.01)["verdict"].tolist() == ["undecided"]
+    assert decide(comparisons(trials(seeds=1, enhanced=1.4), SECONDS, 0.01))["verdict"].tolist() == ["undecided"]
     noisy = [trial(name, seed, noise=0.2) for name in ("base", "base-wide", "enhanced") for seed in range(3)]
-    assert decide(comparisons(noisy, SECONDS), 0.01)["verdict"].tolist() == ["undecided"]
+    assert decide(comparisons(noisy, SECONDS, 0.01))["verdict"].tolist() == ["undecided"]
 
 
 def test_without_times_the_verdict_waits_for_them() -> None:
-    assert decide(comparisons(trials(enhanced=1.4), {}), 0.01)["verdict"].tolist() == ["undecided"]
+    assert decide(comparisons(trials(enhanced=1.4), {}, 0.01))["verdict"].tolist() == ["undecided"]
 
 
 def test_the_multiplier_is_the_planted_one() -> None:
@@ -119,7 +145,7 @@ def test_short_and_long_trainings_of_the_same_seeds_stand_beside_one_another() -
     """Arms of a short stage and of a long one, of the same seeds: each budget is compared among its own trainings."""
     short, long = trials(5, enhanced=1.2), trials(5, enhanced=1.2)
     later = [replace(one, test={10 * b: [x - 1 for x in losses] for b, losses in one.test.items()}) for one in long]
-    found, alone = (comparisons(some, SECONDS).query("control == 'steps'") for some in (short + later, short))
+    found, alone = (comparisons(some, SECONDS, 0.01).query("control == 'steps'") for some in (short + later, short))
     pd.testing.assert_frame_equal(found[found["budget"] <= 390].reset_index(drop=True), alone.reset_index(drop=True))
     assert sorted(found.loc[found["arm"] == "enhanced", "budget"]) == [150, 300, 1500, 3000]
     assert (found.loc[found["arm"] == "enhanced", "seeds"] == 5).all()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rwkvgate.experiment.study.analysis import comparisons
 from rwkvgate.experiment.study.figures import controls_figure, gap_figure, losses_figure
@@ -59,6 +60,17 @@ def test_two_sizes_give_a_term_for_parameters_and_no_times_no_fit_of_seconds() -
     assert "helps throughout" not in early_and_late(fit, seed_gaps(large, {})) and fits(seed_gaps(small[:6], {})) == []
 
 
+def test_with_the_same_sizes_in_every_seed_the_interval_is_students_of_their_own_fits() -> None:
+    gaps = seed_gaps(grown(pretrained("primary 64x4"), 0.01), {})
+    (fit,) = fits(gaps)
+    slopes = [
+        np.polyfit(np.log2(own["tokens"].astype(float) / 1e6), own["gap"].astype(float), 1)[0]
+        for _, own in gaps.groupby("seed")
+    ]
+    wanted = stats.ttest_1samp(slopes, 0.0).confidence_interval(0.95)
+    assert fit.weighed((0, 1, 0)) == pytest.approx((np.mean(slopes), wanted.low, wanted.high), abs=1e-9)
+
+
 def test_without_an_effect_intervals_of_seeds_cover_zero_about_as_often_as_they_should() -> None:
     rng, covered = np.random.default_rng(3), 0
     gaps = seed_gaps(grown(pretrained("primary 64x4"), 0.0), {})
@@ -67,12 +79,12 @@ def test_without_an_effect_intervals_of_seeds_cover_zero_about_as_often_as_they_
         (fit,) = fits(gaps.assign(gap=gaps["seed"].map(effects) + rng.normal(0, 0.002, len(gaps))))
         _, low, high = fit.at(1e6)
         covered += low <= 0 <= high
-    assert 48 <= covered <= 60
+    assert 51 <= covered <= 60  # 99.8 % of binomial(60, 0.95)
 
 
 def test_figures_are_drawn_from_what_there_is(tmp_path: Path) -> None:
     trials = pretrained("primary 64x4", {"enhanced": 1.2})
-    gaps, compared = seed_gaps(trials, SECONDS), comparisons(trials, SECONDS)
+    gaps, compared = seed_gaps(trials, SECONDS), comparisons(trials, SECONDS, 0.01)
     captions = gap_figure(tmp_path, gaps, fits(gaps))
     captions |= losses_figure(tmp_path, trials, "64x4", SECONDS["64x4"], "nats per token")
     captions |= controls_figure(tmp_path, compared, "64x4", "books", "nats per token")
