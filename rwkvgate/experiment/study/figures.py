@@ -108,7 +108,8 @@ def controls_figure(folder: Path, compared: pd.DataFrame, size: str, task: str, 
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set_xscale("symlog", linthresh=NEAR)
         ticks = [-10 * NEAR, -NEAR, 0, NEAR, 10 * NEAR]
-        axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks], fontsize=7)
+        axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+        axes.set_xlim(1.3 * min(-NEAR, shown["low"].min()), 1.3 * max(NEAR, shown["high"].max()))
         axes.minorticks_off()
     figure.axes[0].set_yticks(range(len(arms)), arms)
     finish(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -214,7 +215,7 @@ def _inside_figures(
     plot = plot.scale(x="log").label(x="tokens", y=f"times that at {LENGTH}")
     title = "Size of WKV state and residual stream along a text of 65,536 tokens"
     captions["inside-growth"] = _save(folder, _lines(plot), lengths, "inside-growth", title, 4.2)
-    labels = {name: words.replace(" ", "\n", 1).replace(" a ", " a\n") for name, words in DISTURBED.items()}
+    labels = {name: textwrap.fill(words, 12) for name, words in DISTURBED.items()}
     shown = disturbed.assign(reading=pd.Categorical(disturbed["reading"].map(labels), list(labels.values())))
     plot = so.Plot(shown, x="reading", y="value", color="network").label(x="", y="nats per token")
     # A dot is dodged as if it were 0.8 wide: a dash of another width would stand beside its dots.

@@ -111,8 +111,8 @@ def gap(trial: Trial) -> Floats:
 def breaking_rate(trials: Sequence[Trial]) -> Floats:
     """The logarithm to base 2 of the rate at which one network and seed breaks, (1,).
 
-    There its loss is `BROKEN` nats per token above that at its best rate, on the line through the losses at two rates of
-    the sweep; or halfway to a rate that diverged. The highest rate where none breaks.
+    There its loss is `BROKEN` nats per token above that at its best rate, on the line through the losses at two rates
+    of the sweep; or halfway to a rate that diverged. The highest rate where none breaks.
     """
     losses = {t.plan.rate: t.validation[max(t.plan.budgets)] for t in sorted(trials, key=lambda t: t.plan.rate)}
     rates, limit = list(losses), min(losses.values()) + BROKEN

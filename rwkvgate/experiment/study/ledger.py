@@ -169,11 +169,11 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame]) -> lis
         REPRODUCED: "pays for itself",
         CONTRADICTED: "is worse than its controls",
         NOT_REPRODUCED: "is no better than a control of as much compute",
-        UNDECIDED: "is not decided",
+        UNDECIDED: "is shown neither to pay for itself nor not to",
     }
-    told = [f"it {said[r['verdict']]} at {_at(r)} ({_value(r)})" for r in pretrained if r["seeds"]]
+    told = [f"{said[r['verdict']]} at {_at(r)}, {_value(r)}" for r in pretrained if r["seeds"]]
     first = (
-        f"Of the paper's gate, pretrained from scratch, {'; '.join(told)}."
+        f"Pretrained from scratch, the paper's gate {'; '.join(told)}."
         if told
         else "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet "
         f"({pretrained[0]['reason']})."

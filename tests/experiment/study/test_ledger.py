@@ -47,7 +47,11 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
 
 @pytest.mark.parametrize(
     ("more", "verdict", "words"),
-    [(1.4, REPRODUCED, "it pays for itself"), (0.8, CONTRADICTED, "it is worse"), (1.1, NOT_REPRODUCED, "no better")],
+    [
+        (1.4, REPRODUCED, "gate pays for itself"),
+        (0.8, CONTRADICTED, "gate is worse"),
+        (1.1, NOT_REPRODUCED, "no better"),
+    ],
 )
 def test_pretraining_is_decided_against_every_control(more: float, verdict: str, words: str) -> None:
     found = {"primary 64x4": whole(pretrained("primary 64x4", {"enhanced": more}))}
@@ -120,7 +124,7 @@ def test_tables_of_unfinished_stages_are_marked() -> None:
 def test_the_page_begins_with_the_answer_and_every_verdict() -> None:
     records = study_ledger({"primary 64x4": whole(pretrained("primary 64x4", {"enhanced": 0.8}))}, {}, SECONDS)
     told = "\n\n".join(head(records, {}))
-    assert told.startswith("## The answer so far\n\nOf the paper's gate, pretrained from scratch, it is worse")
+    assert told.startswith("## The answer so far\n\nPretrained from scratch, the paper's gate is worse")
     assert told.count("\n| ") == len(records) + 2 and "| contradicted |" in told
     assert "The study says nothing of the other claims" in told and RULES["generation-time"].text in told
 
