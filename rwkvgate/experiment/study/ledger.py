@@ -162,8 +162,13 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame]) -> list[
     ]
 
 
-def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame]) -> list[str]:
-    """What pretraining says, what fine-tuning says, and how much is decided; the arguments are those of `head`."""
+def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None = None) -> list[str]:
+    """What pretraining says, what fine-tuning says, and how much is decided.
+
+    Args:
+        records: of `study_ledger`.
+        tuned: as it takes them; the paper's own comparison is told where they are given.
+    """
     pretrained = [r for r in records if r["claim"] == COSTS.claim]
     said = {
         REPRODUCED: "pays for itself",
@@ -178,7 +183,7 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame]) -> lis
         else "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet "
         f"({pretrained[0]['reason']})."
     )
-    second = f"{_stories(records)}{_untouched(tuned['stories'])}" if "stories" in tuned else _stories(records)
+    second = _stories(records) + (_untouched(tuned["stories"]) if tuned and "stories" in tuned else "")
     counts = {verdict: sum(r["verdict"] == verdict for r in records) for verdict in VERDICTS}
     waiting = sum(r["seeds"] is None and r["verdict"] == UNDECIDED for r in records)
     listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())

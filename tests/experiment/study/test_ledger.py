@@ -38,7 +38,7 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
     assert records["rouge-l-gain", "finetune stories"]["reason"] == "finetune stories: 0 of 60 trials"
     assert records["layer-norm-stabilises", "breaking"]["reason"] == "breaking: 0 of 108 trials"
     assert {claim for claim, _ in records} >= {*CLAIMS, "long-range", "learned-retrieval", "component-contributions"}
-    first, second, third = answer(list(records.values()), {})
+    first, second, third = answer(list(records.values()))
     assert "not decided yet (primary 64x4: 0 of 60 trials)" in first and "not decided yet" in second
     assert third == f"Of {len(records)} verdicts, 0 reproduced, 0 not reproduced, 0 contradicted, {len(records)} " + (
         f"undecided here; {len(records)} of them wait for trials."
@@ -65,7 +65,7 @@ def test_pretraining_is_decided_against_every_control(more: float, verdict: str,
         40,
     )
     assert record["low"] < record["ours"] < record["high"] and "equal seconds" in record["unit"]
-    assert words in answer(study_ledger(found, {}, SECONDS), {})[0]
+    assert words in answer(study_ledger(found, {}, SECONDS))[0]
     assert ledger(found)[COSTS.claim, "longer"]["verdict"] == UNDECIDED
 
 
