@@ -16,8 +16,9 @@ import yaml
 
 from rwkvgate.experiment.arms import find_arm
 from rwkvgate.experiment.settings import resolve
+from rwkvgate.experiment.study.committed import committed_verdicts
 from rwkvgate.workflow.release import release, slug
-from rwkvgate.workflow.results import FIGURES, PAGE, REFERENCE, answer_part, read_claims
+from rwkvgate.workflow.results import FIGURES, PAGE, REFERENCE, STUDY, answer_part, read_claims, study_part
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -65,6 +66,8 @@ def test_the_readme_is_short_and_says_what_is_committed() -> None:
     page = (ROOT / PAGE).read_text(encoding="utf-8")
     for part in answer_part(ROOT / REFERENCE, claims):
         assert part in text and part in page
+    told, beside = (study_part(committed_verdicts(ROOT), path) for path in (STUDY, Path(STUDY.name)))
+    assert told and told[0] in text and beside[0] in page and study_part([], STUDY) == []
     assert all(claim["reason"] in page and claim["rule"] in page for claim in claims)
     assert all(f"outputs/reference/figures/{name}" in text for name in FIGURES)
 

@@ -31,7 +31,7 @@ from rwkvgate.rwkv6.hub import PAPER_MODEL
 from rwkvgate.workflow.app import open_finished
 
 REFERENCE = Path("outputs", "reference")
-README, PAGE = Path("README.md"), Path("docs", "results.md")
+README, PAGE, STUDY = Path("README.md"), Path("docs", "results.md"), Path("docs", "study.md")
 OPEN, CLOSE = "<!-- {} -->", "<!-- end of {} -->"
 """Between these a part of the README is written; its name stands in both."""
 FIGURES = {
@@ -65,7 +65,8 @@ def write_results(root: Path, address: str) -> list[Path]:
     reference, readme = root / REFERENCE, root / README
     claims = read_claims(reference)
     text = readme.read_text(encoding="utf-8")
-    text = _between(text, "answer", [*answer_part(reference, claims), *figures_part(REFERENCE / "figures")], readme)
+    told = [*answer_part(reference, claims), *study_part(committed_verdicts(root), STUDY)]
+    text = _between(text, "answer", [*told, *figures_part(REFERENCE / "figures")], readme)
     text = _between(text, "notebooks", [markdown(notebooks_table(address))], readme)
     page = "\n\n".join(filter(None, results_page(reference, claims, committed_verdicts(root)))) + "\n"
     write_text(root / PAGE, page)
@@ -90,6 +91,17 @@ def answer_part(reference: Path, claims: list[Records]) -> list[str]:
         f"numbers are of {parameters_of(Rwkv6Config(**SHAPES[PAPER_MODEL])) / 1e9:.1f} B parameters ({AT_THE_SHAPE})."
     )
     return [where, "\n".join(f"- {sentence}" for sentence in answer(claims))]
+
+
+def study_part(verdicts: list[Records], page: Path) -> list[str]:
+    """What the committed study says of pretraining, with a link to its page; nothing where there is no study."""
+    if not verdicts:
+        return []
+    from rwkvgate.experiment.study.ledger import answer as study_answer  # which loads torch
+
+    return [
+        f"[The study]({page.as_posix()}) has more seeds, and controls of equal compute. {study_answer(verdicts)[0]}"
+    ]
 
 
 def figures_part(folder: Path) -> list[str]:
@@ -135,6 +147,7 @@ def results_page(reference: Path, claims: list[Records], study: list[dict[str, A
         "In the column of the study, a *trial* is one training of one network with one rate and one seed, and 64x4 is "
         "64 channels and 4 layers.",
         *answer_part(reference, claims),
+        *study_part(study, Path(STUDY.name)),
         *results_in_markdown(reference, study),
         "## Verdicts, reasons and rules",
         "`rwkvgate/experiment/rules.py` has the rules with their history.",
