@@ -99,9 +99,8 @@ def study_part(verdicts: list[Records], page: Path) -> list[str]:
         return []
     from rwkvgate.experiment.study.ledger import answer as study_answer  # which loads torch
 
-    return [
-        f"[The study]({page.as_posix()}) has more seeds, and controls of equal compute. {study_answer(verdicts)[0]}"
-    ]
+    about = "has more seeds, controls of equal compute, and networks of its own: 64x4 is 64 channels and 4 layers."
+    return [f"[The study]({page.as_posix()}) {about} {study_answer(verdicts)[0]}"]
 
 
 def figures_part(folder: Path) -> list[str]:
