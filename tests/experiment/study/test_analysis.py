@@ -10,8 +10,10 @@ import pytest
 
 from rwkvgate.experiment.study.analysis import (
     ADAPTERS,
+    absence,
     after_training,
     broken,
+    compare,
     comparisons,
     decide,
     losses_at,
@@ -87,6 +89,22 @@ def test_no_better_is_corrected_for_controls_and_arms() -> None:
     found = decide(pd.DataFrame(shown))
     assert found["verdict"].tolist() == ["no better"] and found["p"].tolist() == [pytest.approx(0.04)]
     assert set(decide(pd.DataFrame(shown + [r | {"arm": "other"} for r in shown]))["verdict"]) == {"undecided"}
+
+
+@pytest.mark.parametrize(("gain", "said"), [(0.01, "no better"), (0.0, "better than every control")])
+def test_arms_at_the_edge_of_a_verdict_seldom_get_it(gain: float, said: str) -> None:
+    """Of 60 experiments with two arms and two controls, any arm gets the verdict in about 5 %, or in fewer."""
+    rng, wrong = np.random.default_rng(8), 0
+    for _ in range(60):
+        documents = rng.normal(0, 0.02, 30)
+        rows = []
+        for arm in ("enhanced", "no-layer-norm"):
+            for control in ("steps", "seconds"):
+                differences = -gain + documents + rng.normal(0, 0.01, (6, 1)) + rng.normal(0, 0.02, (6, 30))
+                found = compare([(own, np.zeros(30)) for own in differences], [1] * 30)
+                rows.append(row(control, found.estimate, found.p, absence(found, 0.01), arm))
+        wrong += said in set(decide(pd.DataFrame(rows))["verdict"])
+    assert wrong <= 9  # 99.9 % of binomial(60, 0.05)
 
 
 def test_adapters_must_be_beaten_but_do_not_hide_a_loss() -> None:
