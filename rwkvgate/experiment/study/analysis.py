@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rwkvgate.experiment.study.design import BASE, BROKEN, WIDE, step_tokens
+from rwkvgate.experiment.study.design import BASE, BROKEN, PRIMARY, WIDE, step_tokens
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.measures import ratio_of_sums
@@ -22,6 +22,7 @@ from rwkvgate.metrics.retrained import UNKNOWN, Difference, retrained_difference
 from rwkvgate.metrics.statistics import Floats, holm
 
 LEVEL = 0.05
+ENHANCED = "enhanced"
 CONTROLS = ("steps", "parameters", "FLOPs", "seconds")
 """What a control has as much of as the arm."""
 ADAPTERS = "new parameters"
@@ -216,14 +217,27 @@ def after_training(shares: pd.DataFrame) -> pd.DataFrame:
 
 
 def weak_tasks(shares: pd.DataFrame) -> list[str]:
-    """The memory tasks of which the base recalls less than half after training, at the trained length.
+    """The memory tasks of which neither the base nor the enhanced network recalls half after training, at the trained
+    length.
 
     Args:
         shares: of `recalled_shares`.
     """
     end = after_training(shares)
-    means = end[(end["network"] == BASE) & (end["times"] == 1)].groupby("task")["share"].mean()
-    return [str(name) for name in means.index[means < 0.5]]
+    own = end[end["network"].isin((BASE, ENHANCED)) & (end["times"] == 1)]
+    best = own.groupby(["task", "network"])["share"].mean().groupby("task").max()
+    return [str(name) for name in best.index[best < 0.5]]
+
+
+def recall_decides_nothing(trials: Sequence[Trial], worth: float) -> str:
+    """Why the memory trials can decide nothing: tasks that are too hard, or a base that leaves no room for a gain twice
+    as large as is worth knowing; "" where they can."""
+    shares = recalled_shares(trials)
+    if weak := weak_tasks(shares):
+        return f"neither the base nor the enhanced network recalls half of {', '.join(weak)}"
+    budget = after_training(shares)["budget"].max()
+    missed = float(np.mean([t.loss(budget) for t in trials if t.plan.network == BASE and budget in t.test]))
+    return f"the base recalls all but {100 * missed:.1f} %, no room for a gain" if missed < 2 * worth else ""
 
 
 def _by_budget(trials: Sequence[Trial]) -> dict[tuple[str, int], dict[str, dict[int, Trial]]]:
@@ -241,8 +255,9 @@ def _by_budget(trials: Sequence[Trial]) -> dict[tuple[str, int], dict[str, dict[
 
 
 def equal_parameters(arm: Trial, by_network: Mapping[str, Mapping[int, Trial]]) -> str:
-    """The control whose number of parameters is nearest to the arm's."""
-    sizes = {name: next(iter(by_network[name].values())).parameters for name in (BASE, *WIDE) if name in by_network}
+    """The control whose number of parameters is nearest to the arm's, among those of the arm's stage."""
+    wide = [name for name in WIDE if name in PRIMARY or arm.plan.network not in PRIMARY]
+    sizes = {name: next(iter(by_network[name].values())).parameters for name in (BASE, *wide) if name in by_network}
     return min(sizes, key=lambda name: abs(sizes[name] - arm.parameters))
 
 

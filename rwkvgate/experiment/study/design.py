@@ -32,6 +32,26 @@ Later on that day a reader of the rules found four of them wrong, when 21 of 60 
 an arm from being worse than its controls. The intervals of the fitted gap are Student's over seeds; those of a
 bootstrap of few seeds were too short. And the sweep to where training breaks has rates a quarter of an octave apart
 where it breaks (`inside_rules`). The first can only take a verdict away, and so can the third.
+
+A second reader looked at what had not been seen: memory, long texts, other tasks, fiction, the other arms and families,
+"data 1/64", 32x4, 128x4 and "longer". Changed on that day, before any of it was:
+
+- Rates are chosen at the largest budget that is compared, and for "longer" and "long texts" at 1,200 steps; they had
+  been chosen at 300, where two rates of the enhanced network were nearly alike. This goes for 64x4 too, whose
+  comparison had been seen; 128x4 keeps to 300 steps, for time.
+- Fiction trains at the rates with the lowest loss, and is scored after the most steps alone.
+- Memory has 800 and 1,600 steps in place of 400 and 800: the base's recall jumps near 800. Sequences of all four
+  lengths count, not of the trained one alone, where the base recalls nearly all; a task is too hard only where neither
+  the base nor the enhanced network recalls half, and nothing is decided where the base leaves no room for a gain.
+- All networks of a seed see the same memory sequences: the passkeys had depended on the number of steps.
+- The wide base takes the fixed gate's place in "long texts" and "other tasks": it is a control, and the fixed gate was
+  0.9 nats per token behind.
+- "The gate regularises" asks for a lower test loss too, no longer for one that is not shown higher.
+- Long texts have at most 12 items of one part, for 69 of 288 had been of one, and decide nothing while the base gains
+  less than what is worth knowing. Of the other tasks, the genres of sentences get no verdict, for a list of words tells
+  them all; and answers are compared with whom the story names last before the object.
+- Holm's correction is over the arms of a stage, and the arms of "primary" have "base-wide" alone as their control of
+  equal parameters, so that no later stage changes an earlier one's verdict.
 """
 
 from __future__ import annotations
@@ -55,7 +75,7 @@ PROTOCOL = 1
 WORTH_KNOWING = {"books": 0.01, "memory": 0.02}
 """The smallest effect worth knowing: nats per token, and share of labelled tokens recalled."""
 VOCABULARY, BATCH, LENGTH, WEIGHT_DECAY = 2048, 16, 128, 0.001
-MEMORY_BATCH, MEMORY_LENGTH = 32, 64
+MEMORY_BATCH, MEMORY_LENGTH, MEMORY_BUDGETS = 32, 64, (800, 1600)
 LONG_BATCH, LONG_LENGTH = 4, 512
 STORY_BATCH, STORY_LENGTH = 8, 256
 STEP_TOKENS = BATCH * LENGTH
@@ -63,6 +83,8 @@ STEP_TOKENS = BATCH * LENGTH
 RATES, MEMORY_RATES = (2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3)
 CHOOSING, COMPARED = (100, 101), tuple(range(200, 210))
 """Seeds that choose the rate, and those that are compared."""
+CHOSEN_AT = {"128x4": (150, 300)}
+"""Budgets at which the rates of a size are chosen, where it is not the largest of those that are compared."""
 BROKEN = 0.5
 """Nats per token above the network's best rate from which on a training that ended counts as broken."""
 BASE = "base"
@@ -80,8 +102,8 @@ PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv
 PAPERS = PRIMARY[:5]
 """The paper's arms and their control."""
 SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
-LONG = ("base", "enhanced", "fixed-gate", "conv-no-position")
-"""Networks whose use of a long context, and skill in other tasks, is measured, at the rates of their size."""
+LONG = ("base", "base-wide", "enhanced", "conv-no-position")
+"""Networks whose use of a long context, and skill in other tasks, is measured; the first three train for long, too."""
 WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
 """Controls of equal parameters: a base whose channel mixing is wider, and the arm that it has as many parameters as."""
 INSIDE = ("base", "enhanced", "no-layer-norm", "fixed-gate")
@@ -173,19 +195,24 @@ class Stage:
 
 def _compared(size: str, seeds: int, networks: tuple[str, ...]) -> list[Stage]:
     """The choice of the rates, and the comparison at them."""
-    rates = Stage(f"rates {size}", SIZES[size], networks, CHOOSING, (150, 300), RATES)
+    rates = Stage(f"rates {size}", SIZES[size], networks, CHOOSING, CHOSEN_AT.get(size, (600,)), RATES)
     seeded = COMPARED[:seeds]
     return [rates, Stage(f"primary {size}", SIZES[size], networks, seeded, (150, 300, 600), rated=rates.name)]
 
 
-def _tuning(genre: str, seeds: int) -> list[Stage]:
-    """The base as it is, which is what the paper compares with, and the fine-tunings."""
-    size, task, after = SIZES["64x4"], f"tuned-{genre}", "better base"
-    budgets, seeded, rated = (100, 200, 400), COMPARED[:seeds], "rates finetune stories"
-    return [
-        Stage(f"untouched {genre}", size, (BASE,), (0,), (0,), (1e-3,), task=task, sweep=True, after=after),
-        Stage(f"finetune {genre}", size, TUNED, seeded, budgets, rated=rated, task=task, after=after),
-    ]
+def _untouched(genre: str) -> Stage:
+    """The base as it is, which is what the paper compares with."""
+    name, task = f"untouched {genre}", f"tuned-{genre}"
+    return Stage(name, SIZES["64x4"], (BASE,), (0,), (0,), (1e-3,), task=task, sweep=True, after="better base")
+
+
+def _tuned(name: str, seeds: int, budgets: tuple[int, ...], freely: bool) -> Stage:
+    """Fine-tunings of all networks, at the rates that are best on stories; the genre is the name's second word."""
+    task, rated = f"tuned-{name.split()[1]}", "rates finetune stories"
+    seeded = COMPARED[:seeds]
+    return Stage(
+        name, SIZES["64x4"], TUNED, seeded, budgets, rated=rated, task=task, after="better base", freely=freely
+    )
 
 
 def _inside(name: str, networks: tuple[str, ...], budgets: tuple[int, ...]) -> Stage:
@@ -207,18 +234,9 @@ STAGES = {
             task="tuned-stories",
             after="better base",
         ),
-        *_tuning("stories", 10),
-        Stage(
-            "finetune stories freely",
-            _SMALL,
-            TUNED,
-            COMPARED[:5],
-            (100, 200, 400),
-            rated="rates finetune stories",
-            task="tuned-stories",
-            after="better base",
-            freely=True,
-        ),
+        _untouched("stories"),
+        _tuned("finetune stories", 10, (100, 200, 400), freely=False),
+        _tuned("finetune stories freely", 5, (100, 200, 400), freely=True),
         *_compared("64x4", 10, PRIMARY),
         Stage(
             "breaking",
@@ -232,18 +250,20 @@ STAGES = {
         _inside("inside", INSIDE, (40, 75, 150, 300)),
         _inside("data 1/16", ("base", "enhanced", "fixed-gate"), (300,)),
         _inside("data 1/64", ("base", "enhanced", "fixed-gate"), (300,)),
-        Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, (400, 800), MEMORY_RATES, task="memory"),
-        Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, (400, 800), rated="rates memory", task="memory"),
-        Stage("long texts", _SMALL, LONG, COMPARED[:5], (1200,), rated="rates 64x4", task="long"),
+        Stage("rates memory", SIZES["64x2"], PRIMARY, CHOOSING, MEMORY_BUDGETS, MEMORY_RATES, task="memory"),
+        Stage("memory", SIZES["64x2"], PRIMARY, COMPARED, MEMORY_BUDGETS, rated="rates memory", task="memory"),
+        Stage("rates longer", _SMALL, LONG, CHOOSING, (1200,), RATES),
+        Stage("long texts", _SMALL, LONG, COMPARED[:5], (1200,), rated="rates longer", task="long"),
         Stage("other tasks", _SMALL, LONG, COMPARED[:5], (600,), rated="rates 64x4", task="stories"),
-        *_tuning("fiction", 5),
-        Stage("rates of the others", _SMALL, SECONDARY, CHOOSING, (150, 300), RATES),
+        _untouched("fiction"),
+        _tuned("finetune fiction", 5, (400,), freely=True),
+        Stage("rates of the others", _SMALL, SECONDARY, CHOOSING, (600,), RATES),
         Stage("others", _SMALL, SECONDARY, COMPARED[:5], (150, 300, 600), rated="rates of the others"),
-        Stage("rates of families", _SMALL, FAMILIES, CHOOSING, (150, 300), RATES),
+        Stage("rates of families", _SMALL, FAMILIES, CHOOSING, (600,), RATES),
         Stage("families", _SMALL, FAMILIES, COMPARED[:5], (150, 300, 600), rated="rates of families"),
         *_compared("32x4", 5, PAPERS),
         *_compared("128x4", 5, PAPERS),
-        Stage("longer", _SMALL, PAPERS[:3], COMPARED[:5], (1200, 3000), rated="rates 64x4"),
+        Stage("longer", _SMALL, LONG[:3], COMPARED[:5], (1200, 3000), rated="rates longer"),
     )
 }
 """The stages in the order in which they run."""

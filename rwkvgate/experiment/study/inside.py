@@ -79,7 +79,8 @@ class Repeated(Books):
     def score(self, model: nn.Module) -> Scores:
         """The losses of `Books`, and those of the texts that were trained on."""
         pieces = [ids[i : i + PIECE] for ids in self.trained for i in range(0, max(1, len(ids) - PIECE + 1), PIECE)]
-        chosen = [pieces[i * len(pieces) // PIECES] for i in range(PIECES)]
+        count = min(PIECES, len(pieces))  # none twice, which would make the error of their mean too small
+        chosen = [pieces[i * len(pieces) // count] for i in range(count)]
         losses = token_losses(model, chosen, batch_size=32)
         return super().score(model) | {"measures": {"trained": rounded(x.mean() for x in losses)}}
 

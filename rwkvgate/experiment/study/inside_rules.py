@@ -246,9 +246,9 @@ CLAIMS: dict[str, tuple[Rule, tuple[Comparison, ...]]] = {
                 _SOURCE,
                 _WORDS,
                 "trained on 1/64 of the documents in many passes, the gap between test and training loss is smaller "
-                "than the base's, by *less*, with the test loss as *guard*: who learns less has a smaller gap too",
+                "than the base's, and so is the test loss, both by *less*: who learns less has a smaller gap too",
             ),
-            (Comparison("gap", "enhanced", "base"), Comparison("test loss", "enhanced", "base", "guard")),
+            (Comparison("gap", "enhanced", "base"), Comparison("test loss", "enhanced", "base")),
         ),
     )
 }

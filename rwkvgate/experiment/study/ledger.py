@@ -1,8 +1,8 @@
 """What the study decides of the paper's claims, in one table: `outputs/study/claims.json`, and the head of the page.
 
 A verdict rests on finished stages alone. While a stage has trials to come, its claims are undecided, without a number,
-and the reason counts the trials. Corrections are over the tests of finished stages; a stage that finishes later adds
-its own, which can weaken a verdict and never strengthen it.
+and the reason counts the trials. Corrections are over the arms of a stage; those of the discussion's claims over the
+tests of finished stages, so that a stage that finishes later can weaken a verdict of theirs and never strengthen it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rwkvgate.experiment.rules import (
     Rule,
 )
 from rwkvgate.experiment.study import inside_rules, long_range
-from rwkvgate.experiment.study.analysis import Ratios, comparisons, decide, recalled_shares, weak_tasks
+from rwkvgate.experiment.study.analysis import ENHANCED, Ratios, comparisons, decide, recall_decides_nothing
 from rwkvgate.experiment.study.committed import FILE
 from rwkvgate.experiment.study.design import STAGES, WORTH_KNOWING, Stage
 from rwkvgate.experiment.study.outcomes import CLAIMS as TUNED_CLAIMS
@@ -40,7 +40,6 @@ from rwkvgate.experiment.study.trials import Trial
 
 Found = Mapping[str, tuple[Sequence[Trial], int]]
 """By stage: the finished trials, and how many there will be; 0 while that is not known."""
-ENHANCED = "enhanced"
 WORDS = {
     "better than every control": REPRODUCED,
     "worse than every control": CONTRADICTED,
@@ -64,7 +63,18 @@ RETRIEVAL = Rule(
     "in words",
     "reproduced if more is recalled in the memory tasks than by every control, of equal steps, parameters, FLOPs and "
     f"seconds; contradicted if less; not reproduced if shown less than {WORTH_KNOWING['memory']:g} of recall better "
-    "than some control; else undecided, as while the base recalls less than half of a task at the trained length",
+    "than some control; else undecided, as while neither the base nor the enhanced network recalls half of a task at "
+    "the trained length, or the base misses less than twice as much as is worth knowing",
+)
+COMPONENTS = Rule(
+    "component-contributions",
+    RULES["component-contributions"].text,
+    RULES["component-contributions"].source,
+    RULES["component-contributions"].stated,
+    "reproduced if convolution alone and routing alone, pretrained from scratch, are each shown to have a lower loss "
+    "than every control, of equal steps, parameters, FLOPs and seconds; contradicted if either is shown higher; not "
+    f"reproduced if either is shown less than {WORTH_KNOWING['books']:g} nats per token lower than some control's; "
+    "else undecided",
 )
 SETTINGS = {
     "stories": "fine-tuned on generated stories",
@@ -268,6 +278,7 @@ def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratio
 
     def of(stage: Stage, *arms: str) -> Records:
         own = compared[(compared["size"] == stage.size.name) & (compared["budget"] == max(stage.budgets))]
+        own = own[own["arm"].isin(stage.networks)]
         n = next(len(trial.weights) for trial in trials)
         return _all(decide(own), arms, "nats per token", n)
 
@@ -277,7 +288,7 @@ def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratio
             yield _Entry(COSTS, stage.name, where, partial(of, stage, ENHANCED))
         elif "conv-only" in stage.networks:
             arms = [pair.arm for pair in RULES["component-contributions"].pairs]
-            yield _Entry(RULES["component-contributions"], stage.name, where, partial(of, stage, *arms))
+            yield _Entry(COMPONENTS, stage.name, where, partial(of, stage, *arms))
 
 
 def _inside(done: Mapping[str, Sequence[Trial]]) -> Iterator[_Entry]:
@@ -312,8 +323,8 @@ def _read(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) ->
         verdicts = decide(comparisons(trials, seconds, WORTH_KNOWING["memory"]))
         unit = "share of labelled tokens not recalled"
         found = _all(verdicts, (ENHANCED,), unit, len(trials[0].weights))
-        weak = weak_tasks(recalled_shares(trials))
-        return found | decided(UNDECIDED, f"the base recalls less than half of {', '.join(weak)}") if weak else found
+        nothing = recall_decides_nothing(trials, WORTH_KNOWING["memory"])
+        return found | decided(UNDECIDED, nothing) if nothing else found
 
     yield _Entry(RULES["long-range"], "long texts", "pretrained on rows of 512 tokens, read after 1,024", long)
     yield _Entry(RETRIEVAL, "memory", "trained on the memory tasks", memory)

@@ -13,7 +13,17 @@ from transformers import PreTrainedTokenizerFast
 
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
 from rwkvgate.experiment.settings import Schedule
-from rwkvgate.experiment.study.design import BATCH, LENGTH, MEMORY_BATCH, MEMORY_LENGTH, VOCABULARY, Size, build
+from rwkvgate.experiment.study.design import (
+    BATCH,
+    LENGTH,
+    MEMORY_BATCH,
+    MEMORY_BUDGETS,
+    MEMORY_LENGTH,
+    MORE_STEPS,
+    VOCABULARY,
+    Size,
+    build,
+)
 from rwkvgate.experiment.study.texts import StudyTexts
 from rwkvgate.experiment.training.rows import Rows, pack_rows
 from rwkvgate.metrics.inference import evaluating
@@ -162,22 +172,24 @@ class Memory(FromScratch):
     """Four memory tasks in equal parts: associative recall, copying, induction and a passkey.
 
     Trained at one length and tested at 1, 2, 4 and 8 times that: there is as much to remember, for longer. The test
-    loss of a sequence is the share of its labelled tokens that is not ranked first, at the trained length.
+    loss of a sequence is the share of its labelled tokens that is not ranked first.
     """
 
     SYMBOLS, TIMES, TESTED = 64, (1, 2, 4, 8), 128
+    STEPS = round(max(MORE_STEPS) * max(MEMORY_BUDGETS))
+    """For which sequences are drawn, whatever a network trains: those of one seed are the same for all networks."""
     vocabulary, batch = FIRST + 3 * SYMBOLS, MEMORY_BATCH
-    inputs = {"task": "memory", "tested": TESTED, "symbols": SYMBOLS}
+    inputs = {"task": "memory", "tested": TESTED, "symbols": SYMBOLS, "times": list(TIMES), "steps": STEPS}
     NAMES = ("recall", "copying", "induction", "passkey")
 
     @property
     def weights(self) -> list[int]:
         """All test sequences weigh the same."""
-        return [1] * (len(self.NAMES) * self.TESTED)
+        return [1] * (len(self.NAMES) * len(self.TIMES) * self.TESTED)
 
     def rows(self, steps: int, seed: int) -> tuple[Rows, Rows]:
         """As many sequences of each task, in turn."""
-        each = -(-steps * self.batch // len(self.NAMES))
+        each = -(-max(steps, self.STEPS) * self.batch // len(self.NAMES))
         drawn = [self.draw(name, each, MEMORY_LENGTH, seed) for name in self.NAMES]
         ids, labels = (torch.stack(parts, 1).flatten(0, 1)[: steps * self.batch] for parts in zip(*drawn, strict=True))
         return ids.tolist(), labels.tolist()
@@ -190,7 +202,7 @@ class Memory(FromScratch):
             for name, times in ((name, times) for name in self.NAMES for times in self.TIMES):
                 right, _ = recalled(model, *self.draw(name, self.TESTED, times * MEMORY_LENGTH, 1_000_002))
                 shares[f"{name} x{times}"] = round(float(right.mean()), 5)
-                test += [round(1 - float(x), 5) for x in right] if times == 1 else []
+                test += [round(1 - float(x), 5) for x in right]
             losses = [recalled(model, *self.draw(name, 64, MEMORY_LENGTH, 1_000_001))[1] for name in self.NAMES]
         return {"validation": round(float(torch.cat(losses).mean()), 6), "test": test, "shares": shares}
 

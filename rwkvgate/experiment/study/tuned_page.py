@@ -48,10 +48,10 @@ DESIGN = f"""## Fine-tuning
 
 One base of 64x4, trained for 17.8 tokens a parameter on the books, is fine-tuned on two genres: generated stories,
 whose test has people of other names, and Jane Austen's novels, of which two are held out whole. One row in ten is of
-the books. The learning rates are those that are best on stories, for both genres, among those after which the books'
-perplexity is at most {MOST_FORGOTTEN:g} times the base's; an arm that no rate lets keep to that takes the rate that
-forgets least. On stories they are compared again, for five seeds, each at the rate with the lowest loss, whatever is
-forgotten.
+the books. The learning rates are those that are best on stories, for both genres: first among those after which the
+books' perplexity is at most {MOST_FORGOTTEN:g} times the base's; an arm that no rate lets keep to that takes the rate
+that forgets least. On stories they are compared again, for five seeds, each at the rate with the lowest loss, whatever
+is forgotten; the novels are compared at those alone.
 
 The rule decides much. Until two seeds had been seen, an arm that could not keep to the limit had taken the rate with
 the lowest loss, beside a base that could; that favoured the gate, and was changed on 2026-11-29. The rule since then is

@@ -16,8 +16,10 @@ from rwkvgate.experiment.study.analysis import (
     compare,
     comparisons,
     decide,
+    equal_parameters,
     losses_at,
     multipliers,
+    recall_decides_nothing,
     recalled_shares,
     weak_tasks,
 )
@@ -147,6 +149,25 @@ def test_shares_are_those_of_a_budget_that_all_networks_have() -> None:
     assert set(after_training(shares(0.4))["network"]) == {"base", "enhanced"}
     assert weak_tasks(shares(0.4)) == ["copying"]
     assert weak_tasks(shares(0.6)) == []
+    only_the_arm = recalled_shares([remembering("base", (800,), 0.1), remembering("enhanced", (800,), 0.9)])
+    assert weak_tasks(only_the_arm) == []
+
+
+@pytest.mark.parametrize(("missed", "said"), [(0.3, ""), (0.03, "the base recalls all but 3.0 %, no room for a gain")])
+def test_a_base_that_recalls_nearly_all_decides_nothing(missed: float, said: str) -> None:
+    def remembering(network: str) -> Trial:
+        shares = {800: {"copying x1": 0.9}}
+        return replace(trial(network, 0), shares=shares, test={800: [missed] * DOCUMENTS})
+
+    assert recall_decides_nothing([remembering("base"), remembering("enhanced")], 0.02) == said
+
+
+def test_an_arms_control_of_equal_parameters_is_of_its_own_stage() -> None:
+    """A stage that is trained later, with a wider base, changes nothing of the arms before it."""
+    names = ("base", "base-wide", "base-wider", "conv-no-position", "conv-routing")
+    by_network = {name: {0: trial(name, 0)} for name in names}
+    found = [equal_parameters(by_network[name][0], by_network) for name in ("conv-no-position", "conv-routing")]
+    assert found == ["base-wide", "base-wider"]
 
 
 def test_a_training_that_ends_high_or_diverges_is_broken() -> None:

@@ -14,6 +14,7 @@ from rwkvgate.experiment.study.design import SIZES, build, cost
 from rwkvgate.experiment.study.long_range import (
     CONTEXTS,
     FOREIGN,
+    MOST,
     NEAR,
     OWN,
     SCORED,
@@ -62,6 +63,13 @@ def test_a_longer_context_ends_with_the_shorter_one() -> None:
         for context in CONTEXTS[1:]:
             torch.testing.assert_close(found[name_of(whose, context)][:, 1:], longest[:, -context - SCORED :])
     assert found["own 64"][0, 1:].tolist() == list(range(WINDOW - NEAR - SCORED, WINDOW))
+
+
+def test_a_long_part_is_read_in_evenly_spaced_windows() -> None:
+    long, other = list(range(100 * WINDOW)), [-1] * (3 * WINDOW)
+    rows = items([[[long], [other]]])["own 1024"]
+    starts = sorted(int(row[1]) // WINDOW for row in rows if row[1] >= 0)
+    assert len(rows) == MOST + 3 and starts == [100 * i // MOST for i in range(MOST)]
 
 
 def test_a_kind_of_one_long_work_is_refused() -> None:
