@@ -54,7 +54,8 @@ statistics, when 21 of 60 trials of "primary 64x4" had been seen, were found wro
 longer keep an arm from being *worse*; the fitted gap has Student's intervals over seeds in place of a bootstrap's,
 which are too short with few; and where training breaks is read between rates a quarter of an octave apart. Before their
 trials, the rules of memory, long range, the other tasks, fiction and "the gate regularises" were made stricter, and
-rates are chosen at the length that is compared, also again for 64x4;
+rates are chosen at the length that is compared, also again for 64x4, where two arms had trained at 0.008 and the
+enhanced network had been +0.0275 [+0.0163, +0.0387] nats per token from a base of equal seconds;
 [design.py](../rwkvgate/experiment/study/design.py) lists every change with its day. A *trial* is one training of one
 network with one rate and one seed; 64x4 is a width of 64 channels and 4 layers.
 
@@ -275,7 +276,10 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
 
 
 def _comparisons(compared: pd.DataFrame, task: str) -> str:
-    head = f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better:"
+    head = (
+        f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better. Rates are those that are "
+        "best after the most steps: after fewer an arm may be behind what another rate would give:"
+    )
     rows = []
     for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):
         by = part.set_index("control")
