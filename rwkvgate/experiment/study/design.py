@@ -270,6 +270,22 @@ STAGES = {
 """The stages in the order in which they run."""
 
 
+def rates_chosen_at(size: str, budgets: tuple[int, ...]) -> int:
+    """The steps at which the rates of a comparison on the books were chosen: before, an arm may be behind its best.
+
+    0 where no stage has these budgets.
+
+    Args:
+        budgets: of its arms.
+
+    Example:
+        >>> rates_chosen_at("64x4", (150, 300, 600)), rates_chosen_at("128x4", (150, 300, 600))
+        (600, 300)
+    """
+    own = (s for s in STAGES.values() if (s.task, s.size.name, s.budgets) == ("books", size, budgets) and s.rated)
+    return max((max(STAGES[stage.rated].budgets) for stage in own), default=0)
+
+
 def build(network: str, size: Size, seed: int, vocabulary: int = VOCABULARY) -> nn.Module:
     """A fresh network: the base's weights drawn from the seed, and then the gate's, drawn from the seed too."""
     torch.manual_seed(seed)

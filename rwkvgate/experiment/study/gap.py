@@ -119,8 +119,7 @@ def fit_table(found: Sequence[Fit]) -> str:
     ]
     head = (
         f"The {ARM} network's loss less that of a base of as much compute, nats per token, fitted over tokens and "
-        "parameters (least squares on logarithms; Student's intervals over seeds, by the jackknife). The rates are those "
-        "that are best after the most steps, so that fewer steps show how fast it learns at these:"
+        "parameters (least squares on logarithms; Student's intervals over seeds, by the jackknife):"
     )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from rwkvgate.experiment.records import KEPT
 from rwkvgate.experiment.study import long_range, stories
 from rwkvgate.experiment.study.analysis import (
     CONTROLS,
+    ENHANCED,
     Ratios,
     after_training,
     broken,
@@ -23,7 +25,16 @@ from rwkvgate.experiment.study.analysis import (
     recall_decides_nothing,
     recalled_shares,
 )
-from rwkvgate.experiment.study.design import BROKEN, DATA, STAGES, STEP_TOKENS, WIDE, WORTH_KNOWING, Stage
+from rwkvgate.experiment.study.design import (
+    BROKEN,
+    DATA,
+    STAGES,
+    STEP_TOKENS,
+    WIDE,
+    WORTH_KNOWING,
+    Stage,
+    rates_chosen_at,
+)
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
@@ -277,8 +288,8 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
 
 def _comparisons(compared: pd.DataFrame, task: str) -> str:
     head = (
-        f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better. Rates are those that are "
-        "best after the most steps: after fewer an arm may be behind what another rate would give:"
+        f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better. Rates are those that "
+        "are best after the most steps; after fewer an arm may be behind what another rate would give:"
     )
     rows = []
     for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):
@@ -363,8 +374,13 @@ def _figures(
 
 
 def _gap(folder: Path, trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> Section:
-    """The gap at equal compute, fitted over size and time."""
-    gaps = seed_gaps(trials, seconds)
+    """The gap at equal compute, fitted over size and time: after as many steps as rates were chosen at, and more."""
+
+    def tuned(trial: Trial) -> Trial:
+        least = rates_chosen_at(trial.plan.size.name, trial.plan.budgets)
+        return replace(trial, test={budget: losses for budget, losses in trial.test.items() if budget >= least})
+
+    gaps = seed_gaps([tuned(t) if t.plan.network == ENHANCED else t for t in trials], seconds)
     found = fits(gaps)
     if not found:
         return [], {}
