@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rwkvgate.experiment.study.design import BASE, BROKEN, PRIMARY, WIDE, step_tokens
+from rwkvgate.experiment.study.design import BASE, BROKEN, PRIMARY, WIDE, Stage, step_tokens
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.measures import ratio_of_sums
@@ -76,7 +76,8 @@ def ratio(arm: Trial, base: Trial, control: str, seconds: Ratios) -> float:
 
 def absence(found: Difference, worth: float) -> float:
     """The one-sided p value of a gain of `worth` or more: small where less than that is shown, below zero is better."""
-    return _one_sided(found._replace(estimate=found.estimate + worth), 1)
+    beyond = found._replace(estimate=found.estimate + worth)
+    return beyond.p / 2 if beyond.estimate > 0 else 1 - beyond.p / 2
 
 
 def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios], worth: float) -> pd.DataFrame:
@@ -115,6 +116,12 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios], worth: f
                 row |= {"absent": absence(found, worth), "deviation": found.deviation, "seeds": found.seeds}
                 rows.append(row | {"shared_error": found.shared_error})
     return pd.DataFrame(rows)
+
+
+def of_stage(compared: pd.DataFrame, stage: Stage) -> pd.DataFrame:
+    """The rows of `comparisons` that a stage is decided by: its arms, at its size, after its most steps."""
+    there = (compared["size"] == stage.size.name) & (compared["budget"] == max(stage.budgets))
+    return compared[there & compared["arm"].isin(stage.networks)]
 
 
 def decide(compared: pd.DataFrame) -> pd.DataFrame:
@@ -288,9 +295,3 @@ def _joint_p(own: pd.DataFrame, sign: int) -> float:
     """The largest one-sided p value, over an arm's controls, that the difference has this sign."""
     right = np.sign(own["estimate"]) == sign
     return float(np.where(right, own["p"] / 2, 1 - own["p"] / 2).max()) if own["p"].notna().all() else np.nan
-
-
-def _one_sided(found: Difference, sign: int) -> float:
-    """The one-sided p value that a difference has this sign."""
-    p = found.p
-    return p / 2 if np.sign(found.estimate) == sign else 1 - p / 2

@@ -31,7 +31,7 @@ from rwkvgate.experiment.rules import (
     Rule,
 )
 from rwkvgate.experiment.study import inside_rules, long_range
-from rwkvgate.experiment.study.analysis import ENHANCED, Ratios, comparisons, decide, recall_decides_nothing
+from rwkvgate.experiment.study.analysis import ENHANCED, Ratios, comparisons, decide, of_stage, recall_decides_nothing
 from rwkvgate.experiment.study.committed import FILE
 from rwkvgate.experiment.study.design import STAGES, WORTH_KNOWING, Stage
 from rwkvgate.experiment.study.outcomes import CLAIMS as TUNED_CLAIMS
@@ -277,10 +277,8 @@ def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratio
     compared = comparisons(trials, seconds, WORTH_KNOWING["books"])
 
     def of(stage: Stage, *arms: str) -> Records:
-        own = compared[(compared["size"] == stage.size.name) & (compared["budget"] == max(stage.budgets))]
-        own = own[own["arm"].isin(stage.networks)]
         n = next(len(trial.weights) for trial in trials)
-        return _all(decide(own), arms, "nats per token", n)
+        return _all(decide(of_stage(compared, stage)), arms, "nats per token", n)
 
     for stage in stages:
         where = "pretrained from scratch"

@@ -140,11 +140,9 @@ def items(kinds: Sequence[Sequence[Sequence[Sequence[int]]]]) -> Items:
 def _windows(part: Sequence[int], size: int) -> list[Sequence[int]]:
     """Stretches of a part, one after another; `MOST` of them, evenly spaced, where there are more."""
     starts = range(0, len(part) - size + 1, size)
-    return (
-        [part[starts[i * len(starts) // MOST] :][:size] for i in range(MOST)]
-        if len(starts) > MOST
-        else [part[start : start + size] for start in starts]
-    )
+    count = min(MOST, len(starts))
+    chosen = (starts[i * len(starts) // count] for i in range(count))
+    return [part[start : start + size] for start in chosen]
 
 
 def scored_losses(model: nn.Module, rows: Tensor, batch_size: int = 16) -> list[float]:

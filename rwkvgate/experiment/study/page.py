@@ -22,6 +22,7 @@ from rwkvgate.experiment.study.analysis import (
     decide,
     frame,
     multipliers,
+    of_stage,
     recall_decides_nothing,
     recalled_shares,
 )
@@ -194,14 +195,7 @@ def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]
 
 def _decided(compared: pd.DataFrame, stages: Sequence[Stage]) -> pd.DataFrame:
     """The verdicts of each stage by itself, after its most steps."""
-    parts = [
-        compared[
-            (compared["size"] == stage.size.name)
-            & (compared["budget"] == max(stage.budgets))
-            & compared["arm"].isin(stage.networks)
-        ]
-        for stage in stages
-    ]
+    parts = [of_stage(compared, stage) for stage in stages]
     return pd.concat([decide(part) for part in parts if len(part)], ignore_index=True)
 
 
