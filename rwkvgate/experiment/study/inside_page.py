@@ -185,7 +185,7 @@ def _disturbed(table: pd.DataFrame) -> str:
 def _gaps(table: pd.DataFrame) -> str:
     means = table.groupby(["share", "network"], sort=False)[["trained", "test", "gap"]].mean().reset_index()
     rows = [
-        {"Documents": f"1/{1 / row['share']:.0f}" if row["share"] < 1 else "all", "Network": row["network"]}
+        {"Documents": _documents(row["share"]), "Network": row["network"]}
         | {
             name: number(row[key])
             for name, key in (("Training loss", "trained"), ("Test loss", "test"), ("Gap", "gap"))
@@ -226,10 +226,19 @@ def _inside_figures(
 
 
 def _gap_figure(folder: Path, gaps: pd.DataFrame) -> dict[str, str]:
-    plot = so.Plot(gaps, x="share", y="gap", color="network").scale(x="log")
+    shown = gaps[gaps.groupby("network")["share"].transform("nunique") > 1]
+    if shown.empty:
+        return {}
+    shares = so.Continuous(trans="log").tick(at=sorted(shown["share"].unique())).label(like=_documents)
+    plot = so.Plot(shown, x="share", y="gap", color="network").scale(x=shares)
     plot = plot.label(x="share of the training documents", y="nats per token")
     title = "Test loss less training loss, by the data of equally many steps"
-    return {"inside-gap": _save(folder, _lines(plot), gaps, "inside-gap", title, 3.0)}
+    return {"inside-gap": _save(folder, _lines(plot), shown, "inside-gap", title, 3.0)}
+
+
+def _documents(share: float, _: int = 0) -> str:
+    """A share of the training documents in words; the second argument is an axis's, the place of a tick."""
+    return f"1/{1 / share:.0f}" if share < 1 else "all"
 
 
 def _lines(plot: so.Plot) -> so.Plot:
