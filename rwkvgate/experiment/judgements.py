@@ -103,7 +103,7 @@ def together(judged: Sequence[Records]) -> Records:
         "p": max(p) if np.isfinite(p).all() else np.nan,
         "rests_on": list(dict.fromkeys(f"{MEASURES[t['metric']].label}/{t['arm']}/{t['against']}" for t in judged)),
         "smallest": first["detectable"],
-        "unit": f"{MEASURES[first['metric']].label} over {first['against']}'s",
+        "unit": f"{MEASURES[first['metric']].label} minus {first['against']}'s",
     }
     record |= {"needed": first["needed"]} if "needed" in first else {}
     verdicts = {test["verdict"] for test in judged}

@@ -172,7 +172,7 @@ def multipliers(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Da
             for of in ("FLOPs", "seconds"):
                 logs = np.log(times / ratio(own[shared[0]], base[shared[0]], of, seconds.get(size, {})))
                 row: dict[str, Any] = {"size": size, "arm": name, "budget": budget, "of": of, "seeds": len(logs)}
-                rows.append(row | _student(logs))
+                rows.append(row | {name: float(np.exp(value)) for name, value in student(logs).items()})
     return pd.DataFrame(rows)
 
 
@@ -279,16 +279,13 @@ def _steps_for(base: Trial, loss: float) -> float:
     return np.nan
 
 
-def _student(logs: Floats) -> dict[str, float]:
-    """The geometric mean with its interval."""
-    if len(logs) < 2 or not np.isfinite(logs).all():
-        return {"estimate": float(np.exp(logs.mean())), "low": np.nan, "high": np.nan}
-    bounds = stats.ttest_1samp(logs, 0.0).confidence_interval(1 - LEVEL)
-    return {
-        "estimate": float(np.exp(logs.mean())),
-        "low": float(np.exp(bounds.low)),
-        "high": float(np.exp(bounds.high)),
-    }
+def student(values: Floats) -> dict[str, float]:
+    """The mean over seeds, `estimate`, with Student's 95 % interval, `low` and `high`; nan where there is none."""
+    mean = float(values.mean()) if len(values) else np.nan
+    if len(values) < 2 or not np.isfinite(values).all():
+        return {"estimate": mean, "low": np.nan, "high": np.nan}
+    bounds = stats.ttest_1samp(values, 0.0).confidence_interval(1 - LEVEL)
+    return {"estimate": mean, "low": float(bounds.low), "high": float(bounds.high)}
 
 
 def _joint_p(own: pd.DataFrame, sign: int) -> float:

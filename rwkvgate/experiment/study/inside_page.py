@@ -1,4 +1,4 @@
-"""What the study's page says of the discussion's claims: verdicts, tables and figures of what was read inside."""
+"""What the study's page says of the discussion's claims: rules, tests, tables and figures of what was read inside."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import seaborn.objects as so
 from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
 from rwkvgate.experiment.study.design import DATA, LENGTH
+from rwkvgate.experiment.study.figures import embedded
 from rwkvgate.experiment.study.inside import OCTAVES
 from rwkvgate.experiment.study.inside_rules import (
+    CLAIMS,
     Stages,
     compared,
     drifts,
@@ -21,7 +23,6 @@ from rwkvgate.experiment.study.inside_rules import (
     gradient_spread,
     grown,
     of_trial,
-    verdicts,
 )
 from rwkvgate.experiment.study.trials import Trial
 
@@ -40,16 +41,19 @@ DRIFT, SPREAD, NORM, VARIATION, JACOBIAN = (
     "gradient variation (log)",
     "relative spectral norm",
 )
-RULES_TEXT = """What is compared is read inside networks of 64 channels and 4 layers, all trained at one rate, for
-drift and gradients depend on it: 0.004, at 128 channels the best of all four on the one seed that was finished when
-it was chosen. *Drift* is how far the residual stream after each block moves between two budgets; *gradient norms*
-are those of each block's own weights, on eight batches of held-out text; the *relative spectral norm* is that of the
-Jacobian of a block's output on its input one token before, times the norm of that input and divided by that of the
-output; *growth* is that of the WKV state and of the residual stream from the trained length to 65,536 tokens of
-text. A *distractor* is a sentence of another text, between 64 tokens and the next 32, which are scored; *noise* is
-as many random tokens. How a verdict is found is in `rwkvgate/experiment/study/inside_rules.py`. Beside it stands
-what no test says: the paper's gate reads the block's output of one token before, as it was before the gate, and
-never its own result: it adds no feedback over time."""
+RULES_TEXT = """What is compared is read inside networks of 64 channels and 4 layers, all trained at one rate, 0.004,
+for drift and gradients depend on it. *Drift* is how far the residual stream after each block moves between two budgets;
+*gradient norms* are those of each block's own weights, on eight batches of held-out text; the *relative spectral norm*
+is that of the Jacobian of a block's output on its input one token before, times the norm of that input and divided by
+that of the output; *growth* is that of the WKV state and of the residual stream from the trained length to 65,536
+tokens of text. A *distractor* is a sentence of another text, between 64 tokens and the next 32, which are scored;
+*noise* is as many random tokens. Beside it stands what no test says: the paper's gate reads the block's output of one
+token before, as it was before the gate, and never its own result: it adds no feedback over time.
+
+Of each reading a claim asks for less or more, which must be shown after Holm's correction over all tests; or for *not
+more*: at most 5 % more, by one side of an interval. A *guard* takes *reproduced* away where the arm is shown worse in
+it. A difference is worth knowing from 0.05 of a logarithm on, 0.01 nats per token, or half an octave of the rate at
+which training breaks. [inside_rules.py](../rwkvgate/experiment/study/inside_rules.py) has the rules."""
 
 
 def inside_parts(folder: Path, stages: Stages) -> tuple[list[str], dict[str, pd.DataFrame]]:
@@ -63,19 +67,20 @@ def inside_parts(folder: Path, stages: Stages) -> tuple[list[str], dict[str, pd.
     if not any(data.values()):
         return [], {}
     tested = compared(stages)
-    tables = {"inside-tests": tested, "inside-verdicts": verdicts(tested)}
-    parts = ["## The discussion's other claims", RULES_TEXT, _verdicts(tables["inside-verdicts"]), _tests(tested)]
+    tables = {"inside-tests": tested}
+    rules = pd.DataFrame([{"Claim": rule.text, "Rule": rule.rule} for rule, _ in CLAIMS.values()])
+    parts = ["## The discussion's other claims", RULES_TEXT, markdown(rules), _tests(tested)]
     captions: dict[str, str] = {}
     if inside:
         layers = tables["inside-layers"] = by_layer(inside)
         lengths = tables["inside-growth"] = by_length(inside)
         disturbed = tables["inside-disturbed"] = by_disturbance(inside)
-        parts += [_layers(layers, lengths), _disturbed(disturbed)]
+        parts.append(_disturbed(disturbed))
         captions |= _inside_figures(folder, layers, lengths, disturbed)
     gaps = tables["inside-gaps"] = by_data(data)
     parts.append(_gaps(gaps))
     captions |= _gap_figure(folder, gaps)
-    return parts + [f"![{caption}](../outputs/study/{name}.svg)" for name, caption in captions.items()], tables
+    return [*parts, *embedded(captions)], tables
 
 
 def by_layer(trials: list[Trial]) -> pd.DataFrame:
@@ -134,21 +139,13 @@ def by_data(trials: dict[str, list[Trial]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["network", "seed", "share", "trained", "test", "gap"])
 
 
-def _verdicts(table: pd.DataFrame) -> str:
-    rows = [
-        {"Claim": row["text"], "Rule": row["rule"], "Verdict": row["verdict"], "Because of": row["reason"] or "–"}
-        for row in table.to_dict("records")
-    ]
-    return markdown(pd.DataFrame(rows))
-
-
 def _tests(table: pd.DataFrame) -> str:
     rows = [
         {
             "Reading": row["measure"],
-            "Networks": f"{row['arm']} less {row['against']}",
+            "Networks": f"{row['arm']} minus {row['against']}",
             "Difference": signed_interval(row["estimate"], row["low"], row["high"]),
-            "Asked": row["role"],
+            "Asked": row["asked"],
             "Seeds": row["seeds"],
             "p (Holm)": number(row["adjusted"], 2),
             "Says": row["says"] or "–",
@@ -156,24 +153,6 @@ def _tests(table: pd.DataFrame) -> str:
         for row in table.to_dict("records")
     ]
     return f"The tests behind them:\n\n{markdown(pd.DataFrame(rows))}"
-
-
-def _layers(layers: pd.DataFrame, lengths: pd.DataFrame) -> str:
-    """One row a network and reading, one column a layer, mean of the seeds."""
-    last = layers[(layers["steps"] == layers["steps"].max()) | layers["measure"].isin((DRIFT, SPREAD))]
-    longest = lengths[lengths["tokens"] == lengths["tokens"].max()]
-    longest = longest.assign(measure="growth of the " + longest["of"], value=longest["times"])
-    columns = ["measure", "network", "layer", "value"]
-    table = pd.concat([last[columns], longest[columns]]).pivot_table(
-        index=["measure", "network"], columns="layer", values="value", sort=False
-    )
-    cells = table.map(lambda x: number(x, 3))
-    cells.columns = pd.Index([f"layer {layer}" for layer in table.columns])
-    head = (
-        "By layer, mean of the seeds, at the last budget; drifts are means of all intervals, growth is a ratio to the "
-        f"size at {LENGTH} tokens:"
-    )
-    return f"{head}\n\n{markdown(cells.reset_index())}"
 
 
 def _disturbed(table: pd.DataFrame) -> str:

@@ -23,14 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from rwkvgate.experiment.analysis.tables import number, signed_interval
 from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED, Rule
-from rwkvgate.experiment.study.analysis import LEVEL
-from rwkvgate.experiment.study.design import BROKEN
+from rwkvgate.experiment.study.analysis import LEVEL, student
+from rwkvgate.experiment.study.design import BASE, BROKEN
 from rwkvgate.experiment.study.inside import LONG_TEXTS
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.retrained import UNKNOWN, Difference, retrained_difference
@@ -123,6 +125,24 @@ def breaking_rate(trials: Sequence[Trial]) -> Floats:
     share = (limit - below) / (above - below) if np.isfinite(above) else 0.5
     left, right = np.log2(rates[first - 1 : first + 1])
     return np.array([left + share * (right - left)])
+
+
+def breaking_rates(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Where training breaks, by network: `network`, `log2` (the mean of `breaking_rate` over the seeds), `seeds`, and
+    the `estimate` of its difference from the base's with its 95 % interval, `low` and `high`."""
+    found: dict[str, dict[int, float]] = {}
+    for (network, seed), own in groupby(sorted(trials, key=_network_and_seed), key=_network_and_seed):
+        found.setdefault(network, {})[seed] = float(breaking_rate(list(own))[0])
+    base, rows = found.get(BASE, {}), []
+    for network, by_seed in found.items():
+        pairs = [by_seed[seed] - base[seed] for seed in by_seed if seed in base and network != BASE]
+        row = {"network": network, "log2": np.mean(list(by_seed.values())), "seeds": len(by_seed)}
+        rows.append(row | student(np.array(pairs)))
+    return pd.DataFrame(rows)
+
+
+def _network_and_seed(trial: Trial) -> tuple[str, int]:
+    return trial.plan.network, trial.plan.seed
 
 
 def _last(name: str) -> Callable[[Sequence[Trial]], Floats]:
@@ -259,8 +279,9 @@ def compared(stages: Stages) -> pd.DataFrame:
     """Every test of every claim: a row each.
 
     Columns `claim`, `measure`, `arm`, `against`, `role`, `estimate` with its 95 % interval `low` and `high`, `p`,
-    `adjusted` (after Holm's correction over tests that are no guard), `seeds`, `n` (texts; 1 of a reading that is one
-    number), and `says`: a verdict, or of a guard "worse" or "".
+    `asked` (what a claim asks of the reading, in words), `adjusted` (after Holm's correction over tests that are no
+    guard; nan where *not more* is shown, which is no test of a difference), `seeds`, `n` (texts; 1 of a reading that is
+    one number), and `says`: a verdict, or of a guard "worse" or "".
     """
     rows: list[dict[str, Any]] = []
     differences: list[tuple[Comparison, Difference, bool]] = []
@@ -275,7 +296,8 @@ def compared(stages: Stages) -> pd.DataFrame:
                 "arm": test.arm,
                 "against": test.against,
             }
-            row |= {"role": test.role, "estimate": found.estimate, "low": low, "high": high, "p": found.p}
+            row |= {"role": test.role, "asked": _asked(test), "estimate": found.estimate}
+            row |= {"low": low, "high": high, "p": found.p}
             rows.append(row | {"seeds": found.seeds, "n": found.n if found.n > 2 else min(found.n, 1)})
     frame = pd.DataFrame(rows)
     known = (frame["role"] != "guard") & frame["p"].notna()
@@ -285,6 +307,7 @@ def compared(stages: Stages) -> pd.DataFrame:
         "diverged" if diverged else _says(test, found, adjusted, int(known.sum()))
         for (test, found, diverged), adjusted in zip(differences, frame["adjusted"], strict=True)
     ]
+    frame.loc[(frame["role"] == "not more") & (frame["says"] == REPRODUCED), "adjusted"] = np.nan
     return frame
 
 
@@ -302,7 +325,8 @@ def verdicts(tested: pd.DataFrame) -> pd.DataFrame:
         diverged = deciding.loc[deciding["says"] == "diverged"]
         said = set(deciding["says"])
         verdict = next((v for v in (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED) if v in said), UNDECIDED)
-        reason = "" if verdict == REPRODUCED else "; ".join(deciding.loc[deciding["says"] == verdict, "measure"])
+        telling = deciding[deciding["says"] == verdict].to_dict("records")
+        reason = "" if verdict == REPRODUCED else "; ".join(_in_words(row) for row in telling)
         if verdict == REPRODUCED and worse:
             verdict, reason = UNDECIDED, f"worse in: {'; '.join(worse)}"
         if len(diverged):
@@ -311,6 +335,17 @@ def verdicts(tested: pd.DataFrame) -> pd.DataFrame:
             verdict, reason = UNDECIDED, f"fewer than {FEWEST} paired seeds"
         rows.append({"claim": claim, "text": rule.text, "rule": rule.rule, "verdict": verdict, "reason": reason})
     return pd.DataFrame(rows)
+
+
+def _asked(test: Comparison) -> str:
+    """What a claim asks of a reading: less or more of it, or not more, or that a guard be no worse."""
+    good = "less" if READINGS[test.reading].sign > 0 else "more"
+    return {"less": good, "guard": f"guard: not {'more' if good == 'less' else 'less'}"}.get(test.role, test.role)
+
+
+def _in_words(row: Mapping[Any, Any]) -> str:
+    p = f", p {number(row['adjusted'], 2)} after Holm" if np.isfinite(row["adjusted"]) else ""
+    return f"{row['measure']}: {signed_interval(*(row[name] for name in ('estimate', 'low', 'high')))}{p}"
 
 
 def _difference(stages: Stages, test: Comparison) -> tuple[Difference, bool]:

@@ -8,6 +8,7 @@ tests of finished stages, so that a stage that finishes later can weaken a verdi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from rwkvgate.experiment.rules import (
     CONTRADICTED,
     FEWEST,
     NOT_REPRODUCED,
+    POWER,
     REPRODUCED,
     RULES,
     UNDECIDED,
@@ -66,23 +68,38 @@ RETRIEVAL = Rule(
     "than some control; else undecided, as while neither the base nor the enhanced network recalls half of a task at "
     "the trained length, or the base misses less than twice as much as is worth knowing",
 )
-COMPONENTS = Rule(
-    "component-contributions",
-    RULES["component-contributions"].text,
-    RULES["component-contributions"].source,
-    RULES["component-contributions"].stated,
-    "reproduced if convolution alone and routing alone, pretrained from scratch, are each shown to have a lower loss "
-    "than every control, of equal steps, parameters, FLOPs and seconds; contradicted if either is shown higher; not "
-    f"reproduced if either is shown less than {WORTH_KNOWING['books']:g} nats per token lower than some control's; "
+COMPONENTS = replace(
+    RULES["component-contributions"],
+    rule="reproduced if convolution alone and routing alone, pretrained from scratch, are each shown to have a lower "
+    "loss than every control, of equal steps, parameters, FLOPs and seconds; contradicted if either is shown higher; "
+    f"not reproduced if either is shown less than {WORTH_KNOWING['books']:g} nats per token lower than some control's; "
     "else undecided",
 )
-SETTINGS = {
-    "stories": "fine-tuned on generated stories",
-    "stories freely": "fine-tuned on generated stories, each at the rate with the lowest loss",
-    "fiction": "fine-tuned on Austen's novels",
+COHERENCE = replace(
+    RULES["entity-coherence"],
+    rule="reproduced if the enhanced network is shown to be right more often than the tuned base in choosing between a "
+    "sentence and the same sentence with two people's names exchanged; contradicted if less often; undecided where the "
+    f"tuned base is not shown to choose better than by chance; {POWER}",
+)
+CHOICES_OF_RATES = {
+    "stories": "at the rates chosen by what they forget",
+    "stories freely": "at the rates with the lowest loss",
 }
+"""Settings that differ in how rates are chosen alone: a claim is decided as far as both say the same."""
+SETTINGS = {setting: f"fine-tuned on generated stories, {rates}" for setting, rates in CHOICES_OF_RATES.items()}
+SETTINGS |= {"fiction": "fine-tuned on Austen's novels"}
 """What fine-tuning is called, by what follows "finetune" in its stage's name."""
-KEYS = ("ours", "low", "high", "unit", "n", "seeds", "p", "verdict", "reason")
+KEYS = ("ours", "low", "high", "unit", "controls", "n", "seeds", "p", "verdict", "reason")
+
+LIMITS = """**Limits.** The networks are small: 64x4, with 64 channels and 4 layers, has half a million parameters. From
+scratch it reads 2.3 tokens for each in 600 steps, of one corpus of old English prose; tuned, it reads short stories for
+400 steps. Seeds are 4 to 10. Seconds are those of one processor with the WKV operator in plain PyTorch. What a gate
+does at the end of a long training, or at the paper's 1.6 B parameters, is not measured here."""
+ABOUT = """A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
+the enhanced network's minus its control's, the hardest one's where several are asked for, with 95 % intervals over
+training seeds and test texts together. Verdicts are found by one-sided tests at 5 %, corrected for how many there are:
+an interval may exclude 0, or hold what is worth knowing, and the verdict still be the other. Fine-tuning on stories is
+compared at two choices of the learning rates, and decided where both say the same."""
 
 
 class _Entry(NamedTuple):
@@ -120,15 +137,16 @@ def study_ledger(found: Found, tuned: Mapping[str, pd.DataFrame], seconds: Mappi
     """Every claim in every setting that the study can decide it in, in the order of the ledger: one record each.
 
     Keys: claim, text, source, stated, where (the setting in words), size, steps, tokens (millions), stage, ours, low,
-    high, unit, n, seeds, p, verdict, reason, rule and rules (their version). A claim whose stage is not finished is
-    undecided, and its numbers are None.
+    high, unit, controls (where all four decide: estimate, low and high by what the control has as much of), n, seeds,
+    p, verdict, reason, rule and rules (their version). A claim whose stage is not finished is undecided, and its
+    numbers are None.
 
     Args:
         tuned: `outcomes.outcomes` by setting of fine-tuning, of those that have trials.
         seconds: of a training step over the base's, by size.
     """
     done = {name: trials for name, (trials, _) in found.items() if name in STAGES and not unfinished(found, [name])}
-    entries = [*_tuned(tuned), *_pretrained(done, seconds), *_inside(done), *_read(done, seconds)]
+    entries = [*_tuned(tuned, done), *_pretrained(done, seconds), *_inside(done), *_read(done, seconds)]
     order = [*RULES, *(entry.rule.claim for entry in entries)]
     records = []
     for entry in sorted(entries, key=lambda entry: order.index(entry.rule.claim)):
@@ -148,45 +166,45 @@ def write_ledger(folder: Path, records: Sequence[Records]) -> None:
     write_sealed(folder / FILE.name, {"rules": VERSION, "claims": list(records)})
 
 
-def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame]) -> list[str]:
-    """How the page begins: the answer in a few sentences, and the table of the verdicts.
+def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd.DataFrame | None = None) -> list[str]:
+    """How the page begins: the answer, its limits, and the verdicts, with those apart that are undecided or wait.
 
     Args:
         records: of `study_ledger`.
         tuned: as it takes them.
+        arms: verdicts of `analysis.decide` on every arm that was pretrained; those of finished stages are told.
     """
-    about = (
-        "Verdicts on the paper's claims, and on the study's own question. A claim whose stage is not finished is "
-        "*undecided here*, and the reason counts its trials. Differences are the enhanced network's over its hardest "
-        "control's where several are asked for, with 95 % intervals over training seeds and texts together."
-    )
+    measured = [record for record in records if not _waits(record)]
+    verdicts = verdict_table([record for record in measured if record["verdict"] != UNDECIDED])
+    undecided = verdict_table([record for record in measured if record["verdict"] == UNDECIDED])
+    first, *more = answer(records, tuned)
+    told = [first, *_variants(records, arms), *more]
+    parts = ["## The answer so far", "\n".join(f"- {sentence}" for sentence in told)]
+    parts += [LIMITS, "## Verdicts", ABOUT]
+    if len(verdicts):
+        parts.append(markdown(verdicts.drop(columns="Why undecided")))
+    if len(undecided):
+        parts += ["Undecided:", markdown(undecided.drop(columns="Verdict"))]
+    waiting: dict[str, list[str]] = {}
+    for record in filter(_waits, records):
+        waiting.setdefault(record["reason"], []).append(record["text"])
+    if waiting:
+        parts.append("Waiting for trials:")
+        parts.append("\n".join(f"- {trials}: {'; '.join(texts)}" for trials, texts in waiting.items()))
     missing = [rule.text for claim, rule in RULES.items() if claim not in {record["claim"] for record in records}]
-    nothing = f"The study says nothing of the other claims, which a run decides: {'; '.join(missing)}."
-    return [
-        "## The answer so far",
-        " ".join(answer(records, tuned)),
-        "## Verdicts",
-        about,
-        markdown(verdict_table(records)),
-        nothing,
-    ]
+    parts.append(f"The study says nothing of the other claims, which a run decides: {'; '.join(missing)}.")
+    return parts
 
 
 def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None = None) -> list[str]:
-    """What pretraining says, what fine-tuning says, and how much is decided.
+    """What pretraining says, what fine-tuning says, what is said of the other claims, and how much is decided.
 
     Args:
         records: of `study_ledger`.
         tuned: as it takes them; the paper's own comparison is told where they are given.
     """
     pretrained = [r for r in records if r["claim"] == COSTS.claim]
-    said = {
-        REPRODUCED: "pays for itself",
-        CONTRADICTED: "is worse than its controls",
-        NOT_REPRODUCED: "is no better than a control of as much compute",
-        UNDECIDED: "is shown neither to pay for itself nor not to",
-    }
-    told = [f"{said[r['verdict']]} at {_at(r)}, {_value(r)}" for r in pretrained if r["seeds"]]
+    told = [_costs(r) for r in pretrained if not _waits(r)]
     first = (
         f"Pretrained from scratch, the paper's gate {'; '.join(told)}."
         if told
@@ -194,26 +212,76 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
         f"({pretrained[0]['reason']})."
     )
     second = _stories(records) + (_untouched(tuned["stories"]) if tuned and "stories" in tuned else "")
+    others = {r["text"]: r["verdict"] for r in records if _is_other(r) and not _waits(r)}
+    listed = {verdict: [text for text, said in others.items() if said == verdict] for verdict in VERDICTS}
+    third = ". ".join(f"{verdict.capitalize()}: {'; '.join(texts)}" for verdict, texts in listed.items() if texts)
     counts = {verdict: sum(r["verdict"] == verdict for r in records) for verdict in VERDICTS}
-    waiting = sum(r["seeds"] is None and r["verdict"] == UNDECIDED for r in records)
-    listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    third = f"Of {len(records)} verdicts, {listed}; {waiting} of them wait for trials."
-    return [first, second, third]
+    numbers = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    waiting = sum(_waits(r) for r in records)
+    last = f"Of {len(records)} verdicts, {numbers}; {waiting} of them wait for trials."
+    return [first, second, *([f"The other claims, by verdict. {third}."] if third else []), last]
+
+
+def _waits(record: Records) -> bool:
+    """Whether a claim's stage is not finished."""
+    return record["seeds"] is None and record["verdict"] == UNDECIDED
+
+
+def _is_other(record: Records) -> bool:
+    """Whether neither of the first two sentences of the answer is about a claim."""
+    return record["claim"] != COSTS.claim and not _setting(record)
+
+
+def _setting(record: Records) -> str:
+    """Of a record of fine-tuning, what follows "finetune" in its stage's name; "" of others."""
+    return str(record["stage"]).partition("finetune ")[2]
+
+
+def _costs(record: Records) -> str:
+    """What one size and length says of the gate's worth, with its differences from all controls."""
+    said = {
+        REPRODUCED: "pays for itself",
+        CONTRADICTED: "is worse than its controls",
+        NOT_REPRODUCED: "is no better than a control of as much compute",
+        UNDECIDED: "is shown neither to pay for itself nor not to",
+    }
+    by = record["controls"] or {}
+    listed = ", ".join(f"{_interval(numbers)} at equal {control}" for control, numbers in by.items())
+    differs = f": its loss minus the base's is {listed}, in nats per token" if listed else ""
+    return f"{said[record['verdict']]} at {_at(record)}, {record['seeds']} seeds{differs}"
+
+
+def _variants(records: Sequence[Records], arms: pd.DataFrame | None) -> list[str]:
+    """What is said of the gate's variants, pretrained from scratch at the sizes and lengths that are finished."""
+    told = []
+    for record in records:
+        if arms is None or record["claim"] != COSTS.claim or _waits(record):
+            continue
+        at = (arms["size"] == record["size"]) & (arms["budget"] == record["steps"]) & (arms["arm"] != ENHANCED)
+        said = "; ".join(
+            f"{row['arm']} {row['verdict']} ({signed_interval(row['estimate'], row['low'], row['high'])}, equal "
+            f"{row['control']})"
+            for row in arms[at].to_dict("records")
+        )
+        told += [f"at {_at(record)}: {said}"] if said else []
+    return [f"Its variants, each against its hardest control, {'. '.join(told)}."] if told else []
 
 
 def _stories(records: Sequence[Records]) -> str:
-    """What is decided of fine-tuning on stories, at both choices of the rates."""
+    """What is decided of fine-tuning on stories, with the differences at both choices of the rates."""
+    by_claim: dict[str, list[Records]] = {"rouge-l-gain": [], "perplexity": []}
+    for record in records:
+        if _setting(record) in CHOICES_OF_RATES and record["claim"] in by_claim:
+            by_claim[record["claim"]].append(record)
+    if _waits(by_claim["rouge-l-gain"][0]):
+        waits = by_claim["rouge-l-gain"][0]["reason"]
+        return f"Fine-tuned, whether it writes better than a base tuned alike is not decided yet ({waits})."
     told = []
-    for setting, rates in (("stories", "chosen by what they forget"), ("stories freely", "with the lowest loss")):
-        by_claim = {r["claim"]: r for r in records if r["stage"] == f"finetune {setting}"}
-        both = [by_claim["rouge-l-gain"], by_claim["perplexity"]]
-        verdicts = " and ".join(f"*{r['text']}* is {r['verdict']} ({_value(r)})" for r in both)
-        if all(r["seeds"] for r in both):
-            told.append(f"at the rates {rates}, {verdicts}")
-        elif not told:
-            waits = both[0]["reason"]
-            return f"Fine-tuned, whether it writes better than a base tuned alike is not decided yet ({waits})."
-    return f"Fine-tuned on stories beside a base that was tuned alike: {'; '.join(told)}."
+    for own in by_claim.values():
+        known = [record for record in own if not _waits(record)]
+        listed = " and ".join(f"{_interval(_bounds(r))} {CHOICES_OF_RATES[_setting(r)]}" for r in known)
+        told.append(f"*{known[0]['text']}* is {known[0]['verdict']} ({known[0]['unit']}: {listed})")
+    return f"Fine-tuned on stories beside a base that was tuned alike, {'; '.join(told)}."
 
 
 def _untouched(tuned: pd.DataFrame) -> str:
@@ -230,15 +298,15 @@ def _untouched(tuned: pd.DataFrame) -> str:
 
 
 def verdict_table(records: Sequence[Records]) -> pd.DataFrame:
-    """The records for reading: claim, setting, size and length, value with its interval, n, seeds, verdict, and why a
-    verdict is undecided."""
+    """The records for reading: claim, setting, size and length, value with its interval, test texts, seeds, verdict,
+    and why a verdict is undecided."""
     rows = [
         {
             "Claim": record["text"],
             "Where": record["where"],
             "At": _at(record),
             "Value": _value(record),
-            "n": record["n"] or NOTHING,
+            "Texts": record["n"] if (record["n"] or 1) > 1 else NOTHING,
             "Seeds": record["seeds"] or NOTHING,
             "Verdict": record["verdict"],
             "Why undecided": record["reason"] if record["verdict"] == UNDECIDED else NOTHING,
@@ -253,21 +321,41 @@ def _at(record: Records) -> str:
 
 
 def _value(record: Records) -> str:
-    numbers = [np.nan if record[name] is None else record[name] for name in BOUNDS]
-    return f"{signed_interval(*numbers)} {record['unit']}" if np.isfinite(numbers[0]) else NOTHING
+    return NOTHING if record["ours"] is None else f"{_interval(_bounds(record))} {record['unit']}"
 
 
-def _tuned(tuned: Mapping[str, pd.DataFrame]) -> Iterator[_Entry]:
+def _bounds(record: Records) -> list[float | None]:
+    return [record[name] for name in BOUNDS]
+
+
+def _interval(numbers: Sequence[float | None]) -> str:
+    """A difference with its bounds, as JSON has them."""
+    return signed_interval(*(np.nan if number is None else number for number in numbers))
+
+
+def _tuned(tuned: Mapping[str, pd.DataFrame], done: Mapping[str, Sequence[Trial]]) -> Iterator[_Entry]:
     claims: dict[str, dict[str, Records]] = {}
 
-    def of(setting: str, claim: str) -> Records:
+    def alone(setting: str, claim: str) -> Records:
         if setting not in claims:
             claims[setting] = {record["claim"]: record for record in study_claims(tuned[setting])}
         return claims[setting][claim]
 
+    def of(setting: str, claim: str) -> Records:
+        """A record, undecided as far as the other choice of the rates says something else."""
+        own = alone(setting, claim)
+        for other in CHOICES_OF_RATES if setting in CHOICES_OF_RATES else ():
+            said = alone(other, claim)["verdict"] if f"finetune {other}" in done else own["verdict"]
+            if said != own["verdict"]:
+                both = {said, own["verdict"]} == {CONTRADICTED, NOT_REPRODUCED}
+                why = f"by itself {own['verdict']}, {CHOICES_OF_RATES[other]} {said}; {own['reason']}"
+                return own | decided(NOT_REPRODUCED if both else UNDECIDED, why)
+        return own
+
     for setting, where in SETTINGS.items():
         for claim in TUNED_CLAIMS:
-            yield _Entry(RULES[claim], f"finetune {setting}", where, partial(of, setting, claim))
+            rule = COHERENCE if claim == COHERENCE.claim else RULES[claim]
+            yield _Entry(rule, f"finetune {setting}", where, partial(of, setting, claim))
 
 
 def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) -> Iterator[_Entry]:
@@ -278,7 +366,8 @@ def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratio
 
     def of(stage: Stage, *arms: str) -> Records:
         n = next(len(trial.weights) for trial in trials)
-        return _all(decide(of_stage(compared, stage)), arms, "nats per token", n)
+        rows = of_stage(compared, stage)
+        return _all(decide(rows), arms, "nats per token", n) | {"controls": _controls(rows, arms[0])}
 
     for stage in stages:
         where = "pretrained from scratch"
@@ -299,7 +388,7 @@ def _inside(done: Mapping[str, Sequence[Trial]]) -> Iterator[_Entry]:
         telling = own[own["says"] == verdict] if (own["says"] == verdict).any() else own
         row: dict[Any, Any] = telling.iloc[0].to_dict()
         record = {"ours": row["estimate"], "low": row["low"], "high": row["high"], "p": row["adjusted"]}
-        unit = f"{row['measure']}, {row['arm']} less {row['against']}"
+        unit = f"{row['measure']}, {row['arm']} minus {row['against']}"
         return record | {"unit": unit, "n": row["n"], "seeds": row["seeds"]} | decided(str(verdict), str(reason))
 
     for claim, (rule, tests) in inside_rules.CLAIMS.items():
@@ -328,6 +417,12 @@ def _read(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) ->
     yield _Entry(RETRIEVAL, "memory", "trained on the memory tasks", memory)
 
 
+def _controls(compared: pd.DataFrame, arm: str) -> dict[str, list[float | None]]:
+    """An arm's differences from each control, with their intervals."""
+    own = compared[compared["arm"] == arm].to_dict("records")
+    return {row["control"]: [plain(row[name]) for name in ("estimate", "low", "high")] for row in own}
+
+
 def _all(verdicts: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Records:
     """What verdicts of `decide` say of the claim that each of these arms is better than every control."""
     rows: list[dict[Any, Any]] = [verdicts[verdicts["arm"] == arm].iloc[0].to_dict() for arm in arms]
@@ -339,6 +434,6 @@ def _all(verdicts: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Reco
         reason = f"{row['arm']}: a training diverged, or its steps were not timed"
     return {
         **{"ours": row["estimate"], "low": row["low"], "high": row["high"], "p": row["p"], "n": n},
-        "unit": f"{unit}, {row['arm']} less the control of equal {row['control']}",
+        "unit": f"{unit}, {row['arm']} minus the control of equal {row['control']}",
         "seeds": int(row["seeds"]),
     } | decided(verdict, reason)

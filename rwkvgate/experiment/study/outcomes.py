@@ -35,6 +35,8 @@ from rwkvgate.metrics.measures import BLEU_COLUMNS, MEASURES, RESULT_COLUMNS
 from rwkvgate.metrics.retrained import Difference, seeds_needed
 
 ENTITIES = "entity_consistency"
+RIGHT = "Right choices"
+"""What `ENTITIES` is called here: it counts choices between sentences, where a run counts what is written."""
 METRICS = ("loss", "rougeL", "rouge1", "bleu", ENTITIES)
 """What is compared; distinct-2 is shown."""
 NAMES = {BASE: CONTROL, LORA: "lora-tuned"}
@@ -176,7 +178,11 @@ def evidence(found: pd.DataFrame) -> pd.DataFrame:
 def study_claims(found: pd.DataFrame) -> list[dict[str, Any]]:
     """The records of `claims.decide_claims` for `CLAIMS`, by the ledger's own rules, from a table of `outcomes`."""
     times = pd.DataFrame(columns=["measure", "arm"])
-    return [record for record in decide_claims(Evidence(evidence(found), times)) if record["claim"] in CLAIMS]
+    records = [record for record in decide_claims(Evidence(evidence(found), times)) if record["claim"] in CLAIMS]
+    for record in records:
+        named = [key for key in ("unit", "reason") if record.get(key)]
+        record |= {key: record[key].replace(MEASURES[ENTITIES].label, RIGHT) for key in named}
+    return records
 
 
 def _controls(arm: str, networks: By, seconds: Ratios) -> Iterator[tuple[str, str, float]]:

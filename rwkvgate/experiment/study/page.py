@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,10 +40,11 @@ from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
 from rwkvgate.experiment.study.inside_page import inside_parts
+from rwkvgate.experiment.study.inside_rules import breaking_rates
 from rwkvgate.experiment.study.ledger import SETTINGS, Found, head, marked, study_ledger, write_ledger
 from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
-from rwkvgate.experiment.study.tuned_page import tuned_parts
+from rwkvgate.experiment.study.tuned_page import tuned_parts, tuned_rates
 from rwkvgate.metrics.retrained import seeds_needed
 from rwkvgate.rwkv6.files import write_file, write_text
 
@@ -55,27 +56,36 @@ Section = tuple[list[str], dict[str, pd.DataFrame]]
 HEAD = """# The study
 
 `make study` asks whether the paper's gate, or a variant of it, lowers the loss of a network that is pretrained from
-scratch, *for what it costs*, and which of the paper's claims hold. It takes days on two cores, is resumed where it
-stopped, and writes this page, from [outputs/study](../outputs/study). The verdicts below are in its `claims.json`."""
+scratch, *for what it costs*, and which of the paper's claims hold. It is resumed where it was stopped, and writes this
+page, with its tables, figures and verdicts, from [outputs/study](../outputs/study)."""
+CHANGES = """## What was changed, and what had been seen
+
+The design is of 2026-11-28, before any compared number was seen. [design.py](../rwkvgate/experiment/study/design.py)
+and [inside_rules.py](../rwkvgate/experiment/study/inside_rules.py) list every change with its day. After compared
+numbers had been seen, on 2026-11-29:
+
+1. How a fine-tuning chooses its rates, after two of ten seeds: an arm that could not keep to the limit had been given
+   the rate with the lowest loss, which favoured the gate. The two seeds are counted, with the arms that this concerns
+   trained anew.
+2. The rates of 64x4, chosen again after 600 steps in place of 300, when all ten seeds were seen: two arms had trained
+   at 0.008, and the enhanced network had been +0.0275 [+0.0163, +0.0387] nats per token from a base of equal seconds.
+   This favours the gate.
+3. *No better* is corrected for the number of controls and arms, after 21 of the 60 trials of 64x4. This can only take
+   a verdict away, and so can the next two.
+4. The fitted gap has Student's intervals over seeds, in place of a bootstrap's, which are too short with few seeds.
+5. Fine-tuning on stories is decided only as far as both choices of the rates say the same, after all of it was seen:
+   the loss had been *contradicted* by one choice and *not reproduced* by the other.
+6. Adapters, which train alone, no longer keep an arm from being *worse*.
+7. Where training breaks is read between rates a quarter of an octave apart, after a sweep of octaves.
+
+Before any trial of theirs, the rules of memory, long range, the other tasks, fiction and "the gate regularises" were
+made stricter, and the design smaller, for time: a width of 32 in place of 192; the other arms, the families and the
+long trainings at 64x4 in place of 128x4; five seeds of the paper's arms at 128x4."""
 DESIGN = f"""## Design
 
-Decided on 2026-11-28, before any compared number was seen. One rule, how a fine-tuning chooses its learning rate, was
-changed on 2026-11-29, after two compared seeds of fine-tuning had been seen: its section says why. Four rules of the
-statistics, when 21 of 60 trials of "primary 64x4" had been seen, were found wrong by a reader and mended on that day:
-*no better* is corrected for the number of controls and arms, which it had not been; adapters, which train alone, no
-longer keep an arm from being *worse*; the fitted gap has Student's intervals over seeds in place of a bootstrap's,
-which are too short with few; and where training breaks is read between rates a quarter of an octave apart. Before their
-trials, the rules of memory, long range, the other tasks, fiction and "the gate regularises" were made stricter, and
-rates are chosen at the length that is compared, also again for 64x4, where two arms had trained at 0.008 and the
-enhanced network had been +0.0275 [+0.0163, +0.0387] nats per token from a base of equal seconds;
-[design.py](../rwkvgate/experiment/study/design.py) lists every change with its day. A *trial* is one training of one
-network with one rate and one seed; 64x4 is a width of 64 channels and 4 layers.
-
-The networks of other families, the sweep to where training breaks and the memory tasks were added after the first
-trials of learning rates had been seen, and memory's budget of 1,600 steps was left out, for time. RWKV-7, long range
-and the other tasks came later on that day, before any trial of them. Later still, when trials that choose rates were
-all that had been seen, the design was made smaller, for time: a width of 32 in place of 192; the other arms, the
-families and the long trainings at 64x4 in place of 128x4; five seeds of the paper's arms at 128x4.
+A *trial* is one training of one network with one rate and one seed; 64x4 is a width of 64 channels and 4 layers. All
+of this was decided before the numbers were seen; [what was changed later](#what-was-changed-and-what-had-been-seen)
+stands at the end.
 
 - **Text**: Shakespeare's plays and the King James Bible, from two packages of the Python index, pinned by SHA-256: the
   same for everyone. Every tenth work is held out for validation, and every tenth for the test.
@@ -91,8 +101,8 @@ families and the long trainings at 64x4 in place of 128x4; five seeds of the pap
   arm's steps. Seconds are those of a training step on one core, measured in turn on an idle machine, with the WKV
   operator in plain PyTorch: beside compiled loops every gate would take a larger share of the time.
 - **Learning rates**: three for each network, a factor of two apart, on two seeds of their own, trained for as long as
-  the comparison (300 steps at 128x4, 1,200 for the long trainings); a best rate at the edge of the grid adds one beyond
-  it. All networks have equally many trials until then.
+  the comparison, but for 300 of its 600 steps at 128x4, and 1,200 of 3,000 in the long trainings; a best rate at the
+  edge of the grid adds one beyond it. All networks have equally many trials until then.
 - **Seeds** are fresh, and paired: the same rows in the same order, and the same weights where shapes agree.
 - **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs,
   copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1, 2, 4 and 8 times that length,
@@ -104,24 +114,24 @@ families and the long trainings at 64x4 in place of 128x4; five seeds of the pap
   most broke. The claim that LayerNorm stabilises training is about the rate that a training survives.
 - **Inside**: the paper's four arms at one rate on five seeds, read at four budgets for what the paper's discussion says
   in words: covariate shift, gradients, stability, noise. And base, enhanced and the fixed gate on 1/16 and 1/64 of the
-  training documents for as many steps, for the claim that the gate regularises. Added later on the same day, with the
-  rules, before any of these trials was run.
+  training documents for as many steps, for the claim that the gate regularises.
 - **Long range**: four networks trained at 512 tokens; the loss of 64 tokens of an act of a play, or of a stretch of the
   Bible, after 64 to 1,024 tokens of the same text, and after as many of which all but the last 64 come from another
   work. The difference is what a network gains from the earlier context. The claim is reproduced if the enhanced network
   gains more than every control at 1,024 tokens and has a lower loss, and contradicted if it gains less; undecided while
-  the base gains less than the smallest effect of interest. A pilot of the base alone gained nothing after 300 steps, so
+  the base gains less than what is worth knowing. A pilot of the base alone gained nothing after 300 steps, so
   they have 1,200.
 - **Other tasks**: the same four networks trained on generated stories; multiple choice by log-likelihood, which person
   of a new story holds an object, and which genre a sentence is of; and the loss of half a story after the training
   story that BM25 ranks first for its other half, against a random one. Undecided while the base is not shown to be
   better than a trivial system: naming whom the story names last before the object. Genres get no verdict, for a list of
   words tells them apart.
-- **Smallest effect of interest**: {WORTH_KNOWING["books"]:g} nats per token, {WORTH_KNOWING["memory"]:g} of recall. An
-  arm is *better* if its loss is lower than every control's (the largest one-sided p of the four, Holm's correction over
-  the arms of a size), *worse* by the same test, *no better* if it is shown to be less than that better than some
-  control, else *undecided* (the smallest p of the controls, corrected for their number and by Holm over the arms). All
-  of it at the largest budget. Intervals are over training seeds and test items together.
+- **What is worth knowing**: from {WORTH_KNOWING["books"]:g} nats per token on, and
+  {WORTH_KNOWING["memory"]:g} of recall. An arm is *better* if its loss is lower than every control's (the largest
+  one-sided p of the four, Holm's correction over the arms of a size), *worse* by the same test, *no better* if it is
+  shown to be less than
+  that better than some control, else *undecided* (the smallest p of the controls, corrected for their number and by
+  Holm over the arms). All of it at the largest budget. Intervals are over training seeds and test items together.
 """
 
 
@@ -149,7 +159,8 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
     tuned = {setting: tables[name] for setting, name in names.items() if name in tables}
     records = study_ledger(found, tuned, seconds)
     write_ledger(folder, records)
-    parts = [HEAD, *head(records, tuned), DESIGN, "## How much is finished", _progress(found), *parts]
+    ended = ["## Learning rates", *_rates(found), "## How much is finished", _progress(found), CHANGES]
+    parts = [HEAD, *head(records, tuned, tables.get("books-verdicts")), DESIGN, *parts, *ended]
     for earlier in folder.glob("*.csv"):
         if earlier.stem not in {*tables, *MEASURED}:
             earlier.unlink()
@@ -167,10 +178,10 @@ def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]
         own = {n: some for n, some in found.items() if STAGES[n].task == task and not STAGES[n].sweep}
         deciding = {name: some for name, some in own.items() if not STAGES[name].rates}
         trials = [trial for some, _ in deciding.values() for trial in some]
-        parts += [f"## {title}", _rates(own)]
         if not trials:
             continue
         compared = comparisons(trials, seconds, WORTH_KNOWING[task])
+        parts.append(f"## {title}")
         told: list[str] = []
         if task == "memory":
             shares = tables["memory-shares"] = recalled_shares(trials)
@@ -180,17 +191,26 @@ def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]
             if task == "memory" and recall_decides_nothing(trials, WORTH_KNOWING[task]):
                 verdicts["verdict"] = "undecided"
             tables |= {f"{task}-comparisons": compared, f"{task}-verdicts": verdicts}
-            told += [_verdicts(verdicts), _comparisons(compared, task)]
+            told += [_verdicts(verdicts), _comparisons(_at_rates(compared, deciding), task)]
             if task == "books":
                 tables["multipliers"] = multipliers(trials, seconds)
-                told.append(_multipliers(tables["multipliers"]))
-            told.append(_power(compared, task))
+                told.append(_multipliers(_at_rates(tables["multipliers"], deciding)))
+            told.append(_power(compared, verdicts, task))
             told += _figures(folder, trials, compared, task, seconds)
         if task == "books":
             fitted, more = _gap(folder, trials, seconds)
             told, tables = told + fitted, tables | more
         parts += marked(told, deciding)
     return parts, tables
+
+
+def _at_rates(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The rows after as many steps as rates were chosen at, and more: before, an arm may want another rate."""
+    least: dict[str, int] = {}
+    for stage in (STAGES[name] for name in names if STAGES[name].rated):
+        chosen = max(STAGES[stage.rated].budgets)
+        least[stage.size.name] = min(chosen, least.get(stage.size.name, chosen))
+    return table[table["budget"] >= table["size"].map(least).fillna(0)]
 
 
 def _decided(compared: pd.DataFrame, stages: Sequence[Stage]) -> pd.DataFrame:
@@ -210,8 +230,10 @@ def _breaking_section(found: Found) -> Section:
     own = {n: some for n, some in found.items() if STAGES[n].sweep and STAGES[n].task == "books" and some[0]}
     if not own:
         return [], {}
-    table = broken([trial for trials, _ in own.values() for trial in trials])
-    return ["## Where training breaks", *marked([_breaking(table)], own)], {"breaking": table}
+    trials = [trial for some, _ in own.values() for trial in some]
+    table, rates = broken(trials), breaking_rates(trials)
+    parts = ["## Where training breaks", *marked([_breaking(table), _breaking_rates(rates)], own)]
+    return parts, {"breaking": table, "breaking-rates": rates}
 
 
 def _tuned_section(folder: Path, found: Found, seconds: Ratios) -> Section:
@@ -241,25 +263,25 @@ def _progress(found: Found) -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def _rates(found: Found) -> str:
-    """Mean validation loss of each network by rate, where all its rates were tried."""
-    parts = []
+def _rates(found: Found) -> Iterator[str]:
+    """What each finished stage that chooses rates found: validation losses by network and rate."""
     for name, (some, planned) in found.items():
-        if not STAGES[name].rates or not some:
+        if not STAGES[name].rates or STAGES[name].sweep or not some or len(some) < planned:
+            continue
+        if STAGES[name].after:
+            yield tuned_rates(some)
             continue
         own = frame(some)
         own = own[own["budget"] == own["budget"].max()]
         table = own.pivot_table(index="network", columns="rate", values="validation", aggfunc="mean", sort=False)
         cells = table.map(lambda x: number(x) if np.isfinite(x) else "–")
-        if len(some) == planned:
-            cells = cells.mask(table.eq(table.min(axis=1), axis=0), "**" + cells + "**")
-        cells.columns = pd.Index([f"{rate:g}" for rate in table.columns])
-        head = f"{name}: validation loss after {own['budget'].max()} steps by learning rate, nats per token, mean of"
-        said = (
-            " the seeds; in bold the rate that is compared." if len(some) == planned else " the seeds (not finished)."
+        cells = cells.mask(table.eq(table.min(axis=1), axis=0), "**" + cells + "**")
+        cells.columns = pd.Index([f"{rate:g}" for rate in cells.columns])
+        yield (
+            f"{name}: validation loss after {own['budget'].max()} steps by learning rate, nats per token, mean of the "
+            "seeds; in bold the rate that is compared."
         )
-        parts += [head + said, markdown(cells.reset_index())]
-    return "\n\n".join(parts)
+        yield markdown(cells.reset_index())
 
 
 def _verdicts(verdicts: pd.DataFrame) -> str:
@@ -281,10 +303,7 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
 
 
 def _comparisons(compared: pd.DataFrame, task: str) -> str:
-    head = (
-        f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better. Rates are those that "
-        "are best after the most steps; after fewer an arm may be behind what another rate would give:"
-    )
+    head = f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better:"
     rows = []
     for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):
         by = part.set_index("control")
@@ -310,12 +329,15 @@ def _interval(estimate: float, low: float, high: float) -> str:
     return f"{estimate:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else number(estimate)
 
 
-def _power(compared: pd.DataFrame, task: str) -> str:
-    """How many seeds would find what is worth knowing, from the spread of the pairs seen so far."""
+def _power(compared: pd.DataFrame, verdicts: pd.DataFrame, task: str) -> str:
+    """How many seeds would find what is worth knowing, of undecided arms, from the spread of the pairs seen so far."""
+    undecided = {(v["size"], v["arm"]) for v in verdicts.to_dict("records") if v["verdict"] == "undecided"}
     arms = compared[~compared["arm"].isin((*WIDE, *FAMILIES))]
     largest = arms[arms["budget"] == arms.groupby(["size", "arm"])["budget"].transform("max")]
     rows = []
     for row in largest[(largest["control"] == "steps") & largest["deviation"].gt(0)].to_dict("records"):
+        if (row["size"], row["arm"]) not in undecided:
+            continue
         tests = largest.loc[largest["size"] == row["size"], "arm"].nunique()
         needed = seeds_needed(row["deviation"], WORTH_KNOWING[task], tests, row["shared_error"], TESTED)
         cells = {"Size": row["size"], "Arm": row["arm"], "Seeds so far": row["seeds"]}
@@ -324,9 +346,9 @@ def _power(compared: pd.DataFrame, task: str) -> str:
     if not rows:
         return ""
     head = (
-        f"Standard deviation over seeds of the paired differences at equal steps ({UNITS[task]}), and the seeds that "
-        f"find a difference of {WORTH_KNOWING[task]:g} with 80 % power, two-sided, with the first step of Holm's "
-        "correction; ∞ where texts alone, however many the seeds, hide so much:"
+        "Of undecided arms, the standard deviation over seeds of the paired differences at equal steps "
+        f"({UNITS[task]}), and the seeds that find a difference of {WORTH_KNOWING[task]:g} with 80 % power, two-sided, "
+        "with the first step of Holm's correction; ∞ where texts alone, however many the seeds, hide so much:"
     )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
@@ -343,6 +365,25 @@ def _breaking(table: pd.DataFrame) -> str:
     wide = cells.pivot(index="network", columns="rate", values="cell").fillna("–")
     wide.columns = pd.Index([f"{rate:g}" for rate in wide.columns])
     return f"{head} (and its median validation loss), by rate:\n\n{markdown(wide.reset_index())}"
+
+
+def _breaking_rates(table: pd.DataFrame) -> str:
+    head = (
+        "The rate at which it breaks, where the loss passes that limit on the line between two rates of the sweep, "
+        "geometric mean of the seeds, and its distance from the base's:"
+    )
+    rows = [
+        {
+            "Network": row["network"],
+            "Rate": number(2 ** row["log2"], 2),
+            "Octaves from the base's": signed_interval(row["estimate"], row["low"], row["high"])
+            if np.isfinite(row["low"])
+            else "–",
+            "Seeds": row["seeds"],
+        }
+        for row in table.to_dict("records")
+    ]
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def _shares(trials: Sequence[Trial], shares: pd.DataFrame) -> str:

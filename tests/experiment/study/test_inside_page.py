@@ -33,7 +33,8 @@ def test_the_part_has_a_verdict_a_table_and_a_figure_for_each(tmp_path: Path) ->
     found["inside"][0] = replace(found["inside"][0], diverged=3, measures={})
     parts, tables = inside_parts(tmp_path, found)
     page = "\n\n".join(parts)
-    assert "| the gate filters noisy or irrelevant past |" in page and "a training diverged" in page
+    assert "| the gate filters noisy or irrelevant past |" in page and "| diverged |" in page
     for name in ("drift", "gradients", "jacobian", "growth", "disturbed", "gap"):
         assert (tmp_path / f"inside-{name}.svg").exists() and f"outputs/study/inside-{name}.svg" in page
-    assert len(tables["inside-verdicts"]) == 6 and all(len(table) for table in tables.values())
+    assert len(tables["inside-tests"]) == 13 and all(len(table) for table in tables.values())
+    assert "guard: not less" in page and "| more |" in page

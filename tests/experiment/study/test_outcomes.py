@@ -117,5 +117,5 @@ def test_the_page_has_scores_differences_and_verdicts(tmp_path: Path) -> None:
         "30 of 36",
     ):
         assert words in told
-    assert "Entity consistency" not in told.split("The paper's claims")[0] and "Austen's novels, after" not in told
+    assert "Entity consistency" not in told and "Austen's novels, after" not in told
     assert all((tmp_path / f"{name}-stories.svg").exists() for name in ("finetune", "forgetting"))
