@@ -142,7 +142,7 @@ bench-peers: $(STAMP)  ## measure our network beside other people's: fetches the
 search: $(STAMP)  ## search for a gate that beats its controls: hours on two cores, resumable; PROFILE=smoke for a look
 	@$(BIN)/python -m rwkvgate.experiment.search --profile="$$PROFILE"
 
-study: $(STAMP)  ## run the study that decides, on WORKERS cores: days, resumable at any time; writes docs/study.md and README's table
+study: $(STAMP)  ## run the study that decides, on WORKERS cores: many hours, resumable at any time; writes docs/study.md and README's table
 	@seq "$$WORKERS" | OMP_NUM_THREADS=1 xargs -P "$$WORKERS" -I{} nice $(BIN)/python -m rwkvgate.experiment.study
 	@$(BIN)/python -m rwkvgate.workflow.release readme
 

@@ -21,6 +21,7 @@ from rwkvgate.experiment.rules import (
     LINEAR,
     MARGIN,
     NOT_REPRODUCED,
+    OWN,
     REPRODUCED,
     RULES,
     UNDECIDED,
@@ -136,9 +137,9 @@ def answer(claims: Sequence[Records]) -> list[str]:
         + f"; the paper reports {stated[BASE]} to {stated[ENHANCED]}."
     )
     second = "Against a base tuned on the same data for the same steps, the gate " + _gains(by_name)
-    counts = {verdict: sum(row["verdict"] == verdict for row in claims) for verdict in VERDICTS}
-    said = [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in counts.items() if count]
-    third = f"Of {len(claims)} claims, {_listed(said)}"
+    own = [row for row in claims if row["stated"] == OWN]
+    third = f"Of the paper's {len(claims) - len(own)} claims, {_counted([row for row in claims if row not in own])}"
+    third += f"; of {len(own)} of this project's, {_counted(own)}" if own else ""
     if time.get("ours") is None:
         return [first, second, f"{third}; the time of a forward pass was not measured.", *_few(by_name)]
     interval = f"{signed(time['ours'])} % [{signed(time['low'])}, {signed(time['high'])}]"
@@ -187,6 +188,12 @@ def _few(claims: dict[str, Records]) -> list[str]:
         if "needed" in named.get(name, {})
     ]
     return [f"Fewer than {FEWEST} seeds decide nothing; by the spread seen, to find {'; '.join(parts)}."]
+
+
+def _counted(claims: Sequence[Records]) -> str:
+    """How many claims have each verdict."""
+    counts = {verdict: sum(row["verdict"] == verdict for row in claims) for verdict in VERDICTS}
+    return _listed([f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in counts.items() if count])
 
 
 def _label(metric: str) -> str:

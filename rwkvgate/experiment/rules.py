@@ -46,6 +46,8 @@ number of tokens after a clamp. The abstract names "entity coherence" beside the
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 CONTRADICTED, UNDECIDED = "contradicted", "undecided here"
+OWN = "not in the paper"
+"""What the paper states of a claim that is this project's."""
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, CONTRADICTED, UNDECIDED)
 
 

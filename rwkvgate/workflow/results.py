@@ -97,7 +97,7 @@ def study_part(verdicts: list[Records], page: Path) -> list[str]:
     """What the committed study says of pretraining, with a link to its page; nothing where there is no study."""
     if not verdicts:
         return []
-    from rwkvgate.experiment.study.ledger import answer as study_answer  # which loads torch
+    from rwkvgate.experiment.study.verdicts_page import answer as study_answer  # which loads torch
 
     about = "has more seeds, controls of equal compute, and networks of its own: 64x4 is 64 channels and 4 layers."
     return [f"[The study]({page.as_posix()}) {about} {study_answer(verdicts)[0]}"]
@@ -177,10 +177,12 @@ def results_in_markdown(reference: Path, study: list[dict[str, Any]]) -> list[st
         markdown(quality_table(summary)),
         figures[0],
         "The enhanced network against the untouched base, which is the paper's comparison, and against the tuned base, "
-        "paired by document:",
+        "paired by document; each minimum detectable effect is that of one comparison by itself, a verdict's counts "
+        "the correction over all:",
         markdown(comparison_table(compared[is_shown])[list(COMPARED)]),
         "## Time of a forward pass",
-        "The paper's Table 1; median [quartiles], ratio [95 % interval].",
+        "The paper's Table 1; median [quartiles], ratio [95 % interval]. Seconds are those of seeds that were timed at "
+        "different moments, and cannot be divided by one another; a ratio is of an arm and the base timed in turn.",
         markdown(time_table(times)[list(TIMES)]),
         "## The gate",
         figures[1],

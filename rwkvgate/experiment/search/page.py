@@ -22,16 +22,17 @@ The command writes this page from `outputs/search/trials.csv` (everything tried,
 
 Losses are in nats per token of held-out text; lower is better. A difference has Student's 95 % interval over seeds, and
 p after Holm's correction over the candidates of a task and control. *Detectable* is the minimum detectable effect: the
-difference that as many seeds, as noisy as these, show with 80 % power at that correction's first step. The first
-edition left the correction out, and so promised more than it could find.
+difference that as many seeds, as noisy as these, show with 80 % power at that correction's first step.
 
-**What this page cannot show.** It is a screening, and its first edition read more out of it.
+**What this page cannot show.** It is a screening. Its first edition called a gain that is none for the time it takes,
+and left that correction out.
 
 - Its controls have as many *steps*. A gate adds parameters and takes longer for a step, so "better" in pretraining
   means better for the same steps, not for the same time or FLOPs. `conv-no-position`, the best of them, was held
   against a base that trains for as many seconds afterwards: +0.008 nats per token after 150 steps (standard deviation
-  of three seeds 0.031), +0.005 and +0.004 after 750. Its gain was gone. Against a base with as many parameters some of
-  it stayed, 0.027 to 0.045 in five of five pairs. [The study](study.md) has all these controls, with more seeds.
+  of three seeds 0.031), +0.005 and +0.004 after 750: no gain was seen. Against a base with as many parameters some of
+  it stayed, 0.027 to 0.045 in five of five pairs. [The study](study.md) has all these controls, with more seeds, and
+  the arm's verdict.
 - `lora-tuned` trains its adapters and the weights that they are added to. It therefore adds no capacity, and is no
   control of size; the study widens the channel mixing instead.
 - The screening has one seed. The best of two dozen candidates on one seed is within what rounding alone changes, so the
@@ -60,7 +61,8 @@ def outcome(verdicts: pd.DataFrame) -> str:
     readings = verdicts.pivot(index="candidate", columns="control", values="reading")
     better = [str(name) for name in readings.index[(readings == "better").all(axis=1)]]
     some = [str(name) for name in readings.index[(readings == "better").any(axis=1)] if name not in better]
-    worse = [str(name) for name in readings.index[(readings == "worse").any(axis=1)]]
+    worst = [str(name) for name in readings.index[(readings == "worse").all(axis=1)]]
+    worse = [str(name) for name in readings.index[(readings == "worse").any(axis=1)] if name not in worst]
     seeds = int(verdicts["seeds"].max())
     sentences = [
         f"Better than both controls of equal steps, on {seeds} fresh seeds: {', '.join(better)}."
@@ -71,6 +73,8 @@ def outcome(verdicts: pd.DataFrame) -> str:
     ]
     if some:
         sentences.append(f"Better than one of them: {', '.join(some)}.")
+    if worst:
+        sentences.append(f"Worse than both: {', '.join(worst)}.")
     if worse:
         sentences.append(f"Worse than one of them: {', '.join(worse)}.")
     return " ".join(sentences)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from rwkvgate.experiment import rules
 from rwkvgate.experiment.analysis.tables import signed_interval
-from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, UNDECIDED, VERSION
+from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, OWN, REPRODUCED, UNDECIDED, VERSION
 from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps import Texts, ensure_arm, ensure_texts
 from rwkvgate.experiment.steps.probes import CELLS, sample_size
@@ -218,7 +218,7 @@ def gate_claims(table: pd.DataFrame) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {row["clamp"]: dict(row) for _, row in changes.iterrows()}
     records = []
     for claim, (text, names, choose) in _CLAIMS.items():
-        record: dict[str, Any] = {"claim": claim, "text": text, "source": "this project", "stated": "not in the paper"}
+        record: dict[str, Any] = {"claim": claim, "text": text, "source": "this project", "stated": OWN}
         record |= {"arithmetic": None, "verdict": UNDECIDED, "reason": "this run does not measure it"}
         if found:
             rows = [found[name] for name in names]

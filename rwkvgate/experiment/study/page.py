@@ -41,10 +41,12 @@ from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_fig
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
 from rwkvgate.experiment.study.inside_page import inside_parts
 from rwkvgate.experiment.study.inside_rules import breaking_rates
-from rwkvgate.experiment.study.ledger import SETTINGS, Found, head, marked, study_ledger, write_ledger
+from rwkvgate.experiment.study.ledger import SETTINGS, Found, marked, study_ledger, write_ledger
+from rwkvgate.experiment.study.prose import CHANGES, DESIGN, HEAD
 from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts, tuned_rates
+from rwkvgate.experiment.study.verdicts_page import head
 from rwkvgate.metrics.retrained import seeds_needed
 from rwkvgate.rwkv6.files import write_file, write_text
 
@@ -52,88 +54,6 @@ TITLES = {"books": "Language", "memory": "Memory"}
 UNITS = {"books": "nats per token", "memory": "share of labelled tokens not recalled"}
 Section = tuple[list[str], dict[str, pd.DataFrame]]
 """Paragraphs of the page, and the tables that they are made from by name."""
-
-HEAD = """# The study
-
-`make study` asks whether the paper's gate, or a variant of it, lowers the loss of a network that is pretrained from
-scratch, *for what it costs*, and which of the paper's claims hold. It is resumed where it was stopped, and writes this
-page, with its tables, figures and verdicts, from [outputs/study](../outputs/study)."""
-CHANGES = """## What was changed, and what had been seen
-
-The design is of 2026-11-28, before any compared number was seen. [design.py](../rwkvgate/experiment/study/design.py)
-and [inside_rules.py](../rwkvgate/experiment/study/inside_rules.py) list every change with its day. After compared
-numbers had been seen, on 2026-11-29:
-
-1. How a fine-tuning chooses its rates, after two of ten seeds: an arm that could not keep to the limit had been given
-   the rate with the lowest loss, which favoured the gate. The two seeds are counted, with the arms that this concerns
-   trained anew.
-2. The rates of 64x4, chosen again after 600 steps in place of 300, when all ten seeds were seen: two arms had trained
-   at 0.008, and the enhanced network had been +0.0275 [+0.0163, +0.0387] nats per token from a base of equal seconds.
-   This favours the gate.
-3. *No better* is corrected for the number of controls and arms, after 21 of the 60 trials of 64x4. This can only take
-   a verdict away, and so can the next two.
-4. The fitted gap has Student's intervals over seeds, in place of a bootstrap's, which are too short with few seeds.
-5. Fine-tuning on stories is decided only as far as both choices of the rates say the same, after all of it was seen:
-   the loss had been *contradicted* by one choice and *not reproduced* by the other.
-6. Adapters, which train alone, no longer keep an arm from being *worse*.
-7. Where training breaks is read between rates a quarter of an octave apart, after a sweep of octaves.
-
-Before any trial of theirs, the rules of memory, long range, the other tasks, fiction and "the gate regularises" were
-made stricter, and the design smaller, for time: a width of 32 in place of 192; the other arms, the families and the
-long trainings at 64x4 in place of 128x4; five seeds of the paper's arms at 128x4."""
-DESIGN = f"""## Design
-
-A *trial* is one training of one network with one rate and one seed; 64x4 is a width of 64 channels and 4 layers. All
-of this was decided before the numbers were seen; [what was changed later](#what-was-changed-and-what-had-been-seen)
-stands at the end.
-
-- **Text**: Shakespeare's plays and the King James Bible, from two packages of the Python index, pinned by SHA-256: the
-  same for everyone. Every tenth work is held out for validation, and every tenth for the test.
-- **Networks**: RWKV-6 with 4 layers, 32, 64 and 128 channels wide; the base, gated arms, and bases with a wider channel
-  mixing that have as many parameters as an arm (*base-wide*). [gates.md](gates.md) has the arms' equations: *enhanced*
-  is the paper's, in *fixed-gate* its gate is the constant 1, and *conv-no-position* is a part of its second version.
-- **Other families**: a GRU, a Transformer and RWKV-7 with the base's number of parameters, for five seeds. They are no
-  arms and get no verdict; their losses and multipliers stand beside the arms'.
-- **Controls**: the base with the arm's number of steps, of FLOPs, of seconds, and a base with its parameters. *A gain
-  is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each budget
-  in which the rate falls to zero over the last fifth (arXiv 2405.18392). So the base's loss is known as a function of
-  its steps, and its loss at the arm's FLOPs or seconds is read from the base's own branches at 1 and 1.3 times the
-  arm's steps. Seconds are those of a training step on one core, measured in turn on an idle machine, with the WKV
-  operator in plain PyTorch: beside compiled loops every gate would take a larger share of the time.
-- **Learning rates**: three for each network, a factor of two apart, on two seeds of their own, trained for as long as
-  the comparison, but for 300 of its 600 steps at 128x4, and 1,200 of 3,000 in the long trainings; a best rate at the
-  edge of the grid adds one beyond it. All networks have equally many trials until then.
-- **Seeds** are fresh, and paired: the same rows in the same order, and the same weights where shapes agree.
-- **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs,
-  copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1, 2, 4 and 8 times that length,
-  with as much to remember; all four lengths count alike. All verdicts are undecided while neither the base nor the
-  enhanced network recalls half of a task at the trained length, and where the base misses less than twice what is worth
-  knowing.
-- **Where training breaks**: base, enhanced and the arm without LayerNorm on four seeds, for 100 steps, of which 40 warm
-  up, with gradients clipped at a norm of 1; at rates a factor of two apart, and a quarter of that between the two where
-  most broke. The claim that LayerNorm stabilises training is about the rate that a training survives.
-- **Inside**: the paper's four arms at one rate on five seeds, read at four budgets for what the paper's discussion says
-  in words: covariate shift, gradients, stability, noise. And base, enhanced and the fixed gate on 1/16 and 1/64 of the
-  training documents for as many steps, for the claim that the gate regularises.
-- **Long range**: four networks trained at 512 tokens; the loss of 64 tokens of an act of a play, or of a stretch of the
-  Bible, after 64 to 1,024 tokens of the same text, and after as many of which all but the last 64 come from another
-  work. The difference is what a network gains from the earlier context. The claim is reproduced if the enhanced network
-  gains more than every control at 1,024 tokens and has a lower loss, and contradicted if it gains less; undecided while
-  the base gains less than what is worth knowing. A pilot of the base alone gained nothing after 300 steps, so
-  they have 1,200.
-- **Other tasks**: the same four networks trained on generated stories; multiple choice by log-likelihood, which person
-  of a new story holds an object, and which genre a sentence is of; and the loss of half a story after the training
-  story that BM25 ranks first for its other half, against a random one. Undecided while the base is not shown to be
-  better than a trivial system: naming whom the story names last before the object. Genres get no verdict, for a list of
-  words tells them apart.
-- **What is worth knowing**: from {WORTH_KNOWING["books"]:g} nats per token on, and
-  {WORTH_KNOWING["memory"]:g} of recall. An arm is *better* if its loss is lower than every control's (the largest
-  one-sided p of the four, Holm's correction over the arms of a size), *worse* by the same test, *no better* if it is
-  shown to be less than
-  that better than some control, else *undecided* (the smallest p of the controls, corrected for their number and by
-  Holm over the arms). All of it at the largest budget. Intervals are over training seeds and test items together.
-"""
-
 
 MEASURED = ("seconds", "coverage")
 """Tables in the folder that are made by commands of their own."""
@@ -246,9 +166,10 @@ def _inside_section(folder: Path, found: Found) -> Section:
 
 
 def _progress(found: Found) -> str:
-    rows = []
+    rows, total = [], 0.0
     for name, (trials, planned) in found.items():
         hours = sum(trial.seconds for trial in trials) / 3600
+        total += hours
         stage = STAGES[name]
         state = "finished" if len(trials) == planned else "**not finished**"
         rows.append(
@@ -260,7 +181,8 @@ def _progress(found: Found) -> str:
                 "Hours of a process": f"{hours:.1f}",
             }
         )
-    return markdown(pd.DataFrame(rows))
+    said = f"{total:.1f} hours of a process so far, each on one core, often two beside each other."
+    return f"{markdown(pd.DataFrame(rows))}\n\n{said}"
 
 
 def _rates(found: Found) -> Iterator[str]:

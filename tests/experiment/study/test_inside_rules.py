@@ -126,3 +126,18 @@ def test_rates_at_which_training_breaks_stand_beside_the_bases() -> None:
     assert found.loc["enhanced", "low"] <= found.loc["enhanced", "estimate"] <= found.loc["enhanced", "high"]
     apart = found.loc["enhanced", "log2"] - found.loc["base", "log2"]
     assert apart == pytest.approx(found.loc["enhanced", "estimate"]) and np.isnan(found.loc["base", "estimate"])
+
+
+def test_no_effect_is_rarely_called_one() -> None:
+    """Of 30 experiments in which all networks are alike, any claim is shown in about 5 % after Holm's correction."""
+    shown = 0
+    for i in range(30):
+        rows = {(name, seed): planted(name, 1000 * i + seed, jitter=0.02) for name in NETWORKS for seed in range(5)}
+        found = compared({"inside": list(rows.values()), "data 1/64": list(rows.values())})
+        shown += bool((found["adjusted"] < 0.05).any())
+    assert shown <= 5  # 99 % of binomial(30, 0.05)
+
+
+def test_every_claim_names_readings_that_exist() -> None:
+    assert all(test.reading in READINGS for _, own in CLAIMS.values() for test in own)
+    assert all(any(test.role != "guard" for test in own) for _, own in CLAIMS.values())

@@ -13,8 +13,9 @@ from rwkvgate.experiment.claims import claims_summary, claims_table, decide_clai
 from rwkvgate.experiment.rules import CONTRADICTED, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED
 from rwkvgate.experiment.study.committed import beside_study, committed_verdicts
 from rwkvgate.experiment.study.inside_rules import CLAIMS
-from rwkvgate.experiment.study.ledger import COSTS, Found, answer, head, marked, study_ledger, unfinished, write_ledger
+from rwkvgate.experiment.study.ledger import COSTS, Found, marked, study_ledger, unfinished, write_ledger
 from rwkvgate.experiment.study.outcomes import outcomes
+from rwkvgate.experiment.study.verdicts_page import answer, head
 from tests.experiment.study.planted import breaking, pretrained, stages, tuned_trials
 from tests.experiment.test_claims import evidence
 
