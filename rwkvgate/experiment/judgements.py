@@ -17,6 +17,7 @@ from rwkvgate.experiment.rules import (
     UNDECIDED,
     WORTH,
     Rule,
+    of_parts,
 )
 from rwkvgate.metrics.measures import MEASURES
 from rwkvgate.metrics.retrained import Difference, seeds_needed
@@ -106,8 +107,7 @@ def together(judged: Sequence[Records]) -> Records:
         "unit": f"{MEASURES[first['metric']].label} minus {first['against']}'s",
     }
     record |= {"needed": first["needed"]} if "needed" in first else {}
-    verdicts = {test["verdict"] for test in judged}
-    verdict = next(v for v in (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED) if v in verdicts)
+    verdict = of_parts({test["verdict"] for test in judged})
     return record | decided(verdict, "; ".join(dict.fromkeys(test["sentence"] for test in judged)))
 
 

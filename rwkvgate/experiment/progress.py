@@ -15,6 +15,8 @@ def clock(seconds: float) -> str:
 class Progress:
     """Prints `label: 40 of 250, loss 3.2, 1:05 left`, at most every `every` seconds, and at the end.
 
+    The time left follows from what was done since the first call: what a resumed work had done before took no time.
+
     Args:
         label: names the work.
         every: least seconds between two lines.
@@ -23,14 +25,18 @@ class Progress:
     def __init__(self, label: str, every: float = 10.0) -> None:
         self.label, self.every = label, every
         self.started = self.printed = time.monotonic()
+        self.first: tuple[int, float] | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Print that `done` of `total` is finished."""
         now = time.monotonic()
+        first, since = self.first = self.first or (done, now)
         if done < total and now - self.printed < self.every:
             return
         self.printed = now
-        spent = now - self.started
-        left = f"took {clock(spent)}" if done >= total else f"{clock(spent / max(done, 1) * (total - done))} left"
-        parts = [f"{self.label}: {done} of {total}", *([note] if note else []), left]
+        parts = [f"{self.label}: {done} of {total}", *([note] if note else [])]
+        if done >= total:
+            parts.append(f"took {clock(now - self.started)}")
+        elif done > first:
+            parts.append(f"{clock((now - since) / (done - first) * (total - done))} left")
         print(", ".join(parts), flush=True)

@@ -15,6 +15,7 @@ knowing (`WORTH`) is shown to be absent, or would have been found with 80 % powe
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rwkvgate.experiment.analysis import paper
@@ -49,6 +50,8 @@ CONTRADICTED, UNDECIDED = "contradicted", "undecided here"
 OWN = "not in the paper"
 """What the paper states of a claim that is this project's."""
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, CONTRADICTED, UNDECIDED)
+FIRST = (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED)
+"""Of several parts of a claim, the verdict on the whole is the first of these that one of them has."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,16 @@ class Rule:
     times: float = 0.0
     timed: str = ""
     lacks: str = ""
+
+
+def of_parts(verdicts: Collection[str]) -> str:
+    """The verdict on a claim whose parts have these.
+
+    Example:
+        >>> of_parts([REPRODUCED, UNDECIDED]), of_parts([REPRODUCED, NOT_REPRODUCED])
+        ('undecided here', 'not reproduced')
+    """
+    return next((verdict for verdict in FIRST if verdict in verdicts), UNDECIDED)
 
 
 def _gain(metric: str) -> tuple[Pair, ...]:

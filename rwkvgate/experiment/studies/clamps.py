@@ -21,7 +21,16 @@ from transformers import PreTrainedModel
 
 from rwkvgate.experiment import rules
 from rwkvgate.experiment.analysis.tables import signed_interval
-from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, OWN, REPRODUCED, UNDECIDED, VERSION
+from rwkvgate.experiment.rules import (
+    CONTRADICTED,
+    FEWEST,
+    FIRST,
+    NOT_REPRODUCED,
+    OWN,
+    REPRODUCED,
+    UNDECIDED,
+    VERSION,
+)
 from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps import Texts, ensure_arm, ensure_texts
 from rwkvgate.experiment.steps.probes import CELLS, sample_size
@@ -204,7 +213,6 @@ _RULE = (
     "undecided"
 )
 _BOUNDS = ("estimate", "low", "high")
-_ORDER = (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED)
 
 
 def gate_claims(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -222,7 +230,7 @@ def gate_claims(table: pd.DataFrame) -> list[dict[str, Any]]:
         record |= {"arithmetic": None, "verdict": UNDECIDED, "reason": "this run does not measure it"}
         if found:
             rows = [found[name] for name in names]
-            record |= _decided(rows, choose(rows, key=lambda row: (_ORDER.index(_verdict(row)), row["estimate"])))
+            record |= _decided(rows, choose(rows, key=lambda row: (FIRST.index(_verdict(row)), row["estimate"])))
         rule = _RULE.format((" or to " if choose is max else ", and when they are clamped to ").join(names))
         records.append(record | {"rule": rule, "rules": VERSION})
     return records

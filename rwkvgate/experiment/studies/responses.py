@@ -34,6 +34,7 @@ from rwkvgate.experiment.rules import (
     SMALLEST_EFFECT,
     UNDECIDED,
     WORTH,
+    of_parts,
 )
 from rwkvgate.experiment.run import Run, Variant
 from rwkvgate.experiment.steps import ensure_arm, ensure_texts
@@ -61,7 +62,6 @@ CLAMPED = 700
 """Tokens and controls of a group from which on only those in every second, third, ... document are clamped."""
 CHANCE, HALF = 0.05, 0.5
 """The share of random gates that may differ as much, and that from which on the tuned gate is no different."""
-_ORDER = (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def decide_attention(table: pd.DataFrame | None, claim: str) -> Records:
     best = gates.iloc[int(gates["estimate"].abs().to_numpy().argmax())]
     there, beyond = (effects[effects["measure"] == measure].iloc[0] for measure in (THERE, BEYOND))
     verdicts = (_of_size(gates), _of_chance(float(best["p_any"])), _of_loss(there, beyond))
-    verdict = min(verdicts, key=_ORDER.index) if best["seeds"] >= FEWEST else UNDECIDED
+    verdict = of_parts(verdicts) if best["seeds"] >= FEWEST else UNDECIDED
     bounds = ("estimate", "low", "high")
     gate, one, other = (signed_interval(*(row[bound] for bound in bounds)) for row in (best, there, beyond))
     share = f"p {number(best['p_any'], 2)} among" if np.isfinite(best["p_any"]) else "not held against"

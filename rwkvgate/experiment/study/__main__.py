@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 
 from rwkvgate.experiment.locks import take
 from rwkvgate.experiment.places import project_root
-from rwkvgate.experiment.progress import clock
+from rwkvgate.experiment.progress import Progress
 from rwkvgate.experiment.study.design import DATA, GENRES, MOST_FORGOTTEN, STAGES, Stage
 from rwkvgate.experiment.study.inside import Inside, Repeated
 from rwkvgate.experiment.study.long_range import LongTexts
@@ -125,7 +124,7 @@ class Study:
             try:
                 if self.trials.known(plan) is None:
                     print(f"{stage.name}: {plan}, {len(missing)} of {len(plans)} missing", flush=True)
-                    self.trials.run(plan, _Progress())
+                    self.trials.run(plan, Progress("  step", every=60))
                     return True
             finally:
                 if lock is not None:
@@ -140,22 +139,6 @@ class Study:
             for network, several in rates.items()
             for rate in several
         ]
-
-
-class _Progress:
-    """Prints how far a training is, once a minute."""
-
-    def __init__(self) -> None:
-        self.began = self.said = time.monotonic()
-        self.first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        self.first = done if self.first is None else self.first
-        if now - self.said > 60 and done > self.first:
-            self.said = now
-            left = (now - self.began) / (done - self.first) * (total - done)
-            print(f"  step {done} of {total}, about {clock(left)} left", flush=True)
 
 
 def main() -> None:

@@ -30,7 +30,16 @@ import numpy as np
 import pandas as pd
 
 from rwkvgate.experiment.analysis.tables import number, signed_interval
-from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED, Rule
+from rwkvgate.experiment.rules import (
+    CONTRADICTED,
+    FEWEST,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    RULES,
+    UNDECIDED,
+    Rule,
+    of_parts,
+)
 from rwkvgate.experiment.study.analysis import LEVEL, student
 from rwkvgate.experiment.study.design import BASE, BROKEN
 from rwkvgate.experiment.study.inside import LONG_TEXTS
@@ -323,8 +332,7 @@ def verdicts(tested: pd.DataFrame) -> pd.DataFrame:
         deciding, guards = own[own["role"] != "guard"], own[own["role"] == "guard"]
         worse = guards.loc[guards["says"] == "worse", "measure"].tolist()
         diverged = deciding.loc[deciding["says"] == "diverged"]
-        said = set(deciding["says"])
-        verdict = next((v for v in (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED) if v in said), UNDECIDED)
+        verdict = of_parts(set(deciding["says"]))
         telling = deciding[deciding["says"] == verdict].to_dict("records")
         reason = "" if verdict == REPRODUCED else "; ".join(_in_words(row) for row in telling)
         if verdict == REPRODUCED and worse:

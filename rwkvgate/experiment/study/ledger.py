@@ -30,6 +30,7 @@ from rwkvgate.experiment.rules import (
     UNDECIDED,
     VERSION,
     Rule,
+    of_parts,
 )
 from rwkvgate.experiment.study import inside_rules, long_range
 from rwkvgate.experiment.study.analysis import ENHANCED, Ratios, comparisons, decide, of_stage, recall_decides_nothing
@@ -249,7 +250,7 @@ def _all(verdicts: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Reco
     """What verdicts of `decide` say of the claim that each of these arms is better than every control."""
     rows: list[dict[Any, Any]] = [verdicts[verdicts["arm"] == arm].iloc[0].to_dict() for arm in arms]
     said = [WORDS[row["verdict"]] if row["seeds"] >= FEWEST else UNDECIDED for row in rows]
-    verdict = next(v for v in (CONTRADICTED, NOT_REPRODUCED, UNDECIDED, REPRODUCED) if v in said)
+    verdict = of_parts(said)
     row = rows[said.index(verdict)]
     reason = "; ".join(f"{one['arm']}: {one['verdict']}, the hardest of equal {one['control']}" for one in rows)
     if verdict == UNDECIDED and not np.isfinite(row["p"]):
