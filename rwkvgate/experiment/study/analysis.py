@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from rwkvgate.experiment.analysis.tables import signed_interval
 from rwkvgate.experiment.study.design import BASE, BROKEN, PRIMARY, WIDE, Stage, step_tokens
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
@@ -122,6 +123,18 @@ def of_stage(compared: pd.DataFrame, stage: Stage) -> pd.DataFrame:
     """The rows of `comparisons` that a stage is decided by: its arms, at its size, after its most steps."""
     there = (compared["size"] == stage.size.name) & (compared["budget"] == max(stage.budgets))
     return compared[there & compared["arm"].isin(stage.networks)]
+
+
+def control_cells(own: pd.DataFrame, sign: int = 1) -> dict[str, str]:
+    """An arm's differences from its controls, as a page's table has them: by "Equal steps" and so on.
+
+    Args:
+        own: rows of `comparisons`, one for each control.
+        sign: -1 turns the differences.
+    """
+    by = own.set_index("control")
+    bounds = ["estimate", *["low", "high"][::sign]]
+    return {f"Equal {c}": signed_interval(*sign * by.loc[c, bounds].astype(float)) for c in CONTROLS if c in by.index}
 
 
 def decide(compared: pd.DataFrame) -> pd.DataFrame:

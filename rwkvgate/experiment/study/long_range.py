@@ -38,7 +38,7 @@ from torch.nn.functional import cross_entropy
 from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
 from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, UNDECIDED
-from rwkvgate.experiment.study.analysis import CONTROLS, Ratios, compare, comparisons, decide
+from rwkvgate.experiment.study.analysis import Ratios, compare, comparisons, control_cells, decide
 from rwkvgate.experiment.study.design import BASE, LONG_BATCH, LONG_LENGTH, WORTH_KNOWING
 from rwkvgate.experiment.study.tasks import Books, Scores
 from rwkvgate.experiment.study.texts import StudyTexts
@@ -284,11 +284,7 @@ def _controls(compared: pd.DataFrame, sign: int) -> pd.DataFrame:
     largest = compared[compared["budget"] == compared["budget"].max()]
     rows = []
     for arm, part in largest.groupby("arm", sort=False):
-        by = part.set_index("control")
-        bounds = ["low", "estimate", "high"][::sign]
-        numbers = {c: (sign * by.loc[c, bounds].astype(float)).tolist() for c in CONTROLS}
-        cells = {f"Equal {c}": signed_interval(middle, low, high) for c, (low, middle, high) in numbers.items()}
-        rows.append({"Arm": arm, "Seeds": int(by["seeds"].max())} | cells)
+        rows.append({"Arm": arm, "Seeds": int(part["seeds"].max())} | control_cells(part, sign))
     return pd.DataFrame(rows)
 
 

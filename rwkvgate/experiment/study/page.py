@@ -13,12 +13,12 @@ from rwkvgate.experiment.analysis.tables import markdown, number, signed_interva
 from rwkvgate.experiment.records import KEPT
 from rwkvgate.experiment.study import long_range, stories
 from rwkvgate.experiment.study.analysis import (
-    CONTROLS,
     ENHANCED,
     Ratios,
     after_training,
     broken,
     comparisons,
+    control_cells,
     decide,
     frame,
     multipliers,
@@ -228,12 +228,9 @@ def _comparisons(compared: pd.DataFrame, task: str) -> str:
     head = f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better:"
     rows = []
     for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):
-        by = part.set_index("control")
-        cells = {
-            f"Equal {c}": signed_interval(*by.loc[c, ["estimate", "low", "high"]]) for c in CONTROLS if c in by.index
-        }
         tokens = f"{STEP_TOKENS * int(str(budget)) / 1e6:.2g}"
-        rows.append({"Size": size, "Arm": arm, "Million tokens": tokens, "Seeds": int(by["seeds"].max())} | cells)
+        row = {"Size": size, "Arm": arm, "Million tokens": tokens, "Seeds": int(part["seeds"].max())}
+        rows.append(row | control_cells(part))
     return f"{head}\n\n{markdown(pd.DataFrame(rows).fillna('–'))}"
 
 

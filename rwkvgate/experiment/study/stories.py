@@ -25,12 +25,12 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
+from rwkvgate.experiment.analysis.tables import markdown, number
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.stories import GENRES, generate_stories
 from rwkvgate.experiment.corpora.stories.reading import understood
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
-from rwkvgate.experiment.study.analysis import CONTROLS, Ratios, compare, comparisons, decide
+from rwkvgate.experiment.study.analysis import Ratios, compare, comparisons, control_cells, decide
 from rwkvgate.experiment.study.design import BASE, STORY_BATCH, STORY_LENGTH, WORTH_KNOWING
 from rwkvgate.experiment.study.retrieval import RANDOM, RETRIEVED, Prompt, half_losses, prompts
 from rwkvgate.experiment.study.tasks import Books, Scores
@@ -250,7 +250,5 @@ def _cells(compared: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     said = verdicts.set_index("arm")["verdict"]
     rows = []
     for arm, part in compared.groupby("arm", sort=False):
-        by = part.set_index("control")
-        cells = {f"Equal {c}": signed_interval(*by.loc[c, ["estimate", "low", "high"]]) for c in CONTROLS}
-        rows.append({"Arm": arm, "Seeds": int(by["seeds"].max())} | cells | {"Verdict": said[arm]})
+        rows.append({"Arm": arm, "Seeds": int(part["seeds"].max())} | control_cells(part) | {"Verdict": said[arm]})
     return pd.DataFrame(rows)
