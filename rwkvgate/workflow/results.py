@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,23 +144,25 @@ def results_page(reference: Path, claims: list[Records], study: list[dict[str, A
     return [
         "# The committed run, claim by claim",
         f"`make reference` writes this page from `outputs/reference`, the committed run of profile cpu: `{command}`. "
-        "In the column of the study, a *trial* is one training of one network with one rate and one seed, and 64x4 is "
-        "64 channels and 4 layers.",
+        "In the column of the study, a *trial* is one training of one network with one rate and one seed.",
         *answer_part(reference, claims),
         *study_part(study, Path(STUDY.name)),
         *results_in_markdown(reference, study),
         "## Verdicts, reasons and rules",
         "`rwkvgate/experiment/rules.py` has the rules with their history.",
-        *(paragraph for claim in claims for paragraph in _reasoned(claim)),
+        *_reasons(claims),
     ]
 
 
-def _reasoned(claim: Records) -> list[str]:
-    return [
-        f"### {claim['text'][0].upper()}{claim['text'][1:]}",
-        f"*{claim['verdict'].capitalize()}*: {claim['reason']}.",
-        f"The paper: {claim['stated']} ({claim['source']}). The rule: {claim['rule']}.",
-    ]
+def _reasons(claims: list[Records]) -> Iterator[str]:
+    """Each claim's reason and rule; a rule that several have is written out at the first."""
+    first: dict[str, str] = {}
+    for claim in claims:
+        yield f"### {claim['text'][0].upper()}{claim['text'][1:]}"
+        yield f"*{claim['verdict'].capitalize()}*: {claim['reason']}."
+        told = f"the same as that of *{first[claim['rule']]}*" if claim["rule"] in first else claim["rule"]
+        first.setdefault(claim["rule"], claim["text"])
+        yield f"The paper: {claim['stated']} ({claim['source']}). The rule: {told}."
 
 
 def results_in_markdown(reference: Path, study: list[dict[str, Any]]) -> list[str]:
