@@ -21,8 +21,8 @@ does at the end of a long training, or at the paper's 1.6 B parameters, is not m
 ABOUT = """A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
 the enhanced network's minus its control's, the hardest one's where several are asked for, with 95 % intervals over
 training seeds and test texts together. Verdicts are found by one-sided tests at 5 %, corrected for how many there are:
-an interval may exclude 0, or hold what is worth knowing, and the verdict still be the other. Fine-tuning on stories is
-compared at two choices of the learning rates, and decided where both say the same."""
+an interval may exclude 0 where no difference is shown, or hold a difference worth knowing where the verdict excludes
+one. Fine-tuning on stories is compared at two choices of the learning rates, and decided where both say the same."""
 
 
 def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd.DataFrame | None = None) -> list[str]:
