@@ -21,7 +21,6 @@ from rwkvgate.experiment.rules import (
     LINEAR,
     MARGIN,
     NOT_REPRODUCED,
-    OWN,
     REPRODUCED,
     RULES,
     UNDECIDED,
@@ -137,9 +136,10 @@ def answer(claims: Sequence[Records]) -> list[str]:
         + f"; the paper reports {stated[BASE]} to {stated[ENHANCED]}."
     )
     second = "Against a base tuned on the same data for the same steps, the gate " + _gains(by_name)
-    own = [row for row in claims if row["stated"] == OWN]
-    third = f"Of the paper's {len(claims) - len(own)} claims, {_counted([row for row in claims if row not in own])}"
-    third += f"; of {len(own)} of this project's, {_counted(own)}" if own else ""
+    papers = [row for row in claims if is_papers(row)]
+    third = f"Of the paper's {len(papers)} claims, {_counted(papers)}"
+    if more := [row for row in claims if not is_papers(row)]:
+        third += f"; of {len(more)} more, {_counted(more)}"
     if time.get("ours") is None:
         return [first, second, f"{third}; the time of a forward pass was not measured.", *_few(by_name)]
     interval = f"{signed(time['ours'])} % [{signed(time['low'])}, {signed(time['high'])}]"
@@ -188,6 +188,11 @@ def _few(claims: dict[str, Records]) -> list[str]:
         if "needed" in named.get(name, {})
     ]
     return [f"Fewer than {FEWEST} seeds decide nothing; by the spread seen, to find {'; '.join(parts)}."]
+
+
+def is_papers(claim: Records) -> bool:
+    """Whether a claim is in the paper, and neither a reviewer's question nor this project's."""
+    return claim["source"].startswith(("v1", "v2"))
 
 
 def _counted(claims: Sequence[Records]) -> str:

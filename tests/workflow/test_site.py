@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from rwkvgate.experiment.claims import is_papers
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.workflow import site
 from rwkvgate.workflow.site import INSTALL, NO_EXPLORER, explorer_part, gather, linked, notebook
@@ -108,7 +109,7 @@ def test_a_notebook_is_shown_as_executed_or_says_that_it_was_not(tmp_path: Path)
 def test_the_front_page_says_what_the_claims_file_says(sources: Path) -> None:
     said = (sources / "answer.txt").read_text(encoding="utf-8")
     claims = json.loads((ROOT / "outputs/reference/results/claims.json").read_text(encoding="utf-8"))
-    papers = [claim for claim in claims if claim["source"] != "this project"]
+    papers = [claim for claim in claims if is_papers(claim)]
     assert f"Of the paper's {len(papers)} claims" in said and str(claims[0]["against_base"]) in said
     page = (sources / "results.md").read_text(encoding="utf-8")
     assert "](/outputs/reference/figures/figure3.svg)" in page

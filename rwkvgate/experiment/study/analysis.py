@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rwkvgate.experiment.analysis.tables import signed_interval
+from rwkvgate.experiment.analysis.tables import NOTHING, signed_interval
 from rwkvgate.experiment.study.design import BASE, BROKEN, PRIMARY, WIDE, Stage, step_tokens
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
@@ -125,8 +125,11 @@ def of_stage(compared: pd.DataFrame, stage: Stage) -> pd.DataFrame:
     return compared[there & compared["arm"].isin(stage.networks)]
 
 
+VERDICT_COLUMNS = ["size", "arm", "budget", "control", "estimate", "low", "high", "seeds", "p", "verdict"]
+
+
 def control_cells(own: pd.DataFrame, sign: int = 1) -> dict[str, str]:
-    """An arm's differences from its controls, as a page's table has them: by "Equal steps" and so on.
+    """An arm's differences from its controls, as a page's table has them: by "Equal steps" and so on, all four.
 
     Args:
         own: rows of `comparisons`, one for each control.
@@ -134,14 +137,18 @@ def control_cells(own: pd.DataFrame, sign: int = 1) -> dict[str, str]:
     """
     by = own.set_index("control")
     bounds = ["estimate", *["low", "high"][::sign]]
-    return {f"Equal {c}": signed_interval(*sign * by.loc[c, bounds].astype(float)) for c in CONTROLS if c in by.index}
+    return {
+        f"Equal {c}": signed_interval(*sign * by.loc[c, bounds].astype(float)) if c in by.index else NOTHING
+        for c in CONTROLS
+    }
 
 
 def decide(compared: pd.DataFrame) -> pd.DataFrame:
-    """The verdict on each arm at its largest budget, which stands for a gain over *every* control.
+    """The verdict on each arm at its largest budget, which stands for a gain over *every* control; none on controls.
 
     Columns `size`, `arm`, `budget`, `control` (the one with the largest difference) with its `estimate`, `low`, `high`
-    and `seeds`; `verdict`; and its `p`, one-sided and after Holm's correction over the arms of a size:
+    and `seeds`; `verdict`; and its `p`, one-sided and after Holm's correction over the arms of a size,
+    which in rows of `of_stage` are those of the stage:
 
     - *better than every control*: the largest p of the arm's controls, an intersection-union test;
     - *worse than every control*: the same in the other direction, without `ADAPTERS`;
@@ -163,9 +170,9 @@ def decide(compared: pd.DataFrame) -> pd.DataFrame:
             p = {verdict: by_arm[arm] for verdict, by_arm in corrected.items()}
             verdict = next((verdict for verdict, value in p.items() if value < LEVEL), "undecided")
             hardest = own.sort_values("estimate", ascending=False).iloc[0]
-            row = hardest[["size", "arm", "budget", "control", "estimate", "low", "high", "seeds"]].to_dict()
+            row = hardest[VERDICT_COLUMNS[:-2]].to_dict()
             verdicts.append(row | {"p": p.get(verdict, p["better than every control"]), "verdict": verdict})
-    return pd.DataFrame(verdicts)
+    return pd.DataFrame(verdicts, columns=VERDICT_COLUMNS)
 
 
 def multipliers(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:

@@ -35,8 +35,8 @@ where it breaks (`inside_rules`). The first can only take a verdict away, and so
 
 Later still, when all of "finetune stories" and "finetune stories freely" had been seen, a reader found that the page
 called one claim contradicted which the other choice of rates did not contradict. A claim about stories is now decided
-as far as both choices say the same: *contradicted* and *not reproduced* are *not reproduced*, other pairs that differ
-undecided. That can only take a verdict away.
+for both choices together: *contradicted* and *not reproduced* are *not reproduced*, other pairs that differ undecided.
+The first favours the gate.
 
 A second reader looked at what had not been seen: memory, long texts, other tasks, fiction, the other arms and families,
 "data 1/64", 32x4, 128x4 and "longer". Changed on that day, before any of it was:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,21 +136,18 @@ def breaking_rate(trials: Sequence[Trial]) -> Floats:
 
 
 def breaking_rates(trials: Sequence[Trial]) -> pd.DataFrame:
-    """Where training breaks, by network: `network`, `log2` (the mean of `breaking_rate` over the seeds), `seeds`, and
-    the `estimate` of its difference from the base's with its 95 % interval, `low` and `high`."""
-    found: dict[str, dict[int, float]] = {}
-    for (network, seed), own in groupby(sorted(trials, key=_network_and_seed), key=_network_and_seed):
-        found.setdefault(network, {})[seed] = float(breaking_rate(list(own))[0])
-    base, rows = found.get(BASE, {}), []
-    for network, by_seed in found.items():
-        pairs = [by_seed[seed] - base[seed] for seed in by_seed if seed in base and network != BASE]
-        row = {"network": network, "log2": np.mean(list(by_seed.values())), "seeds": len(by_seed)}
-        rows.append(row | student(np.array(pairs)))
+    """Where training breaks, by network, over the seeds with all the base's rates: `network`, `log2` (the mean of
+    `breaking_rate`), `seeds`, and the `estimate` of its difference from the base's with its 95 % interval."""
+    base, rows = _by_seed(trials, BASE), []
+    for network in dict.fromkeys(trial.plan.network for trial in trials):
+        own = _by_seed(trials, network)
+        shared = [seed for seed in own if _rates(own[seed]) == _rates(base.get(seed, ()))]
+        if not shared:
+            continue
+        broke, beside = (np.concatenate([breaking_rate(side[seed]) for seed in shared]) for side in (own, base))
+        apart = student(broke - beside if network != BASE else broke[:0])
+        rows.append({"network": network, "log2": broke.mean(), "seeds": len(shared)} | apart)
     return pd.DataFrame(rows)
-
-
-def _network_and_seed(trial: Trial) -> tuple[str, int]:
-    return trial.plan.network, trial.plan.seed
 
 
 def _last(name: str) -> Callable[[Sequence[Trial]], Floats]:
@@ -321,13 +317,13 @@ def compared(stages: Stages) -> pd.DataFrame:
 
 
 def verdicts(tested: pd.DataFrame) -> pd.DataFrame:
-    """The verdict on each claim: `claim`, `text`, `rule`, `verdict` and `reason`.
+    """The verdict on each claim: `claim`, `verdict` and `reason`.
 
     Args:
         tested: of `compared`.
     """
     rows = []
-    for claim, (rule, _) in CLAIMS.items():
+    for claim in CLAIMS:
         own = tested[tested["claim"] == claim]
         deciding, guards = own[own["role"] != "guard"], own[own["role"] == "guard"]
         worse = guards.loc[guards["says"] == "worse", "measure"].tolist()
@@ -341,7 +337,7 @@ def verdicts(tested: pd.DataFrame) -> pd.DataFrame:
             verdict, reason = UNDECIDED, "a training diverged"
         elif (deciding["seeds"] < FEWEST).any():
             verdict, reason = UNDECIDED, f"fewer than {FEWEST} paired seeds"
-        rows.append({"claim": claim, "text": rule.text, "rule": rule.rule, "verdict": verdict, "reason": reason})
+        rows.append({"claim": claim, "verdict": verdict, "reason": reason})
     return pd.DataFrame(rows)
 
 
@@ -360,11 +356,7 @@ def _difference(stages: Stages, test: Comparison) -> tuple[Difference, bool]:
     """The difference arm - against over the seeds that both have, and whether a training diverged."""
     reading = READINGS[test.reading]
     trials = stages.get(reading.stage, ())
-    by_network: dict[str, dict[int, list[Trial]]] = {test.arm: {}, test.against: {}}
-    for trial in trials:
-        if trial.plan.network in by_network:
-            by_network[trial.plan.network].setdefault(trial.plan.seed, []).append(trial)
-    arm, against = by_network[test.arm], by_network[test.against]
+    arm, against = _by_seed(trials, test.arm), _by_seed(trials, test.against)
     shared = [seed for seed in arm if _rates(arm[seed]) == _rates(against.get(seed, ()))]
     chosen = [trial for seed in shared for trial in (*arm[seed], *against[seed])]
     if reading.stage != "breaking" and any(trial.diverged is not None for trial in chosen):
@@ -375,6 +367,14 @@ def _difference(stages: Stages, test: Comparison) -> tuple[Difference, bool]:
     if a.shape[1] == 1:  # one number of a network has no error over texts: two equal texts bring none
         a, b = np.repeat(a, 2, axis=1), np.repeat(b, 2, axis=1)
     return retrained_difference(a, b), False
+
+
+def _by_seed(trials: Sequence[Trial], network: str) -> dict[int, list[Trial]]:
+    found: dict[int, list[Trial]] = {}
+    for trial in trials:
+        if trial.plan.network == network:
+            found.setdefault(trial.plan.seed, []).append(trial)
+    return found
 
 
 def _rates(trials: Sequence[Trial]) -> set[float]:

@@ -85,11 +85,16 @@ CHOICES_OF_RATES = {
     "stories": "at the rates chosen by what they forget",
     "stories freely": "at the rates with the lowest loss",
 }
-"""Settings that differ in how rates are chosen alone: a claim is decided as far as both say the same."""
+"""Settings that differ in how rates are chosen alone, and are decided together."""
+TOGETHER = (
+    ". Compared at two choices of the learning rates: where one says contradicted and the other not reproduced, it is "
+    "not reproduced; where they differ otherwise, undecided"
+)
 SETTINGS = {setting: f"fine-tuned on generated stories, {rates}" for setting, rates in CHOICES_OF_RATES.items()}
 SETTINGS |= {"fiction": "fine-tuned on Austen's novels"}
 """What fine-tuning is called, by what follows "finetune" in its stage's name."""
-KEYS = ("ours", "low", "high", "unit", "controls", "n", "seeds", "p", "verdict", "reason")
+BOUNDS_OF = ("estimate", "low", "high")
+KEYS = ("ours", "low", "high", "unit", "controls", "n", "seeds", "p", "verdict", "alone", "reason")
 
 
 class _Entry(NamedTuple):
@@ -126,9 +131,10 @@ def marked(parts: Sequence[str], found: Found) -> list[str]:
 def study_ledger(found: Found, tuned: Mapping[str, pd.DataFrame], seconds: Mapping[str, Ratios]) -> list[Records]:
     """Every claim in every setting that the study can decide it in, in the order of the ledger: one record each.
 
-    Keys: claim, text, source, stated, where (the setting in words), size, steps, tokens (millions), stage, ours, low,
-    high, unit, controls (where all four decide: estimate, low and high by what the control has as much of), n, seeds,
-    p, verdict, reason, rule and rules (their version). A claim whose stage is not finished is undecided, and its
+    Keys: claim, text, source, stated, where (the setting in words), size, steps, tokens (millions), stage, finished
+    (whether the stage is), ours, low, high, unit, controls (where all four decide: estimate, low and high by what the
+    control has as much of), n, seeds, p, verdict, alone (that by one of two choices of the rates, where the other says
+    something else), reason, rule and rules (their version). A claim whose stage is not finished is undecided, and its
     numbers are None.
 
     Args:
@@ -145,6 +151,7 @@ def study_ledger(found: Found, tuned: Mapping[str, pd.DataFrame], seconds: Mappi
         record |= {"where": entry.where, "size": stage.size.name, "steps": max(stage.budgets)}
         record |= {"tokens": round(stage.tokens * max(stage.budgets) / 1e6, 2), "stage": stage.name}
         lacking = unfinished(found, [stage.name])
+        record["finished"] = not lacking
         own = decided(UNDECIDED, lacking) if lacking else entry.verdict()
         record |= {key: plain(own.get(key)) for key in KEYS}
         records.append(record | {"rule": rule.rule, "rules": VERSION})
@@ -165,19 +172,22 @@ def _tuned(tuned: Mapping[str, pd.DataFrame], done: Mapping[str, Sequence[Trial]
         return claims[setting][claim]
 
     def of(setting: str, claim: str) -> Records:
-        """A record, undecided as far as the other choice of the rates says something else."""
+        """A record, with the verdict of both choices of the rates where both are finished."""
         own = alone(setting, claim)
         for other in CHOICES_OF_RATES if setting in CHOICES_OF_RATES else ():
             said = alone(other, claim)["verdict"] if f"finetune {other}" in done else own["verdict"]
             if said != own["verdict"]:
                 both = {said, own["verdict"]} == {CONTRADICTED, NOT_REPRODUCED}
                 why = f"by itself {own['verdict']}, {CHOICES_OF_RATES[other]} {said}; {own['reason']}"
-                return own | decided(NOT_REPRODUCED if both else UNDECIDED, why)
+                joint = NOT_REPRODUCED if both else UNDECIDED
+                return own | {"alone": None if own["verdict"] == joint else own["verdict"]} | decided(joint, why)
         return own
 
     for setting, where in SETTINGS.items():
         for claim in TUNED_CLAIMS:
             rule = COHERENCE if claim == COHERENCE.claim else RULES[claim]
+            if setting in CHOICES_OF_RATES:
+                rule = replace(rule, rule=rule.rule + TOGETHER)
             yield _Entry(rule, f"finetune {setting}", where, partial(of, setting, claim))
 
 
@@ -189,8 +199,7 @@ def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratio
 
     def of(stage: Stage, *arms: str) -> Records:
         n = next(len(trial.weights) for trial in trials)
-        rows = of_stage(compared, stage)
-        return _all(decide(rows), arms, "nats per token", n) | {"controls": _controls(rows, arms[0])}
+        return _all(of_stage(compared, stage), arms, "nats per token", n)
 
     for stage in stages:
         where = "pretrained from scratch"
@@ -230,9 +239,9 @@ def _read(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) ->
 
     def memory() -> Records:
         trials = done["memory"]
-        verdicts = decide(comparisons(trials, seconds, WORTH_KNOWING["memory"]))
+        compared = of_stage(comparisons(trials, seconds, WORTH_KNOWING["memory"]), STAGES["memory"])
         unit = "share of labelled tokens not recalled"
-        found = _all(verdicts, (ENHANCED,), unit, len(trials[0].weights))
+        found = _all(compared, (ENHANCED,), unit, len(trials[0].weights))
         nothing = recall_decides_nothing(trials, WORTH_KNOWING["memory"])
         return found | decided(UNDECIDED, nothing) if nothing else found
 
@@ -240,14 +249,12 @@ def _read(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratios]) ->
     yield _Entry(RETRIEVAL, "memory", "trained on the memory tasks", memory)
 
 
-def _controls(compared: pd.DataFrame, arm: str) -> dict[str, list[float | None]]:
-    """An arm's differences from each control, with their intervals."""
-    own = compared[compared["arm"] == arm].to_dict("records")
-    return {row["control"]: [plain(row[name]) for name in ("estimate", "low", "high")] for row in own}
+def _all(compared: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Records:
+    """What the comparisons of a stage say of the claim that each of these arms is better than every control.
 
-
-def _all(verdicts: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Records:
-    """What verdicts of `decide` say of the claim that each of these arms is better than every control."""
+    The numbers are those of the arm that decides.
+    """
+    verdicts = decide(compared)
     rows: list[dict[Any, Any]] = [verdicts[verdicts["arm"] == arm].iloc[0].to_dict() for arm in arms]
     said = [WORDS[row["verdict"]] if row["seeds"] >= FEWEST else UNDECIDED for row in rows]
     verdict = of_parts(said)
@@ -255,8 +262,10 @@ def _all(verdicts: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Reco
     reason = "; ".join(f"{one['arm']}: {one['verdict']}, the hardest of equal {one['control']}" for one in rows)
     if verdict == UNDECIDED and not np.isfinite(row["p"]):
         reason = f"{row['arm']}: a training diverged, or its steps were not timed"
+    own = compared[compared["arm"] == row["arm"]].to_dict("records")
     return {
         **{"ours": row["estimate"], "low": row["low"], "high": row["high"], "p": row["p"], "n": n},
         "unit": f"{unit}, {row['arm']} minus the control of equal {row['control']}",
+        "controls": {one["control"]: [plain(one[name]) for name in BOUNDS_OF] for one in own},
         "seeds": int(row["seeds"]),
     } | decided(verdict, reason)

@@ -31,12 +31,10 @@ from rwkvgate.experiment.study.design import (
     DATA,
     STAGES,
     STEP_TOKENS,
-    WIDE,
     WORTH_KNOWING,
     Stage,
     rates_chosen_at,
 )
-from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
 from rwkvgate.experiment.study.inside_page import inside_parts
@@ -79,7 +77,8 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
     tuned = {setting: tables[name] for setting, name in names.items() if name in tables}
     records = study_ledger(found, tuned, seconds)
     write_ledger(folder, records)
-    ended = ["## Learning rates", *_rates(found), "## How much is finished", _progress(found), CHANGES]
+    rates = list(_rates(found))
+    ended = [*(["## Learning rates", *rates] if rates else []), "## How much is finished", _progress(found), CHANGES]
     parts = [HEAD, *head(records, tuned, tables.get("books-verdicts")), DESIGN, *parts, *ended]
     for earlier in folder.glob("*.csv"):
         if earlier.stem not in {*tables, *MEASURED}:
@@ -109,13 +108,15 @@ def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]
         if len(compared):
             verdicts = _decided(compared, [STAGES[name] for name in deciding])
             if task == "memory" and recall_decides_nothing(trials, WORTH_KNOWING[task]):
-                verdicts["verdict"] = "undecided"
+                verdicts = verdicts.assign(verdict="undecided", p=np.nan)
             tables |= {f"{task}-comparisons": compared, f"{task}-verdicts": verdicts}
-            told += [_verdicts(verdicts), _comparisons(_at_rates(compared, deciding), task)]
+            told += [_verdicts(verdicts)] if len(verdicts) else []
+            told.append(_comparisons(_at_rates(compared, deciding), task))
             if task == "books":
                 tables["multipliers"] = multipliers(trials, seconds)
                 told.append(_multipliers(_at_rates(tables["multipliers"], deciding)))
-            told.append(_power(compared, verdicts, task))
+            told.append(_power(compared, [STAGES[name] for name in deciding], task))
+            told.append("In the figures, after fewer steps than rates were chosen at, an arm may want another rate.")
             told += _figures(folder, trials, compared, task, seconds)
         if task == "books":
             fitted, more = _gap(folder, trials, seconds)
@@ -248,20 +249,18 @@ def _interval(estimate: float, low: float, high: float) -> str:
     return f"{estimate:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else number(estimate)
 
 
-def _power(compared: pd.DataFrame, verdicts: pd.DataFrame, task: str) -> str:
+def _power(compared: pd.DataFrame, stages: Sequence[Stage], task: str) -> str:
     """How many seeds would find what is worth knowing, of undecided arms, from the spread of the pairs seen so far."""
-    undecided = {(v["size"], v["arm"]) for v in verdicts.to_dict("records") if v["verdict"] == "undecided"}
-    arms = compared[~compared["arm"].isin((*WIDE, *FAMILIES))]
-    largest = arms[arms["budget"] == arms.groupby(["size", "arm"])["budget"].transform("max")]
     rows = []
-    for row in largest[(largest["control"] == "steps") & largest["deviation"].gt(0)].to_dict("records"):
-        if (row["size"], row["arm"]) not in undecided:
-            continue
-        tests = largest.loc[largest["size"] == row["size"], "arm"].nunique()
-        needed = seeds_needed(row["deviation"], WORTH_KNOWING[task], tests, row["shared_error"], TESTED)
-        cells = {"Size": row["size"], "Arm": row["arm"], "Seeds so far": row["seeds"]}
-        cells |= {"Standard deviation": number(row["deviation"], 2)}
-        rows.append(cells | {"Seeds needed": f"{needed:,}" if np.isfinite(needed) else "∞"})
+    for own in (of_stage(compared, stage) for stage in stages):
+        verdicts = decide(own)
+        undecided = own["arm"].isin(verdicts.loc[verdicts["verdict"] == "undecided", "arm"])
+        spread = own[undecided & (own["control"] == "steps") & own["deviation"].gt(0)]
+        for row in spread.to_dict("records"):
+            needed = seeds_needed(row["deviation"], WORTH_KNOWING[task], len(verdicts), row["shared_error"], TESTED)
+            cells = {"Size": row["size"], "Steps": row["budget"], "Arm": row["arm"], "Seeds so far": row["seeds"]}
+            cells |= {"Standard deviation": number(row["deviation"], 2)}
+            rows.append(cells | {"Seeds needed": f"{needed:,}" if np.isfinite(needed) else "∞"})
     if not rows:
         return ""
     head = (
@@ -288,8 +287,9 @@ def _breaking(table: pd.DataFrame) -> str:
 
 def _breaking_rates(table: pd.DataFrame) -> str:
     head = (
-        "The rate at which it breaks, where the loss passes that limit on the line between two rates of the sweep, "
-        "geometric mean of the seeds, and its distance from the base's:"
+        f"The rate at which it breaks, where a seed's loss passes {BROKEN:g} nats per token above that at its own best "
+        "rate, on the line between two rates of the sweep, or the highest rate where none breaks it; geometric mean of "
+        "the seeds, and the distance from the base's:"
     )
     rows = [
         {

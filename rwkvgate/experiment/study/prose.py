@@ -22,10 +22,10 @@ numbers had been seen, on 2026-11-29:
    at 0.008, and the enhanced network had been +0.0275 [+0.0163, +0.0387] nats per token from a base of equal seconds.
    This favours the gate.
 3. *No better* is corrected for the number of controls and arms, after 21 of the 60 trials of 64x4. This can only take
-   a verdict away, and so can the next two.
+   a verdict away, and so can the next.
 4. The fitted gap has Student's intervals over seeds, in place of a bootstrap's, which are too short with few seeds.
-5. Fine-tuning on stories is decided only as far as both choices of the rates say the same, after all of it was seen:
-   the loss had been *contradicted* by one choice and *not reproduced* by the other.
+5. Fine-tuning on stories has one verdict for both choices of the rates, after all of it was seen. It took away a
+   *reproduced* (the adaptive gate), and made *not reproduced* of a *contradicted* (the loss), which favours the gate.
 6. Adapters, which train alone, no longer keep an arm from being *worse*.
 7. Where training breaks is read between rates a quarter of an octave apart, after a sweep of octaves.
 
@@ -52,8 +52,9 @@ stands at the end.
   arm's steps. Seconds are those of a training step on one core, measured in turn on an idle machine, with the WKV
   operator in plain PyTorch: beside compiled loops every gate would take a larger share of the time.
 - **Learning rates**: three for each network, a factor of two apart, on two seeds of their own, trained for as long as
-  the comparison, but for 300 of its 600 steps at 128x4, and 1,200 of 3,000 in the long trainings; a best rate at the
-  edge of the grid adds one beyond it. All networks have equally many trials until then.
+  the comparison, but for 300 of its 600 steps at 128x4, 1,200 of 3,000 in the long trainings, and 200 of 400 in
+  fine-tuning; a best rate at the edge of the grid adds one beyond it. All networks have equally many trials until then.
+  The other tasks take the rates that are best on the books.
 - **Seeds** are fresh, and paired: the same rows in the same order, and the same weights where shapes agree.
 - **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs,
   copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1, 2, 4 and 8 times that length,
@@ -79,7 +80,7 @@ stands at the end.
   words tells them apart.
 - **What is worth knowing**: from {WORTH_KNOWING["books"]:g} nats per token on, and
   {WORTH_KNOWING["memory"]:g} of recall. An arm is *better* if its loss is lower than every control's (the largest
-  one-sided p of the four, Holm's correction over the arms of a size), *worse* by the same test, *no better* if it is
+  one-sided p of the four, Holm's correction over the arms of a stage), *worse* by the same test, *no better* if it is
   shown to be less than
   that better than some control, else *undecided* (the smallest p of the controls, corrected for their number and by
   Holm over the arms). All of it at the largest budget. Intervals are over training seeds and test items together.

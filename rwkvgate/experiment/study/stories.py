@@ -25,7 +25,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rwkvgate.experiment.analysis.tables import markdown, number
+from rwkvgate.experiment.analysis.tables import NOTHING, markdown, number
 from rwkvgate.experiment.corpora.documents import Document
 from rwkvgate.experiment.corpora.stories import GENRES, generate_stories
 from rwkvgate.experiment.corpora.stories.reading import understood
@@ -250,5 +250,6 @@ def _cells(compared: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     said = verdicts.set_index("arm")["verdict"]
     rows = []
     for arm, part in compared.groupby("arm", sort=False):
-        rows.append({"Arm": arm, "Seeds": int(part["seeds"].max())} | control_cells(part) | {"Verdict": said[arm]})
+        row = {"Arm": arm, "Seeds": int(part["seeds"].max())} | control_cells(part)
+        rows.append(row | {"Verdict": said.get(arm, NOTHING)})
     return pd.DataFrame(rows)

@@ -61,8 +61,8 @@ the books.
   last person, naming the one named more often, taking the shorter sentence, and guessing are right in half of them by
   construction. Nothing is decided by them where the tuned base is not shown to be right more often.
 
-The claims' verdicts, at the head of this page, ask of the enhanced network beside the tuned base alone. Below, each
-arm is held against every control.
+The claims' verdicts, at the head of this page, are about the enhanced network beside the tuned base, or beside the
+fixed gate, alone. Below, each arm is held against every control.
 """
 
 

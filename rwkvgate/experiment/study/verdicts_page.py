@@ -10,19 +10,26 @@ import pandas as pd
 from rwkvgate.experiment.analysis.tables import NOTHING, markdown, number, signed_interval
 from rwkvgate.experiment.claims import BOUNDS
 from rwkvgate.experiment.judgements import Records
-from rwkvgate.experiment.rules import CONTRADICTED, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED, VERDICTS
-from rwkvgate.experiment.study.analysis import ENHANCED
-from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COSTS
+from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED, VERDICTS
+from rwkvgate.experiment.study.analysis import ENHANCED, of_stage
+from rwkvgate.experiment.study.design import STAGES, WORTH_KNOWING
+from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COMPONENTS, COSTS
 
-LIMITS = """**Limits.** The networks are small: 64x4, with 64 channels and 4 layers, has half a million parameters. From
-scratch it reads 2.3 tokens for each in 600 steps, of one corpus of old English prose; tuned, it reads short stories for
-400 steps. Seeds are 4 to 10. Seconds are those of one processor with the WKV operator in plain PyTorch. What a gate
-does at the end of a long training, or at the paper's 1.6 B parameters, is not measured here."""
-ABOUT = """A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
-the enhanced network's minus its control's, the hardest one's where several are asked for, with 95 % intervals over
-training seeds and test texts together. Verdicts are found by one-sided tests at 5 %, corrected for how many there are:
-an interval may exclude 0 where no difference is shown, or hold a difference worth knowing where the verdict excludes
-one. Fine-tuning on stories is compared at two choices of the learning rates, and decided where both say the same."""
+TOLD = ("rouge-l-gain", "perplexity")
+"""The claims whose numbers after fine-tuning on stories the answer gives."""
+LIMITS = """**Limits.** The networks are small (64x4, with 64 channels and 4 layers, has half a million parameters), and
+trained for minutes: from scratch on a few tokens a parameter of Shakespeare's plays and the King James Bible, or for
+400 steps of fine-tuning. Each row below names its steps, and its seeds, which are few. Seconds are those of one
+processor with the WKV operator in plain PyTorch. Nothing here is measured at the paper's 1.6 B parameters, or after a
+training of the length that is usual there."""
+ABOUT = f"""A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
+an arm's minus its control's, the hardest one's where several are asked for, with 95 % intervals over training seeds and
+test texts together. A difference is shown if it stands after Holm's correction, so an interval may exclude 0 where none
+is shown; that a gain is smaller than what is worth knowing is shown by one side of an interval, corrected only where
+every control is asked. Fine-tuning on stories is compared at two choices of the learning rates: where they disagree the
+verdict is *{UNDECIDED}*, or *{NOT_REPRODUCED}* where one says that and the other *{CONTRADICTED}*. The rules are in
+[rules.py](../rwkvgate/experiment/rules.py), the [design](#design) and
+[inside_rules.py](../rwkvgate/experiment/study/inside_rules.py)."""
 
 
 def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd.DataFrame | None = None) -> list[str]:
@@ -33,7 +40,7 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
         tuned: as it takes them.
         arms: verdicts of `analysis.decide` on every arm that was pretrained; those of finished stages are told.
     """
-    measured = [record for record in records if not _waits(record)]
+    measured = [record for record in records if record["finished"]]
     verdicts = verdict_table([record for record in measured if record["verdict"] != UNDECIDED])
     undecided = verdict_table([record for record in measured if record["verdict"] == UNDECIDED])
     first, *more = answer(records, tuned)
@@ -45,8 +52,9 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
     if len(undecided):
         parts += ["Undecided:", markdown(undecided.drop(columns="Verdict"))]
     waiting: dict[str, list[str]] = {}
-    for record in filter(_waits, records):
-        waiting.setdefault(record["reason"], []).append(record["text"])
+    for record in records:
+        if not record["finished"]:
+            waiting.setdefault(record["reason"], []).append(record["text"])
     if waiting:
         parts.append("Waiting for trials:")
         parts.append("\n".join(f"- {trials}: {'; '.join(texts)}" for trials, texts in waiting.items()))
@@ -63,7 +71,7 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
         tuned: as it takes them; the paper's own comparison is told where they are given.
     """
     pretrained = [r for r in records if r["claim"] == COSTS.claim]
-    told = [_costs(r) for r in pretrained if not _waits(r)]
+    told = [_costs(r) for r in pretrained if r["finished"]]
     first = (
         f"Pretrained from scratch, the paper's gate {'; '.join(told)}."
         if told
@@ -71,24 +79,28 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
         f"({pretrained[0]['reason']})."
     )
     second = _stories(records) + (_untouched(tuned["stories"]) if tuned and "stories" in tuned else "")
-    others = {r["text"]: r["verdict"] for r in records if _is_other(r) and not _waits(r)}
-    listed = {verdict: [text for text, said in others.items() if said == verdict] for verdict in VERDICTS}
-    third = ". ".join(f"{verdict.capitalize()}: {'; '.join(texts)}" for verdict, texts in listed.items() if texts)
-    counts = {verdict: sum(r["verdict"] == verdict for r in records) for verdict in VERDICTS}
+    # What is compared at two choices of the rates has one verdict.
+    counted = [r for r in records if _setting(r) != list(CHOICES_OF_RATES)[-1]]
+    counts = {verdict: sum(r["verdict"] == verdict for r in counted) for verdict in VERDICTS}
     numbers = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    waiting = sum(_waits(r) for r in records)
-    last = f"Of {len(records)} verdicts, {numbers}; {waiting} of them wait for trials."
-    return [first, second, *([f"The other claims, by verdict. {third}."] if third else []), last]
+    waiting = sum(not r["finished"] for r in counted)
+    last = f"Of {len(counted)} verdicts, {numbers}; {waiting} of them wait for trials."
+    return [first, second, *_others([r for r in counted if r["finished"]]), last]
 
 
-def _waits(record: Records) -> bool:
-    """Whether a claim's stage is not finished."""
-    return record["seeds"] is None and record["verdict"] == UNDECIDED
-
-
-def _is_other(record: Records) -> bool:
-    """Whether neither of the first two sentences of the answer is about a claim."""
-    return record["claim"] != COSTS.claim and not _setting(record)
+def _others(records: Sequence[Records]) -> list[str]:
+    """The claims that the first two sentences of the answer are not about, by verdict."""
+    others = [r for r in records if r["claim"] != COSTS.claim]
+    others = [r for r in others if not (_setting(r) in CHOICES_OF_RATES and r["claim"] in TOLD)]
+    by_text: dict[str, dict[str, str]] = {}
+    for record in others:
+        by_text.setdefault(record["text"], {})[record["where"].partition(", at the rates")[0]] = record["verdict"]
+    listed: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
+    for text, by_place in by_text.items():
+        for place, verdict in by_place.items():
+            listed[verdict].append(text if len(by_place) == 1 else f"{text} ({place})")
+    told = ". ".join(f"{verdict.capitalize()}: {'; '.join(texts)}" for verdict, texts in listed.items() if texts)
+    return [f"The other claims, by verdict. {told}."] if told else []
 
 
 def _setting(record: Records) -> str:
@@ -101,43 +113,48 @@ def _costs(record: Records) -> str:
     said = {
         REPRODUCED: "pays for itself",
         CONTRADICTED: "is worse than its controls",
-        NOT_REPRODUCED: "is no better than a control of as much compute",
+        NOT_REPRODUCED: "does not pay for itself, gaining less than "
+        f"{WORTH_KNOWING['books']:g} nats per token on at least one of its controls,",
         UNDECIDED: "is shown neither to pay for itself nor not to",
     }
     by = record["controls"] or {}
+    if not by or any(None in numbers for numbers in by.values()):
+        return f"{said[record['verdict']]} at {_at(record)} ({record['reason']})"
     listed = ", ".join(f"{_interval(numbers)} at equal {control}" for control, numbers in by.items())
-    differs = f": its loss minus the base's is {listed}, in nats per token" if listed else ""
-    return f"{said[record['verdict']]} at {_at(record)}, {record['seeds']} seeds{differs}"
+    differs = f"its loss minus the control's is {listed}, in nats per token"
+    return f"{said[record['verdict']]} at {_at(record)}, {record['seeds']} seeds: {differs}"
 
 
 def _variants(records: Sequence[Records], arms: pd.DataFrame | None) -> list[str]:
-    """What is said of the gate's variants, pretrained from scratch at the sizes and lengths that are finished."""
-    told = []
+    """What is said of the gate's variants that were pretrained from scratch, by finished stages of enough seeds."""
+    if arms is None:
+        return []
+    told: dict[str, list[str]] = {}
     for record in records:
-        if arms is None or record["claim"] != COSTS.claim or _waits(record):
+        stage = STAGES[record["stage"]]
+        if record["claim"] not in (COSTS.claim, COMPONENTS.claim) or not record["finished"]:
             continue
-        at = (arms["size"] == record["size"]) & (arms["budget"] == record["steps"]) & (arms["arm"] != ENHANCED)
-        said = "; ".join(
-            f"{row['arm']} {row['verdict']} ({signed_interval(row['estimate'], row['low'], row['high'])}, equal "
-            f"{row['control']})"
-            for row in arms[at].to_dict("records")
-        )
-        told += [f"at {_at(record)}: {said}"] if said else []
-    return [f"Its variants, each against its hardest control, {'. '.join(told)}."] if told else []
+        own = of_stage(arms, stage)
+        for row in own[(own["arm"] != ENHANCED) & (own["seeds"] >= FEWEST)].to_dict("records"):
+            interval = signed_interval(row["estimate"], row["low"], row["high"])
+            said = f"{row['arm']} {row['verdict']} ({interval}, equal {row['control']})"
+            told.setdefault(_at(record), []).append(said)
+    listed = ". ".join(f"at {at}: {'; '.join(said)}" for at, said in told.items())
+    return [f"Its variants, each against its hardest control, {listed}."] if told else []
 
 
 def _stories(records: Sequence[Records]) -> str:
     """What is decided of fine-tuning on stories, with the differences at both choices of the rates."""
-    by_claim: dict[str, list[Records]] = {"rouge-l-gain": [], "perplexity": []}
+    by_claim: dict[str, list[Records]] = {claim: [] for claim in TOLD}
     for record in records:
         if _setting(record) in CHOICES_OF_RATES and record["claim"] in by_claim:
             by_claim[record["claim"]].append(record)
-    if _waits(by_claim["rouge-l-gain"][0]):
-        waits = by_claim["rouge-l-gain"][0]["reason"]
+    if not by_claim[TOLD[0]][0]["finished"]:
+        waits = by_claim[TOLD[0]][0]["reason"]
         return f"Fine-tuned, whether it writes better than a base tuned alike is not decided yet ({waits})."
     told = []
     for own in by_claim.values():
-        known = [record for record in own if not _waits(record)]
+        known = [record for record in own if record["finished"]]
         listed = " and ".join(f"{_interval(_bounds(r))} {CHOICES_OF_RATES[_setting(r)]}" for r in known)
         told.append(f"*{known[0]['text']}* is {known[0]['verdict']} ({known[0]['unit']}: {listed})")
     return f"Fine-tuned on stories beside a base that was tuned alike, {'; '.join(told)}."
@@ -167,7 +184,7 @@ def verdict_table(records: Sequence[Records]) -> pd.DataFrame:
             "Value": _value(record),
             "Texts": record["n"] if (record["n"] or 1) > 1 else NOTHING,
             "Seeds": record["seeds"] or NOTHING,
-            "Verdict": record["verdict"],
+            "Verdict": record["verdict"] + (f" (by itself {record['alone']})" if record["alone"] else ""),
             "Why undecided": record["reason"] if record["verdict"] == UNDECIDED else NOTHING,
         }
         for record in records

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from rwkvgate.experiment.search.candidates import CANDIDATES, MATCHED_CONTROLS
+from rwkvgate.experiment.search.page import outcome
 from rwkvgate.experiment.search.trials import Trial
 from rwkvgate.experiment.search.verdict import best_rates, compared, trial_frame
 from rwkvgate.metrics.statistics import minimum_detectable_effect
@@ -39,6 +40,8 @@ def test_a_planted_winner_and_loser_are_found_and_a_twin_is_not() -> None:
         assert table.loc[("winner", control), "reading"] == "better"
         assert table.loc[("loser", control), "reading"] == "worse"
         assert table.loc[("twin", control), "reading"] == "no difference shown"
+    said = outcome(table.reset_index())
+    assert "on 5 fresh seeds: winner." in said and said.endswith("Worse than both: loser.")
     row = table.loc[("winner", "base-tuned")]
     assert row["difference"] == pytest.approx(-0.1, abs=0.01) and row["low"] < row["difference"] < row["high"] < 0
     assert row["p"] <= row["p (Holm)"]

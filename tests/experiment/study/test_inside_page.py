@@ -28,7 +28,7 @@ def test_tables_hold_the_planted_readings() -> None:
     assert gaps["gap"].tolist() == pytest.approx([0.4] * 8) and set(gaps["share"]) == {1 / 16}
 
 
-def test_the_part_has_a_verdict_a_table_and_a_figure_for_each(tmp_path: Path) -> None:
+def test_the_part_has_rules_tests_and_a_figure_for_each(tmp_path: Path) -> None:
     found = stages(5, enhanced={"noise": 0.2, "distractor": 0.2}) | {"data 1/16": stages(2)["inside"]}
     found["inside"][0] = replace(found["inside"][0], diverged=3, measures={})
     parts, tables = inside_parts(tmp_path, found)

@@ -127,6 +127,8 @@ def test_rates_at_which_training_breaks_stand_beside_the_bases() -> None:
     found = breaking_rates(trials).set_index("network")
     assert found.loc["enhanced", "estimate"] == pytest.approx(-1, abs=0.02) and found.loc["enhanced", "seeds"] == 3
     assert found.loc["enhanced", "low"] <= found.loc["enhanced", "estimate"] <= found.loc["enhanced", "high"]
+    lacking = breaking_rates(trials[:-1]).set_index("network")  # a rate of the last seed
+    assert lacking["seeds"].to_dict() == {"base": 3, "enhanced": 2}
     apart = found.loc["enhanced", "log2"] - found.loc["base", "log2"]
     assert apart == pytest.approx(found.loc["enhanced", "estimate"]) and np.isnan(found.loc["base", "estimate"])
 

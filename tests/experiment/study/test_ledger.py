@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from rwkvgate.experiment.claims import answer as run_answer
 from rwkvgate.experiment.claims import claims_summary, claims_table, decide_claims
 from rwkvgate.experiment.rules import CONTRADICTED, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED
+from rwkvgate.experiment.study.analysis import comparisons, decide, of_stage
 from rwkvgate.experiment.study.committed import beside_study, committed_verdicts
+from rwkvgate.experiment.study.design import STAGES
 from rwkvgate.experiment.study.inside_rules import CLAIMS
 from rwkvgate.experiment.study.ledger import COSTS, Found, marked, study_ledger, unfinished, write_ledger
 from rwkvgate.experiment.study.outcomes import outcomes
@@ -41,8 +44,9 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
     assert {claim for claim, _ in records} >= {*CLAIMS, "long-range", "learned-retrieval", "component-contributions"}
     first, second, last = answer(list(records.values()))
     assert "not decided yet (primary 64x4: 0 of 60 trials)" in first and "not decided yet" in second
-    assert last == f"Of {len(records)} verdicts, 0 reproduced, 0 not reproduced, 0 contradicted, {len(records)} " + (
-        f"undecided here; {len(records)} of them wait for trials."
+    count = len(records) - 6  # two choices of the rates have one verdict
+    assert last == f"Of {count} verdicts, 0 reproduced, 0 not reproduced, 0 contradicted, {count} undecided here; " + (
+        f"{count} of them wait for trials."
     )
 
 
@@ -51,7 +55,7 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
     [
         (1.4, REPRODUCED, "gate pays for itself"),
         (0.8, CONTRADICTED, "gate is worse"),
-        (1.1, NOT_REPRODUCED, "no better"),
+        (1.1, NOT_REPRODUCED, "does not pay for itself, gaining less than 0.01 nats per token on at least one"),
     ],
 )
 def test_pretraining_is_decided_against_every_control(more: float, verdict: str, words: str) -> None:
@@ -81,15 +85,46 @@ def test_an_unfinished_stage_decides_nothing() -> None:
 
 def test_without_times_pretraining_is_undecided() -> None:
     found = {"primary 64x4": whole(pretrained("primary 64x4", {"enhanced": 1.4}))}
-    record = next(r for r in study_ledger(found, {}, {}) if r["claim"] == COSTS.claim)
-    assert record["verdict"] == UNDECIDED and "not timed" in record["reason"]
+    records = study_ledger(found, {}, {})
+    record = next(r for r in records if r["claim"] == COSTS.claim)
+    assert record["verdict"] == UNDECIDED and "not timed" in record["reason"] and record["finished"]
+    assert f"({record['reason']})" in answer(records)[0]
+
+
+def test_a_diverged_training_leaves_pretraining_undecided_with_the_reason() -> None:
+    trials = pretrained("primary 64x4", {"enhanced": 1.4})
+    at = next(i for i, one in enumerate(trials) if one.plan.network == "enhanced")
+    trials[at] = replace(trials[at], diverged=3, test={b: [float("inf")] * 40 for b in trials[at].test})
+    records = study_ledger({"primary 64x4": whole(trials)}, {}, SECONDS)
+    first = answer(records)[0]
+    assert "neither to pay for itself nor not to" in first and "a training diverged" in first and "–" not in first
+
+
+def test_variants_are_told_of_finished_stages_with_enough_seeds() -> None:
+    """The stage of the others has the size and the steps of the paper's arms."""
+    found = {"primary 64x4": whole(pretrained("primary 64x4", {"no-layer-norm": 0.8, "conv-only": 1.5}))}
+    others = pretrained("others", {"conv-only": 1.5, "routing-only": 0.8})
+
+    def told(found: Found, fewer: int = 0) -> str:
+        trials = [trial for some, _ in found.values() for trial in some]
+        compared = comparisons(trials, SECONDS, 0.01)
+        arms = pd.concat([decide(of_stage(compared, STAGES[name])) for name in found])
+        return "\n".join(head(study_ledger(found, {}, SECONDS), {}, arms.assign(seeds=arms["seeds"] - fewer)))
+
+    assert "no-layer-norm worse than every control (+" in told(found)
+    assert "conv-only" not in told(found | {"others": (others[:12], 30)}).split("**Limits.**")[0]
+    assert "conv-only better than every control (−" in told(found | {"others": whole(others)})
+    assert "no-layer-norm worse" not in told(found, fewer=7)
 
 
 @pytest.mark.parametrize(("routing", "verdict"), [(1.5, REPRODUCED), (0.8, CONTRADICTED)])
 def test_each_part_of_version_2_must_help(routing: float, verdict: str) -> None:
     more = {"conv-only": 1.5, "routing-only": routing}
     found = {name: whole(pretrained(name, more)) for name in ("primary 64x4", "others")}
-    assert ledger(found)["component-contributions", "others"]["verdict"] == verdict
+    record = ledger(found)["component-contributions", "others"]
+    assert record["verdict"] == verdict
+    hardest = record["unit"].rpartition(" ")[2]
+    assert record["controls"][hardest] == [record["ours"], record["low"], record["high"]]
 
 
 @pytest.mark.parametrize(("times", "verdict"), [(2.0, REPRODUCED), (0.7, CONTRADICTED)])
@@ -127,6 +162,20 @@ def test_worse_by_one_choice_of_rates_and_no_better_by_the_other_is_not_reproduc
     own = [records["rouge-l-gain", f"finetune {setting}"] for setting in settings]
     assert [record["verdict"] for record in own] == [NOT_REPRODUCED, NOT_REPRODUCED]
     assert own[0]["reason"].startswith("by itself contradicted, at the rates with the lowest loss not reproduced")
+    assert [record["alone"] for record in own] == [CONTRADICTED, None] and "where they differ" in own[0]["rule"]
+    told = "\n".join(head(list(records.values()), tuned))
+    assert "| not reproduced (by itself contradicted) |" in told
+    last, others = (answer(list(records.values()), tuned)[i] for i in (-1, 2))
+    assert last.startswith(f"Of {len(records) - 6} verdicts, ") and "ROUGE-1 nearly doubles" in others
+
+
+def test_the_answer_names_the_setting_of_a_claim_with_several() -> None:
+    settings = {"stories": tuned_trials(times=2.0), "fiction": tuned_trials(times=0.7)}
+    tuned = {setting: outcomes(trials, TUNED_SECONDS) for setting, trials in settings.items()}
+    found = {f"finetune {setting}": whole(trials) for setting, trials in settings.items()}
+    others = answer(study_ledger(found, tuned, SECONDS), tuned)[2]
+    assert "ROUGE-L nearly doubles" in others and "ROUGE-1 nearly doubles (fine-tuned on generated stories)" in others
+    assert "ROUGE-1 nearly doubles (fine-tuned on Austen's novels)" in others
 
 
 def test_what_is_read_inside_is_decided_by_its_own_rules() -> None:

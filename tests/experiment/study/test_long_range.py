@@ -185,6 +185,11 @@ def test_the_page_shows_gains_of_every_context_and_a_diverged_seed(tmp_path: Any
     parts, _ = section(tmp_path, [*trials, *(trial("enhanced", seed, 0.09, 3.8) for seed in range(4))], SECONDS)
     gained = next(line for line in parts[parts.index("After 1,024 tokens, the arm's gain minus its control's:") + 1 :])
     assert "| enhanced | 4 | +0.039" in gained and "| fixed-gate | 4 | −0.0" in gained
+    wide = [trial("base-wide", seed, 0.05, 4.0) for seed in range(4)]
+    assert "no trial of one seed" in "\n".join(section(tmp_path, [*trials[:4], *wide], SECONDS)[0])
+    whole = [*trials, *wide, *(trial("enhanced", seed, 0.09, 3.8) for seed in range(4))]
+    told = "\n".join(section(tmp_path, whole, SECONDS)[0])
+    assert "| base-wide | 4 |" in told and told.count("| – |\n") == 2  # it is of no other's parameters
     broken = trial("enhanced", 0, 0.0, 0.0)
     broken.contexts.clear()
     broken.test[300] = [np.inf] * 60

@@ -128,6 +128,10 @@ def test_a_gain_counts_where_the_base_has_skill(base: float, verdict: str) -> No
     assert verdict in parts[4] and "| base |" in parts[2]
     assert tables["stories-retrieval-verdicts"]["verdict"].tolist() == ["better than every control"]
     assert tables["stories-retrieval-comparisons"]["estimate"].tolist() == pytest.approx([-0.2] * 4, abs=0.01)
+    wide = [trial("base-wide", seed, base) for seed in range(5)]
+    told = "\n".join(section([*trials, *wide], SECONDS)[0])
+    assert f"| {verdict} |" in told and "| base-wide | 5 |" in told
+    assert "| base-wide | 5 |" in "\n".join(section([*trials[:5], *wide], SECONDS)[0])
     assert section([], SECONDS) == ([], {})
     trials[-1].contexts.clear()
     assert section(trials, SECONDS)[1]["stories-questions-comparisons"]["estimate"].isna().all()

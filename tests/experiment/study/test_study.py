@@ -152,7 +152,13 @@ def test_the_page_says_what_is_finished_and_what_waits(
     assert "| main | **not finished** | 0 of 6 |" in written()
     one.run([MAIN])
     told = written()
-    assert "| main | finished | 6 of 6 |" in told and "Compute multipliers" in told and "gap-books-tiny.svg" in told
+    assert "## Learning rates" in told and "| enhanced | **" in told
+    assert (
+        "## Where training breaks" not in told
+        and "| main | finished | 6 of 6 |" in told
+        and "Compute multipliers" in told
+        and "gap-books-tiny.svg" in told
+    )
     verdicts = pd.read_csv(tmp_path / "tables" / "books-verdicts.csv")
     assert verdicts["arm"].tolist() == ["enhanced"]
     for name in ("trials", "books-comparisons", "multipliers"):
