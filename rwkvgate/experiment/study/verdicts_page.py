@@ -71,7 +71,8 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
         tuned: as it takes them; the paper's own comparison is told where they are given.
     """
     pretrained = [r for r in records if r["claim"] == COSTS.claim]
-    told = [_costs(r) for r in pretrained if r["finished"]]
+    finished = [r for r in pretrained if r["finished"]]
+    told = [_costs(r, alone=len(finished) == 1) for r in finished]
     first = (
         f"Pretrained from scratch, the paper's gate {'; '.join(told)}."
         if told
@@ -108,8 +109,8 @@ def _setting(record: Records) -> str:
     return str(record["stage"]).partition("finetune ")[2]
 
 
-def _costs(record: Records) -> str:
-    """What one size and length says of the gate's worth, with its differences from all controls."""
+def _costs(record: Records, alone: bool) -> str:
+    """What one size and length says of the gate's worth, with its difference from the hardest control, or from all."""
     said = {
         REPRODUCED: "pays for itself",
         CONTRADICTED: "is worse than its controls",
@@ -120,6 +121,8 @@ def _costs(record: Records) -> str:
     by = record["controls"] or {}
     if not by or any(None in numbers for numbers in by.values()):
         return f"{said[record['verdict']]} at {_at(record)} ({record['reason']})"
+    if not alone:
+        return f"{said[record['verdict']]} at {_at(record)} ({_value(record)}, {record['seeds']} seeds)"
     listed = ", ".join(f"{_interval(numbers)} at equal {control}" for control, numbers in by.items())
     differs = f"its loss minus the control's is {listed}, in nats per token"
     return f"{said[record['verdict']]} at {_at(record)}, {record['seeds']} seeds: {differs}"
