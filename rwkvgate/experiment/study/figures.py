@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Rat
             marker={"FLOPs": "o", "seconds": "s"},
             fillcolor={"FLOPs": DARK, "seconds": "white"},
         )
-        .label(x="steps of the base", y=unit, title="{}".format, linestyle="", marker="", fillcolor="")
+        .label(
+            x="steps of the base", y=textwrap.fill(unit, 20), title="{}".format, linestyle="", marker="", fillcolor=""
+        )
     )
     title = (
         f"Annealed test loss against cost, {size}, mean of the seeds. FLOPs and seconds of a training are in steps of "
@@ -73,6 +76,37 @@ def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Rat
     for axes in figure.axes:
         axes.minorticks_off()
     return _saved(folder, figure, f"compute-{size}", f"Loss against FLOPs and seconds, {size}")
+
+
+def recall_figure(folder: Path, shares: pd.DataFrame) -> dict[str, str]:
+    """What each network recalls of each memory task by length, one panel each; returns its caption by its name.
+
+    Args:
+        shares: of `analysis.after_training`.
+    """
+    shown = shares.assign(times=pd.to_numeric(shares["times"]))
+    networks, tasks = list(shown["network"].unique()), list(shown["task"].unique())
+    shades = dict(zip(tasks, np.linspace(0.0, 0.65, len(tasks)).astype(str), strict=True))
+    plot = (
+        so.Plot(shown, x="times", y="share", color="task")
+        .facet("network", order=networks, wrap=3)
+        .add(so.Dots(pointsize=3), marker="task")
+        .add(so.Line(linewidth=1), so.Agg(), linestyle="task")
+        .scale(
+            x=so.Continuous(trans="log2").tick(at=sorted(shown["times"].unique())).label(like="x{x:g}"),
+            color=shades,
+            marker=dict(zip(tasks, MARKERS, strict=False)),
+            linestyle=dict(zip(tasks, ("-", "--", "-.", ":"), strict=False)),
+        )
+        .limit(y=(-0.03, 1.03))
+        .label(x="length", y="share recalled", title="{}".format, color="", marker="", linestyle="")
+    )
+    title = "Share recalled by length, in lengths of training. Lines are means of the seeds, marks seeds."
+    figure = draw(plot, title, height=0.6 + 1.6 * -(-len(networks) // 3))
+    finish(figure)
+    for axes in figure.axes:
+        axes.minorticks_off()
+    return _saved(folder, figure, "memory-recall", "Share recalled by length")
 
 
 def controls_figure(folder: Path, compared: pd.DataFrame, size: str, task: str, unit: str) -> dict[str, str]:

@@ -35,7 +35,7 @@ from rwkvgate.experiment.study.design import (
     Stage,
     rates_chosen_at,
 )
-from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure
+from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure, recall_figure
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
 from rwkvgate.experiment.study.inside_page import inside_parts
 from rwkvgate.experiment.study.inside_rules import breaking_rates
@@ -104,7 +104,7 @@ def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]
         told: list[str] = []
         if task == "memory":
             shares = tables["memory-shares"] = recalled_shares(trials)
-            told.append(_shares(trials, shares))
+            told += [_shares(trials, shares), *embedded(recall_figure(folder, after_training(shares)))]
         if len(compared):
             verdicts = _decided(compared, [STAGES[name] for name in deciding])
             if task == "memory" and recall_decides_nothing(trials, WORTH_KNOWING[task]):

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from rwkvgate.experiment.study.analysis import comparisons
-from rwkvgate.experiment.study.figures import controls_figure, gap_figure, losses_figure
+from rwkvgate.experiment.study.figures import controls_figure, gap_figure, losses_figure, recall_figure
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
 from rwkvgate.experiment.study.trials import Trial
 from tests.experiment.study.planted import pretrained
@@ -92,3 +93,17 @@ def test_figures_are_drawn_from_what_there_is(tmp_path: Path) -> None:
     assert all((tmp_path / f"{name}.{suffix}").stat().st_size > 5000 for name in captions for suffix in ("svg", "png"))
     assert losses_figure(tmp_path, trials[:1], "64x4", {}, "") == {} == gap_figure(tmp_path, gaps, [])
     assert controls_figure(tmp_path, compared, "32x4", "books", "") == {}
+
+
+def test_what_is_recalled_is_drawn_for_every_network_and_task(tmp_path: Path) -> None:
+    rows = [
+        (network, seed, 1600, task, times, 0.9 - 0.1 * seed)
+        for network in ("base", "enhanced")
+        for seed in range(2)
+        for task in ("recall", "copying", "induction", "passkey")
+        for times in ("1", "2", "4", "8")
+    ]
+    shares = pd.DataFrame(rows, columns=["network", "seed", "budget", "task", "times", "share"])
+    assert recall_figure(tmp_path, shares) == {"memory-recall": "Share recalled by length"}
+    drawn = (tmp_path / "memory-recall.svg").read_text(encoding="utf-8")
+    assert all(f"<!-- {name} -->" in drawn for name in ("base", "enhanced", "copying", "passkey", "x8"))

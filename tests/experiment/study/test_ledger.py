@@ -76,7 +76,11 @@ def test_pretraining_is_decided_against_every_control(more: float, verdict: str,
     assert ledger(found)[COSTS.claim, "longer"]["verdict"] == UNDECIDED
     found["primary 32x4"] = whole(pretrained("primary 32x4", {"enhanced": more}))
     first = answer(study_ledger(found, {}, SECONDS | {"32x4": SECONDS["64x4"]}))[0]
-    assert first.count(words.removeprefix("gate ")) == 2 and "at 32x4, 600 steps" in first and first.count("control of equal") == 2
+    assert (
+        first.count(words.removeprefix("gate ")) == 2
+        and "at 32x4, 600 steps" in first
+        and first.count("control of equal") == 2
+    )
 
 
 def test_an_unfinished_stage_decides_nothing() -> None:
