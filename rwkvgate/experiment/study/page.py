@@ -197,6 +197,7 @@ def _rates(found: Found) -> Iterator[str]:
         own = frame(some)
         own = own[own["budget"] == own["budget"].max()]
         table = own.pivot_table(index="network", columns="rate", values="validation", aggfunc="mean", sort=False)
+        table = table.sort_index(axis=1)
         cells = table.map(lambda x: number(x) if np.isfinite(x) else "–")
         cells = cells.mask(table.eq(table.min(axis=1), axis=0), "**" + cells + "**")
         cells.columns = pd.Index([f"{rate:g}" for rate in cells.columns])
