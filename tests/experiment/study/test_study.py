@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,8 @@ def test_the_page_says_what_is_finished_and_what_waits(
     assert "| main | **not finished** | 0 of 6 |" in written()
     one.run([MAIN])
     told = written()
-    assert "## Learning rates" in told and "| enhanced | **" in told
+    assert "| network | 0.0005 | 0.001 | 0.002 |" in told.split("## Learning rates")[1]
+    assert re.search(r"\| enhanced \| [\d.]+ \| \*\*", told)
     assert (
         "## Where training breaks" not in told
         and "| main | finished | 6 of 6 |" in told
