@@ -24,8 +24,8 @@ Losses are in nats per token of held-out text; lower is better. A difference has
 p after Holm's correction over the candidates of a task and control. *Detectable* is the minimum detectable effect: the
 difference that as many seeds, as noisy as these, show with 80 % power at that correction's first step.
 
-**What this page cannot show.** It is a screening. Its first edition called a gain that is none for the time it takes,
-and left that correction out.
+**What this page cannot show.** It is a screening. Its first edition read a gain at equal steps as a gain for the same
+cost, and left that correction out.
 
 - Its controls have as many *steps*. A gate adds parameters and takes longer for a step, so "better" in pretraining
   means better for the same steps, not for the same time or FLOPs. `conv-no-position`, the best of them, was held

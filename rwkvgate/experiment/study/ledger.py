@@ -93,7 +93,6 @@ TOGETHER = (
 SETTINGS = {setting: f"fine-tuned on generated stories, {rates}" for setting, rates in CHOICES_OF_RATES.items()}
 SETTINGS |= {"fiction": "fine-tuned on Austen's novels"}
 """What fine-tuning is called, by what follows "finetune" in its stage's name."""
-BOUNDS_OF = ("estimate", "low", "high")
 KEYS = ("ours", "low", "high", "unit", "controls", "n", "seeds", "p", "verdict", "alone", "reason")
 
 
@@ -266,6 +265,6 @@ def _all(compared: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Reco
     return {
         **{"ours": row["estimate"], "low": row["low"], "high": row["high"], "p": row["p"], "n": n},
         "unit": f"{unit}, {row['arm']} minus the control of equal {row['control']}",
-        "controls": {one["control"]: [plain(one[name]) for name in BOUNDS_OF] for one in own},
+        "controls": {one["control"]: [plain(one[name]) for name in ("estimate", "low", "high")] for one in own},
         "seeds": int(row["seeds"]),
     } | decided(verdict, reason)

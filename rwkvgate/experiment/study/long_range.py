@@ -40,6 +40,7 @@ from rwkvgate.experiment.analysis.tables import markdown, number, signed_interva
 from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, UNDECIDED
 from rwkvgate.experiment.study.analysis import Ratios, compare, comparisons, control_cells, decide
 from rwkvgate.experiment.study.design import BASE, LONG_BATCH, LONG_LENGTH, WORTH_KNOWING
+from rwkvgate.experiment.study.figures import embedded
 from rwkvgate.experiment.study.tasks import Books, Scores
 from rwkvgate.experiment.study.texts import StudyTexts
 from rwkvgate.experiment.study.trials import Trial
@@ -252,7 +253,7 @@ def section(
             head = f"After {CONTEXTS[-1]:,} tokens, the arm's {name} minus its control's:"
             parts += [head, markdown(_controls(compared[name], sign))]
     save_figure(_figure(table), folder, "long-range")
-    return [*parts, "![Gain by context](../outputs/study/long-range.svg)"], tables
+    return [*parts, *embedded({"long-range": "Gain by context"})], tables
 
 
 def _of(trial: Trial, budget: int, whose: str, context: int) -> list[float]:
