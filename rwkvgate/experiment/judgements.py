@@ -67,6 +67,9 @@ def _weighed(row: Records, found: Difference, worth: float, times: float) -> tup
         return NOT_REPRODUCED, f"no more than {size} better or worse"
     if best < worth:
         return NOT_REPRODUCED, f"no more than {size} better"
+    ratio = 1 + row["relative_high"]
+    if times > 1 and ratio < times:
+        return NOT_REPRODUCED, f"no difference shown, and at most a ratio of {ratio:.2f}, not nearly double"
     verdict = NOT_REPRODUCED if row["detectable"] <= worth else UNDECIDED
     return verdict, f"no difference shown, with a minimum detectable effect of {number(row['detectable'], 2)}"
 

@@ -201,6 +201,21 @@ def test_noise_between_seeds_alone_can_undo_a_difference_between_documents() -> 
     assert found["p_documents"] < 0.01 < found["p"]
 
 
+@pytest.mark.parametrize(
+    ("spread", "verdict", "words"),
+    [(0.1, "not reproduced", "not nearly double"), (2, "undecided here", "minimum detectable effect")],
+)
+def test_a_doubling_that_is_excluded_is_not_reproduced_without_a_difference_shown(
+    spread: float, verdict: str, words: str
+) -> None:
+    results = planted()
+    factors = np.exp(spread * np.random.default_rng(0).normal(size=5))
+    noisy = (results["metric"] == "rougeL") & (results["arm"] == "enhanced")
+    value = np.where(noisy, results["value"] * factors[results["seed"]], results["value"])
+    row = decided(evidence(results=results.assign(value=value)))["rouge-l-gain"]
+    assert row["verdict"] == verdict and words in row["reason"]
+
+
 def test_seeds_are_paired_and_an_untrained_arm_stands_against_all() -> None:
     results = planted()
     pair = Pair("enhanced", "base-tuned", "rougeL")
