@@ -232,8 +232,8 @@ RULES: dict[str, Rule] = {
             "decided by the learning rate at which training breaks, raised until it does, over paired seeds: "
             "reproduced if it is shown higher with LayerNorm than without, contradicted if lower; undecided until "
             "that is measured",
-            lacks="the learning rate at which training breaks has not been measured, with LayerNorm and without; the "
-            "perplexity after training says nothing about stability",
+            lacks="a run does not measure the learning rate at which training breaks, and the perplexity after training "
+            "says nothing about stability; docs/study.md measures it",
         ),
         Rule(
             "adaptive-beats-fixed",
@@ -265,7 +265,7 @@ RULES: dict[str, Rule] = {
             f"absent; else undecided, as with fewer than {FEWEST} seeds or while the base gains nothing. A run "
             "decides nothing",
             lacks="the long texts of a run are unrelated stories in a row, so that almost nothing reaches from one to "
-            "the next; texts whose parts belong together have not been measured in it: docs/study.md has them",
+            "the next; docs/study.md is about texts whose parts belong together",
         ),
         Rule(
             "syntactic-boundaries",
