@@ -18,6 +18,7 @@ from rwkvgate.experiment.rules import (
     AT_THE_SHAPE,
     CONTRADICTED,
     FEWEST,
+    GUESSED,
     LINEAR,
     MARGIN,
     NOT_REPRODUCED,
@@ -48,6 +49,8 @@ class Evidence:
         shape: layers and channels of its network.
         scaling: time against length, of `cost.scaling`; None or empty where it was not measured.
         responses: the gate at clause boundaries and mentions, of `studies`; None or empty where it was not measured.
+        vocabulary: tokens of the network; 0 where that is not known.
+        trivial: scores of systems without a model (system, metric, value); None or empty where there are none.
     """
 
     comparisons: pd.DataFrame
@@ -56,6 +59,8 @@ class Evidence:
     shape: tuple[int, int] = (0, 0)
     scaling: pd.DataFrame | None = None
     responses: pd.DataFrame | None = None
+    vocabulary: int = 0
+    trivial: pd.DataFrame | None = None
 
 
 def claim_pairs(domains: Iterable[str] = ()) -> list[Pair]:
@@ -69,7 +74,8 @@ def decide_claims(evidence: Evidence) -> list[Records]:
     """Every claim in the order of `RULES`: one record each, ready for JSON; numbers that are not known are None.
 
     Keys: claim, text, source, stated, arithmetic (what the paper's own tables give), ours, low, high, n, seeds,
-    against_base and against_control (the two comparisons, where the claim is a gain), p (after Holm), smallest (the
+    against_base and against_control (the two comparisons, where the claim is a gain), without_model (the best score of
+    a system that has none, of a gain in overlap), p (after Holm), smallest (the
     minimum detectable effect after the correction), needed (seeds that would find an effect worth knowing, in words,
     where power is missing), unit (of ours), rests_on (the comparisons and figures that hold the numbers), rule, rules
     (their version), verdict, reason.
@@ -135,6 +141,8 @@ def answer(claims: Sequence[Records]) -> list[str]:
         + (f"goes from {change}" if change[0].isdigit() else f"cannot be compared ({change})")
         + f"; the paper reports {stated[BASE]} to {stated[ENHANCED]}."
     )
+    if rouge.get("without_model"):
+        first += f" A system without a model has {rouge['without_model']}."
     second = "Against a base tuned on the same data for the same steps, the gate " + _gains(by_name)
     papers = [row for row in claims if is_papers(row)]
     third = f"Of the paper's {len(papers)} claims, {_counted(papers)}"
@@ -252,10 +260,42 @@ def _decide(evidence: Evidence, rule: Rule, judged: Sequence[Records]) -> Record
     if not judged:
         return decided(UNDECIDED, "this run does not measure it")
     record = together(judged)
+    if guess := _guess(evidence, rule, judged):
+        record |= decided(UNDECIDED, guess)
+        record.pop("needed", None)
     if rule.times:
         base = _row(evidence, rule.pairs[0]._replace(against=BASE))
         record |= {"against_base": _change(base), "against_control": _change(judged[0])}
+        record |= _without_model(evidence, rule.pairs[0].metric)
     return record
+
+
+def _guess(evidence: Evidence, rule: Rule, judged: Sequence[Records]) -> str:
+    """Why a comparison says nothing, where the tuned base does no better than a guess; empty where it does."""
+    for test in (test for test in judged if not test["problem"]):
+        label, value = MEASURES[test["metric"]].label, test["reference"]
+        if rule.claim == "entity-coherence" and value <= GUESSED:
+            return (
+                f"the tuned base is right in {value:.1%} of what it says of who holds what, no more than the half that "
+                "naming one of two people would be; two networks that have not learned it cannot be told apart by it"
+            )
+        if rule.claim == "domains" and evidence.vocabulary and value > np.log(evidence.vocabulary):
+            return (
+                f"{label} of the tuned base is {number(value)}, above the {number(np.log(evidence.vocabulary))} of "
+                f"guessing among {evidence.vocabulary:,} tokens: tuning has destroyed what could be compared, and a "
+                "difference is one of forgetting"
+            )
+    return ""
+
+
+def _without_model(evidence: Evidence, metric: str) -> Records:
+    """The best score in a metric of a system without a model, in words; empty where none was scored."""
+    rows = evidence.trivial
+    rows = rows[rows["metric"] == metric] if rows is not None and len(rows) else None
+    if rows is None or not len(rows):
+        return {}
+    best = rows.loc[rows["value"].idxmax()]
+    return {"without_model": f"{number(best['value'])} ({best['system']})"}
 
 
 def _change(test: Records) -> str:

@@ -112,7 +112,17 @@ def gather(run: Run) -> Results:
     studies = ensure_studies(run) if settings.studies else no_studies()
     base = ensure_base(run).config
     shape = (base.num_hidden_layers, base.hidden_size)
-    evidence = Evidence(compared, times, device_name(best_device()), shape, studies.scaling, studies.responses)
+    trivial = _trivial(run)
+    evidence = Evidence(
+        compared,
+        times,
+        device=device_name(best_device()),
+        shape=shape,
+        scaling=studies.scaling,
+        responses=studies.responses,
+        vocabulary=base.vocab_size,
+        trivial=trivial,
+    )
     return Results(
         arms=arms,
         failures=failures,
@@ -124,7 +134,7 @@ def gather(run: Run) -> Results:
         comparisons=compared,
         times=times,
         cost=_cost(run, documents, arms),
-        trivial=_trivial(run),
+        trivial=trivial,
         positions=_together([one.positions for one in probed], ("arm", "seed", "kind", *POSITION_COLUMNS)),
         gains=_together([one.gains for one in probed], ("arm", "seed", *PROBE_COLUMNS)),
         samples=_samples(measured),

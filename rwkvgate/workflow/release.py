@@ -65,6 +65,7 @@ REFERENCE_FILES = (
     "results/times.parquet",
     "results/comparisons.parquet",
     "results/cost.parquet",
+    "results/trivial.parquet",
     "results/claims.json",
     # `make compare` reads these two.
     "results/documents.parquet",

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from rwkvgate.experiment import order
-from rwkvgate.experiment.analysis.tables import comparison_table, markdown, quality_table, time_table
+from rwkvgate.experiment.analysis.tables import comparison_table, markdown, quality_table, time_table, trivial_table
 from rwkvgate.experiment.claims import answer, claims_summary
 from rwkvgate.experiment.judgements import Records
 from rwkvgate.experiment.plan import SHAPES, download_bytes, notebook_steps, parameters_of, plan, shape_of
@@ -167,7 +167,8 @@ def _reasons(claims: list[Records]) -> Iterator[str]:
 
 def results_in_markdown(reference: Path, study: list[dict[str, Any]]) -> list[str]:
     """The tables and figures of a committed run."""
-    summary, times, compared = (_table(reference, name) for name in ("summary", "times", "comparisons"))
+    names = ("summary", "times", "comparisons", "trivial")
+    summary, times, compared, trivial = (_table(reference, name) for name in names)
     is_shown = (compared["arm"] == "enhanced") & compared["metric"].isin(SHOWN) & (compared["domain"] == "")
     is_shown &= compared["against"].isin(["base", "base-tuned"])
     figures = figures_part(Path("..") / REFERENCE / "figures")
@@ -178,6 +179,8 @@ def results_in_markdown(reference: Path, study: list[dict[str, Any]]) -> list[st
         "## Quality",
         "The paper's Table 2; mean over seeds ± their standard deviation.",
         markdown(quality_table(summary)),
+        "Systems that write without any model, scored in the same way: near theirs, a score says little of a network.",
+        markdown(trivial_table(trivial)),
         figures[0],
         "The enhanced network against the untouched base, which is the paper's comparison, and against the tuned base, "
         "paired by document; each minimum detectable effect is that of one comparison by itself, a verdict's counts "

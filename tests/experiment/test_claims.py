@@ -48,7 +48,7 @@ def scores(arm: str, seed: int, gain: float = 0.0, repeat: int = 0) -> pd.DataFr
         "rouge2": rouge / 2,
         "rougeL": rouge,
         "entity_claims": tokens // 10,
-        "entity_right": np.clip(tokens // 10 * (0.5 + quality), 0, tokens // 10),
+        "entity_right": np.clip(tokens // 10 * (0.7 + quality), 0, tokens // 10),
     }
     for kind in ("far", "natural", "code"):
         columns |= {f"{kind}_nll": columns["nll"] * 2, f"{kind}_tokens": tokens * 2}
@@ -214,6 +214,28 @@ def test_a_doubling_that_is_excluded_is_not_reproduced_without_a_difference_show
     value = np.where(noisy, results["value"] * factors[results["seed"]], results["value"])
     row = decided(evidence(results=results.assign(value=value)))["rouge-l-gain"]
     assert row["verdict"] == verdict and words in row["reason"]
+
+
+@pytest.mark.parametrize("gain", [-0.2, 0.0, 0.9])
+def test_networks_that_do_no_better_than_a_guess_are_not_told_apart(gain: float) -> None:
+    results = planted({"enhanced": gain})
+    rare = results.assign(value=results["value"].where(results["metric"] != "entity_right", results["value"] / 2))
+    row = decided(evidence(results=rare, vocabulary=2))
+    assert row["entity-coherence"]["verdict"] == row["domains"]["verdict"] == "undecided here"
+    assert "no more than the half that naming one of two people" in row["entity-coherence"]["reason"]
+    assert "guessing among 2 tokens" in row["domains"]["reason"]
+    known = decided(evidence(results=results, vocabulary=65_536))
+    assert "guess" not in known["domains"]["reason"] and "half" not in known["entity-coherence"]["reason"]
+
+
+def test_the_answer_tells_what_a_system_without_a_model_scores() -> None:
+    trivial = pd.DataFrame(
+        [("one word, repeated", "rougeL", 0.1), ("another text", "rougeL", 0.3), ("another text", "bleu", 0.2)],
+        columns=["system", "metric", "value"],
+    )
+    claims = decide_claims(evidence(trivial=trivial))
+    assert answer(claims)[0].endswith(" A system without a model has 0.3000 (another text).")
+    assert [c["without_model"] for c in claims if "without_model" in c] == [f"{score} (another text)" for score in ("0.3000", "0.2000")]
 
 
 def test_seeds_are_paired_and_an_untrained_arm_stands_against_all() -> None:

@@ -125,6 +125,13 @@ def quality_table(summary: pd.DataFrame, metrics: Sequence[str] = TABLE2_METRICS
     return pd.DataFrame([*rows, *stated])
 
 
+def trivial_table(trivial: pd.DataFrame) -> pd.DataFrame:
+    """Scores of systems without a model (system, metric, value) for reading: one row a system, one column a metric."""
+    names = {name: MEASURES[name].label for name in dict.fromkeys(trivial["metric"])}
+    table = trivial.pivot(index="system", columns="metric", values="value")[list(names)]
+    return table.map(number).rename(columns=names).rename_axis(index="System", columns=None).reset_index()
+
+
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
     """`comparison.comparisons` for reading: one row a pair.
 

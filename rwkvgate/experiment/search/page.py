@@ -28,11 +28,8 @@ difference that as many seeds, as noisy as these, show with 80 % power at that c
 cost, and left that correction out.
 
 - Its controls have as many *steps*. A gate adds parameters and takes longer for a step, so "better" in pretraining
-  means better for the same steps, not for the same time or FLOPs. `conv-no-position`, the best of them, was held
-  against a base that trains for as many seconds afterwards: +0.008 nats per token after 150 steps (standard deviation
-  of three seeds 0.031), +0.005 and +0.004 after 750: no gain was seen. Against a base with as many parameters some of
-  it stayed, 0.027 to 0.045 in five of five pairs. [The study](study.md) has all these controls, with more seeds, and
-  the arm's verdict.
+  means better for the same steps, not for the same time or FLOPs. [The study](study.md) holds `conv-no-position`, the
+  best of them, and the paper's gate to bases of equal steps, parameters, FLOPs and seconds, and has their verdicts.
 - `lora-tuned` trains its adapters and the weights that they are added to. It therefore adds no capacity, and is no
   control of size; the study widens the channel mixing instead.
 - The screening has one seed. The best of two dozen candidates on one seed is within what rounding alone changes, so the

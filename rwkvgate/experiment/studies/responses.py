@@ -206,15 +206,18 @@ def decide_attention(table: pd.DataFrame | None, claim: str) -> Records:
     share = f"p {number(best['p_any'], 2)} among" if np.isfinite(best["p_any"]) else "not held against"
     seeds = f"{best['seeds']} seed{'s' if best['seeds'] > 1 else ''}"
     reason = (
-        f"layer {best['layer']} differs by {gate} sd at {NAMES[group]} from matched controls, "
-        f"{share} {RANDOM_GATES} random gates; clamping the gates there raises "
-        f"the loss of the next {FOLLOWING} tokens by {one} nats per token, by {other} more than at the controls; "
-        f"{best['tokens']} tokens, {best['controls']} controls, {best['n']} documents, {seeds}"
+        f"layer {best['layer']} differs by {gate} sd at {NAMES[group]} from matched controls ({_counts(best)}), "
+        f"{share} {RANDOM_GATES} random gates; clamping the gates there raises the loss of the next {FOLLOWING} tokens "
+        f"by {one} nats per token, by {other} more than at the controls ({_counts(there)}); {seeds}"
         + (f", and fewer than {FEWEST} decide nothing" if best["seeds"] < FEWEST else "")
     )
     numbers = dict(zip(("ours", "low", "high"), (float(best[bound]) for bound in bounds), strict=True))
     extra: Records = {"n": int(best["tokens"]), "seeds": int(best["seeds"]), "unit": "sd of the gate"}
     return numbers | extra | {"rests_on": ["responses"]} | decided(verdict, reason)
+
+
+def _counts(row: pd.Series) -> str:
+    return f"{row['tokens']:,} tokens, {row['controls']:,} controls, {row['n']} documents"
 
 
 def _of_size(gates: pd.DataFrame) -> str:

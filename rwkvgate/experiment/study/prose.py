@@ -34,9 +34,9 @@ made stricter, and the design smaller, for time: a width of 32 in place of 192; 
 long trainings at 64x4 in place of 128x4; five seeds of the paper's arms at 128x4."""
 DESIGN = f"""## Design
 
-A *trial* is one training of one network with one rate and one seed; 64x4 is a width of 64 channels and 4 layers. All
-of this was decided before the numbers were seen; [what was changed later](#what-was-changed-and-what-had-been-seen)
-stands at the end.
+A *trial* is one training of one network with one rate and one seed; 64x4 is a width of 64 channels and 4 layers. The
+design was fixed before any compared number was seen. This is the design as it is now:
+[seven changes](#what-was-changed-and-what-had-been-seen) came later, and are listed at the end with what was known.
 
 - **Text**: Shakespeare's plays and the King James Bible, from two packages of the Python index, pinned by SHA-256: the
   same for everyone. Every tenth work is held out for validation, and every tenth for the test.
@@ -53,14 +53,14 @@ stands at the end.
   operator in plain PyTorch: beside compiled loops every gate would take a larger share of the time.
 - **Learning rates**: three for each network, a factor of two apart, on two seeds of their own, trained for as long as
   the comparison, but for 300 of its 600 steps at 128x4, 1,200 of 3,000 in the long trainings, and 200 of 400 in
-  fine-tuning; a best rate at the edge of the grid adds one beyond it. All networks have equally many trials until then.
+  fine-tuning; a best rate at the edge of the grid adds the next one beyond it, until the best lies inside. All networks
+  have equally many trials until then.
   The other tasks take the rates that are best on the books.
 - **Seeds** are fresh, and paired: the same rows in the same order, and the same weights where shapes agree.
 - **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs,
   copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1, 2, 4 and 8 times that length,
   with as much to remember; all four lengths count alike. All verdicts are undecided while neither the base nor the
-  enhanced network recalls half of a task at the trained length, and where the base misses less than twice what is worth
-  knowing.
+  enhanced network recalls half of a task at the trained length, and where the base misses less than twice the margin.
 - **Where training breaks**: base, enhanced and the arm without LayerNorm on four seeds, for 100 steps, of which 40 warm
   up, with gradients clipped at a norm of 1; at rates a factor of two apart, and a quarter of that between the two where
   most broke. The claim that LayerNorm stabilises training is about the rate that a training survives.
@@ -70,18 +70,19 @@ stands at the end.
 - **Long range**: four networks trained at 512 tokens; the loss of 64 tokens of an act of a play, or of a stretch of the
   Bible, after 64 to 1,024 tokens of the same text, and after as many of which all but the last 64 come from another
   work. The difference is what a network gains from the earlier context. The claim is reproduced if the enhanced network
-  gains more than every control at 1,024 tokens and has a lower loss, and contradicted if it gains less; undecided while
-  the base gains less than what is worth knowing. A pilot of the base alone gained nothing after 300 steps, so
-  they have 1,200.
+  gains more than every control at 1,024 tokens and has a lower loss, contradicted if it gains less than every control,
+  and not reproduced if it is shown to gain less than the margin more than some control; undecided while the base itself
+  gains less than the margin. A pilot of the base alone gained nothing after 300 steps, so they have 1,200.
 - **Other tasks**: the same four networks trained on generated stories; multiple choice by log-likelihood, which person
   of a new story holds an object, and which genre a sentence is of; and the loss of half a story after the training
   story that BM25 ranks first for its other half, against a random one. Undecided while the base is not shown to be
   better than a trivial system: naming whom the story names last before the object. Genres get no verdict, for a list of
   words tells them apart.
-- **What is worth knowing**: from {WORTH_KNOWING["books"]:g} nats per token on, and
-  {WORTH_KNOWING["memory"]:g} of recall. An arm is *better* if its loss is lower than every control's (the largest
-  one-sided p of the four, Holm's correction over the arms of a stage), *worse* by the same test, *no better* if it is
-  shown to be less than
-  that better than some control, else *undecided* (the smallest p of the controls, corrected for their number and by
-  Holm over the arms). All of it at the largest budget. Intervals are over training seeds and test items together.
+- **Margin of equivalence**, the smallest gain that is worth knowing: {WORTH_KNOWING["books"]:g} nats per token, and
+  {WORTH_KNOWING["memory"]:g} of recall.
+- **Verdicts on an arm**, at the largest budget: *better* if its loss is shown to be lower than that of all four
+  controls (the largest one-sided p of the four, with Holm's correction over the arms of a stage); *worse* if it is
+  shown to be higher than that of all four, by the same test; *no better* if a gain of the margin is excluded against
+  one control or more (the smallest p, corrected for the number of controls, and by Holm over the arms); else
+  *undecided*. Intervals are over training seeds and test items together.
 """

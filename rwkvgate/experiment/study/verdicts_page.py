@@ -74,7 +74,9 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     finished = [r for r in pretrained if r["finished"]]
     told = [_costs(r, alone=len(finished) == 1) for r in finished]
     first = (
-        f"Pretrained from scratch, the paper's gate {'; '.join(told)}."
+        f"Pretrained from scratch, the paper's gate {'; '.join(told)}. To pay for itself, it must be shown to have a "
+        "lower loss than the base of equal steps, parameters, FLOPs and seconds each; it does not where a gain of "
+        f"{WORTH_KNOWING['books']:g} nats per token over one of them is excluded."
         if told
         else "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet "
         f"({pretrained[0]['reason']})."
@@ -114,8 +116,7 @@ def _costs(record: Records, alone: bool) -> str:
     said = {
         REPRODUCED: "pays for itself",
         CONTRADICTED: "is worse than its controls",
-        NOT_REPRODUCED: "does not pay for itself, gaining less than "
-        f"{WORTH_KNOWING['books']:g} nats per token on at least one of its controls,",
+        NOT_REPRODUCED: "does not pay for itself",
         UNDECIDED: "is shown neither to pay for itself nor not to",
     }
     by = record["controls"] or {}

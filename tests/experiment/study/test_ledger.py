@@ -55,7 +55,7 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
     [
         (1.4, REPRODUCED, "gate pays for itself"),
         (0.8, CONTRADICTED, "gate is worse"),
-        (1.1, NOT_REPRODUCED, "does not pay for itself, gaining less than 0.01 nats per token on at least one"),
+        (1.1, NOT_REPRODUCED, "does not pay for itself at"),
     ],
 )
 def test_pretraining_is_decided_against_every_control(more: float, verdict: str, words: str) -> None:
