@@ -294,8 +294,8 @@ def _without_model(evidence: Evidence, metric: str) -> Records:
     rows = rows[rows["metric"] == metric] if rows is not None and len(rows) else None
     if rows is None or not len(rows):
         return {}
-    best = rows.loc[rows["value"].idxmax()]
-    return {"without_model": f"{number(best['value'])} ({best['system']})"}
+    best, system = max(zip(rows["value"], rows["system"], strict=True))
+    return {"without_model": f"{number(best)} ({system})"}
 
 
 def _change(test: Records) -> str:

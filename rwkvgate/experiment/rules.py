@@ -240,8 +240,8 @@ RULES: dict[str, Rule] = {
             "reproduced if it is shown higher with LayerNorm than without, contradicted if lower; not reproduced if a "
             "difference of half an octave is shown absent, or would have been found with 80 % power; else undecided, "
             "as until it is measured",
-            lacks="a run does not measure the learning rate at which training breaks, and the perplexity after training "
-            "says nothing about stability; docs/study.md measures it",
+            lacks="a run does not measure the learning rate at which training breaks, and perplexity says "
+            "nothing about stability; docs/study.md measures it",
         ),
         Rule(
             "adaptive-beats-fixed",

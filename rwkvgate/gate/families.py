@@ -276,6 +276,11 @@ def family_of(model: nn.Module) -> Family:
     for family in FAMILIES:
         if family.recognises(model):
             return family
+    if hasattr(model, "get_base_model") or hasattr(model, "_orig_mod"):
+        raise TypeError(
+            f"the model is a {type(model).__name__}, which wraps another; give the model inside: get_base_model() of "
+            "peft's, _orig_mod of torch.compile's"
+        )
     raise TypeError(
         f"the model is a {type(model).__name__}; it must be a Rwkv6Model or Rwkv6ForCausalLM, transformers' RWKV-4, or "
         "RWKV-6 or RWKV-7 of flash-linear-attention. For another, write a HookedFamily and append it to "

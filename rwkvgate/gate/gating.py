@@ -66,7 +66,7 @@ class Sigmoid(Gating):
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted, g (batch, time, channel)."""
-        return Gated(self.linear(past.now).sigmoid_(), shifted)
+        return Gated(_sigmoid(self.linear, past.now), shifted)
 
 
 class LowRank(Gating):
@@ -79,7 +79,7 @@ class LowRank(Gating):
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted, g (batch, time, channel)."""
-        return Gated(self.up(self.down(past.now)).sigmoid_(), shifted)
+        return Gated(_sigmoid(self.up, self.down(past.now)), shifted)
 
 
 class PerHead(Gating):
@@ -91,7 +91,7 @@ class PerHead(Gating):
 
     def forward(self, past: Past, shifted: Tensor) -> Gated:
         """g * shifted, g (batch, time, head, 1)."""
-        return Gated(self.linear(past.now).sigmoid_().unsqueeze(-1), shifted)
+        return Gated(_sigmoid(self.linear, past.now).unsqueeze(-1), shifted)
 
 
 class Routing(Gating):
@@ -181,7 +181,7 @@ class Hierarchical(Gating):
             slow = torch.sigmoid(self.slow(gather_rows(means, segments)))
         else:
             slow = gather_rows(torch.sigmoid(self.slow(means)), segments)
-        return Gated(self.token(past.now).sigmoid_() * slow, shifted)
+        return Gated(_sigmoid(self.token, past.now) * slow, shifted)
 
 
 GATINGS: dict[str, type[Gating]] = {
@@ -194,3 +194,9 @@ GATINGS: dict[str, type[Gating]] = {
     "routing": Routing,
 }
 """The module of each value of `GateConfig.gating`, made from the model's width and a config with every size."""
+
+
+def _sigmoid(layer: nn.Module, x: Tensor) -> Tensor:
+    """sigmoid(layer(x)), in the memory of the layer's result unless a hook may have kept that."""
+    result: Tensor = layer(x)
+    return result.sigmoid() if layer._forward_hooks else result.sigmoid_()

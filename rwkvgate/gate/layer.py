@@ -13,6 +13,7 @@ from rwkvgate.gate.config import GateConfig
 from rwkvgate.gate.gating import GATINGS, Gated
 from rwkvgate.gate.past import Past
 from rwkvgate.gate.shifts import SHIFTS
+from rwkvgate.rwkv6.kernels import followed
 from rwkvgate.rwkv6.layouts import some
 from rwkvgate.rwkv6.precision import wide_dtype, without_autocast
 from rwkvgate.rwkv6.token_shift import TokenShift
@@ -117,7 +118,8 @@ class GatedShift(nn.Module):
             return torch.add(hidden, moved, alpha=factor)
         if factor.dim() == moved.dim():
             # The sum takes the factor's memory where nobody else needs it.
-            reuse = self.observer is None and not torch.is_grad_enabled()
+            seen = self.observer or any(module._forward_hooks for module in self.gating.modules())
+            reuse = not (seen or torch.is_grad_enabled() or followed(hidden))
             return torch.addcmul(hidden, factor, moved, out=factor if reuse else None)
         heads = (factor.shape[-2], -1)  # factor is (B, T, H, 1)
         return torch.addcmul(hidden.unflatten(-1, heads), factor, moved.unflatten(-1, heads)).flatten(-2)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from transformers import PreTrainedModel
 
 from rwkvgate.gate.config import SITES, GateConfig
 from rwkvgate.gate.families import family_of, home
 from rwkvgate.gate.layer import GatedShift
-from rwkvgate.gate.validation import SettingsError
+from rwkvgate.gate.validation import SettingsError, unknown_name
 from rwkvgate.rwkv6.precision import wide_dtype
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
+Scope = Literal["all", "gate-and-norms"]
 NORMS = "_norms_with_gate"
 """The attribute in which `load_gate` keeps the base's own norms where the gate came with trained ones."""
 
@@ -144,7 +145,7 @@ def gate_config(model: PreTrainedModel) -> GateConfig:
     return gates[0].config
 
 
-def select_trainable(model: PreTrainedModel, scope: Literal["all", "gate-and-norms"]) -> list[str]:
+def select_trainable(model: PreTrainedModel, scope: Scope) -> list[str]:
     """Let training change the parameters in `scope`, freeze the others, and return the names of the former.
 
     "all" is every parameter. "gate-and-norms" is the gates or LoRA adapters, and every LayerNorm and GroupNorm: a
@@ -152,6 +153,9 @@ def select_trainable(model: PreTrainedModel, scope: Literal["all", "gate-and-nor
 
     Trainable parameters become float32 at least: a gradient scaler refuses float16 parameters, and a step of 1e-4
     would vanish in them.
+
+    Raises:
+        SettingsError: another scope.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
@@ -162,6 +166,8 @@ def select_trainable(model: PreTrainedModel, scope: Literal["all", "gate-and-nor
         >>> model.rwkv.embeddings.weight.requires_grad
         False
     """
+    if scope not in get_args(Scope):
+        raise unknown_name("scope", scope, get_args(Scope))
     family = family_of(model)
     modules = [module for module in model.modules() if isinstance(module, GatedShift) or family.is_norm(module)]
     chosen = {id(p) for module in modules for p in module.parameters()}

@@ -21,7 +21,7 @@ def push_to_hub(
     model: PreTrainedModel,
     repository: str,
     about: GateAbout | None = None,
-    with_norms: bool = False,
+    with_norms: bool | None = None,
     *,
     private: bool | None = None,
     token: str | None = None,

@@ -20,11 +20,11 @@ from transformers import PreTrainedModel
 from rwkvgate.gate.card import GateAbout, model_card
 from rwkvgate.gate.config import SITES, GateConfig
 from rwkvgate.gate.families import family_of, home
-from rwkvgate.gate.fingerprint import TrainedNorms, base_name, check_base, norm_parameters, probe_base
+from rwkvgate.gate.fingerprint import TrainedNorms, base_name, base_parameters, check_base, norm_parameters, probe_base
 from rwkvgate.gate.layer import GatedShift, current_name
 from rwkvgate.gate.patch import NORMS, gate_config, patch
 from rwkvgate.gate.validation import SettingsError, shown
-from rwkvgate.rwkv6.files import digest, mark, write_folder, write_json
+from rwkvgate.rwkv6.files import digest, mark, read_object, write_folder, write_json
 from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, open_folder
 from rwkvgate.rwkv6.layouts import DTYPES, some
 
@@ -71,8 +71,8 @@ def save_gate(
         model: a patched model.
         folder: a new folder, or one that holds a gate.
         about: corpus, training and results, for the record and the model card.
-        with_norms: also write the base's normalisations, for a gate that was trained with them; default: only where
-            they came with a gate that was loaded.
+        with_norms: also write the base's normalisations, for a gate that was trained with them; default: where they
+            came with a gate that was loaded, or are trained and the rest of the base is not.
 
     Raises:
         ValueError: the model is not patched, carries other adapters too, or has no norms to write.
@@ -90,7 +90,7 @@ def save_gate(
     """
     config, family = gate_config(model), family_of(model)
     if with_norms is None:
-        with_norms = hasattr(model, NORMS)
+        with_norms = hasattr(model, NORMS) or _trains_norms(model)
     norms = {name: p.detach() for name, p in norm_parameters(model).items()} if with_norms else {}
     if with_norms and not norms:
         raise ValueError("with_norms is True, and the base has no normalisation with weights")
@@ -256,6 +256,12 @@ def _refuse_foreign(folder: Path) -> None:
         raise SettingsError(f"{folder} holds something other than a gate; give a new folder, or a gate's to replace")
 
 
+def _trains_norms(model: PreTrainedModel) -> bool:
+    """Whether of the base the norms are trained, and nothing else, as `select_trainable` leaves it."""
+    trained = {name for name, p in base_parameters(model).items() if p.requires_grad}
+    return bool(trained) and trained <= norm_parameters(model).keys()
+
+
 def read_record(files: Folder) -> dict[str, Any]:
     """The content of a gate's record, each entry of its type.
 
@@ -265,11 +271,8 @@ def read_record(files: Folder) -> dict[str, Any]:
     path = files.find(CONFIG)
     if path is None:
         raise SettingsError(f"{files} holds no {CONFIG}; a gate's folder is what save_gate writes")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{path} is damaged: {error}") from None
-    number = record.get("format") if isinstance(record, dict) else type(record).__name__
+    record = read_object(path, SettingsError)
+    number = record.get("format")
     if type(number) is not int or not 1 <= number <= FORMAT:
         later = "; a newer rwkvgate wrote it" if type(number) is int and number > FORMAT else ""
         raise SettingsError(f"{path} is of format {shown(number)}{later}; this version reads formats 1 to {FORMAT}")

@@ -294,7 +294,7 @@ class Perplexity(InMemory):
             prefix_id=prefix_id,
             carried=carried,
         )
-        frame = _sums(losses).assign(bytes=[len(text.encode("utf-8")) for text in predictions])
+        frame = _sums(losses).assign(bytes=[len(text.encode("utf-8", "surrogatepass")) for text in predictions])
         return {
             "perplexity": perplexity(frame),
             "bits_per_byte": bits_per_byte(frame),

@@ -70,7 +70,7 @@ def score_texts(
         "document": range(len(texts)),
         "nll": [float(nll.sum()) for nll in losses],
         "tokens": [len(sequence) for sequence in sequences],
-        "bytes": [len(text.encode("utf-8")) for text in texts],
+        "bytes": [len(text.encode("utf-8", "surrogatepass")) for text in texts],
     }
     return pd.DataFrame(frame).astype({"document": "int64", "nll": "float64", "tokens": "int64", "bytes": "int64"})
 
@@ -106,6 +106,8 @@ def token_losses(
         [(3,), (0,)]
     """
     at_least_one(batch_size=batch_size, window=window)
+    if getattr(getattr(model, "config", None), "model_type", None) == "rwkv":
+        batch_size = 1  # transformers' RWKV-4 mixes the rows of a batch in a window of one token
     lengths = [len(sequence) for sequence in sequences]
     losses = [np.zeros(length) for length in lengths]
     done = lengths.count(0)

@@ -127,7 +127,10 @@ def induction(count: int, length: int, symbols: int, seed: int, states: int = 8)
         (True, True)
     """
     if length < 2 or not 2 <= states <= symbols:
-        raise ValueError(f"length is {length}, states {states} and symbols {symbols}; give 2 or more, states to 2")
+        raise ValueError(
+            f"length is {length}, states is {states} and symbols is {symbols}; length must be 2 or more, and states "
+            "from 2 to symbols"
+        )
     rng = np.random.default_rng(seed)
     ids, labels = np.empty((count, length), dtype=np.int64), np.full((count, length), IGNORED)
     for row in range(count):

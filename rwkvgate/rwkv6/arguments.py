@@ -44,7 +44,7 @@ def known_options(options: dict[str, Any], mask: Tensor | None, known: Collectio
     return {name: options[name] for name in known if options.get(name) is not None}
 
 
-def refuse_packed(position_ids: Tensor, mask: Tensor | None) -> None:
+def refuse_packed(position_ids: Any, mask: Tensor | None) -> None:
     """Refuse positions that start again within a row, as those of packed documents do.
 
     Args:
@@ -52,8 +52,10 @@ def refuse_packed(position_ids: Tensor, mask: Tensor | None) -> None:
         mask: (batch, time or more), 0 at padding, where a position means nothing; None where every token is real.
 
     Raises:
-        ValueError: positions that do not count on by one from each token to the next.
+        ValueError: no tensor, or positions that do not count on by one from each token to the next.
     """
+    if not isinstance(position_ids, Tensor) or not position_ids.dim():
+        raise ValueError(f"position_ids are {_kind(position_ids)}; they must be a tensor (batch, time)")
     jumps = position_ids.diff(dim=-1) != 1
     if mask is not None and mask.dim() == 2 and mask.shape[1] >= position_ids.shape[-1]:
         real = mask[:, -position_ids.shape[-1] :].bool()
@@ -87,6 +89,8 @@ def check_inputs(input_ids: Any, inputs_embeds: Any, attention_mask: Tensor | No
         raise ValueError(f"inputs_embeds are {inputs.dtype}; they must be floating-point")
     elif shape[2] != config.hidden_size:
         raise ValueError(f"inputs_embeds are {shape}; the last size must be {config.hidden_size}")
+    if attention_mask is not None and not isinstance(attention_mask, Tensor):
+        raise ValueError(f"attention_mask is {_kind(attention_mask)}; it must be a tensor (batch, time or more)")
     # Whole numbers beyond 1 are how some packers tell a row's documents apart.
     if attention_mask is not None and attention_mask.dtype != torch.bool and _on_cpu(attention_mask):
         check_mask(attention_mask)
@@ -136,6 +140,10 @@ def _check_range(name: str, what: str, x: Tensor, lowest: int, highest: int, ign
             wrong &= x != ignored
         if bool(wrong.any()):
             raise ValueError(f"{name} hold {int(x[wrong][0])}; {what} must be from {lowest} to {highest}")
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}" if not isinstance(value, Tensor) else f"a tensor {tuple(value.shape)}"
 
 
 def _on_cpu(tensor: Tensor) -> bool:

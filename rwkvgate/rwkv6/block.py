@@ -65,6 +65,12 @@ class Rwkv6Block(GradientCheckpointingLayer):
         """Number of rows that the block's gates keep in the state; 0 in an unpatched block."""
         return sum(gate.rows for gate in self.gates)
 
+    @property
+    def is_reentrant(self) -> bool:
+        """Whether training checkpoints the block in a way that follows no tensor inside a `LayerState`."""
+        how = getattr(getattr(self, "_gradient_checkpointing_func", None), "keywords", {})
+        return self.training and self.gradient_checkpointing and bool(how.get("use_reentrant"))
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Also refuse, strictly or not, a block's weights with a gate where it has none, or the other way round."""
         own = any(True for gate in self.gates for _ in gate.parameters())

@@ -9,7 +9,6 @@ this package's own.
 from __future__ import annotations
 
 import copy
-import json
 import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
@@ -26,6 +25,7 @@ from transformers import GenerationConfig
 from transformers import initialization as init
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config, check_dtype
+from rwkvgate.rwkv6.files import read_object
 from rwkvgate.rwkv6.hub import HUB_OPTIONS, Folder, open_folder
 from rwkvgate.rwkv6.layouts import GATE, CheckpointError, layout_keys, sizes_of, some, to_hub_layout
 
@@ -48,8 +48,6 @@ NUMBERS = (
 """Keys of a generation's configuration that hold a number; transformers looks at few of their types."""
 KERNELS = ("attn_implementation", "experts_implementation")
 """Options that are left to transformers: RWKV-6 has no attention and no experts."""
-JSON_BYTES = 2**26
-"""Size of the largest JSON file that is read."""
 REFUSED = {
     "variant": "only the plain file names are read",
     "gguf_file": "load the checkpoint that it was made from",
@@ -96,7 +94,8 @@ def open_checkpoint(
 
 def _shards(index: Path) -> list[str]:
     """The names of the files that an index of shards lists."""
-    weight_map, suffix = _read_json(index).get("weight_map"), Path(index.stem.removesuffix(".index")).suffix
+    weight_map = read_object(index, CheckpointError).get("weight_map")
+    suffix = Path(index.stem.removesuffix(".index")).suffix
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     plain = re.compile(rf"[\w.-]+{re.escape(suffix)}")
     if not names or any(not isinstance(name, str) or not plain.fullmatch(name) for name in names):
@@ -153,23 +152,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > JSON_BYTES:
-            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; at most {JSON_BYTES:,} are read")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; it must be a JSON object")
-    return value
-
-
 def _read_config(folder: Folder) -> dict[str, Any]:
     """The keys of a checkpoint's configuration, once they are known to be an RWKV-6's."""
-    stated = _read_json(folder.path / CONFIG)
+    stated = read_object(folder.path / CONFIG, CheckpointError)
     model_type = stated.get("model_type", Rwkv6Config.model_type)
     if model_type != Rwkv6Config.model_type:
         raise CheckpointError(f"{folder} is of model_type {model_type!r}; {Rwkv6Config.model_type!r} is read")
@@ -231,7 +216,7 @@ def _settle_config(
 
 
 def _read_generation(path: Path) -> GenerationConfig:
-    stated = _read_json(path)
+    stated = read_object(path, CheckpointError)
     worded = [f"{key} {stated[key]!r}" for key in NUMBERS if isinstance(stated.get(key), str | list | dict)]
     if worded:
         raise CheckpointError(f"{path} is no configuration of generation: {some(worded)}; numbers are allowed")

@@ -23,6 +23,11 @@ from typing import Any
 
 NO_ROOM = "No space left on device"
 """The system's message for a full disk."""
+JSON_BYTES = 2**26
+"""Size of the largest JSON file that is read."""
+UMASK = os.umask(0o077)
+"""What this process denies others of new files. It can only be read by setting it."""
+os.umask(UMASK)
 
 
 @contextmanager
@@ -36,7 +41,7 @@ def write_file(path: str | Path) -> Iterator[Path]:
     fresh = Path(name)
     try:
         yield fresh
-        fresh.chmod(0o644)  # mkstemp creates files that only their owner can read
+        fresh.chmod(0o666 & ~UMASK)  # mkstemp creates files that only their owner can read
         os.replace(fresh, path)
     except Exception as error:
         raise_on_full_disk(error, path)
@@ -60,7 +65,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
     try:
         yield fresh
-        fresh.chmod(0o755)
+        fresh.chmod(0o777 & ~UMASK)
         _replace_folder(path, fresh)
     except Exception as error:
         raise_on_full_disk(error, path, "a folder")
@@ -220,6 +225,26 @@ def digest(value: Any) -> str:
     """
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def read_object(path: Path, error: type[Exception]) -> dict[str, Any]:
+    """The JSON object of a file, of `JSON_BYTES` at most.
+
+    Raises:
+        Exception: `error`, where the file cannot be read, is damaged, too large, or holds another value.
+    """
+    try:
+        size = path.stat().st_size
+        value = json.loads(path.read_text(encoding="utf-8")) if size <= JSON_BYTES else None
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path} is damaged: {problem}") from None
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror or problem}") from None
+    if size > JSON_BYTES:
+        raise error(f"{path} has {size:,} bytes; at most {JSON_BYTES:,} are read")
+    if not isinstance(value, dict):
+        raise error(f"{path} holds a {type(value).__name__}; it must be a JSON object")
+    return value
 
 
 def read_json(path: Path) -> Any:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.kernels import followed
 from rwkvgate.rwkv6.layouts import MIXES
 from rwkvgate.rwkv6.linear import Linear, baddbmm, linear
 from rwkvgate.rwkv6.precision import widened
@@ -22,6 +23,16 @@ class LayerNorm(nn.LayerNorm):
         """x (..., channel) normalised."""
         x = widened(x)
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class HeadNorm(nn.GroupNorm):
+    """The group norm of the heads, each by itself."""
+
+    def forward(self, heads: Tensor) -> Tensor:
+        """heads (batch, time, head, size) normalised, (batch, time, head * size)."""
+        # A LayerNorm without weights: on a CPU its kernel is several times faster than GroupNorm's.
+        normal = F.layer_norm(heads, heads.shape[-1:], eps=self.eps).flatten(2)
+        return torch.addcmul(self.bias.to(normal.dtype), normal, self.weight.to(normal.dtype))
 
 
 class Rwkv6Attention(nn.Module):
@@ -45,7 +56,7 @@ class Rwkv6Attention(nn.Module):
         self.value = Linear(hidden, width, bias=False)
         self.gate = Linear(hidden, width, bias=False)
         self.output = Linear(width, hidden, bias=False)
-        self.ln_x = nn.GroupNorm(config.num_attention_heads, width, eps=config.group_norm_epsilon)
+        self.ln_x = HeadNorm(config.num_attention_heads, width, eps=config.group_norm_epsilon)
 
     def forward(self, x: Tensor, shift: TokenShift, state: LayerState | None) -> tuple[Tensor, Tensor, Tensor]:
         """Mix over time.
@@ -54,12 +65,12 @@ class Rwkv6Attention(nn.Module):
             x: (B, T, C): batch, time, channel.
 
         Returns:
-            The output (B, T, C), x at the last token (B, C), and the WKV state (B, H, C/H, C/H).
+            The output (B, T, C), x at the last token (B, C), and the WKV state (B, H, S, S): H heads of S channels.
         """
         previous, carried = shift(x, state.attention_shift if state else None)
         x_w, x_k, x_v, x_r, x_g = self._mixes(x, previous - x)  # (B, T, C) each
         heads = (*x.shape[:2], -1, self.head_size)
-        r = self.receptance(x_r).view(heads)  # (B, T, H, C/H), as k, v and w
+        r = self.receptance(x_r).view(heads)  # (B, T, H, S), as k, v and w
         # At padding a zero key writes nothing and a zero log decay forgets nothing.
         k = shift.silence(self.key(x_k)).view(heads)
         v = self.value(x_v).view(heads)
@@ -67,7 +78,7 @@ class Rwkv6Attention(nn.Module):
         decay = widened(self.time_decay) + widened(moved)
         w = shift.silence(-torch.exp(decay)).view(heads)
         out, wkv = wkv6(r, k, v, w, self.time_faaaa, state.wkv if state else None)
-        out = self._normalise(out).to(x.dtype)  # (B, T, C)
+        out = self.ln_x(out).to(x.dtype)  # (B, T, H * S)
         return self.output(out * F.silu(self.gate(x_g))), carried, wkv
 
     def _mixes(self, x: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
@@ -77,14 +88,8 @@ class Rwkv6Attention(nn.Module):
         learned = torch.cat([getattr(self, f"time_maa_{name}") for name in MIXES])  # (5, 1, C)
         share = baddbmm(learned, z, self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, C)
         # Without gradients the result overwrites the shares: fresh memory would cost more than the arithmetic.
-        reuse = not torch.is_grad_enabled() and share.dtype == x.dtype
+        reuse = not torch.is_grad_enabled() and share.dtype == x.dtype and not followed(x)
         return torch.addcmul(x, delta, share, out=share if reuse else None).unbind(0)
-
-    def _normalise(self, out: Tensor) -> Tensor:
-        """The group norm `ln_x`: each head of out (B, T, H, C/H) by itself, to (B, T, C)."""
-        # A LayerNorm without weights: on a CPU its kernel is several times faster than GroupNorm's.
-        normal = F.layer_norm(out, out.shape[-1:], eps=self.ln_x.eps).flatten(2)
-        return torch.addcmul(self.ln_x.bias.to(out.dtype), normal, self.ln_x.weight.to(out.dtype))
 
 
 class Rwkv6FeedForward(nn.Module):

@@ -149,7 +149,8 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
             attention_mask: (batch, time or more), 0 at padding; its last `time` columns are used. Padding may be on
                 either side: a row gives the results that it gives alone.
             past_key_values: the state to continue from. It is not changed.
-            use_cache: return the state after the last token; default: config.use_cache, not in training.
+            use_cache: return the state after the last token; default: config.use_cache, not in training nor in a
+                replica of DataParallel.
             output_hidden_states: return the hidden states; default: config.output_hidden_states.
             **kwargs: return_dict, False for a tuple (default: config.return_dict); position_ids, which count on by one
                 along a row and change nothing.
@@ -160,13 +161,21 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
 
         Raises:
             ValueError: no tokens, ids beyond the vocabulary, a mask or state of another shape, a state from a patched
-                model given to an unpatched one or the other way round, several documents in one row, or an argument
-                that has no use here.
+                model given to an unpatched one or the other way round, several documents in one row, a state in
+                training under checkpointing that would lose its gradient, or an argument that has no use here.
         """
         known_options(kwargs, attention_mask)
         check_inputs(input_ids, inputs_embeds, attention_mask, self.config)
         hidden = widened(self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds)  # (B, T, C)
+        if use_cache is None:  # DataParallel cannot gather the states of its replicas
+            use_cache = self.config.use_cache and not (self.training or getattr(self, "_is_replica", False))
         past = self.layer_states(past_key_values, hidden.shape[0])
+        if torch.is_grad_enabled() and any(block.is_reentrant for block in self.blocks):
+            if use_cache or (past_key_values and past_key_values.requires_grad):
+                raise ValueError(
+                    "checkpointing with use_reentrant=True passes no gradient from one state to the next; give "
+                    "gradient_checkpointing_kwargs={'use_reentrant': False}"
+                )
         seen = past_key_values.seen if past_key_values else None
         shift = TokenShift(real_tokens(attention_mask, *hidden.shape[:2]), seen)
         if output_hidden_states is None:
@@ -178,8 +187,6 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
             hidden, layer_state = block(hidden, shift, layer_state)  # (B, T, C)
             layers.append(layer_state)
         hidden = self.ln_out(hidden)
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=Rwkv6State(layers, shift.seen_after(hidden)) if use_cache else None,
@@ -194,7 +201,7 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         """
         if state is None:
             return [None] * len(self.blocks)
-        check_state(state, batch, self.config.hidden_size, [block.gate_rows for block in self.blocks])
+        check_state(state, batch, self.config, [block.gate_rows for block in self.blocks])
         return state.layers
 
 
@@ -324,6 +331,7 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         check_kept(logits_to_keep, input_ids if inputs_embeds is None else inputs_embeds)
         if labels is not None and known is LOSS_OPTIONS:
             check_ids("labels", labels, self.config.vocab_size, options.get("ignore_index", IGNORED))
+            labels = labels.long()
         if skip_logits and (labels is None or not self._has_plain_loss(logits_to_keep, options)):
             raise ValueError("skip_logits needs labels, a plain linear head, and no other option of loss or logits")
         if skip_logits is None:
@@ -356,9 +364,9 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
 
     def _has_plain_loss(self, logits_to_keep: int | Tensor, options: dict[str, Any]) -> bool:
         """Whether the loss depends on hidden states and head weight alone: no adapter, hook or other loss."""
-        plain_head = type(self.head) in (Linear, nn.Linear) and not (
-            self.head._forward_hooks or self.head._forward_pre_hooks
-        )
+        # accelerate, which brings offloaded weights in for a call, puts a forward of its own on the module.
+        called = self.head._forward_hooks or self.head._forward_pre_hooks or "forward" in vars(self.head)
+        plain_head = type(self.head) in (Linear, nn.Linear) and not called
         plain_call = (
             isinstance(logits_to_keep, int) and logits_to_keep == 0 and options.keys() <= {"num_items_in_batch"}
         )

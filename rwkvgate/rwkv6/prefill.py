@@ -35,9 +35,11 @@ def prefill(
     """Read a prompt of any length, at most `window` tokens at a time.
 
     Args:
+        model: the network.
         input_ids: (batch, time).
         attention_mask: (batch, time or more), 0 at padding, which stands on the left; its last `time` columns
             are used.
+        window: tokens per forward pass, at most.
         past_key_values: the state to continue from. It is not changed.
 
     Returns:
@@ -163,7 +165,7 @@ def in_windows(
     """Run a model over its input window by window, each window continuing from the state of the one before.
 
     Args:
-        model: a recurrent model of transformers; RWKV-4, which names its state differently, is one.
+        model: a causal model of transformers that carries a state or a cache; RWKV-4 names it differently.
         inputs: token ids (batch, time), or embeddings (batch, time, channel).
         attention_mask: (batch, time), 0 at padding.
         window: tokens per forward pass, at most.
@@ -187,9 +189,11 @@ def in_windows(
     time = inputs.shape[1]
     for start in range(0, time, window):
         part = slice(start, min(start + window, time))
+        # A cache of attention takes the mask of all that it has read; a state takes the last columns.
+        read = slice(0, part.stop) if carried else part
         output = model(
             **{name: inputs[:, part]},
-            attention_mask=None if attention_mask is None else attention_mask[:, part],
+            attention_mask=None if attention_mask is None else attention_mask[:, read],
             use_cache=carried,
             **past,
             **options,

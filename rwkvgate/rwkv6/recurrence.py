@@ -109,7 +109,7 @@ def prepare(
     A state of None becomes zeros.
 
     Raises:
-        ValueError: the shapes do not agree.
+        ValueError: the shapes or devices do not agree.
     """
     if r.dim() != 4 or not r.shape == k.shape == v.shape == w.shape:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in zip("rkvw", (r, k, v, w), strict=True))
@@ -120,6 +120,10 @@ def prepare(
     expected = (batch, heads, channels, channels)
     if state is not None and state.shape != expected:
         raise ValueError(f"the state is {tuple(state.shape)}; it must be {expected}")
+    if len({x.device for x in (r, k, v, w, u, state) if x is not None}) > 1:
+        given = {"r": r, "k": k, "v": v, "w": w, "u": u} | ({} if state is None else {"state": state})
+        devices = ", ".join(f"{name} {x.device}" for name, x in given.items())
+        raise ValueError(f"r, k, v, w, u and the state must be on one device; found {devices}")
     dtype = wide_dtype(r.dtype)
     if state is None:
         state = torch.zeros(expected, dtype=dtype, device=r.device)

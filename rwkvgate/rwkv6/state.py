@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._pytree import SequenceKey, register_pytree_node
 
+from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.files import write_file
 from rwkvgate.rwkv6.layouts import some
 
@@ -65,11 +66,16 @@ class Rwkv6State:
     @property
     def batch_size(self) -> int:
         """Number of sequences; 0 in a state without layers."""
-        return self.layers[0].wkv.shape[0] if self.layers else 0
+        return self.layers[0].wkv.shape[0] if self.layers and self.layers[0].wkv.dim() else 0
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient flows through the state to what it was computed from."""
+        return any(x.requires_grad for layer in self.layers for x in _tensors(layer))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of tokens so far, padding aside, of the sequence that has most: where `generate` goes on."""
-        return int(self.seen.max()) if self.layers else 0
+        return int(self.seen.max()) if self.seen.shape[0] else 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Replace the sequences by those at `beam_idx`, in that order: beam search calls this."""
@@ -149,9 +155,12 @@ class Rwkv6State:
             number, _, name = key.partition(".")
             layers[number][name] = tensor
         try:
-            return cls([LayerState(**layers.pop(str(i))) for i in range(len(layers))], seen)
+            read = [LayerState(**layers.pop(str(i))) for i in range(len(layers))]
         except (KeyError, TypeError):
             raise ValueError(f"{str(path)!r} holds no state: its tensors are {some(tensors) or 'none'}") from None
+        if read and seen is None:
+            raise ValueError(f"the state {str(path)!r} lacks seen, the number of tokens that each sequence has read")
+        return cls(read, seen)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Rwkv6State:
         layers = (LayerState(*map(change, _tensors(layer))) for layer in self.layers)
@@ -181,16 +190,17 @@ register_pytree_node(
 )
 
 
-def check_state(state: Any, batch: int, channels: int, gate_rows: Sequence[int]) -> None:
+def check_state(state: Any, batch: int, config: Rwkv6Config, gate_rows: Sequence[int]) -> None:
     """Refuse what is no state of a model and batch.
 
     Args:
-        channels: of the model.
+        config: of the model.
         gate_rows: by block the rows that its gate carries; 0 for one without.
 
     Raises:
         ValueError: names the first difference.
     """
+    channels = config.hidden_size
     if not isinstance(state, Rwkv6State):
         raise ValueError(f"past_key_values is a {type(state).__name__}; it must be a Rwkv6State")
     if len(state.layers) != len(gate_rows) or state.batch_size != batch:
@@ -199,12 +209,31 @@ def check_state(state: Any, batch: int, channels: int, gate_rows: Sequence[int])
             f"the call needs {len(gate_rows)} layers of {batch}"
         )
     for i, (rows, layer) in enumerate(zip(gate_rows, state.layers, strict=True)):
-        found = layer.attention_shift.shape[-1]
+        found = layer.attention_shift.shape[-1] if layer.attention_shift.dim() else 1
         if found != channels:
             raise ValueError(f"layer {i} of the state has {found} channels, but the model has {channels}")
-        carried = 0 if layer.gate is None else layer.gate.shape[1]
+        carried = 0 if layer.gate is None else layer.gate.shape[1] if layer.gate.dim() == 3 else rows
         if carried != rows:
             raise ValueError(f"layer {i} of the state carries {_gate(carried)}, but the model has {_gate(rows)}")
+        shapes = {
+            "attention_shift": (batch, channels),
+            "wkv": (batch, config.num_attention_heads, config.head_size, config.head_size),
+            "feed_forward_shift": (batch, channels),
+            "gate": (batch, rows, channels),
+        }
+        for name, x in vars(layer).items():
+            if x is not None and (x.shape != shapes[name] or not x.is_floating_point()):
+                raise ValueError(
+                    f"{name} of layer {i} of the state is {tuple(x.shape)} of {x.dtype}; it must be {shapes[name]}, "
+                    "floating-point"
+                )
+    if state.seen.shape != (batch,) or state.seen.dtype != torch.int64:
+        raise ValueError(
+            f"seen of the state is {tuple(state.seen.shape)} of {state.seen.dtype}; it must be {(batch,)} of "
+            "torch.int64"
+        )
+    if state.seen.device.type == "cpu" and not torch.compiler.is_compiling() and bool((state.seen < 0).any()):
+        raise ValueError(f"seen of the state is {state.seen.tolist()}; it must be 0 or more")
 
 
 def _gate(rows: int) -> str:

@@ -235,7 +235,9 @@ def test_the_answer_tells_what_a_system_without_a_model_scores() -> None:
     )
     claims = decide_claims(evidence(trivial=trivial))
     assert answer(claims)[0].endswith(" A system without a model has 0.3000 (another text).")
-    assert [c["without_model"] for c in claims if "without_model" in c] == [f"{score} (another text)" for score in ("0.3000", "0.2000")]
+    assert [c["without_model"] for c in claims if "without_model" in c] == [
+        f"{score} (another text)" for score in ("0.3000", "0.2000")
+    ]
 
 
 def test_seeds_are_paired_and_an_untrained_arm_stands_against_all() -> None:

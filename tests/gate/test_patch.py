@@ -182,3 +182,15 @@ def test_sizes_left_out_are_the_models(tiny_model: Any) -> None:
     assert gate_config(model).heads == model.config.num_attention_heads == 4
     assert gate_config(patch(tiny_model(), GateConfig.preset("low-rank"))).rank == 16
     assert GateConfig.preset("low-rank").sized(2048).rank == 64
+
+
+def test_another_scope_is_refused(tiny_model: Any) -> None:
+    model = tiny_model("enhanced")
+    with pytest.raises(SettingsError, match=r"unknown scope 'everything'.*gate-and-norms"):
+        select_trainable(model, "everything")
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_model_inside_another_is_asked_for(tiny_model: Any) -> None:
+    with pytest.raises(TypeError, match="wraps another; give the model inside"):
+        patch(torch.compile(tiny_model()), GateConfig.preset("enhanced"))

@@ -38,7 +38,7 @@ class TinyModel(nn.Module):
         use_cache: bool = True,
     ) -> SimpleNamespace:
         self.shapes.append(tuple(input_ids.shape))
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
         state = torch.zeros(len(input_ids), 16) if past_key_values is None else past_key_values.clone()
         state = state.to(self.head.weight.dtype)
         # Outputs at padding are poison: whoever reads them shows it.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from rwkvgate.metrics.likelihood import bits_per_byte, perplexity, plan_batches, score_texts
+from rwkvgate import Rwkv6Tokenizer
+from rwkvgate.metrics.likelihood import bits_per_byte, perplexity, plan_batches, score_texts, token_losses
 
 TEXTS = ["Once upon a time, in a distant land...", "", "a", "Füchse & 狐狸", "x" * 63, "the end. " * 20]
 TOLERANCE = 1e-5
@@ -39,6 +43,26 @@ def test_batch_and_window_change_nothing(model, tokenizer, batch_size, window):
     expected = score_texts(model, tokenizer, TEXTS, batch_size=6, window=1024)
     frame = score_texts(model, tokenizer, TEXTS, batch_size=batch_size, window=window)
     assert frame["nll"].tolist() == pytest.approx(expected["nll"].tolist(), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "rwkv"])
+@pytest.mark.parametrize("window", [1, 4, 8])
+def test_models_of_transformers_read_in_windows_what_they_read_at_once(model_type, window):
+    small = {"gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2}, "rwkv": {"hidden_size": 16, "num_hidden_layers": 2}}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, vocab_size=37, **small[model_type])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():  # differences show where nothing is near zero
+        nn.init.normal_(parameter, std=0.5)
+    sequences = [list(range(1, 1 + n)) for n in (9, 9, 6, 5)]
+    wanted = [token_losses(model, [one], batch_size=1)[0] for one in sequences]
+    found = token_losses(model, sequences, batch_size=4, window=window)
+    for here, there in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(here, there, rtol=1e-3)
+
+
+def test_text_that_no_utf8_has(model):
+    assert score_texts(model, Rwkv6Tokenizer(), ["a\ud800"], batch_size=1)["bytes"].tolist() == [4]
 
 
 def test_a_hundred_thousand_tokens_in_bounded_windows(model, tokenizer):

@@ -30,19 +30,19 @@ def plain_forward(model: Rwkv6ForCausalLM, ids: list[int]) -> Tensor:
     states = [torch.zeros(heads, size, size, dtype=torch.float64) for _ in layers]
     rows = []
 
-    def norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, (width,), weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-5)
+    def norm(x: Tensor, name: str, epsilon: float = 1e-5) -> Tensor:
+        return F.layer_norm(x, (width,), weights[f"{name}.weight"], weights[f"{name}.bias"], epsilon)
 
     for token in ids:
         h = weights["rwkv.embeddings.weight"][token]
         for i in layers:
             block = f"rwkv.blocks.{i}"
             if i == 0:
-                h = norm(h, f"{block}.pre_ln")
-            x = norm(h, f"{block}.ln1")
+                h = norm(h, f"{block}.pre_ln", config.layer_norm_epsilon)
+            x = norm(h, f"{block}.ln1", config.layer_norm_epsilon)
             h = h + plain_attention(weights, f"{block}.attention", x, att_shift[i], states[i], model)
             att_shift[i] = x
-            x = norm(h, f"{block}.ln2")
+            x = norm(h, f"{block}.ln2", config.layer_norm_epsilon)
             name = f"{block}.feed_forward"
             mixed = [x + (ffn_shift[i] - x) * weights[f"{name}.time_maa_{m}"].flatten() for m in "kr"]
             key = torch.relu(weights[f"{name}.key.weight"] @ mixed[0]) ** 2
@@ -93,9 +93,12 @@ def plain_attention(weights: Any, name: str, x: Tensor, before: Tensor, state: T
     return get("output.weight") @ (y * F.silu(get("gate.weight") @ mixed["g"]))
 
 
+@pytest.mark.parametrize("changes", [{}, {"attention_hidden_size": 48, "head_size": 8, "layer_norm_epsilon": 0.1}])
 @pytest.mark.parametrize("arm", ARMS)
-def test_matches_the_equations(tiny_model: Any, tokens: Any, relative_error: Callable, arm: str | None) -> None:
-    model, ids = tiny_model(arm), tokens(1, 21)
+def test_matches_the_equations(
+    tiny_model: Any, tokens: Any, relative_error: Callable, arm: str | None, changes: dict[str, Any]
+) -> None:
+    model, ids = tiny_model(arm, **changes), tokens(1, 21)
     with torch.no_grad():
         wanted = plain_forward(model, ids[0].tolist())
         assert relative_error(model(ids).logits[0], wanted) < 1e-10

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rwkvgate import Rwkv6State
@@ -115,3 +116,41 @@ def test_a_state_of_another_width_is_refused(tiny_model: Any, tokens: Any) -> No
     state = state_of(tiny_model(hidden_size=16), tokens(1, 3))
     with pytest.raises(ValueError, match="layer 0 of the state has 16 channels, but the model has 32"):
         tiny_model()(tokens(1, 2), past_key_values=state)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("seen", torch.tensor([3]), r"seen of the state is \(1,\) of torch.int64; it must be \(2,\) of torch.int64"),
+        ("seen", torch.tensor([1.5, 2]), r"of torch.float32; it must be \(2,\) of torch.int64"),
+        ("seen", torch.tensor([-5, 2]), r"seen of the state is \[-5, 2\]; it must be 0 or more"),
+        ("wkv", torch.ones(2, 3, 1, 1), "wkv of layer 0 of the state is"),
+        ("wkv", torch.ones(()), "holds 3 layers of 0 sequences"),
+        ("wkv", None, "torch.int64; it must be"),
+        ("attention_shift", torch.ones(()), "layer 0 of the state has 1 channels"),
+        ("feed_forward_shift", torch.ones(1, 32), "feed_forward_shift of layer 0 of the state is"),
+        ("gate", torch.ones(2), "gate of layer 0 of the state is"),
+    ],
+)
+def test_a_damaged_state_is_refused(tiny_model: Any, tokens: Any, part: str, value: Any, words: str) -> None:
+    model = tiny_model("enhanced")
+    state = state_of(model, tokens(2, 3))
+    if part == "seen":
+        state.seen = value
+    else:
+        setattr(state.layers[0], part, state.layers[0].wkv.detach().long() if value is None else value)
+    with pytest.raises(ValueError, match=words):
+        model(tokens(2, 2), past_key_values=state)
+
+
+def test_a_file_without_the_number_of_tokens(tiny_model: Any, tokens: Any, tmp_path: Path) -> None:
+    state_of(tiny_model(), tokens(2, 3)).save(tmp_path / "state.safetensors")
+    tensors = load_file(tmp_path / "state.safetensors")
+    del tensors["seen"]
+    save_file(tensors, tmp_path / "state.safetensors")
+    with pytest.raises(ValueError, match="lacks seen, the number of tokens"):
+        Rwkv6State.load(tmp_path / "state.safetensors")
+
+
+def test_an_empty_part_has_read_nothing(state: Rwkv6State) -> None:
+    assert state.split([0, 3])[0].get_seq_length() == 0

@@ -381,3 +381,11 @@ def test_a_forward_derivative_of_the_fused_form_is_refused_not_lost() -> None:
     tangents = {name: torch.ones_like(x) for name, x in inputs.items()}
     with torch.autograd.forward_ad.dual_level(), torch.no_grad(), pytest.raises(NotImplementedError, match="jvp"):
         wkv6_numba(**{name: torch.autograd.forward_ad.make_dual(x, tangents[name]) for name, x in inputs.items()})
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_tensor_on_another_device_is_refused(place: int) -> None:
+    given = [*torch.rand(4, 1, 5, 2, 4).unbind(0), torch.rand(2, 4), torch.rand(1, 2, 4, 4)]
+    given[place] = given[place].to("meta")
+    with pytest.raises(ValueError, match="must be on one device; found r "):
+        wkv6(*given)
