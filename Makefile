@@ -86,7 +86,7 @@ test-faults: $(STAMP)  ## damage every file of a finished run in eight ways; eac
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
 
 test-kills: $(STAMP)  ## kill a run at 100 random moments; it must end as an undisturbed one, bit for bit
-	@folder=$$(mktemp -d) && $(BIN)/python tests/experiment/resume/kills.py $$folder 100 1; code=$$?; rm -rf $$folder; exit $$code
+	@folder=$$(mktemp -d) && $(BIN)/python tests/experiment/resume/kills.py "$$folder" 100 1; code=$$?; rm -rf "$$folder"; exit $$code
 
 test-slurm: $(STAMP)  ## run a sweep on a real Slurm of one node and kill its node and jobs; check the cluster profiles
 	@(command -v slurmctld && command -v munged && command -v rsync) > /dev/null || (apt-get update --quiet && \

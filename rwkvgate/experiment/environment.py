@@ -115,8 +115,9 @@ def commit() -> dict[str, Any]:
     """
     unknown = {"id": None, "dirty": None}
     try:
-        if not (Path(_git("rev-parse", "--show-toplevel")) / MARK).is_file():
-            return unknown  # an installed package, used inside another repository
+        mark = Path(_git("rev-parse", "--show-toplevel")) / MARK
+        if not (mark.is_file() and mark.samefile(__file__)):
+            return unknown  # an installed package, or another checkout's, used inside this repository
         head = _git("rev-parse", "HEAD")
         return {"id": head, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):

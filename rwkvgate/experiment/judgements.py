@@ -97,21 +97,27 @@ def _needed(found: Difference, worth: float, tests: int) -> str:
 
 def together(judged: Sequence[Records]) -> Records:
     """The verdict on a claim that every one of these differences is for the better."""
-    first, p = judged[0], [test["adjusted"] for test in judged]
+    verdict = of_parts({test["verdict"] for test in judged})
+    deciding = [test for test in judged if test["verdict"] == verdict]
+    # What all must show rests on the weakest of them; what one shows, on the first that does.
+    first = max(deciding, key=lambda test: test["adjusted"]) if verdict == REPRODUCED else deciding[0]
     record: Records = {
         "ours": first["difference"],
         "low": first["low"],
         "high": first["high"],
         "n": first["n"],
         "seeds": first["paired"],
-        "p": max(p) if np.isfinite(p).all() else np.nan,
+        "p": first["adjusted"],
         "rests_on": list(dict.fromkeys(f"{MEASURES[t['metric']].label}/{t['arm']}/{t['against']}" for t in judged)),
         "smallest": first["detectable"],
-        "unit": f"{MEASURES[first['metric']].label} minus {first['against']}'s",
+        "unit": f"{MEASURES[first['metric']].label}{_of(first['domain'])} minus {first['against']}'s",
     }
     record |= {"needed": first["needed"]} if "needed" in first else {}
-    verdict = of_parts({test["verdict"] for test in judged})
     return record | decided(verdict, "; ".join(dict.fromkeys(test["sentence"] for test in judged)))
+
+
+def _of(domain: str) -> str:
+    return f" of {domain}" if domain else ""
 
 
 def _better(test: Records) -> bool:

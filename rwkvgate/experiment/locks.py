@@ -14,6 +14,11 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from rwkvgate.gate.validation import SettingsError
 
+
+class HeldError(SettingsError):
+    """Another process holds a lock."""
+
+
 STEP_LOCKS = ".locks"
 PATIENCE = 10.0
 """Seconds to wait for a step that another process makes: the kernel of a killed notebook lives on for one or two."""
@@ -29,14 +34,15 @@ def take(path: Path, refusal: str, patience: float = 0.0) -> BaseFileLock | None
         patience: seconds to wait for that process.
 
     Raises:
-        SettingsError: another process holds the lock, or nothing can be written there.
+        HeldError: another process holds the lock. A `SettingsError`.
+        SettingsError: nothing can be written there.
     """
     lock = FileLock(path, timeout=patience, poll_interval=0.1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise SettingsError(refusal) from None
+        raise HeldError(refusal) from None
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise SettingsError(f"{path.parent} cannot be written: {error.strerror}") from None

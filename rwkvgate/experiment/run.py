@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ class Run:
 
     def command(self) -> str:
         """The command that makes the whole run, for messages."""
-        return f"PROFILE={self.settings.profile} make reproduce"
+        places = f" RUN_DIR={shlex.quote(self.settings.run_dir)}" if self.settings.run_dir else ""
+        return f"PROFILE={self.settings.profile} SEEDS={self.settings.evaluation.seeds}{places} make reproduce"
 
 
 @dataclass(frozen=True)

@@ -170,12 +170,12 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         if use_cache is None:  # DataParallel cannot gather the states of its replicas
             use_cache = self.config.use_cache and not (self.training or getattr(self, "_is_replica", False))
         past = self.layer_states(past_key_values, hidden.shape[0])
-        if torch.is_grad_enabled() and any(block.is_reentrant for block in self.blocks):
-            if use_cache or (past_key_values and past_key_values.requires_grad):
-                raise ValueError(
-                    "checkpointing with use_reentrant=True passes no gradient from one state to the next; give "
-                    "gradient_checkpointing_kwargs={'use_reentrant': False}"
-                )
+        learned = torch.is_grad_enabled() and bool(use_cache or (past_key_values and past_key_values.requires_grad))
+        if learned and any(block.is_reentrant for block in self.blocks):
+            raise ValueError(
+                "checkpointing with use_reentrant=True passes no gradient from one state to the next; give "
+                "gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
         seen = past_key_values.seen if past_key_values else None
         shift = TokenShift(real_tokens(attention_mask, *hidden.shape[:2]), seen)
         if output_hidden_states is None:

@@ -235,7 +235,11 @@ def _read_listing(place: Path) -> dict[str, str]:
     listing = read_json(place / LISTING)
     if not isinstance(listing, dict) and place.exists() and any(place.iterdir()):
         raise DriveError(f"{place} holds something else than a copy of a run; choose another folder, or move it away")
-    return listing if isinstance(listing, dict) else {}
+    listing = listing if isinstance(listing, dict) else {}
+    outside = [name for name in listing if not name or name.startswith("/") or ".." in PurePosixPath(name).parts]
+    if outside:
+        raise DriveError(f"{place / LISTING} names {outside[0]!r}, outside of the run; move the copy away")
+    return listing
 
 
 def _files(folder: Path) -> list[str]:

@@ -59,7 +59,10 @@ def test_a_repository_of_somebody_else_is_not_taken_for_ours(tmp_path: Path, mon
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
     assert now() == {"id": None, "dirty": None}
     (tmp_path / module.MARK).parent.mkdir(parents=True)
-    (tmp_path / module.MARK).write_text("")
+    (tmp_path / module.MARK).write_text("")  # another checkout's, in whose folder this one's code is run
+    assert now() == {"id": None, "dirty": None}
+    (tmp_path / module.MARK).unlink()
+    (tmp_path / module.MARK).symlink_to(module.__file__)
     assert len(str(now()["id"])) == 40 and now()["dirty"] is False
     assert (Path(module.__file__).parents[2] / module.MARK).samefile(module.__file__)
 

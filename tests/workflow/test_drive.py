@@ -504,3 +504,14 @@ def test_a_kernel_knows_whether_a_person_runs_its_cells(attended: bool) -> None:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     assert "".join(said).strip() == str(attended)
+
+
+@pytest.mark.parametrize("name", ["../../sitecustomize.py", "/etc/victim", "arms/../../x", ""])
+def test_a_listing_that_leads_outside_is_refused(local: Path, place: Path, name: str) -> None:
+    copy_changes(local, place)
+    write_json(place / LISTING, {name: "0"})
+    before = contents(local)
+    for call in (restore, lambda there, here: copy_changes(here, there)):
+        with pytest.raises(DriveError, match="outside of the run"):
+            call(place, local)
+    assert contents(local) == before

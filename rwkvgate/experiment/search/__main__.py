@@ -1,7 +1,7 @@
 """`python -m rwkvgate.experiment.search`: screen every candidate, confirm the best on fresh seeds, write the tables.
 
 Every finished trial has a file under the run folder's `search/` and is not run again, so a search that was stopped
-resumes. `--part 1/2` and `--part 2/2` share a stage between two processes.
+resumes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.search.candidates import CANDIDATES, MATCHED_CONTROLS
 from rwkvgate.experiment.search.page import page
-from rwkvgate.experiment.search.trials import RecallTask, Task, TextTask, Trial, ensure_trial, known_trial
+from rwkvgate.experiment.search.trials import RecallTask, Task, TextTask, Trial, ensure_trial
 from rwkvgate.experiment.search.verdict import best_rates, compared, trial_frame
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import write_file, write_text
@@ -73,55 +73,41 @@ class Search:
 
     Attributes:
         folder: of the trials.
-        part: this process's share, (1, 2) for the first of two.
-        stage: 'screen', 'confirm' or 'all', what to run; 'tables' runs nothing.
         tried: tables of the finished trials.
     """
 
     folder: Path
     task: Task
-    part: tuple[int, int]
-    stage: str
     tried: list[pd.DataFrame] = field(default_factory=list)
 
-    def verdicts(self, candidates: Sequence[Arm]) -> list[pd.DataFrame]:
-        """The confirmed differences; none while trials of a stage are not finished, for the next stage needs all."""
+    def verdicts(self, candidates: Sequence[Arm]) -> pd.DataFrame:
+        """The confirmed differences, once every trial of the task is finished."""
         grid = [(one, rate, seed) for one in candidates for rate in self.task.rates for seed in SCREENING]
-        screened = self._finished("screen", "screening", grid)
-        if screened is None:
-            return []
+        screened = self._finished("screening", grid)
         few, best = finalists(screened), best_rates(screened)
         edges = [(one, rate) for one in few for rate in rates_beyond(self.task, best[one.name])]
         further = [(one, rate, seed) for one, rate in edges for seed in SCREENING]
-        beyond = self._finished("confirm", "screening, beyond the grid", further)
-        if beyond is None:
-            return []
+        beyond = self._finished("screening, beyond the grid", further)
         best = best_rates([*screened, *beyond])
         fresh = [(one, best[one.name], seed) for one in few for seed in CONFIRMING]
-        confirmed = self._finished("confirm", "confirmation", fresh)
-        return [] if confirmed is None else [compared(confirmed)]
+        return compared(self._finished("confirmation", fresh))
 
-    def _finished(self, stage: str, name: str, planned: Sequence[Planned]) -> list[Trial] | None:
-        """Run this process's share of the trials where asked; all of them, or None while some are not finished."""
-        if self.stage in ("all", stage):
-            share = planned[self.part[0] - 1 :: self.part[1]]
-            for i, (candidate, rate, seed) in enumerate(share, start=1):
-                print(f"{self.task.name}, {name}: trial {i} of {len(share)}", flush=True)
-                ensure_trial(self.folder, self.task, candidate, rate, seed)
-        trials = [trial for one in planned if (trial := known_trial(self.folder, self.task, *one))]
+    def _finished(self, name: str, planned: Sequence[Planned]) -> list[Trial]:
+        """The trials of a stage; what is missing is run."""
+        trials = []
+        for i, (candidate, rate, seed) in enumerate(planned, start=1):
+            print(f"{self.task.name}, {name}: trial {i} of {len(planned)}", flush=True)
+            trials.append(ensure_trial(self.folder, self.task, candidate, rate, seed))
         self.tried.append(trial_frame(trials, name))
-        if len(trials) < len(planned):
-            print(f"{self.task.name}: {len(trials)} of {len(planned)} trials of the {name} are finished")
-            return None
         return trials
 
 
-def search(profile: str, chosen: Sequence[Task], part: tuple[int, int], stage: str) -> None:
-    """Run the stage on these tasks, and write the tables and the page."""
+def search(profile: str, chosen: Sequence[Task]) -> None:
+    """Run what is missing on these tasks, and write the tables and the page."""
     root, is_main = project_root(), profile == "cpu"
     candidates = [CANDIDATES[name] for name in (SMOKE["candidates"] if profile == "smoke" else CANDIDATES)]
-    searches = [Search(root / "outputs" / profile / "search", task, part, stage) for task in chosen]
-    verdicts = [frame for one in searches for frame in one.verdicts(candidates)]
+    searches = [Search(root / "outputs" / profile / "search", task) for task in chosen]
+    verdicts = [one.verdicts(candidates) for one in searches]
     trials = [frame for one in searches for frame in one.tried]
     target = root / "outputs" / ("search" if is_main else f"{profile}/search")
     path = root / "docs" / "search.md" if is_main else target / "search.md"
@@ -132,32 +118,23 @@ def write_tables(
     target: Path, trials: list[pd.DataFrame], verdicts: list[pd.DataFrame], path: Path, steps: Mapping[str, int]
 ) -> None:
     """Write `trials.csv`, everything tried, `verdicts.csv`, the confirmed differences, and the page of both."""
-    tables = {}
-    for name, frames in (("trials.csv", trials), ("verdicts.csv", verdicts)):
-        tables[name] = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-        if frames:
-            with write_file(target / name) as fresh:
-                tables[name].to_csv(fresh, index=False, float_format="%.6g")
-            print(f"\n{target / name}: {len(tables[name])} rows")
-    if len(tables["trials.csv"]):
-        write_text(path, page(tables["trials.csv"], tables["verdicts.csv"], steps))
-        print(path)
-    if verdicts:
-        print(tables["verdicts.csv"].to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    tried, decided = (pd.concat(frames, ignore_index=True) for frames in (trials, verdicts))
+    for name, table in (("trials.csv", tried), ("verdicts.csv", decided)):
+        with write_file(target / name) as fresh:
+            table.to_csv(fresh, index=False, float_format="%.6g")
+        print(f"\n{target / name}: {len(table)} rows")
+    write_text(path, page(tried, decided, steps))
+    print(path)
+    print(decided.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
 
 
 def main() -> None:
-    """Run the search, or one stage of it."""
+    """Run the search."""
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.experiment.search", description=__doc__)
     parser.add_argument("--profile", default="cpu", choices=("smoke", "cpu", "gpu"))
-    parser.add_argument("--part", default="1/1", help="this process's share, as 1/2")
-    parser.add_argument("--stage", default="all", choices=("all", "screen", "confirm", "tables"))
-    parser.add_argument("--task", default="", help="one task alone")
     arguments = parser.parse_args()
     try:
-        first, of = (int(x) for x in arguments.part.split("/"))
-        chosen = [t for t in tasks(arguments.profile) if arguments.task in ("", t.name)]
-        search(arguments.profile, chosen, (first, of), arguments.stage)
+        search(arguments.profile, tasks(arguments.profile))
     except SettingsError as error:
         sys.exit(str(error))
 

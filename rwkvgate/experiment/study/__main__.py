@@ -7,15 +7,16 @@ was killed loses at most a minute of each training, and goes on when it is start
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from rwkvgate.experiment.locks import take
+from rwkvgate.experiment.locks import HeldError, take
 from rwkvgate.experiment.places import project_root
-from rwkvgate.experiment.progress import Progress
+from rwkvgate.experiment.progress import Progress, clock
 from rwkvgate.experiment.study.design import DATA, GENRES, MOST_FORGOTTEN, STAGES, Stage
 from rwkvgate.experiment.study.inside import Inside, Repeated
 from rwkvgate.experiment.study.long_range import LongTexts
@@ -30,6 +31,8 @@ from rwkvgate.gate.validation import SettingsError, unknown_name
 
 FURTHEST, FURTHEST_TUNED = 2, 6
 """Rates added beyond one edge of the grid, at most; more in fine-tuning, where adapters learn best at higher ones."""
+IDLE = 0.5
+"""The largest load of a machine that is idle."""
 
 
 def best_rates(trials: Sequence[Trial], freely: bool = False) -> dict[str, float]:
@@ -46,7 +49,7 @@ def best_rates(trials: Sequence[Trial], freely: bool = False) -> dict[str, float
 
     def badness(several: list[tuple[float, float]]) -> tuple[float, float]:
         forgotten, loss = np.mean(several, axis=0)
-        return 0.0 if freely else max(float(forgotten), MOST_FORGOTTEN), float(loss)
+        return 0.0 if freely else max(float(forgotten), MOST_FORGOTTEN), float(loss) if loss == loss else np.inf
 
     return {name: min(by_rate, key=lambda r: badness(by_rate[r])) for name, by_rate in losses.items()}
 
@@ -92,11 +95,24 @@ class Study:
         return best_rates(finished, freely) if len(finished) == len(found) else {}
 
     def run(self, stages: Sequence[Stage]) -> None:
-        """Run what is missing of these stages, and no other process works on."""
+        """Run what is missing of these stages, and no other process works on; first what others have made ready."""
+        while any(self._run_next(stage) for stage in stages):
+            pass
         for stage in stages:
-            while self._run_next(stage):
-                pass
             print(f"{stage.name}: {self.count(stage)}", flush=True)
+
+    def refuse_others(self) -> None:
+        """Refuse a folder whose trials are all of another study: its page and base would be replaced by empty ones.
+
+        Raises:
+            SettingsError: they are of another protocol, other texts, or another build of torch.
+        """
+        folder = self.trials.folder
+        if any(folder.glob("*/*.json")) and not any(self.finished(stage)[0] for stage in STAGES.values()):
+            raise SettingsError(
+                f"{folder} holds trials, and none of this protocol, these texts and torch {torch.__version__}; use "
+                "what they were made with, or move outputs/study away to begin anew"
+            )
 
     def finished(self, stage: Stage) -> tuple[list[Trial], int]:
         """The finished trials of a stage, and how many it has; 0 while it waits for another stage."""
@@ -119,11 +135,13 @@ class Study:
         for plan in missing:
             try:
                 lock = take(self.trials.path(plan).with_suffix(".lock"), f"another process runs {plan}")
-            except SettingsError:
+            except HeldError:
                 continue
             try:
                 if self.trials.known(plan) is None:
-                    print(f"{stage.name}: {plan}, {len(missing)} of {len(plans)} missing", flush=True)
+                    took = [trial.seconds for other in plans if (trial := self.trials.known(other))]
+                    left = f", {clock(float(np.median(took)) * len(missing))} of a process left" if took else ""
+                    print(f"{stage.name}: {plan}, {len(missing)} of {len(plans)} missing{left}", flush=True)
                     self.trials.run(plan, Progress("  step", every=60))
                     return True
             finally:
@@ -165,12 +183,18 @@ def main() -> None:
         tasks |= {f"tuned-{genre}": Tuned(genre, base, root / "texts") for genre in GENRES}
         study = Study(Trials(root / "trials", tasks))
         stages = [STAGES[name] for name in arguments.stage or STAGES]
+        study.refuse_others()
         if arguments.time:
+            if (load := os.getloadavg()[0]) > IDLE:
+                raise SettingsError(f"the machine's load is {load:.2f}; to time steps it must be idle, at most {IDLE}")
             print(write_times(root / "seconds.csv", study.trials.tasks, stages).to_string(index=False))
         elif not arguments.page:
             study.run(stages)
+        lock = take(root / ".page.lock", "another process writes the study's page", patience=600)
         found = {name: study.finished(stage) for name, stage in STAGES.items()}
         write_page(project_root() / "docs" / "study.md", root, found, ratios(root / "seconds.csv"))
+        if lock is not None:
+            lock.release()
         for stage in STAGES.values():
             print(f"{stage.name}: {study.count(stage)}")
     except SettingsError as error:

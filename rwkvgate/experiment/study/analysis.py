@@ -221,7 +221,7 @@ def broken(trials: Sequence[Trial]) -> pd.DataFrame:
     losses = pd.DataFrame(rows, columns=["network", "rate", "loss"])
     medians = losses.groupby(["network", "rate"])["loss"].median()
     best = losses["network"].map(medians.groupby("network").min())
-    losses["share"] = ~(losses["loss"] <= best + BROKEN)
+    losses["share"] = ~(np.isfinite(losses["loss"]) & (losses["loss"] <= best + BROKEN))
     groups = losses.groupby(["network", "rate"], sort=False)
     return groups.agg(share=("share", "mean"), loss=("loss", "median"), seeds=("loss", "size")).reset_index()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ def train_annealed(
         rows: token ids, `batch_size` of one length for each step of the largest budget.
         budgets: in steps, each at least 2; or 0, for a network that is scored as it is.
         labels: scored tokens of each row, with -100 in place of the others; None scores every token.
-        checkpoint: a file that the training saves itself to and resumes from; it is removed at the end. One of
+        checkpoint: a file that the training saves itself to and resumes from; who keeps the curve removes it. One of
             another training must not lie there.
         report: called with the steps done and all steps, branches included.
 
@@ -131,8 +132,6 @@ def train_annealed(
         position.part, position.step = part + 1, None
     curve = position.curve
     curve.losses = [sum(part) / len(part) for part in _chunks(curve.losses, LOGGED_EVERY)]
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     return curve
 
 
@@ -198,18 +197,27 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def save(self, path: Path, position: _Position) -> None:
+        """Write the checkpoint; where that fails, as on a full disk, training goes on without."""
         content = self.state() | {"part": position.part, "step": position.step, "trunk": position.trunk}
-        with write_file(path) as fresh:
-            torch.save(content | {"curve": vars(position.curve)}, fresh)
+        try:
+            with write_file(path) as fresh:
+                torch.save(content | {"curve": vars(position.curve)}, fresh)
+        except (OSError, RuntimeError) as error:  # torch words a full disk as it likes
+            free = shutil.disk_usage(path.parent).free / 2**20
+            problem = str(error).splitlines()[0][:80]
+            print(f"{path} was not written ({problem}; {free:,.1f} MiB are free there): a kill loses more", flush=True)
 
     def resume(self, path: Path | None) -> _Position:
         """The position that was saved, with the training put there; the start where there is none."""
         if path is None or not path.exists():
             return _Position()
+        start = self.state()
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
+            position = _Position(saved["part"], saved["step"], saved["trunk"], Curve(**saved["curve"]))
             self.restore(saved)
-            return _Position(saved["part"], saved["step"], saved["trunk"], Curve(**saved["curve"]))
+            return position
         except Exception as error:  # a damaged archive raises anything
             print(f"{path} is damaged ({str(error).splitlines()[0][:80]}): this training starts again", flush=True)
+            self.restore(start)
             return _Position()

@@ -125,8 +125,9 @@ def breaking_rate(trials: Sequence[Trial]) -> Floats:
     of the sweep; or halfway to a rate that diverged. The highest rate where none breaks.
     """
     losses = {t.plan.rate: t.validation[max(t.plan.budgets)] for t in sorted(trials, key=lambda t: t.plan.rate)}
-    rates, limit = list(losses), min(losses.values()) + BROKEN
-    first = next((i for i, loss in enumerate(losses.values()) if not loss <= limit), None)
+    rates, limit = list(losses), min(filter(np.isfinite, losses.values()), default=0.0) + BROKEN
+    trained = [np.isfinite(loss) and loss <= limit for loss in losses.values()]
+    first = trained.index(False) if False in trained else None
     if first is None or first == 0:
         return np.log2([rates[-1 if first is None else 0]])
     below, above = (losses[rate] for rate in rates[first - 1 : first + 1])

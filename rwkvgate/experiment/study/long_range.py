@@ -219,8 +219,12 @@ def verdict(table: pd.DataFrame, compared: Mapping[str, pd.DataFrame]) -> dict[s
         f"{gain['control']} ({gain['verdict']}), and its loss is {loss['verdict']}"
     )
     better, worse = "better than every control", "worse than every control"
-    found = UNDECIDED
-    if record["seeds"] >= FEWEST and base["low"] > 0 and base["gain"] >= WORTH_KNOWING["books"]:
+    found, worth = UNDECIDED, WORTH_KNOWING["books"]
+    if record["seeds"] < FEWEST:
+        reason += f"; fewer than {FEWEST} seeds decide nothing"
+    elif base["low"] <= 0 or base["gain"] < worth:
+        reason += f"; nothing is decided, for what the base itself gains is less than {worth:g}, or not shown"
+    else:
         if gain["verdict"] == worse:
             found = CONTRADICTED
         elif gain["verdict"] == "no better":

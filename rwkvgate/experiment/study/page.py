@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
-from rwkvgate.experiment.records import KEPT
 from rwkvgate.experiment.study import long_range, stories
 from rwkvgate.experiment.study.analysis import (
     ENHANCED,
@@ -46,7 +46,7 @@ from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts, tuned_rates
 from rwkvgate.experiment.study.verdicts_page import head
 from rwkvgate.metrics.retrained import seeds_needed
-from rwkvgate.rwkv6.files import write_file, write_text
+from rwkvgate.rwkv6.files import write_files, write_text
 
 TITLES = {"books": "Language", "memory": "Memory"}
 UNITS = {"books": "nats per token", "memory": "share of labelled tokens not recalled"}
@@ -59,8 +59,18 @@ MEASURED = ("seconds", "coverage")
 
 def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> None:
     """Write the page to `path`, and its tables and figures into `folder`, in place of those of an earlier page."""
-    for earlier in (*folder.glob("*.svg"), *folder.glob("*.png"), folder / KEPT):
-        earlier.unlink(missing_ok=True)
+    with write_files(folder) as fresh:
+        text = _page(fresh, found, seconds)
+        made = {one.name for one in fresh.iterdir()}
+    earlier = [one for kind in ("svg", "png", "csv") for one in folder.glob(f"[!.]*.{kind}")]
+    for one in earlier:
+        if one.name not in made and one.stem not in MEASURED:
+            one.unlink()
+    write_text(path, text)
+
+
+def _page(folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> str:
+    """The page's text; its tables and figures are written into `folder`, which is empty."""
     tables = {"trials": pd.concat([frame(trials).assign(stage=name) for name, (trials, _) in found.items()])}
     parts: list[str] = []
     sections = [
@@ -80,13 +90,9 @@ def write_page(path: Path, folder: Path, found: Found, seconds: Mapping[str, Rat
     rates = list(_rates(found))
     ended = [*(["## Learning rates", *rates] if rates else []), "## How much is finished", _progress(found), CHANGES]
     parts = [HEAD, *head(records, tuned, tables.get("books-verdicts")), DESIGN, *parts, *ended]
-    for earlier in folder.glob("*.csv"):
-        if earlier.stem not in {*tables, *MEASURED}:
-            earlier.unlink()
     for name, table in tables.items():
-        with write_file(folder / f"{name}.csv") as fresh:
-            table.to_csv(fresh, index=False, float_format="%.6g")
-    write_text(path, "\n\n".join(part.strip() for part in parts if part) + "\n")
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> Section:
@@ -183,7 +189,19 @@ def _progress(found: Found) -> str:
             }
         )
     said = f"{total:.1f} hours of a process so far, each on one core, often two beside each other."
-    return f"{markdown(pd.DataFrame(rows))}\n\n{said}"
+    return f"{markdown(pd.DataFrame(rows))}\n\n{said} {_processors(found)}".strip()
+
+
+def _processors(found: Found) -> str:
+    """Which stages have trials of several processors; empty where there are none."""
+    counts = {name: Counter(trial.processor for trial in trials) for name, (trials, _) in found.items()}
+    mixed = [f"{name} ({', '.join(f'{n} on {p}' for p, n in c.items())})" for name, c in counts.items() if len(c) > 1]
+    if not mixed:
+        return ""
+    return (
+        "Several processors took part, which round differently, as two seeds do; where a pair of one seed has two, its "
+        f"difference has that noise too. Stages with several: {'; '.join(mixed)}."
+    )
 
 
 def _rates(found: Found) -> Iterator[str]:

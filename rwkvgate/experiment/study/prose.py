@@ -46,11 +46,12 @@ design was fixed before any compared number was seen. This is the design as it i
 - **Other families**: a GRU, a Transformer and RWKV-7 with the base's number of parameters, for five seeds. They are no
   arms and get no verdict; their losses and multipliers stand beside the arms'.
 - **Controls**: the base with the arm's number of steps, of FLOPs, of seconds, and a base with its parameters. *A gain
-  is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each budget
-  in which the rate falls to zero over the last fifth (arXiv 2405.18392). So the base's loss is known as a function of
-  its steps, and its loss at the arm's FLOPs or seconds is read from the base's own branches at 1 and 1.3 times the
-  arm's steps. Seconds are those of a training step on one core, measured in turn on an idle machine, with the WKV
-  operator in plain PyTorch: beside compiled loops every gate would take a larger share of the time.
+  is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each
+  budget in which the rate falls to zero over the last fifth (arXiv 2405.18392). So the base's loss is known as a
+  function of its steps, and its loss at the arm's FLOPs or seconds is read from the base's own branches at 1 and 1.3
+  times the arm's steps. The ratio of seconds is taken as exact; they are those of a training step on one core,
+  measured in turn on an idle machine, with the WKV operator in plain PyTorch: beside compiled loops every gate would
+  take a larger share of the time.
 - **Learning rates**: three for each network, a factor of two apart, on two seeds of their own, trained for as long as
   the comparison, but for 300 of its 600 steps at 128x4, 1,200 of 3,000 in the long trainings, and 200 of 400 in
   fine-tuning; a best rate at the edge of the grid adds the next one beyond it, until the best lies inside. All networks

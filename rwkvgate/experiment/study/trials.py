@@ -9,20 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rwkvgate.experiment.environment import processor
+from rwkvgate.experiment.environment import commit, processor, versions
 from rwkvgate.experiment.records import read_sealed, write_sealed
 from rwkvgate.experiment.study.annealing import train_annealed
 from rwkvgate.experiment.study.design import PROTOCOL, WEIGHT_DECAY, Size, cost
 from rwkvgate.experiment.study.tasks import Scores, Task
 from rwkvgate.rwkv6.files import digest
+from rwkvgate.rwkv6.kernels import describe_backend
 
 Report = Callable[[int, int], None]
+PACKAGES = ("numba", "numpy", "tokenizers", "transformers", "peft")
 BY_BUDGET = ("validation", "test", "shares", "contexts", "forgotten", "measures")
 
 
@@ -51,8 +54,9 @@ class Trial:
         weights: of each test item: tokens of a document, 1 of a sequence.
         losses: training loss of the trunk, nats per token, every ten steps.
         diverged: the step at which training broke; None where it did not.
-        seconds: of the whole trial beside whatever else ran: no measure of cost.
+        seconds: of the process that finished it, beside whatever else ran: no measure of cost.
         processor: what it ran on; another one's rounding is like another seed.
+        made: the commit, the form of the WKV operator and the versions that it was made with; empty of earlier trials.
         shares: by budget: the share recalled of each memory task at each length, such as "copying x4", or the share
             that is right of each kind of `stories`.
         contexts: by budget: the loss of each test item of `long_range` after each context, such as "own 512", or 1
@@ -78,6 +82,7 @@ class Trial:
     forgotten: dict[int, float] = field(default_factory=dict)
     measures: dict[int, dict[str, list[Any]]] = field(default_factory=dict)
     saved: str | None = None
+    made: dict[str, str] = field(default_factory=dict)
 
     def loss(self, budget: int) -> float:
         """Mean test loss at a budget."""
@@ -108,17 +113,17 @@ class Trials:
         record = read_sealed(path)
         if record is None:
             if path.exists():
-                print(f"{path} is damaged: this trial is run again", flush=True)
+                _say(f"{path} is damaged: its trial counts as missing")
             return None
         if record.get("saved") != self.tasks[plan.task].saved:
-            print(f"the network of {path} is missing or has changed: this trial is run again", flush=True)
+            _say(f"the network of {path} is missing or has changed: its trial counts as missing")
             return None
         by_budget = (name for name in BY_BUDGET if name in record)
         return Trial(plan=plan, **(record | {name: {int(k): v for k, v in record[name].items()} for name in by_budget}))
 
     def run(self, plan: Plan, report: Report | None = None) -> Trial:
         """Train, score and write; a training that was interrupted resumes."""
-        began, path, task = time.monotonic(), self.path(plan), self.tasks[plan.task]
+        began, path, task, made = time.monotonic(), self.path(plan), self.tasks[plan.task], _made()
         rows, labels = task.rows(max(plan.budgets), plan.seed)
         curve = train_annealed(
             task.network(plan.network, plan.size, plan.seed),
@@ -147,8 +152,24 @@ class Trials:
             diverged=curve.diverged,
             seconds=round(time.monotonic() - began, 1),
             processor=processor(),
+            made=made,
         )
         record = {name: value for name, value in vars(trial).items() if name != "plan" and value != {}}
         kept = (name for name in BY_BUDGET if name in record)
         write_sealed(path, record | {name: {str(k): v for k, v in record[name].items()} for name in kept})
+        path.with_suffix(".pt").unlink(missing_ok=True)
         return trial
+
+
+@cache
+def _made() -> dict[str, str]:
+    here = commit()
+    code = f"{here['id']}{' and changes' if here['dirty'] else ''}" if here["id"] else "unknown"
+    found = versions()
+    return {"commit": code, "wkv": str(describe_backend("cpu")["name"])} | {n: found[n] for n in PACKAGES if n in found}
+
+
+@cache
+def _say(message: str) -> None:
+    """Print a message, once."""
+    print(message, flush=True)

@@ -45,15 +45,12 @@ def test_a_diverged_trial_is_kept_as_infinite(task: RecallTask, tmp_path: Path, 
     assert known_trial(tmp_path, task, CANDIDATES["enhanced"], 3e-3, 1) == trial
 
 
-def test_two_processes_share_and_a_third_tables(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_a_search_screens_confirms_and_tells(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(search, "project_root", lambda: tmp_path)
     monkeypatch.setattr(search, "CONFIRMING", (200, 201))
     monkeypatch.setattr(RecallTask, "SCORED", (8, 16))
     tasks: list[Any] = [RecallTask("copying", 3, (3e-3,), 4)]
-    search.search("smoke", tasks, (1, 2), "screen")
-    assert "2 of 4 trials of the screening are finished" in capsys.readouterr().out
-    search.search("smoke", tasks, (2, 2), "screen")
-    search.search("smoke", tasks, (1, 1), "all")
+    search.search("smoke", tasks)
     folder = tmp_path / "outputs" / "smoke" / "search"
     trials, verdicts = pd.read_csv(folder / "trials.csv"), pd.read_csv(folder / "verdicts.csv")
     # A grid of one rate has that at both of its edges.

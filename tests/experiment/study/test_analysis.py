@@ -178,6 +178,7 @@ def test_a_training_that_ends_high_or_diverges_is_broken() -> None:
     losses = {1e-3: (3.0, 3.1), 2e-3: (2.9, 3.2), 4e-3: (3.3, 5.0), 8e-3: (np.inf, np.nan)}
     found = broken([at(rate, seed, loss) for rate, both in losses.items() for seed, loss in enumerate(both)])
     assert dict(zip(found["rate"], found["share"], strict=True)) == {1e-3: 0.0, 2e-3: 0.0, 4e-3: 0.5, 8e-3: 1.0}
+    assert broken([at(1e-3, 0, np.inf), at(2e-3, 0, np.nan)])["share"].tolist() == [1.0, 1.0]
 
 
 def test_short_and_long_trainings_of_the_same_seeds_stand_beside_one_another() -> None:

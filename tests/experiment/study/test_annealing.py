@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,14 +99,34 @@ def test_a_killed_training_goes_on_bit_for_bit(
             report=stop,
         )
     assert trained(checkpoint=checkpoint, model=network(seed=1)) == trained()
-    assert not checkpoint.exists()
 
 
-def test_a_damaged_checkpoint_starts_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoint = tmp_path / "one.pt"
     checkpoint.write_bytes(b"nothing")
     assert trained(checkpoint=checkpoint) == trained()
-    assert "starts again" in capsys.readouterr().out
+    checkpoint.unlink()
+    monkeypatch.setattr(annealing, "SAVED_EVERY", -1.0)
+    trained(checkpoint=checkpoint)
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["curve"]["unknown"] = 1  # found after sound weights: none of them is kept
+    torch.save(saved, checkpoint)
+    assert trained(checkpoint=checkpoint) == trained()
+    assert capsys.readouterr().out.count("starts again") == 2
+
+
+def test_a_full_disk_stops_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("unexpected pos 769792 vs 769684")
+
+    monkeypatch.setattr(annealing, "SAVED_EVERY", -1.0)
+    monkeypatch.setattr(torch, "save", full)
+    assert trained(checkpoint=tmp_path / "one.pt") == trained()
+    assert "one.pt was not written (unexpected pos" in capsys.readouterr().out
 
 
 def test_divergence_is_a_result() -> None:

@@ -111,6 +111,8 @@ def test_stability_is_the_rate_that_breaks(with_norm: float, said: str) -> None:
     assert breaking_rate(sweep("base", 0, 1.0)) == np.log2(3.2e-2)
     assert breaking_rate(sweep("base", 0, 8e-3, np.inf)) == pytest.approx(np.log2(4e-3) + 0.5)
     assert breaking_rate(sweep("base", 0, 8e-3, np.nan)[::-1]) == pytest.approx(np.log2(4e-3) + 0.5)
+    for loss in (np.inf, np.nan):  # at every rate
+        assert breaking_rate(sweep("base", 0, 0.0, loss)) == np.log2(4e-3)
     rates = {"enhanced": with_norm, "no-layer-norm": 1.6e-2}
     trials = [trial for name, rate in rates.items() for seed in range(4) for trial in sweep(name, seed, rate)]
     assert verdict("layer-norm-stabilises", {"breaking": trials}) == said

@@ -18,6 +18,7 @@ from rwkvgate.experiment.study.design import BASE, SIZES, STAGES, WIDE, Size, St
 from rwkvgate.experiment.study.tasks import BetterBase, Books
 from rwkvgate.experiment.study.texts import StudyTexts
 from rwkvgate.experiment.study.trials import Plan, Trial, Trials
+from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import file_hash
 
 TINY = Size("tiny", 16, 1, 8)
@@ -42,6 +43,7 @@ def test_a_trial_is_run_once_and_a_damaged_one_again(trials: Trials, capsys: Any
     assert list(first.test) == [4, 6] and len(first.test[6]) == 4 and first.diverged is None
     assert first.validation[6] < 7.6
     assert [replace(trials.run(plan), seconds=0)] == [replace(first, seconds=0)]
+    assert first.made["wkv"] and "commit" in first.made and not trials.path(plan).with_suffix(".pt").exists()
     path = trials.path(plan)
     path.write_bytes(path.read_bytes().replace(b'"diverged": null', b'"diverged": 3'))
     assert trials.known(plan) is None
@@ -130,6 +132,70 @@ def test_a_trial_that_another_process_runs_is_passed_over(trials: Trials, monkey
     assert first not in run and run
     assert held is not None
     held.release()
+
+
+def test_a_worker_returns_to_a_stage_that_waited_for_another(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planted(trials, monkeypatch, 1e-3)
+    one = study.Study(trials)
+    last = one.plans(study.STAGES["rates"])[-1]
+    held = take(trials.path(last).with_suffix(".lock"), "held")
+    other = replace(RATES, name="other", networks=("base",), seeds=(9,), rates=(1e-3,), sweep=True)
+    train = trials.run
+
+    def ends(plan: Plan, report: Any = None) -> Any:
+        if plan.seed == 9 and held is not None:  # meanwhile the other process is finished
+            train(last)
+            held.release()
+        return train(plan, report)
+
+    monkeypatch.setattr(trials, "run", ends)
+    one.run([study.STAGES["rates"], MAIN, other])
+    assert {plan.seed for plan in run} == {1, 2, 3, 9} and not one.trials.path(last).exists()
+
+
+def test_a_folder_of_another_study_is_left_alone(trials: Trials) -> None:
+    one = study.Study(trials)
+    one.refuse_others()
+    (trials.folder / "tiny").mkdir(parents=True)
+    (trials.folder / "tiny" / "base-rate0.001-seed1-0123456789abcdef.json").write_text("{}")
+    with pytest.raises(SettingsError, match="holds trials, and none of this protocol"):
+        one.refuse_others()
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(trials: Trials) -> None:
+    one = Trial(Plan(TINY, "base", 1e-3, 1, (4,)), 1, 1.0, {4: float("nan")}, {4: [1.0]}, [1], [], None, 1.0, "one")
+    other = replace(one, plan=replace(one.plan, rate=2e-3), validation={4: 4.0})
+    assert study.best_rates([one, other]) == {"base": 2e-3}
+
+
+def test_trials_that_cannot_be_written_are_no_success(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise SettingsError("the folder cannot be written")
+
+    monkeypatch.setattr(study, "take", refuse)
+    with pytest.raises(SettingsError, match="cannot be written"):
+        study.Study(trials).run([study.STAGES["rates"]])
+
+
+def test_a_page_that_fails_leaves_the_earlier_one(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    planted(trials, monkeypatch, 1e-3)
+    one = study.Study(trials)
+    one.run([study.STAGES["rates"], MAIN])
+    found = {name: one.finished(stage) for name, stage in study.STAGES.items()}
+
+    def write() -> dict[str, bytes]:
+        page.write_page(
+            tmp_path / "study.md", tmp_path / "tables", found, {"tiny": {"enhanced": 1.1, "base-wide": 1.0}}
+        )
+        return {path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
+
+    before = write()
+    monkeypatch.setattr(page, "study_ledger", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()} == before
 
 
 def test_the_page_says_what_is_finished_and_what_waits(
