@@ -1,4 +1,4 @@
-"""What other libraries do to a network: weights brought in for a call, hooks, adapters on norms, replicas, transforms."""
+"""What other libraries do to a network: offloaded weights, hooks, adapters on norms, replicas, transforms."""
 
 from __future__ import annotations
 

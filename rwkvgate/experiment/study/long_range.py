@@ -223,7 +223,8 @@ def verdict(table: pd.DataFrame, compared: Mapping[str, pd.DataFrame]) -> dict[s
     if record["seeds"] < FEWEST:
         reason += f"; fewer than {FEWEST} seeds decide nothing"
     elif base["low"] <= 0 or base["gain"] < worth:
-        reason += f"; nothing is decided, for what the base itself gains is less than {worth:g}, or not shown"
+        known = "not shown" if base["low"] <= 0 else f"less than {worth:g}"
+        reason += f"; nothing is decided, for what the base itself gains is {known}"
     else:
         if gain["verdict"] == worse:
             found = CONTRADICTED
