@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from rwkvgate.experiment import order
+from rwkvgate.experiment.analysis.comparison import BASE, CONTROL
 from rwkvgate.experiment.analysis.tables import comparison_table, markdown, quality_table, time_table, trivial_table
 from rwkvgate.experiment.claims import answer, claims_summary
 from rwkvgate.experiment.judgements import Records
@@ -83,7 +84,7 @@ def read_claims(reference: Path) -> list[Records]:
 
 
 def answer_part(reference: Path, claims: list[Records]) -> list[str]:
-    """Two paragraphs: what the committed run was measured on, and its answer in three sentences."""
+    """Paragraphs: what the committed run was measured on, its answer in a few sentences, and its limits."""
     manifest = read_manifest(reference)
     shape, seeds = shape_of(open_finished(reference)), ", ".join(map(str, manifest["seeds"]))
     where = (
@@ -91,7 +92,19 @@ def answer_part(reference: Path, claims: list[Records]) -> list[str]:
         f"{shape.hidden_size} channels), seeds {seeds}, on {manifest['hardware']['cores']} CPU cores; the paper's "
         f"numbers are of {parameters_of(Rwkv6Config(**SHAPES[PAPER_MODEL])) / 1e9:.1f} B parameters ({AT_THE_SHAPE})."
     )
-    return [where, "\n".join(f"- {sentence}" for sentence in answer(claims))]
+    return [where, "\n".join(f"- {sentence}" for sentence in answer(claims)), _limits(reference, shape.vocab_size)]
+
+
+def _limits(reference: Path, vocabulary: int) -> str:
+    """What the committed run's numbers cannot say, with what tuning did to the base."""
+    values = _table(reference, "summary").set_index(["metric", "arm"])["value"]
+    before, after = (values["perplexity_natural", arm] for arm in (BASE, CONTROL))
+    return (
+        f"**Limits.** The untouched base has perplexity {values['perplexity', BASE]:,.0f} on the test stories, with "
+        f"{vocabulary:,} tokens to choose from: little better than a guess, so that any tuning gains much over it. "
+        f"Tuning forgets: of natural text the tuned base has perplexity {after:,.0f}, the untouched one {before:,.0f}. "
+        "The stories come from a grammar. Nothing is measured at the paper's size, or on a GPU."
+    )
 
 
 def study_part(verdicts: list[Records], page: Path) -> list[str]:

@@ -210,7 +210,8 @@ _RULE = (
     f"reproduced if the loss over the test documents is shown to rise by {WORTH} nats per token or more when all "
     "layers are clamped to {}: if the 95 % interval, over seeds and documents together, begins there; not reproduced "
     f"if it ends below {WORTH}, contradicted if at or below -{WORTH}; else, and with fewer than {FEWEST} seeds, "
-    "undecided"
+    "undecided. It is about what a network that was tuned with the gate uses, and not about whether one without a gate "
+    "would be worse"
 )
 _BOUNDS = ("estimate", "low", "high")
 
