@@ -60,12 +60,13 @@ plan: $(STAMP)  ## say how long the whole run of a profile takes, step by step, 
 	@$(BIN)/python -m rwkvgate.experiment.plan --profile="$$PROFILE"
 
 # One pytest, in the order of the files: the long chain of notebooks runs beside the unit tests, and no core waits.
-test: lint  ## check the checkout: lint, types, unit tests, notebooks
+test: $(STAMP)  ## check the checkout: lint, types, unit tests, notebooks
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses="$$WORKERS" --dist loadfile \
 		--no-loadscope-reorder notebooks tests
 
 test-fast: $(STAMP)  ## run the unit tests alone
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses="$$WORKERS" --dist loadfile --ignore tests/notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses="$$WORKERS" --dist loadfile --ignore tests/notebooks \
+		--ignore tests/test_lint.py
 
 test-notebooks: $(STAMP)  ## run the notebooks by nbval and by papermill, profile smoke
 	@OMP_NUM_THREADS=1 RWKVGATE_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --numprocesses="$$WORKERS" --dist loadfile \

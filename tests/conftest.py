@@ -21,8 +21,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest file, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_chain.py")
+    """Begin with the longest files, so that no worker is left alone with one at the end."""
+    longest = ("test_chain.py", "test_lint.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 def pytest_collection_finish() -> None:

@@ -212,7 +212,7 @@ class Rwkv4Family(HookedFamily):
 class FlaFamily(HookedFamily):
     """RWKV-6 and RWKV-7 of flash-linear-attention, which run on a GPU only.
 
-    Its cache keeps a dictionary for each layer; the gate's state is one more entry, which the library reorders for
+    Its cache keeps a dictionary for each layer; the gate's state is one more entry, which version 0.6 reorders for
     beams, repeats, moves and resets with the others.
     """
 
