@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +35,11 @@ class GateExplorer:
         name: of `model` among the arms.
         documents: texts, such as those of a test set, over which a card shows a channel: how its gate is spread, and
             where it is highest. They are read at the first look at a card, and when the page is written.
+        notes: sentences on arms, by name.
+        beside: the arm that others are compared with at the start; without one it is the arm itself, its gate on.
 
     Raises:
-        ValueError: `arms` has an entry called `name`, or the text or a document is too long.
+        ValueError: `arms` has an entry called `name`, there is no arm `beside`, or the text or a document is too long.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
@@ -57,10 +59,13 @@ class GateExplorer:
         arms: Models | None = None,
         name: str = "model",
         documents: Sequence[str] = (),
+        notes: Mapping[str, str] | None = None,
+        beside: str = "",
     ) -> None:
         if name in (arms or {}):
             raise ValueError(f"name is {name!r}, which an arm has too; the names must differ")
-        self.engine = KernelEngine({name: model, **(arms or {})}, tokenizer, text, documents=documents)
+        models = {name: model, **(arms or {})}
+        self.engine = KernelEngine(models, tokenizer, text, documents=documents, notes=notes, beside=beside)
 
     @cached_property
     def widget(self) -> Any:

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EXAMPLES = {
-    "a story (the paper's prompt)": "Once upon a time, in a distant land...",
-    "an essay (the paper's prompt)": "In the realm of artificial intelligence...",
-    "two people": "Mira kept a silver key, and her brother wanted it. When she slept, he looked for it in her coat.",
-    "other scripts": "Hello, мир, שלום, 世界, 😀!",
+    "Story": "Once upon a time, in a distant land...",
+    "Essay": "In the realm of artificial intelligence...",
+    "Two people": "Mira kept a silver key, and her brother wanted it. When she slept, he looked for it in her coat.",
+    "Other scripts": "Hello, мир, שלום, 世界, 😀!",
 }
-"""Example texts by name."""
+"""Example texts by name; the first two are the paper's prompts."""
 LONGEST_TEXT = 200_000
 """Maximum characters of a text."""
 MOST_TOKENS = 1_000
@@ -60,9 +60,11 @@ class KernelEngine:
         text: at the start.
         title: of the page.
         documents: texts over which the cards of channels are made, at the first look at one.
+        notes: sentences on arms, by name.
+        beside: the arm that others are compared with at the start; without one it is the arm itself, its gate on.
 
     Raises:
-        ValueError: `arms` is empty, or the text or a document is too long or no text.
+        ValueError: `arms` is empty or lacks `beside`, or the text or a document is too long or no text.
 
     Example:
         >>> from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer, patch
@@ -81,12 +83,17 @@ class KernelEngine:
         text: str = "",
         title: str = "The gate",
         documents: Sequence[str] = (),
+        notes: Mapping[str, str] | None = None,
+        beside: str = "",
     ) -> None:
         if not arms:
             raise ValueError("there is no arm; at least one model is needed")
+        if beside and beside not in arms:
+            raise ValueError(f"beside is {beside!r}; allowed are {', '.join(map(repr, arms))}")
         for each in (text, *documents):
             check_text(each)
         self.tokenizer, self.text, self.title, self.documents = tokenizer, text, title, documents
+        self.notes, self.beside = notes or {}, beside
         self._arms = dict(arms)
         self._cards: dict[str, ChannelCards] = {}
         self._unfinished: dict[int, Iterator[Reply]] = {}
@@ -126,7 +133,9 @@ class KernelEngine:
             "untrained": self.untrained,
             "cards": self.arms if self.documents else [],
             "text": self.text,
-            "examples": list(EXAMPLES.values()),
+            "token": max(0, len(encode(self.tokenizer, [self.text])[0]) - 1),
+            "beside": self.beside,
+            "examples": EXAMPLES,
         }
 
     def arm(self, name: str) -> dict[str, Any]:
@@ -135,7 +144,7 @@ class KernelEngine:
         gates = gates_of(model)
         if not gates:
             note = f"This arm has no gate. Arms with one: {', '.join(PRESETS)}."
-            return {"name": name, "label": name, "gate": None, "note": note}
+            return {"name": name, "label": name, "gate": None, "note": self.notes.get(name, note)}
         config = gates[0].config
         gate = {
             "layers": len(gates),
@@ -145,18 +154,18 @@ class KernelEngine:
             "norm": config.norm,
             "labels": [each.label for each in gate_names(model)],
         }
-        return {"name": name, "label": name, "gate": gate, "note": ""}
+        return {"name": name, "label": name, "gate": gate, "note": self.notes.get(name, "")}
 
     def _unread(self, name: str) -> dict[str, Any]:
         if isinstance(self._arms[name], PreTrainedModel):
             return self.arm(name)
-        return {"name": name, "label": name, "gate": None, "note": "", "later": True}
+        return {"name": name, "label": name, "gate": None, "note": self.notes.get(name, ""), "later": True}
 
     def handle(self, message: Mapping[str, Any]) -> Reply:
         """Answer a message of the front end.
 
         Args:
-            message: `id`; `method`: "arm" (`arm`), "tokenize" (`text`), "read" (`arm`, `text`, `interventions`),
+            message: `id`; `method`: "arm" (`arm`), "read" (`arm`, `text`, `interventions`),
                 "continue" (also `tokens`, `temperature`, `seed`), "cards" (`arm`), "more" for the rest of an unfinished
                 answer, "stop" (`asked`, the ids to give up).
 
@@ -178,9 +187,6 @@ class KernelEngine:
             raise ValueError(f"id is {number!r}; it must be a whole number")
         if method == "arm":
             return {"arm": self.arm(message["arm"])}, []
-        if method == "tokenize":
-            ids = encode(self.tokenizer, [check_text(message["text"])])[0]
-            return {"ids": ids, "pieces": token_texts(self.tokenizer, ids)}, []
         if method == "stop":
             for each in message.get("asked", []):
                 self._unfinished.pop(each, None)
@@ -188,7 +194,7 @@ class KernelEngine:
         if method in (long := {"read": self._reading, "continue": self._continuation, "cards": self._channel_cards}):
             self._unfinished[number] = long[method](message)
         elif method != "more":
-            raise ValueError(f"method is {method!r}; allowed are arm, tokenize, {', '.join(long)}, more and stop")
+            raise ValueError(f"method is {method!r}; allowed are arm, {', '.join(long)}, more and stop")
         if number not in self._unfinished:
             raise ValueError("stopped")
         reply = next(self._unfinished[number])

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from rwkvgate.explore.bundle import bundle, web_file
-from rwkvgate.explore.kernel import EXAMPLES, KernelEngine, Reply
+from rwkvgate.explore.kernel import KernelEngine, Reply
 from rwkvgate.explore.observing import require_gates
 from rwkvgate.explore.picture import picture
 from rwkvgate.explore.weights import check_arm, embedded, pack, read_tokenizer
@@ -49,6 +49,7 @@ def recording(engine: KernelEngine, arm: str) -> dict[str, Any]:
     readings = [_recorded(engine, arm, interventions) for interventions in ([], *([clamp] for clamp in clamps))]
     limits = {"tokens": len(readings[0]["reading"]["pieces"]), "words": LIVE}
     about = engine.about() | {"engine": "recorded", "arms": [engine.arm(arm)], "untrained": None, "limits": limits}
+    about["beside"] = ""
     return {"about": about, "readings": readings, "cards": packed_cards(engine, [arm])}
 
 
@@ -96,10 +97,13 @@ def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: st
         "const weights = document.getElementById('weights')?.textContent;\n"
         "const root = document.getElementById('root');\n"
         f"try {{ await $app.start(root, {begin}, {{ address: true, ...data.options }}); }} catch (error) {{\n"
+        "document.getElementById('loading')?.remove();\n"
         "root.append(Object.assign(document.createElement('p'), { role: 'alert', textContent: error.message })); }\n"
     )
     sheet = (
-        f"body {{ margin: 0; }}\n.gx {{ max-width: 1500px; margin: 0 auto; min-height: 100vh; }}\n{web_file('app.css')}"
+        "body { margin: 0; font-family: system-ui, sans-serif; }\n"
+        "#root { min-height: 100vh; padding: 20px max(20px, 50% - 750px); }\n"
+        f"#root > img {{ max-width: 100%; }}\n{web_file('app.css')}"
     )
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(sheet)}'; img-src data:; "
@@ -107,12 +111,15 @@ def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: st
     )
     first = f'<img src="data:image/png;base64,{still}" alt="Mean gate of each layer and token">' if still else ""
     block = f'<script type="text/plain" id="weights">{weights}</script>' if weights else ""
+    size = f'<p id="loading">Loading the networks ({len(weights.encode()) / 1e6:.1f} MB)…</p>' if weights else ""
+    lacking = "<noscript>The explorer needs JavaScript, which is off in this browser.</noscript>"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
         f"<title>{escape(title)}</title><style>{sheet}</style></head>"
-        f'<body><main id="root"><h1>{escape(title)}</h1>{first}</main>'
+        f'<body><main id="root"><h1>{escape(title)}</h1>{size}{lacking}{first}</main>'
         f"{block}"
         f'<script type="application/json" id="data">{safe_json(data)}</script><script type="module">{script}</script>'
         "</body></html>\n"
@@ -142,16 +149,17 @@ def explorer_page(engine: KernelEngine, title: str) -> str:
             reasons.append(LEFT_OUT.format(error))
         else:
             models[name] = engine.model(name)
-    untrained = engine.about()["untrained"]
     weights = pack(
         models,
         engine.tokenizer,
-        notes={first: " ".join(reasons)},
+        notes={**engine.notes, first: " ".join(filter(None, (engine.notes.get(first), *reasons)))},
         title=title,
-        untrained=untrained if untrained in models else None,
+        untrained=engine.untrained if engine.untrained in models else None,
     )
+    start = {key: value for key, value in engine.about().items() if key in ("text", "token", "beside", "examples")}
+    start["beside"] = engine.beside if engine.beside in models else ""
     still, cards = picture(engine).get("image/png", ""), packed_cards(engine, list(models))
-    return live_page(embedded(weights), title, engine.text, still, cards)
+    return live_page(embedded(weights), title, start, still, cards)
 
 
 def recorded_page(engine: KernelEngine, title: str, words: str = LIVE) -> str:
@@ -170,18 +178,19 @@ def recorded_page(engine: KernelEngine, title: str, words: str = LIVE) -> str:
     return page(title, "$recorded.recordedEngine(data)", record, modules=["recorded"], still=still)
 
 
-def live_page(weights: str, title: str, text: str, still: str = "", cards: Mapping[str, Any] | None = None) -> str:
+def live_page(
+    weights: str, title: str, start: Mapping[str, Any], still: str = "", cards: Mapping[str, Any] | None = None
+) -> str:
     """The page that runs the models itself, in a worker.
 
     Args:
         weights: a weight file as `weights.embedded` writes it.
         title: of the page.
-        text: at the start.
+        start: the "text", "token" and "beside" at the start, and "examples", as `KernelEngine.about` has them.
         still: a PNG in base64, shown until the script has started.
         cards: of channels, by arm, as `ChannelCards.packed` makes them.
     """
-    options = {"state": {"text": text}, "examples": list(EXAMPLES.values())}
-    data = {"worker": bundle("worker"), "options": options, "cards": cards or {}}
+    data = {"worker": bundle("worker"), "options": {"about": start}, "cards": cards or {}}
     begin = "await $engine.pageEngine(weights, { worker: $engine.workerOf(data.worker), cards: data.cards })"
     return page(title, begin, data, modules=["engine"], still=still, weights=weights)
 

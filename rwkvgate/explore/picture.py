@@ -50,7 +50,8 @@ def drawn(reading: LiveReading, labels: list[str], arm: str) -> bytes:
     with rc_context({"text.parse_math": False}):  # a token may hold dollars
         figure = Figure(figsize=(9, height), layout="constrained")
         axes = figure.subplots()
-        shown = axes.imshow(reading.means[:, :COLUMNS].numpy(), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+        # The colours of the live page in its light theme, which takes the picture's place: pale is 0.
+        shown = axes.imshow(reading.means[:, :COLUMNS].numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
         axes.set_yticks(range(len(labels)), labels)
         if len(tokens) <= LABELLED:
             axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)

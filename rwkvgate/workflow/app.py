@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 """The name of the committed run under outputs/."""
-FIRST = "enhanced"
-"""The arm that is shown first if the run has it."""
+FIRST, CONTROL = "enhanced", "base-tuned"
+"""The arm that is shown first, and the one that it is compared with, if the run has them."""
+SHOWN = 200
+"""Characters of a test document that are the text at the start."""
 
 
 def newest_run(outputs: Path) -> Run:
@@ -91,8 +93,10 @@ def finished_arms(run: Run, *, gated: bool = True) -> dict[str, Callable[[], Rwk
     return loaders
 
 
-def explorer_of(run: Run, text: str = next(iter(EXAMPLES.values()))) -> GateExplorer:
+def explorer_of(run: Run, text: str | None = None) -> GateExplorer:
     """An explorer over every finished arm with a gate, and those without to compare with.
+
+    Without a text it is the start of a test document: the networks know the beginnings of the examples by heart.
 
     Raises:
         SettingsError: the run has none.
@@ -105,7 +109,16 @@ def explorer_of(run: Run, text: str = next(iter(EXAMPLES.values()))) -> GateExpl
     arms |= finished_arms(run, gated=False)
     texts = ensure_texts(run)
     documents = [document.text for document in texts.corpus.test]
-    return GateExplorer(arms.pop(name)(), texts.tokenizer, text, arms=arms, name=name, documents=documents)
+    if text is None:
+        text = documents[0][:SHOWN].rsplit(" ", 1)[0] if documents else next(iter(EXAMPLES.values()))
+    descriptions = {each: ARMS[each.partition(",")[0]].description for each in arms}
+    notes = {each: f"{words[0].upper()}{words[1:]}." for each, words in descriptions.items()}
+    control = CONTROL + "".join(name.partition(",")[1:])  # of the same seed
+    beside = control if control in arms else ""
+    first = arms.pop(name)()
+    return GateExplorer(
+        first, texts.tokenizer, text, arms=arms, name=name, documents=documents, notes=notes, beside=beside
+    )
 
 
 def write_notebook(folder: Path, run: Run) -> Path:
@@ -147,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.workflow.app", description=__doc__)
     parser.add_argument("run", nargs="?", help="a run folder; default: the newest under outputs/")
     parser.add_argument("--page", type=Path, help="write a page that works without a kernel to this file")
-    parser.add_argument("--text", default=next(iter(EXAMPLES.values())), help="the text of that page")
+    parser.add_argument("--text", help="the text of that page; default: the start of a test document")
     parser.add_argument("--port", type=int, default=8866)
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     given = parser.parse_args()

@@ -36,11 +36,11 @@ NO_EXPLORER = (
     "This site was built without the networks' weights, so the explorer is missing here. `make reproduce` trains them "
     "in about 15 minutes on two cores, and `make explore` opens it."
 )
-FRAME = """```{{raw}} html
-<iframe class="explorer" src="{0}" title="The gate explorer"></iframe>
-```
+FRAME = """<a href="{0}">Open the explorer on a page of its own</a>
 
-<a href="{0}">Open the explorer on a page of its own</a>"""
+```{{raw}} html
+<iframe class="explorer" src="{0}" title="The gate explorer" loading="lazy"></iframe>
+```"""
 STUDY = "outputs/study"
 """The study's folder, whose figures docs/study.md shows."""
 RENAMED = {"CHANGELOG.md": "changelog.md", "docs/search.md": "search-for-a-gate.md"}

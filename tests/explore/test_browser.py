@@ -142,10 +142,10 @@ def test_the_kernel_engine_answers_the_front_end(browser: Any, explorer: Any, tm
     page.wait_for_selector("text=model, gate off in every layer")
     assert page.evaluate(shown) == [0] * 32 and page.evaluate("app.result.reference.surprisal[2]") > 0
     page.wait_for_function("document.querySelectorAll('.written span:last-child').length === 2")
-    page.select_option("select >> nth=1", "plain")  # loaded now, and found to have no gate
+    page.get_by_label("Network (arm)").select_option("plain")  # loaded now, and found to have no gate
     page.wait_for_function("app.result?.shown.arm === 'plain'")
     assert "This arm has no gate" in page.inner_text(".controls") and not page.is_visible("input[value=off]")
-    page.select_option("select >> nth=1", "model")
+    page.get_by_label("Network (arm)").select_option("model")
     page.fill("textarea", "x" * 200_001)
     page.wait_for_selector("text=at most 200,000 are read")
     alive[0] = False
@@ -181,6 +181,7 @@ def test_the_page_works_without_kernel_and_network(browser: Any, explorer: Any, 
     assert "This reading keeps no single channels" in page.inner_text(".channels")
     press(page, "value")
     page.wait_for_selector("text=model, gate at 1.00 in layer 2")
+    page.wait_for_url("**gate=value**")
     page.reload()
     page.wait_for_selector("text=model, gate at 1.00 in layer 2")  # of the address
     keep(page, f"page-{scheme}")
@@ -208,6 +209,8 @@ def test_the_live_page_runs_the_model_by_itself(browser: Any, tmp_path: Path) ->
     page = opened(browser)
     page.goto((tmp_path / "live.html").as_uri())
     page.wait_for_selector("text=enhanced, gate on. “Once”")
+    assert "Loading the networks (" in (tmp_path / "live.html").read_text("utf-8")
+    assert not page.locator("#loading").count()
     page.fill("textarea", "a key <b>")
     page.wait_for_selector("text=“a key <b>”")
     page.click(".channels .plot canvas", position={"x": 25, "y": 8})
@@ -222,9 +225,9 @@ def test_the_live_page_runs_the_model_by_itself(browser: Any, tmp_path: Path) ->
     page.wait_for_selector("text=base, no gate")
     keep(page, "live")
     cut = embedded(pack(arms, tokenizer)[:-9])
-    (tmp_path / "cut.html").write_text(live_page(cut, "A live gate", "Once"), encoding="utf-8")
+    (tmp_path / "cut.html").write_text(live_page(cut, "A live gate", {"text": "Once"}), encoding="utf-8")
     page.goto((tmp_path / "cut.html").as_uri())
-    assert "cut off" in page.inner_text("[role=alert]")
+    assert "cut off" in page.inner_text("[role=alert]") and not page.is_visible("text=Loading the networks")
     assert not page.trouble
     page.close()
 

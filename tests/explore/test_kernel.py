@@ -163,6 +163,11 @@ def test_what_the_front_end_is_told_of_the_arms(reader: Any) -> None:
     assert reply["arm"]["gate"]["layers"] == 2 and "later" not in reply["arm"]
     reading = asked(engine, "read", arm="plain", text=TEXT)[0]["reading"]
     assert reading["layers"] == 0 and len(reading["pieces"]) > 3
+    about = KernelEngine(arms, tokenizer, TEXT, notes={"two": "Two gates."}, beside="plain").about()
+    assert about["arms"][0]["note"] == "Two gates." and about["beside"] == "plain"
+    assert about["token"] == len(reading["pieces"]) - 1
+    with pytest.raises(ValueError, match="beside is 'none'; allowed are 'two', 'plain'"):
+        KernelEngine(arms, tokenizer, TEXT, beside="none")
 
 
 @pytest.mark.parametrize(

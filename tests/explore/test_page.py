@@ -31,6 +31,7 @@ def test_the_page_is_one_file_that_allows_only_itself(text: str, reader: Any) ->
     sources = [attributes["src"] or "" for _, attributes in page.elements if "src" in attributes]
     assert all(source.startswith("data:image/png;base64,") for source in sources) and len(sources) == bool(text)
     assert not any({"href", "style"} & attributes.keys() for _, attributes in page.elements)
+    assert ("meta", {"name": "color-scheme", "content": "light dark"}) in page.elements  # else white while it loads
     about = json.loads(data)["about"]
     assert about["engine"] == "recorded" and about["text"] == text and about["title"] == (text or "t")
 
@@ -71,6 +72,7 @@ def test_a_page_holds_cards_whose_words_stay_words(reader: Any) -> None:
         "main",
         "h1",
         "img",
+        "noscript",
         "script",
     }
 

@@ -75,7 +75,10 @@ def test_a_fresh_clone_opens_the_committed_models(outputs: Path, committed: Path
     run, made = newest_run(committed.parent), open_finished(outputs / "first")
     explorer = explorer_of(run)
     named = [f"{arm}, seed 0" for arm in ("enhanced", "enhanced-untrained", "base", "base-tuned")]
-    assert explorer.engine.arms == named and len(explorer.engine.documents) == len(ensure_texts(made).corpus.test)
+    documents = [document.text for document in ensure_texts(made).corpus.test]
+    assert explorer.engine.arms == named and explorer.engine.documents == documents
+    assert documents[0].startswith(explorer.engine.text) and len(explorer.engine.text) > 100
+    assert explorer.engine.beside == "base-tuned, seed 0" and "tuned" in explorer.engine.arm("enhanced, seed 0")["note"]
     ids = torch.tensor([ensure_texts(made).encode_text("Once upon a time")])
     for name in named:
         own, first = explorer.engine.model(name), ensure_arm(made.variant(name.split(",")[0]))

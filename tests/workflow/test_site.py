@@ -68,7 +68,8 @@ def test_the_explorer_is_the_recorded_page_or_a_sentence_where_no_weights_lie(tm
     assert explorer_part(tmp_path, tmp_path / "extra") == NO_EXPLORER
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "gate.html").write_text("recorded", encoding="utf-8")
-    assert 'src="explorer.html"' in explorer_part(tmp_path, tmp_path / "more")
+    part = explorer_part(tmp_path, tmp_path / "more")
+    assert 'src="explorer.html"' in part and 'loading="lazy"' in part and part.index("<a href") < part.index("<iframe")
     assert (tmp_path / "more" / "explorer.html").read_text(encoding="utf-8") == "recorded"
 
 

@@ -2,7 +2,7 @@
 import { continuationView, nextView } from "./next.js";
 import { channelView } from "./channels.js";
 import { controls, explanations, topBar } from "./controls.js";
-import { h } from "./dom.js";
+import { button, enable, h } from "./dom.js";
 import { download, drawing, picture, table } from "./exporting.js";
 import { gridView, lossView } from "./grid.js";
 import { layerMeans, measured, shown as number, windowOf } from "./measures.js";
@@ -12,16 +12,16 @@ import { quoted, tokenLabel } from "./tokens.js";
 
 const CACHED = 12;
 const QUICK = 0.5; // seconds of a reading, under which continuations are written without being asked for
-const WRITES = ["text", "arm", "beside", "gate", "value", "scale", "other", "layers", "channels", "tokens", "length", "temperature", "seed"];
+const PAUSE = 300; // milliseconds without a change, after which the address says the state
 
 let apps = 0;
 
 export class App {
-  /** options: `address`, whether the state stands in the page's address; `state`, to begin with; `examples`, texts;
-   * `remember(state)`. */
+  /** options: `address`, whether the state stands in the page's address; `state`, to begin with; `about`, what the engine
+   * does not say of itself; `remember(state)`. */
   constructor(root, engine, about, options = {}) {
+    about = { ...about, ...options.about };
     Object.assign(this, { root, engine, about, options, id: `gx${apps++}`, readings: new Map(), cards: new Map(), turn: 0, hovered: null, moved: false });
-    about.examples ??= options.examples;
     const given = options.address ? { ...options.state, ...fromAddress(location.hash) } : options.state;
     this.state = clean(given ?? {}, about);
     this.history = new History(this.state);
@@ -46,16 +46,20 @@ export class App {
     this.channels = channelView(this);
     this.views = [this.text, gridView(this), lossView(this), this.channels, nextView(this), this.continuation];
     this.readout = h("p", { class: "readout", id: `${this.id}-readout` });
+    this.caption = h("p", { class: "caption" });
     this.spoken = h("p", { class: "unseen", "aria-live": "polite" });
     this.message = h("p", { class: "message", role: "status" });
-    this.pages = h("div", { class: "row pages" });
-    const stop = h("button", { type: "button", onclick: () => this.engine.stop() }, "Stop");
-    this.busy = h("div", { class: "row busy", hidden: true }, h("span", { class: "progress" }, "Reading…"), stop);
+    this.again = button("Read again", () => this.refresh(), { hidden: true });
+    this.extent = h("span", {});
+    this.earlier = button("Earlier", () => this.turnPage(-1));
+    this.later = button("Later", () => this.turnPage(1));
+    this.pages = h("div", { class: "row pages" }, this.extent, this.earlier, this.later);
+    this.busy = h("div", { class: "row busy", hidden: true }, h("span", { class: "progress" }, "Reading…"), button("Stop", () => this.engine.stop()));
     const [text, grid, losses, channels, next, continuation] = this.views.map((view) => view.el);
     this.root.classList.add("gx");
     this.root.replaceChildren(this.top.el, explanations(), h("div", { class: "body" },
       this.controls.el,
-      h("div", { class: "views" }, h("div", { class: "sticky" }, this.readout, this.message, this.busy), text, this.pages,
+      h("div", { class: "views" }, h("div", { class: "sticky" }, this.readout, this.caption, h("div", { class: "row" }, this.message, this.again), this.busy), text, this.pages,
         h("div", { class: "stack" }, grid, losses, continuation), h("div", { class: "stack side-stack" }, channels, next)), this.spoken));
     this.root.addEventListener("keydown", (event) => this.shortcut(event));
     let width = 0; // a text that grows changes the height alone
@@ -72,6 +76,7 @@ export class App {
   destroy() {
     this.observer.disconnect();
     this.ended.abort();
+    clearTimeout(this.addressing);
     this.engine.stop();
   }
 
@@ -99,14 +104,24 @@ export class App {
   }
 
   take(state) {
-    const asked = this.requests(this.state), before = this.state;
+    const before = this.state;
     this.state = state;
     this.options.remember?.(state);
-    if (this.options.address) window.history.replaceState(null, "", `#${toAddress(state, this.about)}`);
+    clearTimeout(this.addressing);
+    if (this.options.address) this.addressing = setTimeout(() => this.address(), PAUSE);
     this.controls.draw({ state });
-    if (WRITES.some((key) => state[key] !== before[key])) this.forget();
-    if (JSON.stringify(this.requests(state)) !== JSON.stringify(asked)) this.refresh();
+    this.say("");
+    const differ = (of) => JSON.stringify(of(state)) !== JSON.stringify(of(before));
+    const rewrite = differ((one) => this.continuations(one));
+    if (rewrite) this.forget();
+    if (rewrite || differ((one) => this.requests(one))) this.refresh();
     else this.draw();
+  }
+
+  /** Write the state into the page's address. Safari throws after 100 changes in 30 seconds. */
+  address() {
+    clearTimeout(this.addressing);
+    try { window.history.replaceState(null, "", `#${toAddress(this.state, this.about)}`); } catch { /* a later change writes it */ }
   }
 
   /** The readings that a state needs, by role. */
@@ -117,6 +132,13 @@ export class App {
     if (state.beside || changes.length) asked.reference = { arm: state.beside || arm, text, interventions: [] };
     if (state.measure === "change" && this.control(state)) asked.untrained = this.control(state);
     return asked;
+  }
+
+  /** What the engine is asked for to continue a state's text, shown and reference. */
+  continuations(state) {
+    const { shown, reference } = this.requests(state);
+    const { length, temperature, seed } = state;
+    return [shown, reference].filter(Boolean).map((request) => ({ ...request, tokens: length, temperature, seed }));
   }
 
   /** The reading of the untrained gate on a state's text; null where there is none to compare with. */
@@ -153,15 +175,18 @@ export class App {
       if (result.shown.seconds < QUICK) {
         this.write();
         const control = !result.untrained && this.control(state);
-        if (control) await this.know(control.arm);
-        if (control && turn === this.turn) result.untrained = await this.read(control);
-        if (control && turn === this.turn) this.draw();
+        if (!control) return;
+        const reading = this.know(control.arm).then(() => (turn === this.turn ? this.read(control) : null));
+        result.untrained = await reading.catch(() => null); // stopped, perhaps; what is shown stands without it
+        if (turn === this.turn) this.draw();
       }
     } catch (error) {
       if (turn !== this.turn) return;
       this.result = null;
       this.draw();
-      this.say(error.message ?? String(error), true);
+      this.say(sentence(error), true);
+      this.again.hidden = !this.state.text;
+      if (this.busy.contains(document.activeElement)) this.again.focus(); // Stop, which goes
     } finally {
       if (turn === this.turn) this.wait(false);
     }
@@ -176,7 +201,7 @@ export class App {
       this.cards.set(arm, "Reading the test documents…");
       this.engine.cards(arm, (read, total) => set(`Reading the test documents… ${read} of ${total}`)).then(set, (error) => {
         if (error.message === "stopped") this.cards.delete(arm); // it goes on at the next look
-        else set(error.message);
+        else set(sentence(error));
       });
     }
     return this.cards.get(arm) ?? "Choose a channel to see where it is highest in the test documents.";
@@ -193,18 +218,16 @@ export class App {
 
   /** Write the continuations that belong to the state, side by side. */
   async write() {
-    const state = this.state, asked = this.requests(state), turn = (this.writing = {});
-    const { length, temperature, seed } = state;
-    const requests = [asked.shown, asked.reference].filter(Boolean);
-    const sides = this.continuation.begin(requests.map((request) => this.name(request)), state.text);
+    const requests = this.continuations(this.state), turn = (this.writing = {});
+    const sides = this.continuation.begin(requests.map((request) => this.name(request)), this.state.text);
     try {
       await Promise.all(requests.map(async (request, i) => {
         const add = (token) => turn === this.writing && sides[i].add(token.text ?? token.piece);
-        await this.engine.continue({ ...request, tokens: length, temperature, seed }, add);
+        await this.engine.continue(request, add);
         if (turn === this.writing) sides[i].end();
       }));
     } catch (error) {
-      if (turn === this.writing) this.continuation.clear(error.message ?? String(error));
+      if (turn === this.writing) this.continuation.clear(sentence(error));
     }
   }
 
@@ -243,7 +266,7 @@ export class App {
   }
 
   shortcut(event) {
-    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("textarea, input")) return;
+    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches('textarea, input[type="number"]')) return;
     event.preventDefault();
     event.stopPropagation();
     this.step(event.shiftKey ? 1 : -1);
@@ -258,7 +281,7 @@ export class App {
     const point = { token: Math.min(at.token, Math.max(0, total - 1)), layer: Math.min(at.layer, gate?.layers ?? 1), channel: at.channel };
     const [start, stop] = windowOf(point.token, total);
     const colours = (this.colours ??= paints(this.root));
-    const values = (measure) => measured(measure, state.channel, shown, untrained);
+    const values = (measure) => measured(measure, state.channel, shown, shown.arm === about.untrained ? shown : untrained);
     if (this.valuesOf?.state !== state || this.valuesOf.shown !== shown) {
       const own = values(state.measure);
       this.valuesOf = { state, shown, own, grid: state.measure === "surprisal" ? values("gate") : own };
@@ -286,11 +309,18 @@ export class App {
     this.root.classList.toggle("empty", !this.result);
     this.top.draw();
     this.controls.draw({ state: this.state });
-    if (!this.result) return;
+    if (!this.result) {
+      this.readout.textContent = this.caption.textContent = "";
+      this.pages.hidden = true;
+      return;
+    }
     const m = this.model();
     for (const view of this.views) view.draw(m);
     this.tell(m);
-    this.turnPages(m);
+    this.caption.textContent = m.caption;
+    this.drawPages(m);
+    if (document.activeElement === this.again) this.text.focus();
+    this.again.hidden = true;
   }
 
   /** The numbers at the point, in one line. */
@@ -300,24 +330,29 @@ export class App {
     const at = (layer - 1) * m.total + token, means = layerMeans(m.shown);
     const parts = [`Token ${token} “${tokenLabel(m.shown.pieces[token])}”`];
     if (means) {
-      parts.push(`layer ${label(m.gate, layer)}`, `mean gate ${number(means[at], 3)}`, `lets in ${number(m.shown.letIn[at], 3)}`);
+      parts.push(`layer ${label(m.gate, layer)}`, `mean gate ${number(means[at], 3)}`, `added / state ${number(m.shown.letIn[at], 3)}`);
       if (channel !== null && m.shown.gates) parts.push(`channel ${channel}: ${number(m.shown.gates[layer - 1][token * m.shown.channels + channel], 3)}`);
     }
     if (m.shown.surprisal[token] >= 0) {
       const loss = `loss ${number(m.shown.surprisal[token], 3)} nats`;
-      parts.push(m.reference ? `${loss} (${number(m.reference.surprisal[token], 3)} with ${m.names.reference})` : loss);
+      parts.push(m.reference ? `${loss}, compared with ${number(m.reference.surprisal[token], 3)}` : loss);
     }
     this.readout.textContent = parts.join(" · ");
   }
 
   /** Buttons between the windows of a long text, and how much of it was read. */
-  turnPages(m) {
-    const go = (name, token, there) => h("button", { type: "button", disabled: !there, onclick: () => this.choose({ token }) }, name);
+  drawPages(m) {
     const left = m.shown.left ? ` ${m.shown.left.toLocaleString("en")} more were not read.` : "";
     this.pages.hidden = m.total === m.stop - m.start && !left;
     if (this.pages.hidden) return;
-    const words = `Tokens ${m.start.toLocaleString("en")} to ${(m.stop - 1).toLocaleString("en")} of ${m.total.toLocaleString("en")} are shown.${left}`;
-    this.pages.replaceChildren(h("span", {}, words), go("Earlier", m.start - 1, m.start > 0), go("Later", m.stop, m.stop < m.total));
+    this.extent.textContent = `Tokens ${m.start.toLocaleString("en")} to ${(m.stop - 1).toLocaleString("en")} of ${m.total.toLocaleString("en")} are shown.${left}`;
+    enable(this.earlier, m.start > 0);
+    enable(this.later, m.stop < m.total);
+  }
+
+  turnPage(step) {
+    const { start, stop, total } = this.model(), token = step < 0 ? start - 1 : stop;
+    if (token >= 0 && token < total) this.choose({ token });
   }
 
   say(words, error = false) {
@@ -341,12 +376,14 @@ export class App {
   }
 
   async save(make, drawn = true) {
-    if (!this.result || (drawn && this.model().grid.problem)) return this.say("There is nothing to draw: this arm has no gate.", true);
+    const problem = this.result ? drawn && this.model().grid.problem : "There is no reading to export.";
+    if (problem) return this.say(problem, true);
     const [ending, content, type] = await make(this.model());
     download(`gate-${this.state.measure}${ending}`, content, type);
   }
 
   async copyLink() {
+    this.address();
     try {
       await navigator.clipboard.writeText(location.href);
       this.say("The link is copied: it opens this view.");
@@ -354,6 +391,12 @@ export class App {
       this.say("The browser did not allow copying; the page’s address is the link.");
     }
   }
+}
+
+/** An error as a sentence to show. */
+function sentence(error) {
+  const words = error.message ?? String(error);
+  return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
 /** The theme of the notebook or editor around, else the system's. */

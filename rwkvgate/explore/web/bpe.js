@@ -50,12 +50,12 @@ export class Tokenizer {
 
   /**
    * @param {string} text a lone surrogate is read as U+FFFD.
-   * @returns {import("./engine.js").Tokens}
+   * @returns {{ids: Int32Array, pieces: string[]}}
    */
   encode(text) {
     const ids = [];
     for (const [word] of text.matchAll(WORDS)) for (const id of this.merged(new TextEncoder().encode(word))) ids.push(id);
-    return { ids: Int32Array.from(ids), pieces: ids.map((id) => this.piece(id)), spans: this.spans(text, ids) };
+    return { ids: Int32Array.from(ids), pieces: ids.map((id) => this.piece(id)) };
   }
 
   /** Ids of a word's bytes after all merges, the lowest rank first, from left to right. */
@@ -84,23 +84,5 @@ export class Tokenizer {
   /** A token's text; a part of a character is shown as its bytes, ⟨e7 8c⟩. */
   piece(id) {
     return (this.pieces[id] ??= shown(this.bytes.get(id) ?? []));
-  }
-
-  /** Where each token stands in the text, in UTF-16 units. */
-  spans(text, ids) {
-    const places = []; // of each byte: [start, end] of its character
-    let at = 0;
-    for (const character of text) {
-      const place = [at, (at += character.length)];
-      const code = character.codePointAt(0);
-      const length = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-      for (let i = 0; i < length; i++) places.push(place);
-    }
-    let byte = 0;
-    return ids.map((id) => {
-      const first = byte;
-      byte += this.bytes.get(id).length;
-      return [places[first][0], places[byte - 1][1]];
-    });
   }
 }

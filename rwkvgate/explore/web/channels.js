@@ -1,5 +1,5 @@
 // The channels of the chosen layer and token, and a card for a channel of one's choice.
-import { card, fit, h } from "./dom.js";
+import { button, card, fit, h, key } from "./dom.js";
 import { colour, css } from "./colour.js";
 import { cardOf } from "./cards.js";
 import { highest, histogram, layerValues, mean, SCALES, share, shown as number } from "./measures.js";
@@ -14,15 +14,18 @@ export function channelView(app) {
   const canvas = h("canvas", { "aria-hidden": "true" });
   const box = h("div", { class: "plot", role: "group", tabindex: "0", "aria-label": "Channels: arrow keys move, Enter chooses", "aria-describedby": `${app.id}-readout` }, canvas);
   const note = h("p", { class: "note" });
-  const spread = h("canvas", { "aria-hidden": "true" });
+  const spread = histogramView();
   const words = h("p", { class: "words" });
   const contexts = h("ol", { class: "contexts" });
-  const over = h("canvas", { "aria-hidden": "true" });
+  const over = histogramView();
   const found = h("p", { class: "words" });
   const places = h("ol", { class: "contexts" });
-  const documents = h("div", { class: "documents" }, h("h3", {}, "Over the test documents"), over, found, places);
-  const all = h("button", { type: "button", onclick: () => app.choose({ channel: null }) }, "All channels");
-  const { el, caption, head } = card("channels", "Channels", box, note, spread, words, contexts, documents, all);
+  const documents = h("div", { class: "documents" }, h("h3", {}, "Over the test documents"), over.el, found, places);
+  const all = button("All channels", () => {
+    box.focus({ preventScroll: true }); // the button goes
+    app.choose({ channel: null });
+  });
+  const { el, head } = card("channels", "Channels", box, note, spread.el, words, contexts, documents, all);
   let m = null, columns = 1;
   const at = (event) => {
     const area = canvas.getBoundingClientRect();
@@ -67,7 +70,7 @@ export function channelView(app) {
     const channel = m.point.channel, layer = m.point.layer - 1;
     const own = layerValues(m.shown, layer, channel);
     const base = m.untrained ? layerValues(m.untrained, layer, channel) : null;
-    histograms(spread, m, histogram(own, BINS), base && histogram(base, BINS));
+    spread.draw(m, histogram(own, BINS), base && histogram(base, BINS));
     const of = channel === null ? `all ${m.gate.channels} channels` : `channel ${channel}`;
     words.textContent = `Layer ${label(m.gate, m.point.layer)}, ${of}, over this text: mean ${number(mean(own), 3)}` + (base ? `; untrained ${number(mean(base), 3)}.` : ".");
     const top = channel === null ? [] : highest(own, 5);
@@ -81,11 +84,11 @@ export function channelView(app) {
   function overDocuments(cards, channel) {
     const known = channel !== null && Boolean(cards?.top);
     documents.hidden = !cards;
-    over.hidden = places.hidden = !known;
+    over.el.hidden = places.hidden = !known;
     found.textContent = cards?.top ? "Point at a channel." : cards;
     if (!known) return;
     const own = cardOf(cards, m.point.layer, channel);
-    histograms(over, m, own.histogram, own.untrained?.histogram);
+    over.draw(m, own.histogram, own.untrained?.histogram);
     const read = own.documents < own.of ? `the first ${own.documents} of ${own.of}` : own.documents;
     const beside = own.untrained ? `; untrained ${number(own.untrained.mean, 3)}` : "";
     found.textContent = `${m.armLabel}, gate on, layer ${label(m.gate, m.point.layer)}, channel ${channel}, over ${read} documents (${own.tokens.toLocaleString("en")} tokens): mean ${number(own.mean, 3)}${beside}. Highest at:`;
@@ -100,9 +103,8 @@ export function channelView(app) {
     },
     point(model) {
       m = model;
-      caption.textContent = m.caption;
       const there = Boolean(m.gate && m.shown.gates && m.total);
-      for (const part of [box, spread, words]) part.hidden = !there;
+      for (const part of [box, spread.el, words]) part.hidden = !there;
       note.hidden = there;
       head.textContent = there ? `Channels of token ${m.point.token}, layer ${label(m.gate, m.point.layer)}` : "Channels";
       if (there) { cells(); about(); return; }
@@ -117,6 +119,17 @@ function context(pieces, place, value) {
   const words = (from, to) => pieces.slice(Math.max(0, from), to).map(readable).join("");
   const shown = h("bdi", {}, words(place - LEAD, place), h("strong", {}, readable(pieces[place])), words(place + 1, place + 1 + TAIL));
   return h("li", {}, shown, h("span", {}, number(value)));
+}
+
+function histogramView() {
+  const names = h("div", { class: "legend" }), canvas = h("canvas", { "aria-hidden": "true" });
+  return {
+    el: h("div", {}, names, canvas),
+    draw(m, own, base) {
+      names.replaceChildren(...key({ quiet: "this arm", ...(base && { line: "untrained" }) }), "height: square root of the share");
+      histograms(canvas, m, own, base);
+    },
+  };
 }
 
 /** Shares of bins of 0 to 1: bars for this arm, a line for the untrained one. The height is a square root. */

@@ -1,5 +1,5 @@
 // The controls: text, arm, measure, and the gate's switch.
-import { choice, field, h, segments } from "./dom.js";
+import { button, choice, enable, field, h, segments } from "./dom.js";
 import { GATES, gateOf, label, MEASURES } from "./state.js";
 
 const PAUSE = 400; // milliseconds without a key, after which the text is read
@@ -8,16 +8,13 @@ export function controls(app) {
   const { about } = app;
   const recorded = about.engine === "recorded";
   let timer = 0;
-  const text = h("textarea", { rows: "4", spellcheck: "false", dir: "auto", readonly: recorded });
+  const text = h("textarea", { rows: "2", spellcheck: "false", dir: "auto", readonly: recorded });
   const other = h("textarea", { rows: "3", spellcheck: "false", dir: "auto", onchange: () => app.change({ other: other.value }) });
   const others = field("Replace the gate by its values on this text", other);
   const take = () => { clearTimeout(timer); if (text.value !== app.state.text) app.change({ text: text.value, token: 0 }); };
   text.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(take, PAUSE); });
   text.addEventListener("change", take);
-  const examples = choice({ "": "Examples…", ...Object.fromEntries((about.examples ?? []).map((one) => [one, one.slice(0, 40)])) }, {
-    "aria-label": "Examples",
-    onchange: () => { if (examples.value) app.change({ text: examples.value, token: 0 }); examples.value = ""; },
-  });
+  const examples = Object.entries(about.examples ?? {}).map(([name, one]) => button(name, () => app.change({ text: one, token: 0 })));
   const names = Object.fromEntries(about.arms.map((arm) => [arm.name, arm.label]));
   const select = (key, options) => {
     const own = choice(options, { onchange: () => app.change({ [key]: own.value }) });
@@ -44,8 +41,9 @@ export function controls(app) {
   const note = h("p", { class: "note" });
   const intervention = h("div", { class: "intervention" }, gate.el, amount, others, scope.layers.el, scope.channels.el, scope.tokens.el, where);
   const el = h("div", { class: "controls" },
-    field("Text", text, recorded ? about.limits.words : null), (about.examples ?? []).length && !recorded ? examples : null,
-    field("Arm", arm), note, intervention, field("Compare with", beside), field("Shown", measure));
+    h("div", { class: "field" }, field("Text", text, recorded ? about.limits.words : null),
+      examples.length && !recorded ? h("div", { class: "row", role: "group", "aria-label": "Examples" }, ...examples) : null),
+    field("Network (arm)", arm), note, intervention, field("Compare with", beside), field("Colour by", measure));
   return {
     el,
     draw(m) {
@@ -83,7 +81,6 @@ export function controls(app) {
 
 /** What stands on top: the title, undo, theme, export, link, and the explanations. */
 export function topBar(app, actions) {
-  const button = (name, act, attributes = {}) => h("button", { type: "button", onclick: act, ...attributes }, name);
   const undo = button("Undo", () => app.step(-1)), redo = button("Redo", () => app.step(1));
   const save = h("details", { class: "menu" }, h("summary", {}, "Export"), h("div", {},
     button("Picture, PNG", actions.png), button("Drawing, SVG", actions.svg), button("Table, CSV", actions.csv)));
@@ -93,7 +90,7 @@ export function topBar(app, actions) {
   const el = h("header", { class: "top" },
     h("div", {}, h("h1", {}, app.about.title)),
     h("div", { class: "row actions" }, undo, redo, link, save, theme));
-  return { el, draw() { undo.disabled = !app.history.can(-1); redo.disabled = !app.history.can(1); } };
+  return { el, draw() { enable(undo, app.history.can(-1)); enable(redo, app.history.can(1)); } };
 }
 
 export function explanations() {
@@ -101,6 +98,6 @@ export function explanations() {
   return h("details", { class: "about" }, h("summary", {}, "What is this?"), h("div", { class: "parts" },
     part("The gate", "After each layer, part of the hidden state of the token before is added to that of this token: h(t) ← LayerNorm(h(t) + g(t) · h(t−1)). The gate g(t) has a value between 0 and 1 for each channel, computed from h(t). At 0 nothing of the previous token enters, at 1 all of it. An untrained gate lies around one half."),
     part("The paper’s claim", "Enhancing RWKV-based Language Models for Long-Sequence Text Generation (arXiv 2502.15485) reports that the gate nearly doubles ROUGE-L, and says that it captures long-range dependencies and attends to syntactic boundaries."),
-    part("What you can test", "Switch the gate off, or set it to a value, and compare the loss of each token and the continuation. Compare with the same network without a gate, or with an untrained gate. One text is an example, not a measurement: the tables of the README measure over test documents and seeds."),
+    part("What you can test", "Switch the gate off, or set it to a value, and compare the loss of each token and the continuation. Clamping a trained gate to 0 breaks what the network was tuned with; whether a gate helps is seen against base-tuned: the same network without a gate, tuned alike. One text is an example, not a measurement: the tables of the README measure over test documents and seeds."),
     part("How to read it", "Colours span 0 to 1, whatever the text: a gate that has learned little looks flat. A loss is −ln p of a token, in nats; lower is better. Click a token, a layer or a channel to choose it; the arrow keys move within a view.")));
 }

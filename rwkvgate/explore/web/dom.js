@@ -11,11 +11,24 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A card: a heading, a caption that says which reading is shown, and what is shown. */
+/** A card: a heading, and what is shown. */
 export function card(name, title, ...children) {
-  const caption = h("p", { class: "caption" });
   const head = h("h2", {}, title);
-  return { caption, head, el: h("section", { class: `card ${name}`, "aria-label": title }, h("header", {}, head, caption), ...children) };
+  return { head, el: h("section", { class: `card ${name}`, "aria-label": title }, head, ...children) };
+}
+
+export function button(name, act, attributes = {}) {
+  return h("button", { type: "button", onclick: act, ...attributes }, name);
+}
+
+/** Show whether a button does something now. A disabled one would lose the focus. */
+export function enable(element, can) {
+  element.setAttribute("aria-disabled", String(!can));
+}
+
+/** What the colours of a chart stand for: names by kind of mark, a class of app.css. */
+export function key(names) {
+  return Object.entries(names).map(([kind, name]) => h("span", { class: `key ${kind}` }, name));
 }
 
 /** A canvas' context, for drawing in CSS pixels at the screen's own resolution. */

@@ -29,19 +29,12 @@
  * @property {string} [replace] another text: the gates that the arm has on it, token by token and from its start again
  *   at its end, in place of the gate.
  *
- * @typedef {Object} Tokens
- * @property {Int32Array} ids
- * @property {string[]} pieces text of each token; a part of a character as its bytes, ⟨e7 8c⟩.
- * @property {number[][]} spans [start, end] of each token in the text, in UTF-16 units; that of the whole character for
- *   a token that is part of one.
- *
  * @typedef {Object} Reading Of the first `limits.tokens` tokens of a text, which the model reads after the prefix token;
  *   a clamp of all tokens clamps there too.
  * @property {string} arm
  * @property {string} text
  * @property {Intervention[]} interventions
- * @property {string[]} pieces
- * @property {number[][]} spans
+ * @property {string[]} pieces text of each token; a part of a character as its bytes, ⟨e7 8c⟩.
  * @property {number} layers
  * @property {number} channels
  * @property {?Float32Array[]} gates each layer's gate after the interventions, token by token: tokens * channels.
@@ -57,11 +50,9 @@
  * @property {string} [text] the characters that this token completes: all of them joined are the continuation.
  * @property {number} id
  * @property {number} p its probability, before temperature.
- * @property {Float32Array[]} [gates] each layer's gate on this token, by channel; absent without a gate.
  *
  * @typedef {Object} Engine Every method returns a promise; a refusal rejects with a sentence to show.
  * @property {() => Promise<About>} about
- * @property {(text: string) => Promise<Tokens>} tokenize
  * @property {(asked: {arm: string, text: string, interventions?: Intervention[]},
  *   onProgress?: (tokens: number, total: number) => void) => Promise<Reading>} read
  * @property {(asked: {arm: string, text: string, interventions?: Intervention[], tokens: number, temperature?: number,
@@ -104,7 +95,6 @@ export async function pageEngine(weights, { worker = freshWorker(), arms = [], c
   await ask("open", [weights, arms]);
   return {
     about: async () => ({ ...(await ask("about", [])), cards: Object.keys(cards) }),
-    tokenize: (text) => ask("tokenize", [text]),
     read: (wanted, onProgress) => ask("read", [wanted], onProgress),
     continue: (wanted, onToken) => ask("continue", [wanted], onToken),
     cards: async (arm) => cards[arm],

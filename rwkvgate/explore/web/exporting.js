@@ -1,10 +1,10 @@
 // Files of what is shown: a picture, a drawing and a table.
 import { colour, css } from "./colour.js";
 import { layerMeans, share } from "./measures.js";
-import { label } from "./state.js";
+import { label, labelWidth } from "./state.js";
 import { tokenLabel } from "./tokens.js";
 
-const CELL = 14, SIDE = 40, HEAD = 44, FOOT = 110;
+const CELL = 14, HEAD = 44, FOOT = 110;
 
 /** A cell of a CSV table; text that a spreadsheet would run as a formula is quoted. */
 export function cell(value) {
@@ -15,9 +15,9 @@ export function cell(value) {
 
 /** A row for each layer and token of a reading, as CSV. */
 export function table(m) {
-  const { shown, reference, gate, total } = m;
+  const { shown, reference, gate, total, values } = m;
   const means = layerMeans(shown);
-  const head = ["arm", "intervention", "compared_with", "layer", "token", "piece", "gate", "let_in", "surprisal_nats", "compared_surprisal_nats"];
+  const head = ["arm", "intervention", "compared_with", "layer", "token", "piece", "measure", "value", "gate", "added_over_state", "surprisal_nats", "compared_surprisal_nats"];
   const lines = [head];
   const number = (value) => (value === undefined || Number.isNaN(value) ? "" : Number(value.toPrecision(6)));
   for (let layer = 0; layer < (means ? shown.layers : 1); layer++) {
@@ -25,6 +25,7 @@ export function table(m) {
       const at = layer * total + t;
       lines.push([
         m.armLabel, m.changed, reference ? m.names.reference : "", means ? label(gate, layer + 1) : "", t, shown.pieces[t],
+        values.name ?? "", values.problem ? "" : number(values.data[values.rows === 1 ? t : at]),
         means ? number(means[at]) : "", means ? number(shown.letIn[at]) : "", number(shown.surprisal[t]), reference ? number(reference.surprisal[t]) : "",
       ]);
     }
@@ -35,26 +36,26 @@ export function table(m) {
 /** The layers and tokens of the window as an SVG document. */
 export function drawing(m) {
   const { data, rows, scale, name } = m.grid;
-  const columns = m.stop - m.start;
+  const columns = m.stop - m.start, left = labelWidth(m.gate) + 6;
   const make = (tag, attributes, text) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
     if (text !== undefined) element.textContent = text;
     return element;
   };
-  const width = Math.max(SIDE + columns * CELL + 20, 640), height = HEAD + rows * CELL + FOOT;
+  const width = Math.max(left + columns * CELL + 20, 640), height = HEAD + rows * CELL + FOOT;
   const svg = make("svg", { xmlns: "http://www.w3.org/2000/svg", width, height, viewBox: `0 0 ${width} ${height}`, "font-family": "system-ui, sans-serif", "font-size": 11, fill: m.colours.text });
   svg.append(make("title", {}, `${name}: ${m.caption}`), make("rect", { width, height, fill: m.colours.ground }));
   svg.append(make("text", { x: 8, y: 18, "font-size": 13, "font-weight": 600 }, `${name}, scale ${scale.low} to ${scale.high}`), make("text", { x: 8, y: 34, fill: m.colours.soft }, m.caption));
   for (let y = 0; y < rows; y++) {
-    svg.append(make("text", { x: SIDE - 6, y: HEAD + y * CELL + 11, "text-anchor": "end" }, rows === 1 ? "" : label(m.gate, y + 1)));
+    svg.append(make("text", { x: left - 6, y: HEAD + y * CELL + 11, "text-anchor": "end" }, rows === 1 ? "" : label(m.gate, y + 1)));
     for (let t = m.start; t < m.stop; t++) {
       const fill = css(colour(share(data[y * m.total + t], scale), { ...scale, theme: m.theme }));
-      svg.append(make("rect", { x: SIDE + (t - m.start) * CELL, y: HEAD + y * CELL, width: CELL - 1, height: CELL - 1, fill }));
+      svg.append(make("rect", { x: left + (t - m.start) * CELL, y: HEAD + y * CELL, width: CELL - 1, height: CELL - 1, fill }));
     }
   }
   for (let t = m.start; t < m.stop; t++) {
-    const x = SIDE + (t - m.start) * CELL + 10, y = HEAD + rows * CELL + 6;
+    const x = left + (t - m.start) * CELL + 10, y = HEAD + rows * CELL + 6;
     svg.append(make("text", { x, y, transform: `rotate(-90 ${x} ${y})`, "text-anchor": "end" }, tokenLabel(m.shown.pieces[t], 16)));
   }
   return new XMLSerializer().serializeToString(svg);

@@ -51,10 +51,6 @@ export function kernelEngine(model, silence = SILENCE) {
     async arm(name) {
       return (await ask({ method: "arm", arm: name }))[0].arm;
     },
-    async tokenize(text) {
-      const [{ ids, pieces }] = await ask({ method: "tokenize", text });
-      return { ids, pieces };
-    },
     async read(request, progress = () => {}) {
       const [{ reading }, buffers] = await ask({ method: "read", ...request }, ({ read, total }) => total && progress(read, total));
       return unpacked(reading, buffers);

@@ -44,7 +44,7 @@ export function channelValues(reading, channel) {
 }
 
 /** The values of the text and of the grid: {name, scale, data} with data layers x tokens (1 x tokens for surprisal),
- * or {problem}, a sentence. */
+ * or {problem}, a sentence. `untrained` is `shown` itself where that is the untrained arm. */
 export function measured(measure, channel, shown, untrained) {
   const scale = SCALES[measure];
   if (measure === "surprisal") return { name: "surprisal", scale, data: shown.surprisal, rows: 1 };
@@ -55,8 +55,9 @@ export function measured(measure, channel, shown, untrained) {
   if (!own) return { problem: "This reading keeps no single channels: the text is too long for them, or they were not recorded." };
   if (measure === "gate") return { name: of, scale, data: own, rows: shown.layers };
   if (measure === "letin") {
-    return { name: "what the gate lets in, |g·h(t−1)| / |h(t)|", scale, data: shown.letIn, rows: shown.layers };
+    return { name: "added / state, |g·h(t−1)| / |h(t)|", scale, data: shown.letIn, rows: shown.layers };
   }
+  if (untrained === shown) return { problem: "This is the untrained arm." };
   const base = untrained ? values(untrained) : null;
   if (!base || base.length !== own.length) {
     return { problem: "There is no untrained arm of the same shape to compare with." };

@@ -1,12 +1,12 @@
 // What the model expects after the chosen token, and how it continues the text.
-import { card, field, h } from "./dom.js";
+import { button, card, field, h } from "./dom.js";
 import { direction, tokenLabel, visible } from "./tokens.js";
 
 const LEAD = 60; // characters of the text before a continuation
 
 export function nextView() {
   const lists = h("div", { class: "sides" });
-  const { el, caption, head } = card("next", "Next tokens", lists);
+  const { el, head } = card("next", "Next tokens", lists);
   const side = (name, top) =>
     h("div", { class: "side" },
       h("h3", {}, name),
@@ -19,7 +19,6 @@ export function nextView() {
     el,
     draw(m) { this.point(m); },
     point(m) {
-      caption.textContent = m.caption;
       head.textContent = m.total ? `Next after token ${m.point.token}, “${tokenLabel(m.shown.pieces[m.point.token] ?? "")}”` : "Next tokens";
       const sides = [[m.names.shown, m.shown], ...(m.reference ? [[m.names.reference, m.reference]] : [])];
       lists.replaceChildren(...sides.map(([name, reading]) => side(name, reading.top[m.point.token] ?? [])));
@@ -30,23 +29,26 @@ export function nextView() {
 export function continuationView(app) {
   const sides = h("div", { class: "sides" });
   const status = h("p", { class: "note", role: "status" });
-  const run = h("button", { type: "button", class: "primary", onclick: () => app.write() }, "Continue");
+  const run = button("Continue", () => app.write(), { class: "primary" });
   const number = (key, attributes) => {
-    const input = h("input", { type: "number", ...attributes, onchange: () => app.change({ [key]: input.value }) });
+    const input = h("input", {
+      type: "number", ...attributes,
+      onchange: () => input.reportValidity() && app.change({ [key]: input.value }),
+      onblur: () => { input.value = app.state[key]; }, // a refused number goes
+    });
     return [key, input];
   };
   const inputs = [
     number("length", { min: 1, max: 200, step: 1 }),
-    number("temperature", { min: 0, max: 2, step: 0.1 }),
-    number("seed", { min: 0, step: 1 }),
+    number("temperature", { min: 0, max: 2, step: "any" }),
+    number("seed", { min: 0, max: 2 ** 31, step: 1 }),
   ];
   const names = { length: "Tokens", temperature: "Temperature", seed: "Seed" };
   const options = h("div", { class: "row options" }, run, ...inputs.map(([key, input]) => field(names[key], input)));
-  const { el, caption } = card("continuation", "Continuation", options, sides, status);
+  const { el } = card("continuation", "Continuation", options, sides, status);
   return {
     el,
     draw(m) {
-      caption.textContent = m.caption;
       for (const [key, input] of inputs) {
         if (document.activeElement !== input) input.value = m.state[key];
         input.closest("label").hidden = m.about.engine === "recorded" || (key === "seed" && m.state.temperature === 0);

@@ -48,14 +48,10 @@ export class PageEngine {
     };
   }
 
-  async tokenize(text) {
-    return this.tokenizer.encode(text);
-  }
-
   async read({ arm, text, interventions = [] }, onProgress) {
     const started = performance.now();
     const run = await this.begin(arm, text, interventions);
-    const { ids, pieces, spans } = run.tokens;
+    const { ids, pieces } = run.tokens;
     const { num_hidden_layers: layers, hidden_size: channels } = run.network.config;
     const count = Math.min(ids.length, LIMIT);
     const gates = run.network.gate && Array.from({ length: layers }, () => new Float32Array(count * channels));
@@ -74,7 +70,7 @@ export class PageEngine {
     };
     await this.each(run, count, keep, onProgress);
     const seconds = (performance.now() - started) / 1000;
-    const asked = { arm, text, interventions, pieces: pieces.slice(0, count), spans: spans.slice(0, count) };
+    const asked = { arm, text, interventions, pieces: pieces.slice(0, count) };
     return { ...asked, layers, channels, gates, letIn, surprisal, top, left: ids.length - count, seconds };
   }
 
@@ -98,15 +94,13 @@ export class PageEngine {
       const id = temperature ? drawn(logits, temperature, random()) : best(logits, 1)[0];
       if (run.arm.ends.includes(id)) break;
       const piece = this.tokenizer.piece(id);
-      const { logits: following, watched } = take(run, state, id, true);
-      logits = following;
+      ({ logits } = take(run, state, id, true));
       pieces.push(piece);
       onToken?.({
         piece,
         text: characters.decode(this.tokenizer.bytes.get(id), { stream: true }),
         id,
         p: Math.exp(odds.log(id)),
-        ...(run.network.gate && { gates: watched.map(({ values }) => Float32Array.from(values)) }),
       });
       await otherWork();
     }

@@ -18,11 +18,6 @@ export function recordedEngine({ about, readings, cards }) {
     async about() {
       return { ...about, cards: Object.keys(cards) };
     },
-    async tokenize(text) {
-      const [{ reading }] = readings;
-      if (text !== reading.text) throw new Error(about.limits.words);
-      return { ids: reading.pieces.map((_, i) => i), pieces: reading.pieces };
-    },
     async read(request) {
       const { reading, buffers } = find(request);
       return { ...unpacked(reading, buffers.map(bytes)), seconds: 0 };

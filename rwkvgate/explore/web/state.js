@@ -3,12 +3,12 @@ import { quoted } from "./tokens.js";
 
 export const MEASURES = {
   gate: "the gate",
-  letin: "what it lets in",
+  letin: "added / state",
   change: "change from untrained",
   surprisal: "surprisal",
 };
 
-export const GATES = { on: "On", off: "Off", value: "Value", scale: "Scale", replace: "Other" };
+export const GATES = { on: "On", off: "Off", value: "Value", scale: "Scale", replace: "Replace" };
 
 /** The choices at the start, from what an engine says about itself. */
 export function defaults(about) {
@@ -16,15 +16,15 @@ export function defaults(about) {
   return {
     text: about.text ?? "",
     arm: first ? first.name : "",
-    beside: "", // the arm that losses and continuations are compared with; "" is the same arm with its gate on
+    beside: about.beside ?? "", // the arm that losses and continuations are compared with; "" is the same arm with its gate on
     measure: first?.gate ? "gate" : "surprisal",
     layer: 1, // a row of the grid, from 1
-    token: 0,
+    token: about.token ?? 0,
     channel: null, // null is the mean over all channels
     gate: "on",
     value: 0.5,
     scale: 1.5,
-    other: about.examples?.[1] ?? about.examples?.[0] ?? "", // the text whose gates replace those of this one
+    other: Object.values(about.examples ?? {})[1] ?? "", // the text whose gates replace those of this one
     layers: "all", // which layers, channels and tokens an intervention changes: all, or the chosen one
     channels: "all",
     tokens: "all",
@@ -68,8 +68,8 @@ export function clean(given, about) {
     if ((key === "text" || key === "other") && typeof value === "string") state[key] = value;
     else if (key === "arm" && names.includes(value)) state.arm = value;
     else if (key === "beside" && (value === "" || names.includes(value))) state.beside = value;
-    else if (key in ALLOWED && ALLOWED[key].includes(value)) state[key] = value;
-    else if (key in RANGES && inside(...RANGES[key])) state[key] = number;
+    else if (Object.hasOwn(ALLOWED, key) && ALLOWED[key].includes(value)) state[key] = value;
+    else if (Object.hasOwn(RANGES, key) && inside(...RANGES[key])) state[key] = number;
   }
   const gate = gateOf(state.arm, about);
   if (gate) {
@@ -104,6 +104,11 @@ export function interventions(state, about) {
 /** The name of a row of the grid: the layer's number, and the gate's place where a layer has two. */
 export function label(gate, row) {
   return gate?.labels?.[row - 1] ?? String(row);
+}
+
+/** Pixels that the names of the grid's rows take; those of a layer with two gates name the place too. */
+export function labelWidth(gate) {
+  return gate?.labels?.some((one) => one.includes(" ")) ? 80 : 34;
 }
 
 /** An intervention in words: "gate on", "gate off in layer 2", "gate at 0.50 in every layer, channel 7". */

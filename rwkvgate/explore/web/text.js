@@ -8,7 +8,7 @@ export function textView(app) {
   const note = h("p", { class: "note" });
   const box = h("div", { class: "tokens", role: "listbox", tabindex: "0", "aria-label": "Tokens of the text" });
   const bar = h("div", { class: "legend" });
-  const { el, caption, head } = card("text", "The text", bar, box, note);
+  const { el, head } = card("text", "The text", bar, box, note);
   let spans = [], built = null, at = null;
   const place = (event) => event.target.closest?.(".token")?.place;
   box.addEventListener("pointerover", (event) => place(event) !== undefined && app.hover({ token: place(event) }));
@@ -30,8 +30,8 @@ export function textView(app) {
 
   return {
     el,
+    focus: () => box.focus({ preventScroll: true }),
     draw(m) {
-      caption.textContent = m.caption;
       const key = m.shown;
       if (built?.key !== key || built.start !== m.start) build(m);
       built = { key, start: m.start };

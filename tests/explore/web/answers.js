@@ -2,10 +2,9 @@
 
 const plain = (array) => (array === null ? null : Array.from(array));
 
-/** @param {Object} engine of the cases; @param {Object} core a `PageEngine` in this thread, for logits. */
+/** @param {Object} engine of the cases; @param {Object} core a `PageEngine` in this thread, for tokens and logits. */
 export async function answers(engine, core, { texts, readings, continuations, refused }) {
-  const tokens = [];
-  for (const text of texts) tokens.push(await engine.tokenize(text));
+  const tokens = texts.map((text) => core.tokenizer.encode(text));
   const read = [];
   for (const asked of readings) {
     const reading = await engine.read(asked);
@@ -19,12 +18,8 @@ export async function answers(engine, core, { texts, readings, continuations, re
   const written = [];
   for (const asked of continuations) {
     const steps = [];
-    let last = null;
-    const { pieces } = await engine.continue(asked, ({ gates, ...step }) => {
-      steps.push(step);
-      last = gates ? gates.map(plain) : null;
-    });
-    written.push({ steps, last, pieces });
+    const { pieces } = await engine.continue(asked, (step) => steps.push(step));
+    written.push({ steps, pieces });
   }
   const refusals = [];
   for (const [method, asked] of refused) {
@@ -35,7 +30,6 @@ export async function answers(engine, core, { texts, readings, continuations, re
     about: await engine.about(),
     ids: tokens.map(({ ids }) => plain(ids)),
     pieces: tokens.map(({ pieces }) => pieces),
-    spans: tokens.map(({ spans }) => spans),
     read,
     written,
     refusals,

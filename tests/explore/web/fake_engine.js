@@ -45,15 +45,14 @@ export function fakeEngine({ title = "The gate", delay = 0, about = {} } = {}) {
       return {
         engine: "page", title, vocabulary: "words", arms, limits: { tokens: 4096 }, cards: ["enhanced"], untrained: "untrained",
         text: "Once upon a time, in a distant land, there lived a baker named Mira. She kept a silver key, and her brother wanted it.",
-        examples: ["In the realm of artificial intelligence, a gate decides what to keep."], ...about,
+        examples: { Story: "Once upon a time", Essay: "In the realm of artificial intelligence, a gate decides what to keep." }, ...about,
       };
     },
-    async tokenize(text) {
-      return { ids: pieces(text).map((_, i) => i), pieces: pieces(text), spans: [] };
-    },
     async read({ arm, text, interventions }) {
+      const turn = stopped;
       this.calls.push({ arm, text, interventions });
       await pause();
+      if (turn !== stopped) throw new Error("stopped");
       if (text.includes("refuse")) throw new Error("This engine refuses that text.");
       const own = pieces(text), count = own.length, has = arms.find((one) => one.name === arm).gate;
       const gates = has && Array.from({ length: LAYERS }, (_, layer) =>
@@ -64,7 +63,7 @@ export function fakeEngine({ title = "The gate", delay = 0, about = {} } = {}) {
         }));
       const off = interventions.length ? 0.7 : 0;
       return {
-        arm, text, interventions, pieces: own, spans: own.map(() => [0, 0]), layers: has ? LAYERS : 0, channels: has ? CHANNELS : 0, gates,
+        arm, text, interventions, pieces: own, layers: has ? LAYERS : 0, channels: has ? CHANNELS : 0, gates,
         letIn: Float32Array.from({ length: has ? LAYERS * count : 0 }, (_, i) => (off ? 0 : 0.3 + 0.3 * value(i))),
         surprisal: Float32Array.from(own, (_, t) => (t ? 1 + 6 * value(3 * t) + off * value(t) : NaN)),
         top: own.map((_, t) => Array.from({ length: 10 }, (_, k) => ({ piece: ` ${own[(t + k + 1) % count].trim()}`, p: 0.4 * 0.6 ** k }))),

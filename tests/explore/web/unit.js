@@ -3,7 +3,7 @@ import { colour, ink, luminance } from "./colour.js";
 import { cardOf } from "./cards.js";
 import { cell } from "./exporting.js";
 import { channelValues, highest, histogram, layerMeans, mean, measured, SCALES, share, windowOf } from "./measures.js";
-import { clean, defaults, describe, fromAddress, History, interventions, toAddress } from "./state.js";
+import { clean, defaults, describe, fromAddress, History, interventions, labelWidth, toAddress } from "./state.js";
 import { floats, halves } from "./numbers.js";
 import { direction, quoted, readable, tokenLabel, visible } from "./tokens.js";
 
@@ -17,14 +17,18 @@ const reading = (shift = 0) => ({
 export function run(assert) {
   // States: an address gives the same state, and what it has of nonsense is the default.
   const start = defaults(about);
+  assert.deepEqual([defaults({ ...about, token: 7, beside: "b" }).token, toAddress(clean({ token: 0 }, { ...about, token: 7 }), { ...about, token: 7 })], [7, "token=0"]);
   assert.equal(start.arm, "a");
   const chosen = clean({ text: "é & = # </script>\u2028", layer: "2", channel: "0", gate: "scale", scale: "1.25", layers: "one", token: "1" }, about);
   assert.deepEqual(clean(fromAddress(`#${toAddress(chosen, about)}`), about), chosen);
   assert.equal(toAddress(start, about), "");
   const bad = { arm: "none", layer: "9", channel: "2", token: "1.5", value: "7", gate: "ajar", measure: "constructor", length: "", seed: "x", other: 1, __proto__: null };
   assert.deepEqual(clean(bad, about), start);
+  assert.deepEqual(clean(fromAddress("#constructor=1&__proto__=1&toString=1"), about), start);
   assert.equal(clean({ channel: null }, about).channel, null);
   assert.equal(clean({ arm: "b", beside: "b" }, about).beside, "");
+
+  assert.ok(labelWidth(about.arms[2].gate) > labelWidth(gate));
 
   // Interventions and their words.
   assert.equal(defaults({ arms: about.arms.slice(0, 1) }).measure, "surprisal");
@@ -58,6 +62,7 @@ export function run(assert) {
   const change = measured("change", null, reading(0.1), own);
   assert.ok(change.data.every((value) => Math.abs(value - 0.1) < 1e-6) && share(0.25, change.scale) === 0.5);
   assert.match(measured("change", null, own, null).problem, /no untrained arm/);
+  assert.match(measured("change", null, own, own).problem, /is the untrained arm/);
   assert.match(measured("gate", null, { ...own, gates: null }, null).problem, /has no gate/);
   assert.match(measured("gate", 1, { ...own, gates: null, means: new Float32Array(6) }, null).problem, /no single channels/);
   assert.equal(measured("surprisal", null, { ...own, gates: null }, null).rows, 1);
