@@ -1,11 +1,11 @@
-"""Perceptually uniform, colour-blind-safe colours of the views."""
+"""Colour-blind-safe colours of the views: pale is low, as on the live page in its light theme."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-SEQUENTIAL, DIVERGING = "cividis", "PuOr"
+SEQUENTIAL, DIVERGING = "Blues", "PuOr"
 """Colour maps of matplotlib, for values and for differences around 0."""
 
 

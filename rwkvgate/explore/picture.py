@@ -9,6 +9,7 @@ from io import BytesIO
 from rwkvgate.explore.kernel import KernelEngine
 from rwkvgate.explore.live import LiveReading, finished, read_live
 from rwkvgate.explore.observing import gate_names
+from rwkvgate.explore.palette import SEQUENTIAL
 from rwkvgate.explore.tokens import token_labels
 from rwkvgate.gate.patch import gates_of
 from rwkvgate.rwkv6.extras import extra
@@ -50,8 +51,7 @@ def drawn(reading: LiveReading, labels: list[str], arm: str) -> bytes:
     with rc_context({"text.parse_math": False}):  # a token may hold dollars
         figure = Figure(figsize=(9, height), layout="constrained")
         axes = figure.subplots()
-        # The colours of the live page in its light theme, which takes the picture's place: pale is 0.
-        shown = axes.imshow(reading.means[:, :COLUMNS].numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        shown = axes.imshow(reading.means[:, :COLUMNS].numpy(), vmin=0, vmax=1, cmap=SEQUENTIAL, aspect="auto")
         axes.set_yticks(range(len(labels)), labels)
         if len(tokens) <= LABELLED:
             axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
