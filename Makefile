@@ -97,13 +97,13 @@ test-slurm: $(STAMP)  ## run a sweep on a real Slurm of one node and kill its no
 
 test-browser: $(STAMP)  ## test the explorer and the rating widget in a headless Chromium, with ipywidgets 8 and Colab's 7.7.1; build/screenshots
 	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium > /dev/null 2>&1 || true
-	@$(BIN)/python -m pytest -m "slow or not slow" tests/explore/test_front.py tests/explore/test_browser.py \
+	@RWKVGATE_SCREENSHOTS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/explore/test_front.py tests/explore/test_browser.py \
 		tests/experiment/rating/test_panel_browser.py
 	@RWKVGATE_BROWSER=1 $(BIN)/python -m pytest tests/explore/web
 	@test -x .venv-widgets7/bin/python || "$$PYTHON" -m venv .venv-widgets7
 	@.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/explore/widgets7.txt
 	@$(BIN)/python -c $(PURELIB) > "$$(.venv-widgets7/bin/python -c $(PURELIB))/project.pth"
-	@.venv-widgets7/bin/python -m pytest tests/explore/test_front.py tests/explore/test_browser.py
+	@RWKVGATE_SCREENSHOTS=1 .venv-widgets7/bin/python -m pytest tests/explore/test_front.py tests/explore/test_browser.py
 
 # The machine may have no network and nothing installed but torch and transformers, in PYTHON; the rest is carried there.
 gpu-wheels: $(STAMP)  ## fetch what gpu-check needs beside torch and transformers into build/gpu-wheels, to carry

@@ -6,9 +6,11 @@ draw all parameters anew. The fixtures import torch inside, to keep tests of tex
 
 from __future__ import annotations
 
+import copy
 import gc
 import signal
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -20,10 +22,33 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = (
+    "notebooks/test_chain.py",
+    "04_ablations.ipynb",
+    "05_gate_visualization.ipynb",
+    "tests/test_lint.py",
+    "steps/test_damage.py",
+    "gate/test_compile.py",
+    "gate/test_combinations.py",
+    "distributed/test_training_together.py",
+    "explore/test_front.py",
+    "experiment/test_claims.py",
+    "workflow/test_execute.py",
+    "workflow/test_warm.py",
+    "workflow/test_opening.py",
+    "rwkv6/test_hub.py",
+)
+"""Ends of the paths of the files that take longest, the longest first."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, so that no worker is left alone with one at the end."""
-    longest = ("test_chain.py", "test_lint.py")
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((i for i, end in enumerate(LONGEST) if path.endswith(end)), len(LONGEST))
+
+    items.sort(key=rank)
 
 
 def pytest_collection_finish() -> None:
@@ -46,7 +71,7 @@ SIZES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., Any]:
     """`tiny_config(**changes)`: a config of three blocks of 32 channels."""
     from rwkvgate import Rwkv6Config
@@ -54,7 +79,7 @@ def tiny_config() -> Callable[..., Any]:
     return lambda **changes: Rwkv6Config(**(SIZES | changes))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scramble() -> Callable[..., Any]:
     """`scramble(model, seed=0)`: every parameter moved by noise, in place; returns the model."""
     import torch
@@ -71,18 +96,20 @@ def scramble() -> Callable[..., Any]:
     return change
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model(tiny_config: Any, scramble: Any) -> Callable[..., Any]:
     """`tiny_model(arm=None, dtype=torch.float64, seed=0, **changes)`: a scrambled network in eval mode.
 
-    `arm`, a name or a GateConfig, patches it with that gate, and scrambles the gate as well.
+    `arm`, a name or a GateConfig, patches it with that gate, and scrambles the gate as well. A network is drawn once;
+    each call gives a copy.
     """
     import torch
 
     from rwkvgate import GateConfig, Rwkv6ForCausalLM, patch
     from rwkvgate.gate.patch import gates_of
 
-    def build(arm: Any = None, dtype: Any = torch.float64, seed: int = 0, **changes: Any) -> Any:
+    @lru_cache(maxsize=256)
+    def drawn(arm: Any, dtype: Any, seed: int, **changes: Any) -> Any:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = Rwkv6ForCausalLM(tiny_config(**changes)).eval().to(dtype)
@@ -93,10 +120,13 @@ def tiny_model(tiny_config: Any, scramble: Any) -> Callable[..., Any]:
                     scramble(gate, seed + 1)
         return model
 
+    def build(arm: Any = None, dtype: Any = torch.float64, seed: int = 0, **changes: Any) -> Any:
+        return copy.deepcopy(drawn(arm, dtype, seed, **changes))
+
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tokens() -> Callable[..., Any]:
     """`tokens(batch, time, seed=0)`: random ids, never 0, the padding and end of text."""
     import torch
@@ -108,7 +138,7 @@ def tokens() -> Callable[..., Any]:
     return draw
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def relative_error() -> Callable[[Any, Any], float]:
     """`relative_error(actual, expected)`: the largest difference, relative to the largest expected magnitude."""
 

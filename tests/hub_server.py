@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+from tests.lines import next_line
 
 CONFIG = {
     "architectures": ["Rwkv6ForCausalLM"],
@@ -227,11 +230,12 @@ class Client:
             "OMP_NUM_THREADS": "1",
         }
         self.home = home
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("hub_client.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.errors,
             text=True,
             env=kept | own | environment,
             cwd=Path(__file__).parents[1],
@@ -239,9 +243,9 @@ class Client:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """One request and its answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
         print(json.dumps(request), file=self.process.stdin, flush=True)
-        return dict(json.loads(self.process.stdout.readline()))
+        return dict(json.loads(next_line(self.process, self.errors)))
 
     def load(self, name: str, kind: str = "Rwkv6ForCausalLM", **options: Any) -> dict[str, Any]:
         """Load by name; the answer of the process, and the weights."""
@@ -261,3 +265,4 @@ class Client:
     def close(self) -> None:
         """End the process."""
         self.process.communicate()
+        self.errors.close()

@@ -10,14 +10,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ("rwkv6", "gate", "metrics", "explore")
-PATHS = sorted(path for package in LIBRARY for path in (ROOT / "rwkvgate" / package).rglob("*.py"))
+PATHS = sorted(
+    path
+    for package in LIBRARY
+    for path in (ROOT / "rwkvgate" / package).rglob("*.py")
+    if ">>>" in path.read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: f"{path.parent.name}.{path.stem}")
 def test_the_examples_of_a_module(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    if ">>>" not in text:
-        return
     module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     found = doctest.testmod(module)
     assert found.attempted and not found.failed

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.lines import next_line
+
 WAIT = """
 print("held", flush=True)
 input()
@@ -18,7 +20,7 @@ def holding(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", code + WAIT, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         try:
-            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            assert next_line(holder) == "held\n"
             yield holder
         finally:
             holder.kill()

@@ -48,8 +48,17 @@ def test_a_step_that_another_process_makes_is_refused_and_others_are_not(
         pass
 
 
-def test_the_kernel_of_a_killed_notebook_is_waited_for(other: subprocess.Popen[str], tmp_path: Path) -> None:
-    threading.Timer(0.5, other.kill).start()
+def test_the_kernel_of_a_killed_notebook_is_waited_for(
+    other: subprocess.Popen[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    plain = locks.take
+
+    def take(*arguments: Any) -> Any:
+        assert other.poll() is None
+        threading.Timer(0.5, other.kill).start()  # while the lock is waited for
+        return plain(*arguments)
+
+    monkeypatch.setattr(locks, "take", take)
     with hold(tmp_path, tmp_path / "arms" / "enhanced" / "seed0"):
         assert other.wait() != 0
 

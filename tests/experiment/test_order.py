@@ -78,6 +78,25 @@ def test_damage_is_said_once_and_outdates_what_came_after(run: Run, name: str, w
     assert len(reasons) == 1 and str(path.parent if "gate/" not in name else path.parents[1]) in reasons.pop()
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("01_setup", ALL),
+        ("02_finetune.enhanced.seed0", TUNED),
+        ("05_gate_visualization", {"04_ablations", "05_gate_visualization"}),
+    ],
+)
+def test_a_damaged_notebook_outdates_itself_and_what_came_after(run: Run, name: str, wanted: set[str]) -> None:
+    notebooks = run.folder / "notebooks"
+    keep_record(notebooks, *notebooks.iterdir())
+    write_text(notebooks / f"{name}.ipynb", "[]")
+    found = outdated_notebooks(run)
+    assert set(found) == wanted
+    assert {key: reason for key, reason in found.items() if reason} == {
+        name: f"{notebooks}: the content of {name}.ipynb is not what was written"
+    }
+
+
 def test_a_file_of_somebody_else_s_is_refused_before_anything_is_removed(run: Run) -> None:
     write_text(run.base / "notes.txt", "mine")
     with pytest.raises(SettingsError, match=r"base/notes\.txt was not written by base, .* Move it away"):

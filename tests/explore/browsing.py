@@ -15,6 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "build" / "screenshots"
+WANTED = "RWKVGATE_SCREENSHOTS"
+"""The environment variable with which `make test-browser` asks for screenshots."""
 CHROMIUM = os.environ.get("RWKVGATE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 AXE = os.environ.get("RWKVGATE_AXE")
 PATIENCE = 90_000
@@ -69,7 +71,9 @@ def opened(browser: Any, width: int = 1280, height: int = 900, **options: Any) -
 
 
 def keep(page: Any, name: str) -> None:
-    """Keep a screenshot of the whole page, under the version of ipywidgets that it was made with."""
+    """Keep a screenshot of the whole page, where it is wanted, under the version of ipywidgets that made it."""
+    if not os.environ.get(WANTED):
+        return
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SHOTS / f"{name}-ipywidgets-{metadata.version('ipywidgets')}.png"), full_page=True)
 

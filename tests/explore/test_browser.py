@@ -1,6 +1,6 @@
 """The explorer in a real browser over a model: the kernel engine, the page without a kernel, voila and JupyterLab.
 
-Each server listens on a free port of the loopback. Screenshots go to build/screenshots.
+Each server listens on a free port of the loopback. `make test-browser` keeps screenshots in build/screenshots.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ BUSY = """
   written: document.querySelectorAll(".written").length,
 }
 """
-"""What is shown while the engine reads, looked at in one moment: it may have read a moment later."""
+"""What is shown while the engine reads, looked at in one moment."""
 
 
 def captions(page: Any) -> list[str]:
@@ -169,7 +169,8 @@ def test_a_link_opens_the_same_view_and_nonsense_the_first(front: Any) -> None:
 
 
 def test_what_is_slow_is_never_shown_as_something_else(front: Any) -> None:
-    page = front(engine={"delay": 400})
+    page = front()
+    page.evaluate("engine.holds = 'enhanced'")
     press(page, "off")
     busy = page.wait_for_function(BUSY).json_value()
     assert all("gate on" in caption for caption in busy["captions"]) and not busy["written"]
@@ -183,7 +184,7 @@ def test_what_is_slow_is_never_shown_as_something_else(front: Any) -> None:
 
 
 def test_a_continuation_is_of_what_is_chosen(front: Any) -> None:
-    page = front("#gate=off&layers=one", engine={"delay": 100})
+    page = front("#gate=off&layers=one", engine={"holds": "untrained"})
     written = "[...document.querySelectorAll('.written')].length === 2"
     page.wait_for_function(written)
     page.fill(".continuation input >> nth=1", "0.75")
@@ -216,17 +217,18 @@ def test_an_address_that_the_browser_refuses_stops_nothing(front: Any) -> None:
 
 
 def test_after_an_error_nothing_old_is_shown_and_the_text_can_be_read_again(front: Any) -> None:
-    page = front(f"#text={quote('one two three ' * 200)}", engine={"delay": 600})
+    page = front(f"#text={quote('one two three ' * 200)}")
     page.fill("textarea", "")
     page.wait_for_function("app.state.text === '' && app.result?.shown.text === ''")
     page.fill("textarea", f"refuse {'one two ' * 200}")
     page.wait_for_selector("text=This engine refuses that text.")
     assert not page.inner_text(".readout") and not page.is_visible(".pages")
-    page.evaluate("document.activeElement.blur()")
+    page.evaluate("document.activeElement.blur(); engine.holds = 'enhanced'")
     page.fill("textarea", "slow")
     page.click("text=Stop")
     page.wait_for_selector(".message >> text=Stopped")
     assert page.evaluate("document.activeElement.textContent") == "Read again"
+    page.evaluate("engine.release()")
     page.keyboard.press("Enter")
     page.wait_for_function("app.result?.shown.text === 'slow'")
     assert not page.is_visible("text=Read again") and page.evaluate("document.activeElement.className") == "tokens"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rwkvgate.explore import kernel
-from rwkvgate.explore.effects import stream
+from rwkvgate.explore.effects import generated
 from rwkvgate.explore.gated_text import read_text
 from rwkvgate.explore.interventions import Clamp, clamp_gate
 from rwkvgate.explore.kernel import KernelEngine
@@ -144,9 +144,12 @@ def test_a_continuation_is_that_of_the_library(reader: Any, monkeypatch: Any) ->
             engine, "continue", arm="arm", text="Once", tokens=6, interventions=[{"layer": 1, "value": 0.2}], **options
         )
         tokens = [token for part in parts for token in part["tokens"]]
-        expected = list(stream(model, tokenizer, "Once", clamp=Clamp(1, 0.2), new_tokens=6, **options))[-1]
-        assert "".join(token["text"] for token in tokens) == expected.rstrip("\ufffd") or "\ufffd" in expected
-        assert len(tokens) == 6 and all(0 < token["p"] <= 1 for token in tokens)
+        expected = list(generated(model, tokenizer, "Once", clamps=[Clamp(1, 0.2)], new_tokens=6, **options))
+        assert [(token["id"], token["p"]) for token in tokens] == expected and len(tokens) == 6
+        written = [tokenizer.decode([token["id"] for token in tokens[:n]], skip_special_tokens=True) for n in range(7)]
+        complete = [text for text in written if not text.endswith("\ufffd")]  # characters, to their last byte
+        assert "".join(token["text"] for token in tokens) == complete[-1]
+        assert all(0 < token["p"] <= 1 for token in tokens)
 
 
 def test_what_the_front_end_is_told_of_the_arms(reader: Any) -> None:

@@ -25,6 +25,19 @@ SMALL = {"num_hidden_layers": 2, "hidden_size": 16, "head_size": 4}
 every = pytest.mark.parametrize("config", COMBINATIONS.values(), ids=list(COMBINATIONS))
 spread = pytest.mark.parametrize("config", SPREAD.values(), ids=list(SPREAD))
 pairs = pytest.mark.parametrize("config", [GateConfig(**fields) for fields in PAIRS.values()], ids=list(PAIRS))
+OFTEN = {"attention", "previous, hierarchical", "convolution, routing"}
+"""Beside every shift with a sigmoid, what `make test` differentiates numerically; `make test-slow` takes all pairs."""
+pairs_of_often = pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(
+            GateConfig(**fields),
+            id=name,
+            marks=() if name in OFTEN or name.endswith("sigmoid") else pytest.mark.slow,
+        )
+        for name, fields in PAIRS.items()
+    ],
+)
 
 
 @pytest.fixture
@@ -94,8 +107,9 @@ def test_padding_anywhere_gives_what_the_row_gives_alone(config: GateConfig, lay
             assert relative_error(kept[row], wanted_kept[0]) < ROUNDING
 
 
-@pairs
+@pairs_of_often
 def test_gradients_match_finite_differences(config: GateConfig, layer: Any) -> None:
+    """Of all pairs the next test compares gradients with the oracle's."""
     gate = layer(config, 4)
     hidden, carried = draw(1, 6, 4).requires_grad_(), draw(1, gate.rows, 4, seed=1).requires_grad_()
     parameters = tuple(gate.parameters())
@@ -137,16 +151,15 @@ def test_a_model_reads_whole_or_token_by_token(
 
 @spread
 def test_left_padding_and_beams(config: GateConfig, tiny_model: Any, tokens: Any) -> None:
+    """By two beams, whose states are reordered too; greedily test_generate.py does it with the presets."""
     model, options = tiny_model(config, **SMALL), {"max_new_tokens": 4, "eos_token_id": None, "pad_token_id": 0}
+    options |= {"num_beams": 2, "do_sample": False}
     rows = [tokens(1, n, seed=n) for n in (6, 2)]
     ids = torch.cat([nn.functional.pad(row, (6 - row.shape[1], 0)) for row in rows])
-    for beams in (1, 2):
-        found = model.generate(ids, attention_mask=(ids != 0).long(), num_beams=beams, do_sample=False, **options)
-        for i, row in enumerate(rows):
-            plain = model.generate(
-                row, attention_mask=torch.ones_like(row), num_beams=beams, do_sample=False, use_cache=False, **options
-            )
-            assert torch.equal(found[i, 6:], plain[0, row.shape[1] :])
+    found = model.generate(ids, attention_mask=(ids != 0).long(), **options)
+    for i, row in enumerate(rows):
+        plain = model.generate(row, attention_mask=torch.ones_like(row), use_cache=False, **options)
+        assert torch.equal(found[i, 6:], plain[0, row.shape[1] :])
 
 
 @spread
@@ -187,6 +200,10 @@ def test_half_precision_is_finite(config: GateConfig, dtype: torch.dtype, tiny_m
     model = patch(tiny_model(dtype=dtype, **SMALL), config)
     assert {p.dtype for gate in gates_of(model) for p in gate.parameters()} <= {torch.float32}
     assert bool(model(tokens(2, 20)).logits.isfinite().all())
+
+
+@spread
+def test_autocast_stays_close(config: GateConfig, tiny_model: Any, tokens: Any) -> None:
     wide = patch(tiny_model(dtype=torch.float32, **SMALL), config)
     out = wide(tokens(2, 20), labels=tokens(2, 20))
     with torch.autocast("cpu", dtype=torch.bfloat16):

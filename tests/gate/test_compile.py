@@ -17,10 +17,18 @@ GATES = {"base": None, "conv-routing": "conv-routing"} | {
     if name.startswith("previous") or name.endswith(("sigmoid", "attention"))
 }
 """No gate, a preset, every gating and every shift."""
-OFTEN = ("base", "conv-routing", "recurrent, sigmoid")
-"""What `make test` compiles; `make test-slow` compiles all."""
+OFTEN = {
+    "base": ("padded", "step", "continued"),  # its prompt: `test_positions_to_keep_compile`
+    "conv-routing": ("prompt", "continued"),
+    "recurrent, sigmoid": ("step", "continued"),
+}
+"""What `make test` compiles, and the calls that it traces of each; `make test-slow` traces every call of all."""
+EVERY = ("prompt", "padded", "step", "continued")
 slow = pytest.mark.slow
-SOME = [pytest.param(name, marks=() if name in OFTEN else slow) for name in GATES]
+TRACED = [
+    *(pytest.param(name, names, id=name) for name, names in OFTEN.items()),
+    *(pytest.param(name, EVERY, id=f"{name}, every call", marks=slow) for name in GATES),
+]
 
 
 @pytest.fixture
@@ -70,19 +78,20 @@ def alike(relative_error: Any) -> Any:
     return compare
 
 
-@pytest.mark.parametrize("name", SOME)
-def test_compiled_without_graph_breaks(build: Any, calls: Any, alike: Any, name: str) -> None:
+@pytest.mark.parametrize(("name", "traced"), TRACED)
+def test_compiled_without_graph_breaks(build: Any, calls: Any, alike: Any, name: str, traced: tuple[str, ...]) -> None:
     model = build(name)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
-        for call, arguments in calls(model).items():
-            found, wanted = (network(**arguments, use_cache=True) for network in (compiled, model))
+        arguments = calls(model)
+        for call in traced:
+            found, wanted = (network(**arguments[call], use_cache=True) for network in (compiled, model))
             assert alike(found, wanted), call
 
 
 def test_positions_to_keep_compile(build: Any, calls: Any, alike: Any) -> None:
-    model = build("base")
+    model = build("base", num_hidden_layers=1)
     given = calls(model)["prompt"] | {"logits_to_keep": torch.tensor([3, -1])}
     torch._dynamo.reset()
     with torch.no_grad():
@@ -91,17 +100,23 @@ def test_positions_to_keep_compile(build: Any, calls: Any, alike: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "exported"),
     [
-        "base",
-        "conv-routing",
-        *(pytest.param(name, marks=slow) for name in ("previous, hierarchical", "attention", "recurrent, sigmoid")),
+        pytest.param("base", ("step",), id="base, step"),
+        pytest.param("base", ("continued",), id="base, continued", marks=slow),
+        pytest.param("conv-routing", ("continued", "step"), id="conv-routing"),
+        *(
+            pytest.param(name, ("continued", "step"), id=name, marks=slow)
+            for name in ("previous, hierarchical", "attention", "recurrent, sigmoid")
+        ),
     ],
 )
-def test_exported_with_state_gradients_and_another_batch(build: Any, calls: Any, alike: Any, name: str) -> None:
+def test_exported_with_state_gradients_and_another_batch(
+    build: Any, calls: Any, alike: Any, name: str, exported: tuple[str, ...]
+) -> None:
     model = build(name)
     arguments = calls(model)
-    for call in ("continued", "step"):
+    for call in exported:
         given = arguments[call] | {"use_cache": True}
         batch = {key: {0: Dim.DYNAMIC} if isinstance(x, torch.Tensor) else None for key, x in given.items()}
         layers = [

@@ -106,10 +106,10 @@ from rwkvgate.metrics.cost import peak_growth
 def call():
     first = torch.ones(2**24)  # 64 MiB
     second = torch.ones(2**24)
-    time.sleep(0.02)
+    time.sleep(0.2)
     del first
     third = torch.ones(2**24)
-    time.sleep(0.02)
+    time.sleep(0.2)
     del second, third
 
 for work in (call, call, lambda: None):  # memory that the allocator has kept counts again

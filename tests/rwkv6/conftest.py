@@ -25,12 +25,11 @@ def offline(hub: Hub, online: Client) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def unplugged(online: Client) -> Iterator[Client]:
     """A process with the same cache and a hub that does not answer."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    client = Client(f"http://127.0.0.1:{port}", online.home)
-    yield client
-    client.close()
+    with socket.socket() as taken:  # held, so that nothing else can listen there
+        taken.bind(("127.0.0.1", 0))
+        client = Client(f"http://127.0.0.1:{taken.getsockname()[1]}", online.home)
+        yield client
+        client.close()
 
 
 @pytest.fixture

@@ -108,14 +108,14 @@ def test_every_entry_is_its_own_id() -> None:
 
 @pytest.mark.parametrize("text", ["a", " ", "\n", "é", "猫", "🐈", "=", "ab \n", "".join(SCRIPTS)], ids=ascii)
 def test_a_long_text_of_one_thing_repeated(text: str) -> None:
-    text *= 1_000_000 // len(text.encode())
+    text *= 200_000 // len(text.encode())
     ids = TOK.encode(text)
     assert ids == greedy(text.encode())
     assert TOK.decode(ids) == text
 
 
 def test_a_long_text_with_bytes_that_are_no_text() -> None:
-    data = (" ".join(SCRIPTS).encode() + b"\xe4\xbd\xff\x80\xf0\x9f") * 5_000
+    data = (" ".join(SCRIPTS).encode() + b"\xe4\xbd\xff\x80\xf0\x9f") * 1_000
     ids = TOK.encode_bytes(data)
     assert ids == greedy(data)
     assert TOK.decode_bytes(ids) == data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from typing import Any
 
 from rwkvgate.rwkv6 import vocabulary as module
@@ -27,19 +28,25 @@ def vocabulary() -> dict[int, bytes]:
 
 
 BYTES = vocabulary()
-ROOT: dict[int, Any] = {}
-for _index, _entry in BYTES.items():
-    _node = ROOT
-    for _byte in _entry:
-        _node = _node.setdefault(_byte, {})
-    _node[-1] = _index
+
+
+@cache
+def trie() -> dict[int, Any]:
+    """The entries by their bytes; below each its id, under -1."""
+    root: dict[int, Any] = {}
+    for index, entry in BYTES.items():
+        node = root
+        for byte in entry:
+            node = node.setdefault(byte, {})
+        node[-1] = index
+    return root
 
 
 def greedy(data: bytes) -> list[int]:
     """The oracle: from each place the longest entry, one byte at a time."""
     found, start = [], 0
     while start < len(data):
-        node, index, end = ROOT, 0, start
+        node, index, end = trie(), 0, start
         for position in range(start, len(data)):
             node = node.get(data[position])
             if node is None:

@@ -58,21 +58,27 @@ def test_where_there_is_nothing_to_open_it_is_said(outputs: Path, tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-def committed(outputs: Path, tmp_path_factory: Any) -> Path:
-    """A folder of outputs as in a fresh clone: a committed run alone, which keeps its models."""
-    run = open_finished(outputs / "first")
+def finished(outputs: Path, tmp_path_factory: Any) -> Path:
+    """The older run, in a folder of its own, with every arm that a committed run keeps."""
+    run = open_finished(shutil.copytree(outputs / "first", tmp_path_factory.mktemp("finished") / "first"))
     with pytest.raises(SettingsError, match=r"arm of enhanced, seed 0 .* is not finished"):
-        keep_models(run, outputs / "never")
+        keep_models(run, run.folder / "never")
     for arm in ("base", "base-tuned", "enhanced"):
         ensure_arm(run.variant(arm))
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def committed(finished: Path, tmp_path_factory: Any) -> Path:
+    """A folder of outputs as in a fresh clone: a committed run alone, which keeps its models."""
     target = tmp_path_factory.mktemp("clone") / "reference"
-    keep_models(run, target / "models")
-    shutil.copy(outputs / "first" / "manifest.json", target)
+    keep_models(open_finished(finished), target / "models")
+    shutil.copy(finished / "manifest.json", target)
     return target
 
 
-def test_a_fresh_clone_opens_the_committed_models(outputs: Path, committed: Path, capsys: Any) -> None:
-    run, made = newest_run(committed.parent), open_finished(outputs / "first")
+def test_a_fresh_clone_opens_the_committed_models(finished: Path, committed: Path, capsys: Any) -> None:
+    run, made = newest_run(committed.parent), open_finished(finished)
     explorer = explorer_of(run)
     named = [f"{arm}, seed 0" for arm in ("enhanced", "enhanced-untrained", "base", "base-tuned")]
     documents = [document.text for document in ensure_texts(made).corpus.test]

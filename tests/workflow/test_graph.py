@@ -128,6 +128,7 @@ def test_arms_seeds_and_studies() -> None:
         ({"profile": "smok"}, "unknown profile 'smok'; did you mean 'smoke'"),
         ({"run_dir": 20261124}, "run_dir is 20261124 (int)"),
         ({"run_dir": "~nobody-at-all"}, "no home folder"),
+        ({"run_dir": "/dev"}, "no manifest.json: it is no run folder"),
         *(({"run_dir": f"/tmp/x{c}y"}, "the run graph takes no path with") for c in "'\"`$\\{}"),
     ],
 )
@@ -151,9 +152,9 @@ def test_the_folder_is_looked_at_and_left_alone(tmp_path: Path) -> None:
     assert run.folder.name == "new" and sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
 
 
-@pytest.mark.parametrize("words", [["profil=smoke"], ["profile=smoke", "seeds=1.9"], ["profile=smoke", "run_dir=/dev"]])
-def test_snakemake_says_it_without_a_traceback(words: list[str]) -> None:
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--nolock", "--config", *words]
+def test_snakemake_says_it_without_a_traceback() -> None:
+    plainly = ["--cores", "1", "--dry-run", "--nolock"]
+    command = [sys.executable, "-m", "snakemake", *plainly, "--config", "profile=smoke", "seeds=1.9"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr and "line " not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2, done.stderr

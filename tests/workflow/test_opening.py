@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from rwkvgate.experiment.run import Run, write_manifest
-from rwkvgate.experiment.settings import PROFILE_VARIABLE, resolve
+from rwkvgate.experiment.settings import PROFILE_VARIABLE, SECTIONS, resolve
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.workflow import opening
 from rwkvgate.workflow.drive import DRIVE_VARIABLE, LISTING
@@ -49,6 +49,7 @@ def executed(folder: Path, *cells: str, **parameters: Any) -> tuple[str, nbforma
 
 
 def test_what_a_cell_writes_is_copied_when_the_cell_ends(tmp_path: Path) -> None:
+    """What the next session restores from that copy is tested in test_drive.py, without a kernel."""
     (tmp_path / "MyDrive").mkdir()
     run_dir = tmp_path / "disk" / "first"
     error, notebook = executed(tmp_path, OPEN, WRITE, DRAW, profile="smoke", run_dir=run_dir)
@@ -56,11 +57,6 @@ def test_what_a_cell_writes_is_copied_when_the_cell_ends(tmp_path: Path) -> None
     assert (copy / "results" / "table.txt").read_text() == "1", error
     assert set(json.loads((copy / LISTING).read_text())) >= {"manifest.json", "results/table.txt"}
     assert "image/png" in notebook.cells[-1].outputs[0].data
-    (run_dir / "results" / "table.txt").unlink()
-    (run_dir / "results").rmdir()
-    _, notebook = executed(tmp_path, OPEN, profile="smoke", run_dir=run_dir)
-    assert "restored from" in notebook.cells[-1].outputs[0].text
-    assert (run_dir / "results" / "table.txt").read_text() == "1"
 
 
 def test_a_misspelt_parameter_is_refused_before_the_notebook_runs_and_inside_it(tmp_path: Path) -> None:
@@ -75,8 +71,24 @@ def test_without_a_notebook_it_opens_a_run(tmp_path: Path) -> None:
     nothing: dict[str, Any] = {}
     run = open_notebook("smoke", str(tmp_path / "run"), "base", 1, nothing, nothing, nothing, nothing, nothing)
     assert run.folder == tmp_path / "run" and run.settings.profile == "smoke"
-    with pytest.raises(SettingsError, match="did you mean"):
-        open_notebook("smoke", "", "enhancd", 0, nothing, nothing, nothing, nothing, nothing)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"profile": "smokey"}, "unknown profile 'smokey'"),
+        ({"arm": "enhancd"}, "did you mean 'enhanced'"),
+        ({"training": {"stps": 3}}, "did you mean 'training.steps'"),
+        ({"corpus": {"source": "missing.txt"}}, "missing.txt"),
+    ],
+)
+def test_bad_parameters_end_in_one_clear_error_and_make_nothing(
+    changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    sound: dict[str, Any] = {"profile": "smoke", "run_dir": str(tmp_path / "run"), "arm": "enhanced", "seed": 0}
+    with pytest.raises(SettingsError, match=message):
+        open_notebook(**(sound | {key: {} for key in SECTIONS} | changed))
+    assert not (tmp_path / "run").exists()
 
 
 AS_THEY_STAND: tuple[Any, ...] = ("auto", "", "enhanced", 0, {}, {}, {}, {}, {})

@@ -17,6 +17,7 @@ import pytest
 
 from rwkvgate.workflow import warm
 from rwkvgate.workflow.warm import LAUNCHER, WARM, launch
+from tests.lines import next_line
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "from rwkvgate.workflow.warm import start_warm; print(start_warm(), flush=True); input()"
@@ -43,10 +44,16 @@ def head() -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", HEAD], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout
-    yield process, process.stdout.readline().strip()
-    process.kill()
-    process.wait()
+    yield process, next_line(process).strip()
+    ends_with_its_warm_process(process)
+
+
+def ends_with_its_warm_process(head: subprocess.Popen[str]) -> None:
+    """Kill a head: its warm process ends too."""
+    child = psutil.Process(head.pid).children()[0]
+    head.kill()
+    head.wait()
+    assert not psutil.wait_procs([child], timeout=60)[1]
 
 
 def papermill(folder: Path, source: str, address: str, kernel: str = "python3") -> subprocess.Popen[bytes]:
@@ -124,13 +131,11 @@ def test_another_kernel_is_started_as_ever(
     assert isinstance(process, subprocess.Popen) and process.wait(timeout=60) == 7
 
 
-def test_the_warm_process_ends_with_the_head() -> None:
+@pytest.mark.slow
+def test_a_warm_process_that_still_imports_ends_with_the_head() -> None:
+    """One that is ready does too: of that `head` makes sure at its end."""
     process = subprocess.Popen(
         [sys.executable, "-c", HEAD], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout and process.stdin
-    process.stdout.readline()
-    child = psutil.Process(process.pid).children()[0]
-    process.kill()
-    process.wait()
-    assert not psutil.wait_procs([child], timeout=60)[1]
+    next_line(process)
+    ends_with_its_warm_process(process)

@@ -126,8 +126,7 @@ def breaking_rate(trials: Sequence[Trial]) -> Floats:
     """
     losses = {t.plan.rate: t.validation[max(t.plan.budgets)] for t in sorted(trials, key=lambda t: t.plan.rate)}
     rates, limit = list(losses), min(filter(np.isfinite, losses.values()), default=0.0) + BROKEN
-    trained = [np.isfinite(loss) and loss <= limit for loss in losses.values()]
-    first = trained.index(False) if False in trained else None
+    first = next((i for i, loss in enumerate(losses.values()) if not (np.isfinite(loss) and loss <= limit)), None)
     if first is None or first == 0:
         return np.log2([rates[-1 if first is None else 0]])
     below, above = (losses[rate] for rate in rates[first - 1 : first + 1])

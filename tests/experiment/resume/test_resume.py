@@ -56,7 +56,7 @@ def trained(model: Any, folder: Path | None, stop: int | None = None, monkeypatc
             monkeypatch.setattr(checkpointing.Saver, "on_save", plain)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def left_alone(tiny_model: Any) -> Any:
     """Model and log of the training without an interruption."""
     model = tiny_model("enhanced", torch.float32)

@@ -122,14 +122,42 @@ FILES = {
     "corpus/tokenizer/tokenizer_config.json": (flip,),
     "corpus/corpus.json": (flip,),
 }
-CASES = [(name, damage) for name, damages in FILES.items() for damage in damages]
+OFTEN = {
+    f"{ARM}/{WEIGHTS}": (*BYTES, another_arm_s, swapped_folder),
+    f"{ARM}/training.json": (flip,),
+    f"{ARM}/{RECORD}": (*BYTES, another_arm_s),
+    f"{ARM}/evaluation/documents.parquet": (truncate,),
+    f"{ARM}/times/latency.parquet": (flip,),
+    f"{ARM}/evaluation/samples.json": (remove,),
+    f"{ARM}/evaluation/{RECORD}": (flip,),
+    "base/model.safetensors": (flip, remove),
+    "base/config.json": (folder_instead,),
+    "base/tokenizer.json": (flip,),
+    f"base/{RECORD}": (truncate,),
+    "corpus/test.jsonl": (truncate,),
+    "corpus/tokenizer/tokenizer.json": (remove,),
+    "corpus/tokenizer/tokenizer_config.json": (flip,),
+    "corpus/corpus.json": (flip,),
+}
+"""Of these `make test` tries every damage on one file and one record, and one at least on every other file: one
+function, `records.difference`, notices all of them, by kind, size and hash. `make test-slow` tries the others."""
+CASES = [
+    pytest.param(
+        name,
+        damage,
+        id=f"{damage.__name__} {name}",
+        marks=() if damage in OFTEN[name] else pytest.mark.slow,
+    )
+    for name, damages in FILES.items()
+    for damage in damages
+]
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(str(complete(order.arm(run.variant("enhanced"))) / WEIGHTS))
 
 
-@pytest.mark.parametrize(("name", "damage"), CASES, ids=[f"{damage.__name__} {name}" for name, damage in CASES])
+@pytest.mark.parametrize(("name", "damage"), CASES)
 def test_damage_is_named_once_and_made_good(
     made: Path, run: Run, name: str, damage: Callable[[Path], None], capsys: Any
 ) -> None:

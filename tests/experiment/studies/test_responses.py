@@ -48,6 +48,11 @@ def made_up() -> pd.DataFrame:
     return pd.DataFrame(columns | {"token": token, "before": before} | labels)
 
 
+RANDOM_GATES: dict[int, list[Any]] = {}
+"""The random gates of each seed: what these read depends on the seed alone, so `planted` draws them once."""
+draw_random_gates = study._random_gates
+
+
 def planted(kind: str, rise: float, model: Any, monkeypatch: Any, seeds: int = 5) -> pd.DataFrame:
     """The study's table of a gate that reads one direction of hidden states, in which boundaries have another.
 
@@ -68,7 +73,13 @@ def planted(kind: str, rise: float, model: Any, monkeypatch: Any, seeds: int = 5
             values = np.stack([own, np.zeros(len(own)), rng.normal(size=len(own))])  # noqa: B023
             return study._Reading(values[:, rows.index], [states[rows.index.to_list()]] * 3, {})
 
+        def drawn_once(model: Any, states: Any, draws: int, seed: int) -> list[Any]:
+            if seed not in RANDOM_GATES:
+                RANDOM_GATES[seed] = list(draw_random_gates(model, states, draws, seed))
+            return RANDOM_GATES[seed]
+
         monkeypatch.setattr(study, "_read", read_rows)
+        monkeypatch.setattr(study, "_random_gates", drawn_once)
         monkeypatch.setattr(study, "_rises", lambda m, s, rows, *_, rises=rises, **__: rises[rows.index])
         parts.append(responses(model, [], frame, [], batch_size=1, seed=seed).assign(arm="enhanced", seed=seed))
     return pd.concat(parts, ignore_index=True)

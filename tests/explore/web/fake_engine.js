@@ -30,7 +30,8 @@ function cards(documents) {
   };
 }
 
-export function fakeEngine({ title = "The gate", delay = 0, about = {} } = {}) {
+/** `holds` names an arm whose readings wait until `release()` or `stop()`; other pauses take `delay` milliseconds. */
+export function fakeEngine({ title = "The gate", delay = 0, holds = "", about = {} } = {}) {
   const gate = { layers: LAYERS, channels: CHANNELS, kind: "sigmoid", shift: "previous", norm: "layer" };
   const arms = [
     { name: "enhanced", label: "enhanced", gate, note: "" },
@@ -38,9 +39,11 @@ export function fakeEngine({ title = "The gate", delay = 0, about = {} } = {}) {
     { name: "untrained", label: "enhanced-untrained", gate, note: "" },
   ];
   const pause = () => new Promise((resolve) => setTimeout(resolve, delay));
-  let stopped = 0;
+  let stopped = 0, waiting = [];
+  const letGo = () => { waiting.forEach((go) => go()); waiting = []; };
   return {
     calls: [],
+    holds,
     async about() {
       return {
         engine: "page", title, vocabulary: "words", arms, limits: { tokens: 4096 }, cards: ["enhanced"], untrained: "untrained",
@@ -51,7 +54,7 @@ export function fakeEngine({ title = "The gate", delay = 0, about = {} } = {}) {
     async read({ arm, text, interventions }) {
       const turn = stopped;
       this.calls.push({ arm, text, interventions });
-      await pause();
+      await (arm === this.holds ? new Promise((go) => waiting.push(go)) : pause());
       if (turn !== stopped) throw new Error("stopped");
       if (text.includes("refuse")) throw new Error("This engine refuses that text.");
       const own = pieces(text), count = own.length, has = arms.find((one) => one.name === arm).gate;
@@ -85,6 +88,7 @@ export function fakeEngine({ title = "The gate", delay = 0, about = {} } = {}) {
       await pause();
       return cards(["The <b>key</b> <img/onerror=alert(1)> was \u202ein the drawer ."]);
     },
-    async stop() { stopped++; },
+    release() { this.holds = ""; letGo(); },
+    async stop() { stopped++; letGo(); },
   };
 }
