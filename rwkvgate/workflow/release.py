@@ -53,7 +53,7 @@ ADDRESSES = (
     (r"(?<=colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/notebooks/)", "{slug}/blob/{release}"),
     (r"(?<=git clone https://github\.com/)[\w.-]+/[\w.-]+", "{slug}"),
     (r"(?<=https://)[\w.-]+\.github\.io/[\w.-]+", "{site}"),
-    (r"(?<=\(https://github\.com/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/docs/)", "{slug}/blob/{release}"),
+    (r"(?<=\(https://github\.com/)[\w.-]+/[\w.-]+/blob/[\w.-]+(?=/(?:docs|outputs)/)", "{slug}/blob/{release}"),
 )
 """Patterns of the repository's address and release in the README and the notebooks, and what replaces them."""
 
