@@ -101,7 +101,8 @@ def _others(records: Sequence[Records]) -> list[str]:
     listed: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     for text, by_place in by_text.items():
         for place, verdict in by_place.items():
-            listed[verdict].append(text if len(by_place) == 1 else f"{text} ({place})")
+            alone = len(by_place) == 1 and text not in {RULES[claim].text for claim in TOLD}
+            listed[verdict].append(text if alone else f"{text} ({place})")
     told = ". ".join(f"{verdict.capitalize()}: {'; '.join(texts)}" for verdict, texts in listed.items() if texts)
     return [f"The other claims, by verdict. {told}."] if told else []
 
