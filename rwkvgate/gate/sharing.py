@@ -34,7 +34,7 @@ def push_to_hub(
     Args:
         repository: "owner/name", or "name" for the account of the token.
         about: corpus, training and results, for the model card.
-        with_norms: also the base's norms, for a gate that was trained with them.
+        with_norms: also the base's norms, for a gate that was trained with them; default: as of `save_gate`.
         private: whether a repository created here is private; default: the account's own choice.
         token: of an account that may write there; default: the one that huggingface_hub is logged in with.
 

@@ -131,7 +131,9 @@ class Study:
     def _run_next(self, stage: Stage) -> bool:
         """Run the stage's next trial; False where there is none."""
         plans = self.plans(stage)
-        missing = [plan for plan in plans if self.trials.known(plan) is None]
+        found = {plan: self.trials.known(plan) for plan in plans}
+        took = [trial.seconds for trial in found.values() if trial is not None]
+        missing = [plan for plan, trial in found.items() if trial is None]
         for plan in missing:
             try:
                 lock = take(self.trials.path(plan).with_suffix(".lock"), f"another process runs {plan}")
@@ -139,7 +141,6 @@ class Study:
                 continue
             try:
                 if self.trials.known(plan) is None:
-                    took = [trial.seconds for other in plans if (trial := self.trials.known(other))]
                     left = f", {clock(float(np.median(took)) * len(missing))} of a process left" if took else ""
                     print(f"{stage.name}: {plan}, {len(missing)} of {len(plans)} missing{left}", flush=True)
                     self.trials.run(plan, Progress("  step", every=60))
