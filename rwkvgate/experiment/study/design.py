@@ -58,6 +58,11 @@ A second reader looked at what had not been seen: memory, long texts, other task
   them all; and answers are compared with whom the story names last before the object.
 - Holm's correction is over the arms of a stage, and the arms of "primary" have "base-wide" alone as their control of
   equal parameters, so that no later stage changes an earlier one's verdict.
+
+On 2026-11-30, before any trial of theirs was finished, the other families got a rule: whether one of them contradicts
+*new state of the art among recurrent models* (`ledger`); until then that was undecided whatever they showed. And a
+reading of the paper that the study had left out became a stage, "recurrent gate", by itself, so that the correction of
+no other stage counts it: h_{t-1} is the gate's own result of one token before, a recurrence over time.
 """
 
 from __future__ import annotations
@@ -108,6 +113,8 @@ PRIMARY = ("base", "base-wide", "enhanced", "no-layer-norm", "fixed-gate", "conv
 PAPERS = PRIMARY[:5]
 """The paper's arms and their control."""
 SECONDARY = ("base-wider", "conv-routing", "conv-only", "routing-only", "identity-start", "ungated-shift")
+RECURRENT = ("enhanced-recurrent",)
+"""Another reading of the paper: the gate lets in its own previous result."""
 LONG = ("base", "base-wide", "enhanced", "conv-no-position")
 """Networks whose use of a long context, and skill in other tasks, is measured; the first three train for long, too."""
 WIDE = {"base-wide": "enhanced", "base-wider": "conv-routing"}
@@ -265,6 +272,8 @@ STAGES = {
         _tuned("finetune fiction", 5, (400,), freely=True),
         Stage("rates of the others", _SMALL, SECONDARY, CHOOSING, (600,), RATES),
         Stage("others", _SMALL, SECONDARY, COMPARED[:5], (150, 300, 600), rated="rates of the others"),
+        Stage("rates of the recurrent gate", _SMALL, RECURRENT, CHOOSING, (600,), RATES),
+        Stage("recurrent gate", _SMALL, RECURRENT, COMPARED[:5], (150, 300, 600), rated="rates of the recurrent gate"),
         Stage("rates of families", _SMALL, FAMILIES, CHOOSING, (600,), RATES),
         Stage("families", _SMALL, FAMILIES, COMPARED[:5], (150, 300, 600), rated="rates of families"),
         *_compared("32x4", 5, PAPERS),

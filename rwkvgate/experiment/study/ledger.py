@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from rwkvgate.experiment.analysis.tables import signed_interval
 from rwkvgate.experiment.claims import plain
 from rwkvgate.experiment.judgements import Records, decided
 from rwkvgate.experiment.records import write_sealed
@@ -33,12 +35,25 @@ from rwkvgate.experiment.rules import (
     of_parts,
 )
 from rwkvgate.experiment.study import inside_rules, long_range
-from rwkvgate.experiment.study.analysis import ENHANCED, Ratios, comparisons, decide, of_stage, recall_decides_nothing
+from rwkvgate.experiment.study.analysis import (
+    ENHANCED,
+    LEVEL,
+    Ratios,
+    absence,
+    compare,
+    comparisons,
+    decide,
+    losses_at,
+    of_stage,
+    recall_decides_nothing,
+)
 from rwkvgate.experiment.study.committed import FILE
 from rwkvgate.experiment.study.design import STAGES, WORTH_KNOWING, Stage
 from rwkvgate.experiment.study.outcomes import CLAIMS as TUNED_CLAIMS
 from rwkvgate.experiment.study.outcomes import study_claims
 from rwkvgate.experiment.study.trials import Trial
+from rwkvgate.metrics.retrained import Difference
+from rwkvgate.metrics.statistics import holm
 
 Found = Mapping[str, tuple[Sequence[Trial], int]]
 """By stage: the finished trials, and how many there will be; 0 while that is not known."""
@@ -75,6 +90,18 @@ COMPONENTS = replace(
     f"not reproduced if either is shown less than {WORTH_KNOWING['books']:g} nats per token lower than some control's; "
     "else undecided",
 )
+OTHERS = ("gru", "rwkv-7")
+"""The recurrent models beside RWKV-6; the Transformer is none."""
+NEWEST = ("enhanced", "conv-routing")
+"""The gates of the paper's two versions."""
+STATE_OF_THE_ART = replace(
+    RULES["state-of-the-art"],
+    rule="against a GRU and RWKV-7 of the base's size, each at its own best rate, after as many steps from scratch: "
+    "contradicted if one of them is shown to have a lower loss than the gates of both versions; not reproduced if both "
+    f"gates are shown less than {WORTH_KNOWING['books']:g} nats per token better than one of them; else undecided, for "
+    "two other models of one size are no state of the art",
+    lacks="",
+)
 COHERENCE = replace(
     RULES["entity-coherence"],
     rule="reproduced if the enhanced network is shown to be right more often than the tuned base in choosing between a "
@@ -93,16 +120,20 @@ TOGETHER = (
 SETTINGS = {setting: f"fine-tuned on generated stories, {rates}" for setting, rates in CHOICES_OF_RATES.items()}
 SETTINGS |= {"fiction": "fine-tuned on Austen's novels"}
 """What fine-tuning is called, by what follows "finetune" in its stage's name."""
+AMONG = ("primary 64x4", "others")
+"""The stages that hold the gates of both versions."""
 KEYS = ("ours", "low", "high", "unit", "controls", "n", "seeds", "p", "verdict", "alone", "reason")
 
 
 class _Entry(NamedTuple):
-    """A claim in one setting: its rule, the stage that it rests on, the setting in words, and what decides it."""
+    """A claim in one setting: its rule, the stage that it rests on, the setting in words, what decides it, and the
+    stages that it rests on beside its own."""
 
     rule: Rule
     stage: str
     where: str
     verdict: Callable[[], Records]
+    beside: tuple[str, ...] = ()
 
 
 def unfinished(found: Found, stages: Sequence[str]) -> str:
@@ -149,7 +180,7 @@ def study_ledger(found: Found, tuned: Mapping[str, pd.DataFrame], seconds: Mappi
         record: Records = {"claim": rule.claim, "text": rule.text, "source": rule.source, "stated": rule.stated}
         record |= {"where": entry.where, "size": stage.size.name, "steps": max(stage.budgets)}
         record |= {"tokens": round(stage.tokens * max(stage.budgets) / 1e6, 2), "stage": stage.name}
-        lacking = unfinished(found, [stage.name])
+        lacking = unfinished(found, [stage.name, *entry.beside])
         record["finished"] = not lacking
         own = decided(UNDECIDED, lacking) if lacking else entry.verdict()
         record |= {key: plain(own.get(key)) for key in KEYS}
@@ -207,6 +238,41 @@ def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratio
         elif "conv-only" in stage.networks:
             arms = [pair.arm for pair in RULES["component-contributions"].pairs]
             yield _Entry(COMPONENTS, stage.name, where, partial(of, stage, *arms))
+    yield _Entry(
+        STATE_OF_THE_ART,
+        "families",
+        where,
+        lambda: _among_recurrent([trial for name in ("families", *AMONG) for trial in done[name]]),
+        AMONG,
+    )
+
+
+def _among_recurrent(trials: Sequence[Trial]) -> Records:
+    """Both gates against the other recurrent models after as many steps; the numbers are of the pair that decides."""
+    largest = max(STAGES["families"].budgets)
+    own = {name: {t.plan.seed: t for t in trials if t.plan.network == name} for name in (*NEWEST, *OTHERS)}
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in own.values())))
+    n = len(next(iter(own[ENHANCED].values())).weights)
+    pairs: dict[tuple[str, str], Difference] = {}
+    for other, arm in product(OTHERS, NEWEST):
+        losses = [(losses_at(own[arm][s], largest), losses_at(own[other][s], largest)) for s in seeds]
+        pairs[other, arm] = compare(losses, own[arm][seeds[0]].weights)
+    p = {
+        CONTRADICTED: [max(absence(pairs[other, arm], 0.0) for arm in NEWEST) for other in OTHERS],
+        NOT_REPRODUCED: [max(absence(pairs[other, arm], WORTH_KNOWING["books"]) for arm in NEWEST) for other in OTHERS],
+    }
+    if not np.isfinite([*p[CONTRADICTED], *p[NOT_REPRODUCED]]).all():
+        return decided(UNDECIDED, "a training diverged")
+    adjusted = {verdict: holm(values) for verdict, values in p.items()}
+    shown = (verdict for verdict, values in adjusted.items() if len(seeds) >= FEWEST and min(values) < LEVEL)
+    verdict = next(shown, UNDECIDED)
+    other = OTHERS[int(np.argmin(p[NOT_REPRODUCED if verdict == UNDECIDED else verdict]))]
+    arm = min(NEWEST, key=lambda name: pairs[other, name].estimate)
+    low, high = pairs[other, arm].interval()
+    listed = (f"{a} minus {o}: {signed_interval(d.estimate, *d.interval())}" for (o, a), d in pairs.items())
+    found: Records = {"ours": pairs[other, arm].estimate, "low": low, "high": high, "n": n, "seeds": len(seeds)}
+    found |= {"unit": f"nats per token, {arm} minus {other}", "p": min(adjusted.get(verdict, [np.nan]))}
+    return found | decided(verdict, "; ".join(listed))
 
 
 def _inside(done: Mapping[str, Sequence[Trial]]) -> Iterator[_Entry]:
