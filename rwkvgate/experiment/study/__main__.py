@@ -25,12 +25,13 @@ from rwkvgate.experiment.study.stories import Stories
 from rwkvgate.experiment.study.tasks import BetterBase, Books, Memory, Task
 from rwkvgate.experiment.study.texts import TEST, VALIDATION, books, long_texts
 from rwkvgate.experiment.study.timing import ratios, write_times
-from rwkvgate.experiment.study.trials import Plan, Trial, Trials
+from rwkvgate.experiment.study.trials import Plan, Trial, Trials, made_with
 from rwkvgate.experiment.study.tuning import Tuned
 from rwkvgate.gate.validation import SettingsError, unknown_name
 
 FURTHEST, FURTHEST_TUNED = 2, 6
 """Rates added beyond one edge of the grid, at most; more in fine-tuning, where adapters learn best at higher ones."""
+ANEW = "use what they were made with, or move outputs/study away to begin anew"
 IDLE = 0.5
 """The largest load of a machine that is idle."""
 
@@ -101,18 +102,27 @@ class Study:
         for stage in stages:
             print(f"{stage.name}: {self.count(stage)}", flush=True)
 
-    def refuse_others(self) -> None:
+    def refuse_others(self, run: bool) -> None:
         """Refuse a folder whose trials are all of another study: its page and base would be replaced by empty ones.
 
+        Args:
+            run: whether trials are to be run: then refuse to add to those that were made with other packages, too.
+
         Raises:
-            SettingsError: they are of another protocol, other texts, or another build of torch.
+            SettingsError: they are of another protocol, other texts, or another build of torch or of a package.
         """
         folder = self.trials.folder
-        if any(folder.glob("*/*.json")) and not any(self.finished(stage)[0] for stage in STAGES.values()):
+        own = [trial for stage in STAGES.values() for trial in self.finished(stage)[0]]
+        if any(folder.glob("*/*.json")) and not own:
             raise SettingsError(
-                f"{folder} holds trials, and none of this protocol, these texts and torch {torch.__version__}; use "
-                "what they were made with, or move outputs/study away to begin anew"
+                f"{folder} holds trials, and none of this protocol, these texts and torch {torch.__version__}; {ANEW}"
             )
+        here = made_with()
+        for trial in own if run else ():
+            for name, version in trial.made.items():
+                if name != "commit" and here.get(name) != version:
+                    found = here.get(name, "missing")
+                    raise SettingsError(f"{folder} holds trials made with {name} {version}, here it is {found}; {ANEW}")
 
     def finished(self, stage: Stage) -> tuple[list[Trial], int]:
         """The finished trials of a stage, and how many it has; 0 while it waits for another stage."""
@@ -165,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.experiment.study", description=__doc__)
     parser.add_argument("--stage", action="append", default=[], help="one stage alone; may be given again")
     parser.add_argument(
-        "--time", action="store_true", help="time training steps, of --stage or all; the machine must be idle"
+        "--time", action="store_true", help="time the training steps that seconds.csv lacks; the machine must be idle"
     )
     parser.add_argument("--page", action="store_true", help="write tables, figures and docs/study.md, and run nothing")
     arguments = parser.parse_args()
@@ -184,7 +194,7 @@ def main() -> None:
         tasks |= {f"tuned-{genre}": Tuned(genre, base, root / "texts") for genre in GENRES}
         study = Study(Trials(root / "trials", tasks))
         stages = [STAGES[name] for name in arguments.stage or STAGES]
-        study.refuse_others()
+        study.refuse_others(run=not (arguments.time or arguments.page))
         if arguments.time:
             if (load := os.getloadavg()[0]) > IDLE:
                 raise SettingsError(f"the machine's load is {load:.2f}; to time steps it must be idle, at most {IDLE}")

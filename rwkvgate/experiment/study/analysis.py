@@ -86,7 +86,8 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios], worth: f
 
     Columns `size`, `arm`, `control`, `budget` (steps of the arm), `against` (the control's network), `ratio` (its steps
     over the arm's), `estimate` of the difference with its 95 % interval `low` and `high` over seeds and documents, `p`,
-    `absent` (of `absence`), `deviation` over seeds, `shared_error` and `seeds`.
+    `absent` (of `absence`), `equivalent` (shown less than `worth` better or worse), `deviation` over seeds,
+    `shared_error` and `seeds`.
     A control of equal parameters is the wide base with the nearest number of them, or the base.
 
     Args:
@@ -114,8 +115,9 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios], worth: f
                 row = {"size": size, "arm": name, "control": control, "budget": budget, "against": against}
                 low, high = found.interval()
                 row |= {"ratio": steps / budget, "estimate": found.estimate, "low": low, "high": high, "p": found.p}
-                row |= {"absent": absence(found, worth), "deviation": found.deviation, "seeds": found.seeds}
-                rows.append(row | {"shared_error": found.shared_error})
+                row |= {"absent": absence(found, worth), "equivalent": found.equivalent(worth)}
+                row |= {"deviation": found.deviation, "seeds": found.seeds, "shared_error": found.shared_error}
+                rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -125,7 +127,7 @@ def of_stage(compared: pd.DataFrame, stage: Stage) -> pd.DataFrame:
     return compared[there & compared["arm"].isin(stage.networks)]
 
 
-VERDICT_COLUMNS = ["size", "arm", "budget", "control", "estimate", "low", "high", "seeds", "p", "verdict"]
+VERDICT_COLUMNS = ["size", "arm", "budget", "control", "estimate", "low", "high", "seeds", "p", "verdict", "equivalent"]
 
 
 def control_cells(own: pd.DataFrame, sign: int = 1) -> dict[str, str]:
@@ -147,8 +149,8 @@ def decide(compared: pd.DataFrame) -> pd.DataFrame:
     """The verdict on each arm at its largest budget, which stands for a gain over *every* control; none on controls.
 
     Columns `size`, `arm`, `budget`, `control` (the one with the largest difference) with its `estimate`, `low`, `high`
-    and `seeds`; `verdict`; and its `p`, one-sided and after Holm's correction over the arms of a size,
-    which in rows of `of_stage` are those of the stage:
+    and `seeds`; `equivalent`, the controls that it is equivalent to; `verdict`; and its `p`, one-sided and after Holm's
+    correction over the arms of a size, which in rows of `of_stage` are those of the stage:
 
     - *better than every control*: the largest p of the arm's controls, an intersection-union test;
     - *worse than every control*: the same in the other direction, without `ADAPTERS`;
@@ -170,16 +172,18 @@ def decide(compared: pd.DataFrame) -> pd.DataFrame:
             p = {verdict: by_arm[arm] for verdict, by_arm in corrected.items()}
             verdict = next((verdict for verdict, value in p.items() if value < LEVEL), "undecided")
             hardest = own.sort_values("estimate", ascending=False).iloc[0]
-            row = hardest[VERDICT_COLUMNS[:-2]].to_dict()
-            verdicts.append(row | {"p": p.get(verdict, p["better than every control"]), "verdict": verdict})
+            row = hardest[VERDICT_COLUMNS[:-3]].to_dict()
+            row |= {"p": p.get(verdict, p["better than every control"]), "verdict": verdict}
+            verdicts.append(row | {"equivalent": ", ".join(own.loc[own["equivalent"], "control"])})
     return pd.DataFrame(verdicts, columns=VERDICT_COLUMNS)
 
 
 def multipliers(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
     """How many times the arm's compute the base needs for the arm's loss, in FLOPs and in seconds; above 1 is a gain.
 
-    Columns `size`, `arm`, `budget`, `of` ('FLOPs' or 'seconds'), `estimate`, `low`, `high` (Student's 95 % interval of
-    the logarithm over paired seeds) and `seeds`.
+    Columns `size`, `arm`, `budget`, `of` ('FLOPs' or 'seconds'), `estimate`, `low`, `high` (the 95 % interval of the
+    logarithm over paired seeds and documents), `seeds`, and `beyond`: where the arm's loss is not on the base's curve,
+    "below" or "above", which the estimate, that of the curve's end, then is; it has no interval.
     """
     rows: list[dict[str, Any]] = []
     for (size, budget), by_network in _by_budget(trials).items():
@@ -188,17 +192,24 @@ def multipliers(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.Da
             shared = [seed for seed in own if seed in base]
             if name == BASE or not shared:
                 continue
-            times = np.array([_steps_for(base[s], own[s].loss(budget)) / budget for s in shared])
+            first, reference = own[shared[0]], base[shared[0]]
+            ends = np.log([min(reference.test), max(reference.test)])
             for of in ("FLOPs", "seconds"):
-                logs = np.log(times / ratio(own[shared[0]], base[shared[0]], of, seconds.get(size, {})))
-                row: dict[str, Any] = {"size": size, "arm": name, "budget": budget, "of": of, "seeds": len(logs)}
-                rows.append(row | {name: float(np.exp(value)) for name, value in student(logs).items()})
+                times = np.log(budget * ratio(first, reference, of, seconds.get(size, {})))
+                found = compare([_log_steps(own[s], base[s], budget) for s in shared], first.weights)
+                bounds = np.array([found.estimate, *found.interval()])
+                beyond = "below" if bounds[0] < ends[0] else "above" if bounds[0] > ends[1] else ""
+                if beyond:
+                    bounds = np.array([ends[int(beyond == "above")], np.nan, np.nan])
+                row: dict[str, Any] = {"size": size, "arm": name, "budget": budget, "of": of, "seeds": len(shared)}
+                row |= dict(zip(("estimate", "low", "high"), np.exp(bounds - times).tolist(), strict=True))
+                rows.append(row | {"beyond": beyond})
     return pd.DataFrame(rows)
 
 
 def frame(trials: Sequence[Trial]) -> pd.DataFrame:
     """Every trial at every budget: `size`, `network`, `rate`, `seed`, `budget`, `validation`, `test`, `parameters`,
-    `flops` (of the whole training, forward and backward) and `diverged`."""
+    `flops` (of the whole training, forward and backward), `diverged`, and the `commit` that it was made at."""
     return pd.DataFrame(
         [
             {"size": t.plan.size.name, "network": t.plan.network, "rate": t.plan.rate, "seed": t.plan.seed}
@@ -207,6 +218,7 @@ def frame(trials: Sequence[Trial]) -> pd.DataFrame:
                 "parameters": t.parameters,
                 "flops": 3 * t.flops * budget * step_tokens(t.plan.task),
                 "diverged": t.diverged,
+                "commit": t.made.get("commit", ""),
             }
             for t in trials
             for budget in sorted(t.test)
@@ -288,15 +300,16 @@ def equal_parameters(arm: Trial, by_network: Mapping[str, Mapping[int, Trial]]) 
     return min(sizes, key=lambda name: abs(sizes[name] - arm.parameters))
 
 
-def _steps_for(base: Trial, loss: float) -> float:
-    """The steps after which the base has this loss, on its own curve."""
-    budgets = sorted(base.test)
-    losses = [base.loss(budget) for budget in budgets]
-    for right in range(1, len(budgets)):
-        if losses[right] <= loss or right == len(budgets) - 1:
-            (a, b), (x, y) = np.log(budgets[right - 1 : right + 1]), losses[right - 1 : right + 1]
-            return float(np.exp(a + (b - a) * (loss - x) / (y - x))) if x != y else np.nan
-    return np.nan
+def _log_steps(arm: Trial, base: Trial, budget: int) -> tuple[Floats, Floats]:
+    """By document, values of arm and base whose mean difference is the logarithm of the steps after which the base has
+    the arm's loss: the losses there, over the slope of the base's curve, and the logarithm itself."""
+    budgets, loss = sorted(base.test), arm.loss(budget)
+    losses = [base.loss(steps) for steps in budgets]
+    right = next((i for i in range(1, len(budgets)) if losses[i] <= loss), len(budgets) - 1)
+    (a, b), (x, y) = np.log(budgets[right - 1 : right + 1]), losses[right - 1 : right + 1]
+    slope = (y - x) / (b - a) or np.nan
+    steps = a + (loss - x) / slope
+    return np.array(arm.test[budget]) / slope + steps, losses_at(base, float(np.exp(steps))) / slope
 
 
 def student(values: Floats) -> dict[str, float]:

@@ -329,8 +329,7 @@ def verdicts(tested: pd.DataFrame) -> pd.DataFrame:
         worse = guards.loc[guards["says"] == "worse", "measure"].tolist()
         diverged = deciding.loc[deciding["says"] == "diverged"]
         verdict = of_parts(set(deciding["says"]))
-        telling = deciding[deciding["says"] == verdict].to_dict("records")
-        reason = "" if verdict == REPRODUCED else "; ".join(_in_words(row) for row in telling)
+        reason = "; ".join(_in_words(row) for row in deciding.to_dict("records"))
         if verdict == REPRODUCED and worse:
             verdict, reason = UNDECIDED, f"worse in: {'; '.join(worse)}"
         if len(diverged):
@@ -349,7 +348,8 @@ def _asked(test: Comparison) -> str:
 
 def _in_words(row: Mapping[Any, Any]) -> str:
     p = f", p {number(row['adjusted'], 2)} after Holm" if np.isfinite(row["adjusted"]) else ""
-    return f"{row['measure']}: {signed_interval(*(row[name] for name in ('estimate', 'low', 'high')))}{p}"
+    interval = signed_interval(row["estimate"], row["low"], row["high"])
+    return f"{row['measure']}: {interval}{p}, {row['says']}"
 
 
 def _difference(stages: Stages, test: Comparison) -> tuple[Difference, bool]:

@@ -122,7 +122,7 @@ SETTINGS |= {"fiction": "fine-tuned on Austen's novels"}
 """What fine-tuning is called, by what follows "finetune" in its stage's name."""
 AMONG = ("primary 64x4", "others")
 """The stages that hold the gates of both versions."""
-KEYS = ("ours", "low", "high", "unit", "controls", "n", "seeds", "p", "verdict", "alone", "reason")
+KEYS = ("ours", "low", "high", "unit", "controls", "equivalent", "n", "seeds", "p", "verdict", "alone", "reason")
 
 
 class _Entry(NamedTuple):
@@ -163,9 +163,9 @@ def study_ledger(found: Found, tuned: Mapping[str, pd.DataFrame], seconds: Mappi
 
     Keys: claim, text, source, stated, where (the setting in words), size, steps, tokens (millions), stage, finished
     (whether the stage is), ours, low, high, unit, controls (where all four decide: estimate, low and high by what the
-    control has as much of), n, seeds, p, verdict, alone (that by one of two choices of the rates, where the other says
-    something else), reason, rule and rules (their version). A claim whose stage is not finished is undecided, and its
-    numbers are None.
+    control has as much of), equivalent (those of them that it is equivalent to), n, seeds, p, verdict, alone (that by
+    one of two choices of the rates, where the other says something else), reason, rule and rules (their version). A
+    claim whose stage is not finished is undecided, and its numbers are None.
 
     Args:
         tuned: `outcomes.outcomes` by setting of fine-tuning, of those that have trials.
@@ -324,7 +324,11 @@ def _all(compared: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Reco
     said = [WORDS[row["verdict"]] if row["seeds"] >= FEWEST else UNDECIDED for row in rows]
     verdict = of_parts(said)
     row = rows[said.index(verdict)]
-    reason = "; ".join(f"{one['arm']}: {one['verdict']}, the hardest of equal {one['control']}" for one in rows)
+    reason = "; ".join(
+        f"{one['arm']}: {one['verdict']}, the hardest of equal {one['control']}"
+        + (f"; equivalent at equal {' and '.join(one['equivalent'].split(', '))}" if one["equivalent"] else "")
+        for one in rows
+    )
     if verdict == UNDECIDED and not np.isfinite(row["p"]):
         reason = f"{row['arm']}: a training diverged, or its steps were not timed"
     own = compared[compared["arm"] == row["arm"]].to_dict("records")
@@ -332,5 +336,6 @@ def _all(compared: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Reco
         **{"ours": row["estimate"], "low": row["low"], "high": row["high"], "p": row["p"], "n": n},
         "unit": f"{unit}, {row['arm']} minus the control of equal {row['control']}",
         "controls": {one["control"]: [plain(one[name]) for name in ("estimate", "low", "high")] for one in own},
+        "equivalent": [one["control"] for one in own if one["equivalent"]],
         "seeds": int(row["seeds"]),
     } | decided(verdict, reason)

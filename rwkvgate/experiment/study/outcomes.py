@@ -137,9 +137,9 @@ def above_chance(found: pd.DataFrame) -> bool:
 def decisions(found: pd.DataFrame) -> pd.DataFrame:
     """The verdict on each arm and metric against all controls of equal compute and size, by `analysis.decide`.
 
-    Columns those of `decide`, with the difference signed so that below zero the arm is better; `metric`; `equivalent`
-    (no more than `rules.WORTH` better or worse than the tuned base with as many steps); and `needed`: the seeds that
-    find so much. Choices decide nothing where the tuned base is not shown to choose better than by chance.
+    Columns those of `decide`, with the difference signed so that below zero the arm is better, and equivalent where it
+    is less than `rules.WORTH` either way; `metric`; and `needed`: the seeds that find so much, beside the tuned base
+    with as many steps. Choices decide nothing where the tuned base is not shown to choose better than by chance.
     """
     parts = []
     for name, own in found[~found["control"].isin(("nothing", ABLATED, CHANCE))].groupby("metric", sort=False):
@@ -151,12 +151,12 @@ def decisions(found: pd.DataFrame) -> pd.DataFrame:
         table["estimate"] = [difference.estimate for difference in differences]
         table["low"], table["high"] = (list(side) for side in zip(*bounds, strict=True))
         table["absent"] = [absence(difference, worth) for difference in differences]
+        table["equivalent"] = [difference.equivalent(worth) for difference in differences]
         verdicts = decide(table)
-        if metric == ENTITIES and not above_chance(found):
-            verdicts["verdict"] = "undecided"
         beside = {arm: d for arm, c, d in zip(own["arm"], own["control"], differences, strict=True) if c == "steps"}
-        verdicts["equivalent"] = [beside[arm].equivalent(worth) for arm in verdicts["arm"]]
         verdicts["needed"] = [_needed(beside[arm], worth, len(beside)) for arm in verdicts["arm"]]
+        if metric == ENTITIES and not above_chance(found):
+            verdicts = verdicts.assign(verdict="undecided", equivalent=None, needed=np.nan)
         parts.append(verdicts.drop(columns=["size", "budget"]).assign(metric=metric))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

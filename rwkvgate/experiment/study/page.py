@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
+from rwkvgate.experiment.analysis.tables import NOTHING, markdown, number, signed_interval
 from rwkvgate.experiment.study import long_range, stories
 from rwkvgate.experiment.study.analysis import (
     ENHANCED,
@@ -27,6 +28,7 @@ from rwkvgate.experiment.study.analysis import (
     recalled_shares,
 )
 from rwkvgate.experiment.study.design import (
+    BASE,
     BROKEN,
     DATA,
     STAGES,
@@ -41,7 +43,6 @@ from rwkvgate.experiment.study.inside_page import inside_parts
 from rwkvgate.experiment.study.inside_rules import breaking_rates
 from rwkvgate.experiment.study.ledger import SETTINGS, Found, marked, study_ledger, write_ledger
 from rwkvgate.experiment.study.prose import CHANGES, DESIGN, HEAD
-from rwkvgate.experiment.study.texts import TESTED
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts, tuned_rates
 from rwkvgate.experiment.study.verdicts_page import head
@@ -53,6 +54,8 @@ UNITS = {"books": "nats per token", "memory": "share of labelled tokens not reca
 Section = tuple[list[str], dict[str, pd.DataFrame]]
 """Paragraphs of the page, and the tables that they are made from by name."""
 
+LEARNED = 0.9
+"""The share of associative recall from which on a network has learned it: seeds lie far above it or far below."""
 MEASURED = ("seconds", "coverage")
 """Tables in the folder that are made by commands of their own."""
 
@@ -114,14 +117,15 @@ def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]
         if len(compared):
             verdicts = _decided(compared, [STAGES[name] for name in deciding])
             if task == "memory" and recall_decides_nothing(trials, WORTH_KNOWING[task]):
-                verdicts = verdicts.assign(verdict="undecided", p=np.nan)
+                verdicts = verdicts.assign(verdict="undecided", p=np.nan, equivalent="")
             tables |= {f"{task}-comparisons": compared, f"{task}-verdicts": verdicts}
-            told += [_verdicts(verdicts)] if len(verdicts) else []
-            told.append(_comparisons(_at_rates(compared, deciding), task))
+            told += [_verdicts(verdicts, task)] if len(verdicts) else []
+            parameters = {(t.plan.size.name, t.plan.network): t.parameters for t in trials}
+            told.append(_comparisons(_at_rates(compared, deciding), task, parameters))
             if task == "books":
                 tables["multipliers"] = multipliers(trials, seconds)
                 told.append(_multipliers(_at_rates(tables["multipliers"], deciding)))
-            told.append(_power(compared, [STAGES[name] for name in deciding], task))
+            told.append(_power(compared, [STAGES[name] for name in deciding], task, len(trials[0].weights)))
             told.append("In the figures, after fewer steps than rates were chosen at, an arm may want another rate.")
             told += _figures(folder, trials, compared, task, seconds)
         if task == "books":
@@ -159,7 +163,9 @@ def _breaking_section(found: Found) -> Section:
         return [], {}
     trials = [trial for some, _ in own.values() for trial in some]
     table, rates = broken(trials), breaking_rates(trials)
-    parts = ["## Where training breaks", *marked([_breaking(table), _breaking_rates(rates)], own)]
+    diverged = sum(trial.diverged is not None for trial in trials)
+    said = f"Of {len(trials)} trainings, {diverged} diverged: broken means worse, with gradients clipped."
+    parts = ["## Where training breaks", *marked([f"{_breaking(table)}\n\n{said}", _breaking_rates(rates)], own)]
     return parts, {"breaking": table, "breaking-rates": rates}
 
 
@@ -226,8 +232,11 @@ def _rates(found: Found) -> Iterator[str]:
         yield markdown(cells.reset_index())
 
 
-def _verdicts(verdicts: pd.DataFrame) -> str:
-    head = "The verdict on each arm; p is that of the verdict, one-sided, and of *better* where it is undecided:"
+def _verdicts(verdicts: pd.DataFrame, task: str) -> str:
+    head = (
+        "The verdict on each arm; p is that of the verdict, one-sided, and of *better* where it is undecided; "
+        f"equivalent: less than {WORTH_KNOWING[task]:g} better or worse is shown:"
+    )
     rows = [
         {
             "Size": row["size"],
@@ -238,37 +247,48 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
             "Seeds": row["seeds"],
             "p (Holm)": number(row["p"], 2),
             "Verdict": row["verdict"],
+            "Equivalent to equal": row["equivalent"] or NOTHING,
         }
         for row in verdicts.to_dict("records")
     ]
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 
-def _comparisons(compared: pd.DataFrame, task: str) -> str:
-    head = f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better:"
+def _comparisons(compared: pd.DataFrame, task: str, parameters: Mapping[tuple[str, str], int]) -> str:
+    """The differences from all controls, with the parameters by size and network: those of equal size are nearly so."""
+    sizes = dict.fromkeys(compared["size"])
+    bases = ", ".join(f"{parameters[size, BASE]:,} at {size}" for size in sizes)
+    head = (
+        f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better. The control of equal "
+        f"parameters is the base or wide base whose number is nearest; the base has {bases}:"
+    )
     rows = []
     for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):
         tokens = f"{STEP_TOKENS * int(str(budget)) / 1e6:.2g}"
-        row = {"Size": size, "Arm": arm, "Million tokens": tokens, "Seeds": int(part["seeds"].max())}
-        rows.append(row | control_cells(part))
+        row = {"Size": size, "Arm": arm, "Parameters": f"{parameters[str(size), str(arm)]:,}", "Million tokens": tokens}
+        rows.append(row | {"Seeds": int(part["seeds"].max())} | control_cells(part))
     return f"{head}\n\n{markdown(pd.DataFrame(rows).fillna('–'))}"
 
 
 def _multipliers(times: pd.DataFrame) -> str:
-    head = "Compute multipliers: how much more the base must spend for the arm's loss; 1 is no gain, below 1 a loss:"
+    head = (
+        "Compute multipliers: how much more the base must spend for the arm's loss; 1 is no gain, below 1 a loss. The "
+        "intervals are over seeds and texts; a loss that the base never had gives a bound:"
+    )
     rows = []
     for (size, arm, budget), part in times.groupby(["size", "arm", "budget"], sort=False):
-        by = part.set_index("of")
-        cells = {f"Of {of}": _interval(*by.loc[of, ["estimate", "low", "high"]]) for of in ("FLOPs", "seconds")}
+        by = {row["of"]: row for row in part.to_dict("records")}
+        cells = {f"Of {of}": _multiplier(by[of]) for of in ("FLOPs", "seconds")}
         rows.append({"Size": size, "Arm": arm, "Million tokens": f"{STEP_TOKENS * int(str(budget)) / 1e6:.2g}"} | cells)
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 
-def _interval(estimate: float, low: float, high: float) -> str:
-    return f"{estimate:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else number(estimate)
+def _multiplier(row: dict[Any, Any]) -> str:
+    estimate, low, high = (row[name] for name in ("estimate", "low", "high"))
+    return f"{estimate:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else f"{row['beyond']} {estimate:.3f}".strip()
 
 
-def _power(compared: pd.DataFrame, stages: Sequence[Stage], task: str) -> str:
+def _power(compared: pd.DataFrame, stages: Sequence[Stage], task: str, texts: int) -> str:
     """How many seeds would find what is worth knowing, of undecided arms, from the spread of the pairs seen so far."""
     rows = []
     for own in (of_stage(compared, stage) for stage in stages):
@@ -276,7 +296,7 @@ def _power(compared: pd.DataFrame, stages: Sequence[Stage], task: str) -> str:
         undecided = own["arm"].isin(verdicts.loc[verdicts["verdict"] == "undecided", "arm"])
         spread = own[undecided & (own["control"] == "steps") & own["deviation"].gt(0)]
         for row in spread.to_dict("records"):
-            needed = seeds_needed(row["deviation"], WORTH_KNOWING[task], len(verdicts), row["shared_error"], TESTED)
+            needed = seeds_needed(row["deviation"], WORTH_KNOWING[task], len(verdicts), row["shared_error"], texts)
             cells = {"Size": row["size"], "Steps": row["budget"], "Arm": row["arm"], "Seeds so far": row["seeds"]}
             cells |= {"Standard deviation": number(row["deviation"], 2)}
             rows.append(cells | {"Seeds needed": f"{needed:,}" if np.isfinite(needed) else "∞"})
@@ -332,7 +352,24 @@ def _shares(trials: Sequence[Trial], shares: pd.DataFrame) -> str:
     cells.columns = pd.Index([f"x{times}" for times in table.columns])
     nothing = recall_decides_nothing(trials, WORTH_KNOWING["memory"])
     said = f"Nothing is decided: {nothing}." if nothing else ""
-    return f"{head}\n\n{markdown(cells.reset_index())}\n\n{said}"
+    return f"{head}\n\n{markdown(cells.reset_index())}\n\n{said}\n\n{_learned(shares)}"
+
+
+def _learned(shares: pd.DataFrame) -> str:
+    """How many seeds have learned associative recall after each budget that all have."""
+    common = set.intersection(*(set(own) for _, own in shares.groupby("network")["budget"]))
+    own = shares[(shares["task"] == "recall") & (shares["times"] == 1) & shares["budget"].isin(common)]
+    counts = own.assign(learned=own["share"] >= LEARNED).pivot_table(
+        index="network", columns="budget", values="learned", aggfunc="sum", sort=False
+    )
+    counts.columns = pd.Index([f"After {steps:,} steps" for steps in counts.columns])
+    head = (
+        "A network learns associative recall of a sudden, so that the mean over seeds says little of it. Seeds that "
+        f"recall at least {100 * LEARNED:g} % at the trained length; counted after the numbers were seen, and in no "
+        "verdict:"
+    )
+    of = own.groupby("network", sort=False)["seed"].nunique().rename("Seeds")
+    return f"{head}\n\n{markdown(counts.astype(int).join(of).reset_index())}"
 
 
 def _figures(

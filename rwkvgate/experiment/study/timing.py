@@ -43,19 +43,20 @@ def step_times(size: Size, task: Task, networks: Sequence[str]) -> pd.DataFrame:
 
 
 def write_times(path: Path, tasks: Mapping[str, Task], stages: Sequence[Stage]) -> pd.DataFrame:
-    """Time the networks of these stages' sizes and write the table, which keeps the times of other sizes.
+    """Time the networks of these stages' sizes that the table lacks, and write it.
 
-    A size is timed whole, for a network stands beside the base of the same minutes; a fine-tuning only once its base is
-    trained.
+    Each stands beside the base of the same minutes, whose own row stays that of the first time. A fine-tuning is timed
+    only once its base is trained.
     """
-    kept = pd.read_csv(path) if path.exists() else pd.DataFrame({"size": []})
+    kept = pd.read_csv(path) if path.exists() else pd.DataFrame({"size": [], "network": []})
     for timed in dict.fromkeys(stage.timed for stage in stages):
         alike = [stage for stage in STAGES.values() if stage.timed == timed]
-        first, networks = alike[0], dict.fromkeys(n for stage in alike for n in stage.networks)
-        if first.after and tasks[STAGES[first.after].task].saved is None:
+        first, known = alike[0], set(kept.loc[kept["size"] == timed, "network"])
+        missing = [n for n in dict.fromkeys(n for stage in alike for n in stage.networks) if n not in {BASE, *known}]
+        if not missing or (first.after and tasks[STAGES[first.after].task].saved is None):
             continue
-        found = step_times(first.size, tasks[first.task], list(networks)).assign(size=timed)
-        kept = pd.concat([kept[kept["size"] != timed], found], ignore_index=True)
+        found = step_times(first.size, tasks[first.task], [BASE, *missing]).assign(size=timed)
+        kept = pd.concat([kept, found[~found["network"].isin(known)]], ignore_index=True)
         with write_file(path) as fresh:
             kept.to_csv(fresh, index=False, float_format="%.5g")
     return kept

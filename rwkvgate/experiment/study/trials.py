@@ -123,7 +123,7 @@ class Trials:
 
     def run(self, plan: Plan, report: Report | None = None) -> Trial:
         """Train, score and write; a training that was interrupted resumes."""
-        began, path, task, made = time.monotonic(), self.path(plan), self.tasks[plan.task], _made()
+        began, path, task, made = time.monotonic(), self.path(plan), self.tasks[plan.task], made_with()
         rows, labels = task.rows(max(plan.budgets), plan.seed)
         curve = train_annealed(
             task.network(plan.network, plan.size, plan.seed),
@@ -162,7 +162,8 @@ class Trials:
 
 
 @cache
-def _made() -> dict[str, str]:
+def made_with() -> dict[str, str]:
+    """The commit, the form of the WKV operator and the versions of the packages that numbers depend on."""
     here = commit()
     code = f"{here['id']}{' and changes' if here['dirty'] else ''}" if here["id"] else "unknown"
     found = versions()

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from rwkvgate.experiment.analysis.comparison import summary
-from rwkvgate.experiment.analysis.tables import markdown, number, quality_table, signed_interval
+from rwkvgate.experiment.analysis.tables import NOTHING, markdown, number, quality_table, signed_interval
+from rwkvgate.experiment.rules import WORTH
 from rwkvgate.experiment.study.analysis import Ratios
 from rwkvgate.experiment.study.design import GENRES, MOST_FORGOTTEN, STAGES
 from rwkvgate.experiment.study.figures import embedded, forgetting_figure, tuned_figure
@@ -171,7 +172,7 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
             "Seeds": row["seeds"],
             "p (Holm)": number(row["p"], 2),
             "Verdict": row["verdict"],
-            "As good as the tuned base": "shown" if row["equivalent"] else "not shown",
+            "Equivalent to equal": row["equivalent"] or NOTHING,
             "Seeds needed": "–"
             if row["verdict"] != "undecided" or np.isnan(row["needed"])
             else f"{row['needed']:.0f}".replace("inf", "∞"),
@@ -180,7 +181,10 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
     ]
     head = (
         "The verdict on each arm and measure; p is that of the verdict, one-sided, and of *better* where it is "
-        "undecided; ∞ seeds where documents alone hide what is worth knowing:"
+        f"undecided; equivalent: less than {WORTH['loss']:g} better or worse is shown, {WORTH[ENTITIES]:g} of right "
+        f"choices; ∞ seeds where documents alone hide so much. No p is below what {RESAMPLES:,} permutations of "
+        "documents allow. A score of continuations can rise with the loss, as where an arm repeats itself less "
+        "(distinct-2):"
     )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 

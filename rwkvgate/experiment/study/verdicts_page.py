@@ -48,7 +48,7 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
     parts = ["## The answer so far", "\n".join(f"- {sentence}" for sentence in told)]
     parts += [LIMITS, "## Verdicts", ABOUT]
     if len(verdicts):
-        parts.append(markdown(verdicts.drop(columns="Why undecided")))
+        parts.append(markdown(verdicts))
     if len(undecided):
         parts += ["Undecided:", markdown(undecided.drop(columns="Verdict"))]
     waiting: dict[str, list[str]] = {}
@@ -59,7 +59,7 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
         parts.append("Waiting for trials:")
         parts.append("\n".join(f"- {trials}: {'; '.join(texts)}" for trials, texts in waiting.items()))
     missing = [rule.text for claim, rule in RULES.items() if claim not in {record["claim"] for record in records}]
-    parts.append(f"The study says nothing of the other claims, which a run decides: {'; '.join(missing)}.")
+    parts.append(f"A [run's verdicts](results.md) are on all claims, and alone on these: {'; '.join(missing)}.")
     return parts
 
 
@@ -74,8 +74,8 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     finished = [r for r in pretrained if r["finished"]]
     told = [_costs(r, alone=len(finished) == 1) for r in finished]
     first = (
-        f"Pretrained from scratch, the paper's gate {'; '.join(told)}. To pay for itself, it must be shown to have a "
-        "lower loss than the base of equal steps, parameters, FLOPs and seconds each; it does not where a gain of "
+        f"Pretrained from scratch, the paper's gate {'; '.join(told)}. That takes a loss shown lower than the "
+        "base's at equal steps, parameters, FLOPs and seconds each; it is excluded where a gain of "
         f"{WORTH_KNOWING['books']:g} nats per token over one of them is excluded."
         if told
         else "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet "
@@ -127,6 +127,9 @@ def _costs(record: Records, alone: bool) -> str:
         return f"{said[record['verdict']]} at {_at(record)} ({_value(record)}, {record['seeds']} seeds)"
     listed = ", ".join(f"{_interval(numbers)} at equal {control}" for control, numbers in by.items())
     differs = f"its loss minus the control's is {listed}, in nats per token"
+    if record["equivalent"]:
+        margin = f"{WORTH_KNOWING['books']:g} either way at equal {' and '.join(record['equivalent'])}"
+        differs = f"{differs}, and shown to be less than {margin}"
     return f"{said[record['verdict']]} at {_at(record)}, {record['seeds']} seeds: {differs}"
 
 
@@ -180,7 +183,7 @@ def _untouched(tuned: pd.DataFrame) -> str:
 
 def verdict_table(records: Sequence[Records]) -> pd.DataFrame:
     """The records for reading: claim, setting, size and length, value with its interval, test texts, seeds, verdict,
-    and why a verdict is undecided."""
+    and why."""
     rows = [
         {
             "Claim": record["text"],
@@ -190,7 +193,7 @@ def verdict_table(records: Sequence[Records]) -> pd.DataFrame:
             "Texts": record["n"] if (record["n"] or 1) > 1 else NOTHING,
             "Seeds": record["seeds"] or NOTHING,
             "Verdict": record["verdict"] + (f" (by itself {record['alone']})" if record["alone"] else ""),
-            "Why undecided": record["reason"] if record["verdict"] == UNDECIDED else NOTHING,
+            "Why": record["reason"],
         }
         for record in records
     ]

@@ -68,6 +68,7 @@ def test_a_gain_that_only_pays_for_its_compute_is_no_gain() -> None:
     verdict = decide(found.reset_index()).set_index("arm").loc["enhanced"]
     assert verdict["verdict"] == "no better"
     assert verdict["control"] == "seconds"
+    assert seconds["equivalent"] and not steps["equivalent"] and "seconds" in verdict["equivalent"].split(", ")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_planted_verdicts(more: float, verdict: str) -> None:
 
 def row(control: str, estimate: float, p: float, absent: float, arm: str = "enhanced") -> dict[str, object]:
     named = {"size": "64x4", "arm": arm, "budget": 300, "control": control, "seeds": 10, "low": 0.0, "high": 0.0}
-    return named | {"estimate": estimate, "p": p, "absent": absent}
+    return named | {"estimate": estimate, "p": p, "absent": absent, "equivalent": False}
 
 
 def test_no_better_is_corrected_for_controls_and_arms() -> None:
@@ -129,10 +130,28 @@ def test_without_times_the_verdict_waits_for_them() -> None:
 
 
 def test_the_multiplier_is_the_planted_one() -> None:
-    found = multipliers(trials(enhanced=1.32), SECONDS).set_index(["arm", "budget", "of"])
+    found = multipliers(trials(enhanced=1.25), SECONDS).set_index(["arm", "budget", "of"])
     row = found.loc[("enhanced", 300, "seconds")]
-    assert row["estimate"] == pytest.approx(1.32 / 1.1, rel=0.02)
-    assert row["low"] < 1.2 < row["high"]
+    assert row["estimate"] == pytest.approx(1.25 / 1.1, rel=0.02)
+    assert row["low"] < 1.25 / 1.1 < row["high"] and row["beyond"] == ""
+
+
+def test_the_intervals_of_multiplier_and_difference_agree() -> None:
+    """The multiplier's is over seeds and documents too: it holds 1 about where that of the difference holds 0."""
+    noisy = [trial(name, seed, noise=0.05) for name in ("base", "enhanced") for seed in range(6)]
+    times = multipliers(noisy, SECONDS).set_index(["budget", "of"]).loc[(300, "FLOPs")]
+    control = comparisons(noisy, SECONDS, 0.01).set_index(["budget", "control"]).loc[(300, "FLOPs")]
+    ends = np.exp(-2 * control[["high", "estimate", "low"]].astype(float))  # the loss falls by 0.5 log(steps)
+    np.testing.assert_allclose(times[["low", "estimate", "high"]].astype(float), ends, rtol=0.02)
+
+
+@pytest.mark.parametrize(("more", "beyond"), [(0.2, "below"), (3.0, "above")])
+def test_a_loss_that_the_base_never_had_bounds_the_multiplier(more: float, beyond: str) -> None:
+    row = (
+        multipliers(trials(enhanced=more), SECONDS).set_index(["arm", "budget", "of"]).loc[("enhanced", 300, "seconds")]
+    )
+    assert row["beyond"] == beyond and np.isnan(row["low"])
+    assert more < 1.1 * row["estimate"] if beyond == "below" else more > 1.1 * row["estimate"]
 
 
 def test_shares_are_those_of_a_budget_that_all_networks_have() -> None:

@@ -14,10 +14,10 @@ from safetensors.torch import load
 from rwkvgate.experiment.locks import take
 from rwkvgate.experiment.study import __main__ as study
 from rwkvgate.experiment.study import page
-from rwkvgate.experiment.study.design import BASE, SIZES, STAGES, WIDE, Size, Stage, build, cost
+from rwkvgate.experiment.study.design import BASE, PROTOCOL, SIZES, STAGES, WIDE, Size, Stage, build, cost
 from rwkvgate.experiment.study.tasks import BetterBase, Books
 from rwkvgate.experiment.study.texts import StudyTexts
-from rwkvgate.experiment.study.trials import Plan, Trial, Trials
+from rwkvgate.experiment.study.trials import Plan, Trial, Trials, made_with
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import file_hash
 
@@ -48,6 +48,15 @@ def test_a_trial_is_run_once_and_a_damaged_one_again(trials: Trials, capsys: Any
     path.write_bytes(path.read_bytes().replace(b'"diverged": null', b'"diverged": 3'))
     assert trials.known(plan) is None
     assert "is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("network", "losses"), [("base", (6.0593, 5.9639)), ("enhanced", (6.0071, 5.9083))])
+def test_what_a_trial_computes_is_that_of_its_protocol(
+    trials: Trials, network: str, losses: tuple[float, float]
+) -> None:
+    """Other numbers than rounding makes are another protocol: raise `design.PROTOCOL`, then put them here."""
+    found = trials.run(Plan(TINY, network, 1e-2, 1, (4, 6)))
+    assert PROTOCOL == 1 and [found.loss(4), found.loss(6)] == pytest.approx(losses, abs=3e-4)
 
 
 def test_another_text_or_plan_is_another_trial(trials: Trials) -> None:
@@ -155,11 +164,21 @@ def test_a_worker_returns_to_a_stage_that_waited_for_another(trials: Trials, mon
 
 def test_a_folder_of_another_study_is_left_alone(trials: Trials) -> None:
     one = study.Study(trials)
-    one.refuse_others()
+    one.refuse_others(run=True)
     (trials.folder / "tiny").mkdir(parents=True)
     (trials.folder / "tiny" / "base-rate0.001-seed1-0123456789abcdef.json").write_text("{}")
     with pytest.raises(SettingsError, match="holds trials, and none of this protocol"):
-        one.refuse_others()
+        one.refuse_others(run=False)
+
+
+def test_trials_made_with_other_packages_are_not_added_to(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = study.Study(trials)
+    trials.run(one.plans(study.STAGES["rates"])[0])
+    one.refuse_others(run=True)
+    monkeypatch.setattr(study, "made_with", lambda: made_with() | {"numpy": "1.0", "commit": "another"})
+    one.refuse_others(run=False)
+    with pytest.raises(SettingsError, match=r"made with numpy 2[0-9.]*, here it is 1\.0; use what they were"):
+        one.refuse_others(run=True)
 
 
 def test_a_loss_that_is_no_number_is_never_the_best(trials: Trials) -> None:
