@@ -32,10 +32,15 @@ TUNED_METRICS = {
 }
 
 
-def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Ratios, unit: str) -> dict[str, str]:
+def losses_figure(
+    folder: Path, trials: Sequence[Trial], size: str, seconds: Ratios, unit: str, more: str = ""
+) -> dict[str, str]:
     """Loss against FLOPs and seconds of every network of a size, one panel each; returns its caption by its name.
 
     Both costs are in steps of the base that cost as much.
+
+    Args:
+        more: said at the end of the title.
     """
     losses = frame(trials)
     own = losses[(losses["size"] == size) & np.isfinite(losses["test"])]
@@ -49,27 +54,31 @@ def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Rat
     long = means.melt(["network", "test"], ["FLOPs", "seconds"], "of", "cost").dropna()
     long = long[long["network"] != BASE].reset_index(drop=True)
     networks = list(long["network"].unique())
+    # The two often coincide: a small dot is seen within a large hollow square.
+    looks = {
+        "linestyle": {"FLOPs": "-", "seconds": ":"},
+        "marker": {"FLOPs": "o", "seconds": "s"},
+        "fillcolor": {"FLOPs": DARK, "seconds": "#FFFFFF00"},
+        "pointsize": {"FLOPs": 2.5, "seconds": 6.5},
+    }
     plot = (
         so.Plot(long, x="cost", y="test")
         .facet("network", order=networks, wrap=3)
         .share(x=False, y=False)
         .add(so.Line(color=GREY, linewidth=3, alpha=0.45), data=base, x="budget", y="test", col=None)
-        .add(so.Line(color=DARK, linewidth=1, edgecolor=DARK, pointsize=4), linestyle="of", marker="of", fillcolor="of")
+        .add(so.Line(color=DARK, linewidth=1, edgecolor=DARK), **dict.fromkeys(looks, "of"))
         .scale(
             x=so.Continuous(trans="log")
             .tick(at=sorted(set(base["budget"]))[:: max(1, len(base) // 3)])
             .label(like="{x:g}"),
-            linestyle={"FLOPs": "-", "seconds": ":"},
-            marker={"FLOPs": "o", "seconds": "s"},
-            fillcolor={"FLOPs": DARK, "seconds": "white"},
+            **looks,
         )
-        .label(
-            x="steps of the base", y=textwrap.fill(unit, 20), title="{}".format, linestyle="", marker="", fillcolor=""
-        )
+        .label(x="steps of the base", y=textwrap.fill(unit, 20), title="{}".format, **dict.fromkeys(looks, ""))
     )
     title = (
         f"Annealed test loss against cost, {size}, mean of the seeds. FLOPs and seconds of a training are in steps of "
         "the base that take as many. Grey: the base; below it is better. Each panel has its own scale."
+        f"{more}"
     )
     figure = draw(plot, title, height=0.6 + 1.6 * -(-len(networks) // 3))
     finish(figure)

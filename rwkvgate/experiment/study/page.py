@@ -341,8 +341,9 @@ def _figures(
     """Draw what every size lost for its cost, and its differences from the controls."""
     captions: dict[str, str] = {}
     for size in dict.fromkeys(trial.plan.size.name for trial in trials):
-        captions |= losses_figure(folder, trials, size, seconds.get(size, {}), UNITS[task])
-        captions |= controls_figure(folder, compared, size, task, UNITS[task])
+        differences = controls_figure(folder, compared, size, task, UNITS[task])
+        more = " The next figure shows the size of the differences." if differences else ""
+        captions |= losses_figure(folder, trials, size, seconds.get(size, {}), UNITS[task], more) | differences
     return embedded(captions)
 
 
