@@ -10,18 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn.objects as so
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rwkvgate.experiment.analysis.figures import GREY, draw, finish, save_figure
+from rwkvgate.experiment.rules import WORTH
 from rwkvgate.experiment.study.analysis import ADAPTERS, CONTROLS, Ratios, frame
 from rwkvgate.experiment.study.design import BASE, MOST_FORGOTTEN, WIDE, WORTH_KNOWING
 from rwkvgate.experiment.study.gap import COMPUTE, MILLION, Fit
+from rwkvgate.experiment.study.marks import told_apart
 from rwkvgate.experiment.study.outcomes import CHANCE, ENTITIES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.measures import MEASURES
 
 NEAR = 0.05
-"""Up to where the axis of differences is linear."""
+"""Up to where the axis of differences is linear, if it is not linear throughout."""
+FAR = 10
+"""The axis is linear throughout where the largest difference is at most so many times the smallest."""
 DARK, SHADES = "#222222", ("#B5B5B5", "#7A7A7A", "#222222")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 TUNED_METRICS = {
@@ -32,10 +37,15 @@ TUNED_METRICS = {
 }
 
 
-def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Ratios, unit: str) -> dict[str, str]:
+def losses_figure(
+    folder: Path, trials: Sequence[Trial], size: str, seconds: Ratios, unit: str, more: str = ""
+) -> dict[str, str]:
     """Loss against FLOPs and seconds of every network of a size, one panel each; returns its caption by its name.
 
     Both costs are in steps of the base that cost as much.
+
+    Args:
+        more: said at the end of the title.
     """
     losses = frame(trials)
     own = losses[(losses["size"] == size) & np.isfinite(losses["test"])]
@@ -49,27 +59,31 @@ def losses_figure(folder: Path, trials: Sequence[Trial], size: str, seconds: Rat
     long = means.melt(["network", "test"], ["FLOPs", "seconds"], "of", "cost").dropna()
     long = long[long["network"] != BASE].reset_index(drop=True)
     networks = list(long["network"].unique())
+    # The two often coincide: a small dot is seen within a large hollow square.
+    looks = {
+        "linestyle": {"FLOPs": "-", "seconds": ":"},
+        "marker": {"FLOPs": "o", "seconds": "s"},
+        "fillcolor": {"FLOPs": DARK, "seconds": "#FFFFFF00"},
+        "pointsize": {"FLOPs": 2.5, "seconds": 6.5},
+    }
     plot = (
         so.Plot(long, x="cost", y="test")
         .facet("network", order=networks, wrap=3)
         .share(x=False, y=False)
         .add(so.Line(color=GREY, linewidth=3, alpha=0.45), data=base, x="budget", y="test", col=None)
-        .add(so.Line(color=DARK, linewidth=1, edgecolor=DARK, pointsize=4), linestyle="of", marker="of", fillcolor="of")
+        .add(so.Line(color=DARK, linewidth=1, edgecolor=DARK), **dict.fromkeys(looks, "of"))
         .scale(
             x=so.Continuous(trans="log")
             .tick(at=sorted(set(base["budget"]))[:: max(1, len(base) // 3)])
             .label(like="{x:g}"),
-            linestyle={"FLOPs": "-", "seconds": ":"},
-            marker={"FLOPs": "o", "seconds": "s"},
-            fillcolor={"FLOPs": DARK, "seconds": "white"},
+            **looks,
         )
-        .label(
-            x="steps of the base", y=textwrap.fill(unit, 20), title="{}".format, linestyle="", marker="", fillcolor=""
-        )
+        .label(x="steps of the base", y=textwrap.fill(unit, 20), title="{}".format, **dict.fromkeys(looks, ""))
     )
     title = (
         f"Annealed test loss against cost, {size}, mean of the seeds. FLOPs and seconds of a training are in steps of "
         "the base that take as many. Grey: the base; below it is better. Each panel has its own scale."
+        f"{more}"
     )
     figure = draw(plot, title, height=0.6 + 1.6 * -(-len(networks) // 3))
     finish(figure)
@@ -137,14 +151,9 @@ def controls_figure(folder: Path, compared: pd.DataFrame, size: str, task: str, 
     figure = draw(plot, title, height=0.8 + len(arms) * (0.2 + 0.06 * len(budgets)))
     worth = WORTH_KNOWING[task]
     for axes in figure.axes:
-        axes.axvline(0, color="black", linewidth=1, zorder=1)
-        axes.axvspan(-worth, worth, color="grey", alpha=0.2, linewidth=0)
+        _mark_worth(axes, worth)
         axes.set_ylim(len(arms) - 0.5, -0.5)
-        axes.set_xscale("symlog", linthresh=NEAR)
-        ticks = [-10 * NEAR, -NEAR, 0, NEAR, 10 * NEAR]
-        axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
-        axes.set_xlim(1.3 * min(-NEAR, shown["low"].min()), 1.3 * max(NEAR, shown["high"].max()))
-        axes.minorticks_off()
+        _bend(axes, shown)
     figure.axes[0].set_yticks(range(len(arms)), arms)
     finish(figure)
     return _saved(folder, figure, f"gap-{task}-{size}", f"Differences from the controls, {size}")
@@ -208,7 +217,6 @@ def tuned_figure(
     offsets = np.linspace(-0.25, 0.25, len(arms)) if len(arms) > 1 else [0.0]
     places = [rows.index(label) + offsets[arms.index(arm)] for label, arm in zip(labels, shown["arm"], strict=True)]
     shown = shown.assign(place=places, panel=shown["metric"].map(TUNED_METRICS))
-    shades = dict(zip(arms, [SHADES[::-1][i % 3] for i in range(len(arms))], strict=True))
     panels = [title for title in TUNED_METRICS.values() if title in set(shown["panel"])]
     plot = (
         so.Plot(shown, x="difference", y="place", xmin="low", xmax="high", color="arm")
@@ -216,19 +224,26 @@ def tuned_figure(
         .share(x=False)
         .add(so.Range(linewidth=1.5), orient="y", legend=False)
         .add(so.Dot(pointsize=5), marker="arm")
-        .scale(color=shades, marker=dict(zip(arms, MARKERS, strict=False)))
-        .label(x="", y="", title="{}".format, color="")
+        .label(x="", y="", title="{}".format)
     )
-    head = f"{title}: each arm's score less its controls', with 95 % intervals"
-    figure = draw(plot, head, height=0.4 + 2 * (0.6 + 0.3 * len(rows)))
-    better = {TUNED_METRICS[metric]: MEASURES[metric].better for metric in TUNED_METRICS}
+    losses = shown[shown["metric"] == "loss"]
+    bent = losses["difference"].abs().max() > FAR * losses["difference"].abs().min()
+    said = f" The axis of the loss is linear to {NEAR:g} and logarithmic beyond." if bent else ""
+    head = f"{title}: each arm's score less its controls', with 95 % intervals.{said}"
+    head += " Differences within the grey bands are not worth knowing."
+    figure = draw(told_apart(plot, arms), head, height=0.4 + 2 * (0.6 + 0.3 * len(rows)))
+    metrics = {title: metric for metric, title in TUNED_METRICS.items()}
     figure.axes[0].set_yticks(range(len(rows)), rows)  # and of the others, which share the axis
     for axes in figure.axes:
-        axes.axvline(0, color="black", linewidth=1, zorder=1)
+        metric = metrics[axes.get_title()]
+        _mark_worth(axes, WORTH[metric])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        side = "right" if better[axes.get_title()] == "higher" else "left"
+        side = "right" if MEASURES[metric].better == "higher" else "left"
         axes.set_title(f"{axes.get_title()}: better to the {side}", fontsize=9)
-        axes.locator_params(axis="x", nbins=5)
+        if metric == "loss" and bent:
+            _bend(axes, losses, (10 if losses["difference"].abs().max() > 10 * NEAR else 4) * NEAR)
+        else:
+            axes.locator_params(axis="x", nbins=5)
     finish(figure)
     return _saved(folder, figure, f"finetune-{name}", f"Fine-tuned arms against their controls. {title}")
 
@@ -286,6 +301,25 @@ def embedded(captions: Mapping[str, str]) -> list[str]:
         ['![The gap](../outputs/study/gap-fitted.svg)']
     """
     return [f"![{caption}](../outputs/study/{name}.svg)" for name, caption in captions.items()]
+
+
+def _mark_worth(axes: Axes, worth: float) -> None:
+    """A line at no difference, and a band of the differences that are not worth knowing."""
+    axes.axvline(0, color="black", linewidth=1, zorder=1)
+    axes.axvspan(-worth, worth, color="grey", alpha=0.2, linewidth=0)
+
+
+def _bend(axes: Axes, shown: pd.DataFrame, far: float = 10 * NEAR) -> None:
+    """Make the axis of differences linear to `NEAR` and logarithmic beyond, as wide as the intervals in `shown`.
+
+    Args:
+        far: where the outermost ticks stand.
+    """
+    ticks = [-far, -NEAR, 0, NEAR, far]
+    axes.set_xscale("symlog", linthresh=NEAR)
+    axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    axes.set_xlim(1.3 * min(-NEAR, shown["low"].min()), 1.3 * max(NEAR, shown["high"].max()))
+    axes.minorticks_off()
 
 
 def _saved(folder: Path, figure: Figure, name: str, caption: str) -> dict[str, Any]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import seaborn.objects as so
 
-from rwkvgate.experiment.analysis.figures import draw, finish, palette, save_figure
+from rwkvgate.experiment.analysis.figures import draw, finish, save_figure
 from rwkvgate.experiment.analysis.tables import markdown, number, signed_interval
-from rwkvgate.experiment.study.design import DATA, LENGTH
+from rwkvgate.experiment.study.analysis import broken
+from rwkvgate.experiment.study.design import BROKEN, DATA, LENGTH
 from rwkvgate.experiment.study.figures import embedded
 from rwkvgate.experiment.study.inside import OCTAVES
 from rwkvgate.experiment.study.inside_rules import (
     CLAIMS,
     Stages,
+    breaking_rates,
     compared,
     drifts,
     gap,
@@ -24,14 +27,15 @@ from rwkvgate.experiment.study.inside_rules import (
     grown,
     of_trial,
 )
+from rwkvgate.experiment.study.marks import beside, ticked, told_apart
 from rwkvgate.experiment.study.trials import Trial
 
 DISTURBED = {
     "noise": "Extra loss after noise",
-    "distractor": "after a distractor",
+    "distractor": "Extra loss after a distractor",
     "context": "Worth of the context",
-    "kept noise": "behind noise",
-    "kept distractor": "behind a distractor",
+    "kept noise": "Worth of the context behind noise",
+    "kept distractor": "Worth of the context behind a distractor",
 }
 """Readings of disturbed texts by name, in nats per token, and the heads of their columns."""
 DRIFT, SPREAD, NORM, VARIATION, JACOBIAN = (
@@ -41,6 +45,9 @@ DRIFT, SPREAD, NORM, VARIATION, JACOBIAN = (
     "gradient variation (log)",
     "relative spectral norm",
 )
+MARKED = "Lines are means of the seeds, small marks seeds, networks side by side"
+DECADES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+"""Ticks of a logarithmic axis of nats per token."""
 RULES_TEXT = """What is compared is read inside networks of 64 channels and 4 layers, all trained at one rate, 0.004,
 for drift and gradients depend on it. *Drift* is how far the residual stream after each block moves between two budgets;
 *gradient norms* are those of each block's own weights, on eight batches of held-out text; the *relative spectral norm*
@@ -81,6 +88,48 @@ def inside_parts(folder: Path, stages: Stages) -> tuple[list[str], dict[str, pd.
     parts.append(_gaps(gaps))
     captions |= _gap_figure(folder, gaps)
     return [*parts, *embedded(captions)], tables
+
+
+def breaking_parts(trials: Sequence[Trial]) -> tuple[list[str], dict[str, pd.DataFrame]]:
+    """The paragraphs about where training breaks, and the tables that they are made from by name."""
+    table, rates = broken(trials), breaking_rates(trials)
+    diverged = sum(trial.diverged is not None for trial in trials)
+    said = f"Of {len(trials)} trainings, {diverged} diverged: broken means worse, with gradients clipped."
+    return [f"{_breaking(table)}\n\n{said}", _breaking_rates(rates)], {"breaking": table, "breaking-rates": rates}
+
+
+def _breaking(table: pd.DataFrame) -> str:
+    """Share of broken trainings and the loss, by network and rate."""
+    head = (
+        f"Share of the seeds whose training diverged, or ended {BROKEN:g} nats per token above the network's best rate"
+    )
+    shares = (
+        f"{100 * share:.0f} % ({number(loss)})" for share, loss in zip(table["share"], table["loss"], strict=True)
+    )
+    cells = table.assign(cell=list(shares))
+    wide = cells.pivot(index="network", columns="rate", values="cell").fillna("–")
+    wide.columns = pd.Index([f"{rate:g}" for rate in wide.columns])
+    return f"{head} (and its median validation loss), by rate:\n\n{markdown(wide.reset_index())}"
+
+
+def _breaking_rates(table: pd.DataFrame) -> str:
+    head = (
+        f"The rate at which it breaks, where a seed's loss passes {BROKEN:g} nats per token above that at its own best "
+        "rate, on the line between two rates of the sweep, or the highest rate where none breaks it; geometric mean of "
+        "the seeds, and the distance from the base's:"
+    )
+    rows = [
+        {
+            "Network": row["network"],
+            "Rate": number(2 ** row["log2"], 2),
+            "Octaves from the base's": signed_interval(row["estimate"], row["low"], row["high"])
+            if np.isfinite(row["low"])
+            else "–",
+            "Seeds": row["seeds"],
+        }
+        for row in table.to_dict("records")
+    ]
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def by_layer(trials: list[Trial]) -> pd.DataFrame:
@@ -187,20 +236,26 @@ def _inside_figures(
     }
     for name, (measures, title) in titles.items():
         shown = layers[layers["measure"].isin(measures)]
-        plot = so.Plot(shown, x="steps", y="value", color="network").facet(col="layer", row="measure")
-        plot = plot.share(y="row").label(x="steps", y="")
-        captions[name] = _save(folder, _lines(plot), shown, name, title, 1.2 + 1.5 * len(measures))
-    plot = so.Plot(lengths, x="tokens", y="times", color="network").facet(col="layer", row="of").share(y="row")
-    plot = plot.scale(x="log").label(x="tokens", y=f"times that at {LENGTH}")
-    title = "Size of WKV state and residual stream along a text of 65,536 tokens"
-    captions["inside-growth"] = _save(folder, _lines(plot), lengths, "inside-growth", title, 4.2)
-    labels = {name: textwrap.fill(words, 12) for name, words in DISTURBED.items()}
+        plot = _lines(shown, "steps", "value", 0.12).facet(col="layer", row="measure").share(y="row")
+        plot = plot.scale(x=ticked(shown["steps"])).label(x="steps", y="")
+        captions[name] = _save(folder, plot, shown, name, title, 1.0 + 1.5 * len(measures))
+    at = (OCTAVES[0], OCTAVES[4], OCTAVES[-1])
+    shown = lengths.assign(of=lengths["of"].map({"state": "WKV state", "stream": "residual stream"}))
+    plot = _lines(shown, "tokens", "times", 0.12, at).facet(col="layer", row="of").share(y="row")
+    plot = plot.scale(x=ticked(at)).label(x="tokens", y="")
+    title = f"Size of WKV state and residual stream along a text, as a multiple of that at {LENGTH} tokens"
+    captions["inside-growth"] = _save(
+        folder, plot, shown, "inside-growth", title, 4.0, f"{MARKED}, seeds at the ticks alone"
+    )
+    labels = {name: textwrap.fill(words, 16) for name, words in DISTURBED.items()}
     shown = disturbed.assign(reading=pd.Categorical(disturbed["reading"].map(labels), list(labels.values())))
     plot = so.Plot(shown, x="reading", y="value", color="network").label(x="", y="nats per token")
     # A dot is dodged as if it were 0.8 wide: a dash of another width would stand beside its dots.
-    plot = plot.add(so.Dash(width=0.8), so.Agg(), so.Dodge()).add(so.Dot(pointsize=3, alpha=0.5), so.Dodge())
+    plot = plot.add(so.Dash(width=0.8), so.Agg(), so.Dodge(), legend=False)
+    plot = plot.add(so.Dot(pointsize=4, alpha=0.6), so.Dodge(by=["color"]), marker="network")
     title = "What an insertion costs what follows, and what the context is worth behind it"
-    captions["inside-disturbed"] = _save(folder, plot, shown, "inside-disturbed", title, 3.0)
+    marked = "Dashes are means of the seeds, marks seeds"
+    captions["inside-disturbed"] = _save(folder, plot, shown, "inside-disturbed", title, 3.0, marked)
     return captions
 
 
@@ -208,11 +263,14 @@ def _gap_figure(folder: Path, gaps: pd.DataFrame) -> dict[str, str]:
     shown = gaps[gaps.groupby("network")["share"].transform("nunique") > 1]
     if shown.empty:
         return {}
-    shares = so.Continuous(trans="log").tick(at=sorted(shown["share"].unique())).label(like=_documents)
-    plot = so.Plot(shown, x="share", y="gap", color="network").scale(x=shares)
-    plot = plot.label(x="share of the training documents", y="nats per token")
-    title = "Test loss less training loss, by the data of equally many steps"
-    return {"inside-gap": _save(folder, _lines(plot), shown, "inside-gap", title, 3.0)}
+    shares = so.Continuous(trans="log2").tick(at=sorted(shown["share"].unique())).label(like=_documents)
+    plot = (
+        _lines(shown, "share", "gap", 0.12)
+        .scale(x=shares)
+        .label(x="share of the training documents", y="nats per token")
+    )
+    title = "Test loss less training loss after equally many steps, by share of the training documents"
+    return {"inside-gap": _save(folder, plot, shown, "inside-gap", title, 3.0, logarithmic=True)}
 
 
 def _documents(share: float, _: int = 0) -> str:
@@ -220,18 +278,50 @@ def _documents(share: float, _: int = 0) -> str:
     return f"1/{1 / share:.0f}" if share < 1 else "all"
 
 
-def _lines(plot: so.Plot) -> so.Plot:
-    """The mean of the seeds as a line, and each seed as a dot."""
-    return plot.add(so.Line(), so.Agg()).add(so.Dot(pointsize=3, alpha=0.5))
+def _lines(shown: pd.DataFrame, x: str, y: str, octaves: float, seeds_at: Collection[float] = ()) -> so.Plot:
+    """The mean of the seeds as a line, and each seed as a small mark.
+
+    Args:
+        octaves: between neighbouring networks, which stand side by side.
+        seeds_at: where on x the seeds are drawn; everywhere if there are none.
+    """
+    aside = shown.assign(**{x: shown[x] * beside(shown["network"], octaves)})
+    seeds = aside[shown[x].isin(seeds_at)] if seeds_at else aside
+    plot = so.Plot(aside, x=x, y=y, color="network", marker="network")
+    plot = plot.add(so.Line(linewidth=1.2, pointsize=4.5, fillcolor="white"), so.Agg(), linestyle="network")
+    # As lines without width, for which an SVG holds a marker once; it holds that of every single dot.
+    return plot.add(so.Line(linewidth=0, pointsize=2.5, alpha=0.7, edgewidth=0), data=seeds, legend=False)
 
 
-def _save(folder: Path, plot: so.Plot, shown: pd.DataFrame, name: str, title: str, height: float) -> str:
-    """Draw and write a figure, and return its caption."""
-    plot = plot.scale(color=palette(shown["network"].unique())).label(color="")
-    figure = draw(plot, f"{title}; dots are seeds", height=height)
+def _save(
+    folder: Path,
+    plot: so.Plot,
+    shown: pd.DataFrame,
+    name: str,
+    title: str,
+    height: float,
+    marked: str = MARKED,
+    logarithmic: bool = False,
+) -> str:
+    """Draw and write a figure, and return its caption.
+
+    Args:
+        marked: what the marks are.
+        logarithmic: whether the y axis is; a scale of the plot would make means geometric.
+    """
+    figure = draw(told_apart(plot, shown["network"]), f"{title}. {marked}.", height=height)
     for axes in figure.axes:
-        if axes.get_title():  # the layer, and below it what is drawn
-            axes.set_title("layer " + axes.get_title().replace(" | ", "\n"), fontsize=9)
+        layer, _, measure = axes.get_title().partition(" | ")
+        place = axes.get_subplotspec()
+        if layer and place:
+            axes.set_title(f"layer {layer}" if place.is_first_row() else "", fontsize=9)
+            axes.set_ylabel(measure if place.is_first_col() else "")
+        if logarithmic:
+            axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            ticks = [tick for tick in DECADES if low <= tick <= high]
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
     finish(figure)
     save_figure(figure, folder, name)
     return title

@@ -17,7 +17,6 @@ from rwkvgate.experiment.study.analysis import (
     ENHANCED,
     Ratios,
     after_training,
-    broken,
     comparisons,
     control_cells,
     decide,
@@ -29,7 +28,6 @@ from rwkvgate.experiment.study.analysis import (
 )
 from rwkvgate.experiment.study.design import (
     BASE,
-    BROKEN,
     DATA,
     STAGES,
     STEP_TOKENS,
@@ -39,8 +37,7 @@ from rwkvgate.experiment.study.design import (
 )
 from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure, recall_figure
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
-from rwkvgate.experiment.study.inside_page import inside_parts
-from rwkvgate.experiment.study.inside_rules import breaking_rates
+from rwkvgate.experiment.study.inside_page import breaking_parts, inside_parts
 from rwkvgate.experiment.study.ledger import SETTINGS, Found, marked, study_ledger, write_ledger
 from rwkvgate.experiment.study.prose import CHANGES, DESIGN, HEAD
 from rwkvgate.experiment.study.trials import Trial
@@ -162,11 +159,8 @@ def _breaking_section(found: Found) -> Section:
     if not own:
         return [], {}
     trials = [trial for some, _ in own.values() for trial in some]
-    table, rates = broken(trials), breaking_rates(trials)
-    diverged = sum(trial.diverged is not None for trial in trials)
-    said = f"Of {len(trials)} trainings, {diverged} diverged: broken means worse, with gradients clipped."
-    parts = ["## Where training breaks", *marked([f"{_breaking(table)}\n\n{said}", _breaking_rates(rates)], own)]
-    return parts, {"breaking": table, "breaking-rates": rates}
+    parts, tables = breaking_parts(trials)
+    return ["## Where training breaks", *marked(parts, own)], tables
 
 
 def _tuned_section(folder: Path, found: Found, seconds: Ratios) -> Section:
@@ -310,40 +304,6 @@ def _power(compared: pd.DataFrame, stages: Sequence[Stage], task: str, texts: in
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 
-def _breaking(table: pd.DataFrame) -> str:
-    """Share of broken trainings and the loss, by network and rate."""
-    head = (
-        f"Share of the seeds whose training diverged, or ended {BROKEN:g} nats per token above the network's best rate"
-    )
-    shares = (
-        f"{100 * share:.0f} % ({number(loss)})" for share, loss in zip(table["share"], table["loss"], strict=True)
-    )
-    cells = table.assign(cell=list(shares))
-    wide = cells.pivot(index="network", columns="rate", values="cell").fillna("–")
-    wide.columns = pd.Index([f"{rate:g}" for rate in wide.columns])
-    return f"{head} (and its median validation loss), by rate:\n\n{markdown(wide.reset_index())}"
-
-
-def _breaking_rates(table: pd.DataFrame) -> str:
-    head = (
-        f"The rate at which it breaks, where a seed's loss passes {BROKEN:g} nats per token above that at its own best "
-        "rate, on the line between two rates of the sweep, or the highest rate where none breaks it; geometric mean of "
-        "the seeds, and the distance from the base's:"
-    )
-    rows = [
-        {
-            "Network": row["network"],
-            "Rate": number(2 ** row["log2"], 2),
-            "Octaves from the base's": signed_interval(row["estimate"], row["low"], row["high"])
-            if np.isfinite(row["low"])
-            else "–",
-            "Seeds": row["seeds"],
-        }
-        for row in table.to_dict("records")
-    ]
-    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
-
-
 def _shares(trials: Sequence[Trial], shares: pd.DataFrame) -> str:
     """The memory tasks: share recalled by length."""
     head = "Share recalled, mean of the seeds, at 1, 2, 4 and 8 times the trained length, after the most steps:"
@@ -378,8 +338,9 @@ def _figures(
     """Draw what every size lost for its cost, and its differences from the controls."""
     captions: dict[str, str] = {}
     for size in dict.fromkeys(trial.plan.size.name for trial in trials):
-        captions |= losses_figure(folder, trials, size, seconds.get(size, {}), UNITS[task])
-        captions |= controls_figure(folder, compared, size, task, UNITS[task])
+        differences = controls_figure(folder, compared, size, task, UNITS[task])
+        more = " The next figure shows the size of the differences." if differences else ""
+        captions |= losses_figure(folder, trials, size, seconds.get(size, {}), UNITS[task], more) | differences
     return embedded(captions)
 
 

@@ -178,7 +178,10 @@ def test_the_page_shows_gains_of_every_context_and_a_diverged_seed(tmp_path: Any
     trials = [trial("base", seed, 0.05, 4.0) for seed in range(4)]
     trials += [trial("fixed-gate", seed, 0.02, 4.1) for seed in range(4)]
     parts, tables = section(tmp_path, trials, SECONDS)
-    assert "no trial of one seed" in "\n".join(parts) and (tmp_path / "long-range.svg").exists()
+    assert "no trial of one seed" in "\n".join(parts)
+    drawn = (tmp_path / "long-range.svg").read_text(encoding="utf-8")
+    assert all(f"<!-- {words} -->" in drawn for words in ("128", "512", "1,024", "gain (nats per token)", "fixed-gate"))
+    assert "95 % intervals" in " ".join(drawn.split())
     found = tables["long-gains"].set_index(["network", "context"])
     assert np.isnan(found.loc[("base", 64), "gain"])
     assert found.loc[("fixed-gate", 512), "gain"] == pytest.approx(0.02, abs=0.003)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from rwkvgate.experiment.study.design import LORA
+from rwkvgate.experiment.study.figures import tuned_figure
 from rwkvgate.experiment.study.outcomes import (
     ABLATED,
     CLAIMS,
@@ -130,3 +131,15 @@ def test_the_page_has_scores_differences_and_verdicts(tmp_path: Path) -> None:
         assert words in told
     assert "Entity consistency" not in told and "Austen's novels, after" not in told
     assert all((tmp_path / f"{name}-stories.svg").exists() for name in ("finetune", "forgetting"))
+
+
+@pytest.mark.parametrize(("far", "bent"), [(0.2, False), (1.1, True)])
+def test_the_axis_of_losses_is_bent_where_a_large_difference_would_hide_the_others(
+    far: float, bent: bool, tmp_path: Path
+) -> None:
+    rows = [("enhanced", "steps", 0.05), ("fixed-gate", "steps", far)]
+    found = pd.DataFrame(rows, columns=["arm", "control", "difference"])
+    found = found.assign(metric="loss", low=found["difference"] - 0.01, high=found["difference"] + 0.01)
+    tuned_figure(tmp_path, found, "planted", "Planted", {})
+    drawn = " ".join((tmp_path / "finetune-planted.svg").read_text(encoding="utf-8").split())
+    assert ("logarithmic beyond" in drawn) == bent == ("<!-- −0.05 -->" in drawn) and "equal steps" in drawn

@@ -246,6 +246,8 @@ def test_the_page_says_what_is_finished_and_what_waits(
         and "Compute multipliers" in told
         and "gap-books-tiny.svg" in told
     )
+    drawn = (tmp_path / "tables" / "compute-tiny.svg").read_text(encoding="utf-8")
+    assert "The next figure shows" in " ".join(drawn.split())
     verdicts = pd.read_csv(tmp_path / "tables" / "books-verdicts.csv")
     assert verdicts["arm"].tolist() == ["enhanced"]
     for name in ("trials", "books-comparisons", "multipliers"):
