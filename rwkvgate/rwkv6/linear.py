@@ -110,7 +110,7 @@ def _loop(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Callable[[Tensor, Te
 def _compiled_product() -> Callable[[Tensor, Tensor], Tensor] | None:
     """The compiled product, after one small product beside torch's; None, with a warning, where numba fails."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(n, 50, generator=generator, device="cpu", dtype=torch.float32) for n in (3, 8))
+    x, weight = (torch.randn(n, 50, generator=generator, device="cpu", dtype=torch.float32) for n in (5, 8))
     try:
         from rwkvgate.rwkv6.loops import product
 

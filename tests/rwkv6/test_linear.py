@@ -46,7 +46,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 8, 17])
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 12, 16, 17])
 @pytest.mark.parametrize(("size", "out"), [(1, 1), (7, 3), (64, 4), (33, 5), (300, 130)])
 def test_the_loops_against_float64(rows: int, size: int, out: int) -> None:
     x, weight = draw(rows, size), draw(out, size)
@@ -59,6 +59,16 @@ def test_infinite_and_missing_numbers_stay() -> None:
     weight[0, 3], weight[1, 4] = torch.inf, torch.nan
     found = product(x, weight)[0]
     assert found[0].isinf() and found[1].isnan() and found[2:].isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [3, 8, 13, 16])
+def test_a_row_knows_nothing_of_the_values_of_others(rows: int) -> None:
+    x, weight = draw(rows, 70), draw(30, 70)
+    wanted = product(x, weight)
+    for i in range(rows):
+        alone = torch.full_like(x, torch.nan)
+        alone[i] = x[i]
+        assert torch.equal(product(alone, weight)[i], wanted[i])
 
 
 def test_threads_change_no_bit_and_other_rows_few(monkeypatch: pytest.MonkeyPatch) -> None:
