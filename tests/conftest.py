@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pytest
@@ -39,6 +40,21 @@ LONGEST = (
     "rwkv6/test_hub.py",
 )
 """Ends of the paths of the files that take longest, the longest first."""
+NBVAL_WARM = "RWKVGATE_NBVAL_WARM"
+"""The environment variable with the address of nbval's warm process; no run graph that a test starts looks at it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let nbval's kernels be forks of one process that has imported what notebooks do, where the system has such."""
+    if not (config.getoption("nbval", False) or config.getoption("nbval_lax", False)):
+        return
+    from jupyter_client import launcher
+
+    from rwkvgate.workflow.warm import launch, start_warm
+
+    if not hasattr(config, "workerinput"):  # it ends with the first pytest, which starts the workers
+        os.environ[NBVAL_WARM] = start_warm()
+    launcher.Popen = partial(launch, address=os.environ.get(NBVAL_WARM, ""))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -103,6 +103,7 @@ def main() -> None:
         except Exception as error:
             answer = {"error": type(error).__name__, "message": str(error), "os_error": isinstance(error, OSError)}
         print(json.dumps(answer), file=out, flush=True)
+    os._exit(0)  # Python would first take down torch and transformers piece by piece, for a second or two
 
 
 if __name__ == "__main__":

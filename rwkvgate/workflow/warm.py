@@ -111,10 +111,17 @@ class Kernel:
         self.send_signal(signal.SIGKILL)
 
 
-def launch(command: list[str], **options: Any) -> subprocess.Popen[bytes] | Kernel:
-    """A kernel from the warm process, or where that is not possible by `subprocess.Popen`, whose arguments it takes."""
-    ours = command[0] == sys.executable and LAUNCHER in command and not (options.get("stdout") or options.get("stderr"))
-    address = os.environ.get(WARM)
+def launch(command: list[str], *, address: str = "", **options: Any) -> subprocess.Popen[bytes] | Kernel:
+    """A kernel from the warm process, or where that is not possible by `subprocess.Popen`, whose arguments it takes.
+
+    Args:
+        address: that of the warm process, where it is not the run graph's.
+    """
+    errors = options.get("stderr", 2)
+    errors = errors.fileno() if hasattr(errors, "fileno") else 2 if errors is None else errors
+    files = not options.get("stdout") and errors >= 0  # not those that Popen would have to make
+    ours = command[0] == sys.executable and LAUNCHER in command and files
+    address = address or os.environ.get(WARM, "")
     if ours and address:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(PATIENCE)
@@ -124,7 +131,7 @@ def launch(command: list[str], **options: Any) -> subprocess.Popen[bytes] | Kern
                 raise PermissionError
             folder = options.get("cwd") or str(Path.cwd())
             asked = {"argv": command[command.index(LAUNCHER) :], "env": options["env"], "cwd": folder}
-            socket.send_fds(connection, [b" "], [1, 2])
+            socket.send_fds(connection, [b" "], [1, errors])
             connection.sendall(json.dumps(asked).encode() + b"\n")
             if pid := connection.recv(64):
                 connection.settimeout(None)
@@ -160,7 +167,7 @@ def main() -> None:
     while True:
         ready, _, _ = select.select([server.fileno(), head], [], [])
         if head in ready:
-            return
+            os._exit(0)  # Python would first take down all that is imported, for a second or two
         connection, _ = server.accept()
         if os.fork() == 0:
             server.close()

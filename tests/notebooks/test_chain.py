@@ -148,23 +148,41 @@ def test_an_arm_that_diverged_is_a_result_and_not_a_failure(chain: tuple[Path, s
     assert not list((folder / "notebooks").glob("*.failed.ipynb"))
 
 
-def test_what_was_damaged_runs_again_and_nothing_else(chain: tuple[Path, str], tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(chain[0], folder)
-    path, again = folder / "effects" / "effects.parquet", folder / "notebooks" / "04_ablations.ipynb"
-    before, sound = {p: p.stat().st_mtime_ns for p in again.parent.glob("*.ipynb")}, pd.read_parquet(path)
+@pytest.fixture
+def damaged(chain: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the run, in which a table of one study is cut off."""
+    folder = Path(shutil.copytree(chain[0], tmp_path / "run"))
+    path = folder / "effects" / "effects.parquet"
     path.write_bytes(path.read_bytes()[:-1])
-    assert "04_ablations runs again: " in snakemake(folder, "--dry-run") and again.is_file()
-    printed = snakemake(folder)
+    return folder
+
+
+def test_what_was_damaged_is_to_run_again_and_nothing_else(damaged: Path) -> None:
+    """That it runs again the next test sees; that damaged steps are made again, without the graph, test_damage.py."""
+    outdated = {damaged / "notebooks" / "04_ablations.ipynb", damaged / "report.html"}
+    sound = {p: p.stat().st_mtime_ns for p in damaged.rglob("*") if p.is_file() and p not in outdated}
+    assert "04_ablations runs again: " in snakemake(damaged, "--dry-run") and all(p.is_file() for p in outdated)
+    assert "Nothing to be done" in snakemake(damaged, str(damaged / "notebooks" / "05_gate_visualization.ipynb"))
+    assert not any(path.exists() for path in outdated)
+    counts = dict(re.findall(r"^(\w+)\s+(\d+)$", snakemake(damaged, "--dry-run"), flags=re.M))
+    assert counts == {"all": "1", "ablations": "1", "report": "1", "total": "3"}
+    assert {p: p.stat().st_mtime_ns for p in damaged.rglob("*") if p.is_file()} == sound
+
+
+@pytest.mark.slow
+def test_what_was_damaged_runs_again_and_nothing_else(chain: tuple[Path, str], damaged: Path) -> None:
+    path, again = damaged / "effects" / "effects.parquet", damaged / "notebooks" / "04_ablations.ipynb"
+    before, sound = {p: p.stat().st_mtime_ns for p in again.parent.glob("*.ipynb")}, chain[0] / "effects" / path.name
+    printed = snakemake(damaged)
     assert "effects.parquet has" in printed and f"effects in {path.parent} is made again" in printed
     assert {p for p in again.parent.glob("*.ipynb") if p.stat().st_mtime_ns != before.get(p)} == {again}
-    assert pd.read_parquet(path).equals(sound) and (folder / "report.html").is_file()
-    assert "Nothing to be done" in snakemake(folder)
+    assert pd.read_parquet(path).equals(pd.read_parquet(sound)) and (damaged / "report.html").is_file()
+    assert "Nothing to be done" in snakemake(damaged)
 
 
 @pytest.mark.slow
 def test_a_damaged_notebook_runs_again_and_the_ablations_after_it(chain: tuple[Path, str], tmp_path: Path) -> None:
-    """In `make test` test_order.py sees which notebooks those are, and the test above sees the run graph follow."""
+    """In `make test` test_order.py sees which notebooks those are, and the first such test sees the graph follow."""
     folder = tmp_path / "run"
     shutil.copytree(chain[0], folder)
     drawn, after = (folder / "notebooks" / f"{name}.ipynb" for name in ("05_gate_visualization", "04_ablations"))

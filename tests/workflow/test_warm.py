@@ -123,6 +123,17 @@ def test_a_warm_process_that_does_not_answer_is_not_waited_for(monkeypatch: pyte
         assert isinstance(process, subprocess.Popen) and process.wait(timeout=60) == 7
 
 
+def test_a_fork_has_the_file_for_errors_that_it_is_given(
+    head: tuple[subprocess.Popen[str], str], tmp_path: Path
+) -> None:
+    """As nbval gives one, which asks for kernels at an address of its own."""
+    with (tmp_path / "errors").open("w") as errors:
+        words = [sys.executable, "-m", LAUNCHER, "--log-level=wrong"]
+        kernel = launch(words, address=head[1], env=dict(os.environ), stderr=errors)
+        assert isinstance(kernel, warm.Kernel) and kernel.wait(timeout=60) == 0
+    assert "wrong" in (tmp_path / "errors").read_text()
+
+
 def test_another_kernel_is_started_as_ever(
     head: tuple[subprocess.Popen[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

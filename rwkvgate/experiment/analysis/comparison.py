@@ -7,6 +7,7 @@ that is expected and has no scores keeps its rows, with the reason in `status`; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,14 @@ class Pair(NamedTuple):
     domain: str = ""
 
 
+class _Scores:
+    """A table of scores: its arms, and by measure and arm `documents_of` it, which many numbers read, computed once."""
+
+    def __init__(self, results: pd.DataFrame) -> None:
+        self.arms = set(results.get("arm", ()))
+        self.documents = cache(partial(documents_of, results))
+
+
 def arms_of(frame: pd.DataFrame, first: Sequence[str] = paper.ARMS, failures: Failures | None = None) -> list[str]:
     """Arms in reading order: base and its control, then `first`, then the others, then failed ones."""
     present = [str(arm) for arm in frame["arm"].unique()]
@@ -71,23 +80,28 @@ def is_measured(results: pd.DataFrame, metric: str) -> bool:
 
 def seed_values(results: pd.DataFrame, arms: Iterable[str], metrics: Iterable[str]) -> pd.DataFrame:
     """The corpus measures of each arm and seed over that seed's documents: `arm`, `seed`, `metric`, `value`."""
-    rows = []
-    for name in metrics:
-        for arm in arms:
-            for seed, frame in documents_of(results, MEASURES[name], arm).items():
-                if len(frame):
-                    columns = np.ascontiguousarray(frame.to_numpy(dtype=np.float64))
-                    rows.append(
-                        (arm, seed, name, float(MEASURES[name].reduce(np.ones(len(frame)) @ columns, len(frame))))
-                    )
+    rows = [
+        (arm, seed, name, value)
+        for name in metrics
+        for arm in arms
+        for seed, value in _by_seed(documents_of(results, MEASURES[name], arm), MEASURES[name]).items()
+    ]
     return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"])
 
 
-def paired_documents(
-    results: pd.DataFrame, measure: Measure, arms: Sequence[str]
-) -> tuple[list[Floats], list[list[int]], pd.Index]:
+def _by_seed(documents: Mapping[int, pd.DataFrame], measure: Measure) -> dict[int, float]:
+    """The measure of each seed that has documents."""
+    values = {}
+    for seed, frame in documents.items():
+        if len(frame):
+            columns = np.ascontiguousarray(frame.to_numpy(dtype=np.float64))
+            values[seed] = float(measure.reduce(np.ones(len(frame)) @ columns, len(frame)))
+    return values
+
+
+def _paired(scores: _Scores, measure: Measure, arms: Sequence[str]) -> tuple[list[Floats], list[list[int]], pd.Index]:
     """The documents that every seed of every arm has: arrays (seed, document, column) and seeds, one per arm."""
-    seeds = [documents_of(results, measure, arm) for arm in arms]
+    seeds = [scores.documents(measure, arm) for arm in arms]
     frames = [frame for by_seed in seeds for frame in by_seed.values()]
     common = frames[0].index if frames else pd.Index([])
     for frame in frames[1:]:
@@ -120,13 +134,14 @@ def summary(
     Raises:
         ValueError: results without the needed columns or with a value twice; KeyError for an unknown metric.
     """
+    scores = _Scores(results)
     rows: list[dict[str, Any]] = []
     for name in metrics:
         measure = MEASURES[name]
         for arm in arms_of(results, failures=failures) if arms is None else arms:
-            (values,), _, common = paired_documents(results, measure, [arm])
+            (values,), _, common = _paired(scores, measure, [arm])
             found = interval(values, measure.reduce, resamples=resamples) if values.size else UNKNOWN
-            spread = seed_spread(list(seed_values(results, [arm], [name])["value"]))
+            spread = seed_spread(list(_by_seed(scores.documents(measure, arm), measure).values()))
             rows.append(
                 {
                     "arm": arm,
@@ -180,20 +195,20 @@ def comparisons(
         either way: two one-sided tests at 5 %), `smallest`, the minimum detectable effect at 80 % power, and `status`:
         "" where all is well, else why not.
     """
-    rows = []
-    for pair in dict.fromkeys(pairs):
-        scores = results
-        if pair.domain:
-            numbers = {number for number, name in (domains or {}).items() if name == pair.domain}
-            scores = results[results["document"].isin(numbers)]
-        rows.append(pair._asdict() | _compare(scores, pair, failures, resamples))
+
+    @cache
+    def scores(domain: str) -> _Scores:
+        numbers = {number for number, name in (domains or {}).items() if name == domain}
+        return _Scores(results[results["document"].isin(numbers)] if domain else results)
+
+    rows = [pair._asdict() | _compare(scores(pair.domain), pair, failures, resamples) for pair in dict.fromkeys(pairs)]
     return pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
 
 
-def _compare(results: pd.DataFrame, pair: Pair, failures: Failures | None, resamples: int) -> dict[str, Any]:
+def _compare(scores: _Scores, pair: Pair, failures: Failures | None, resamples: int) -> dict[str, Any]:
     """The numbers of one pair."""
     measure, arms = MEASURES[pair.metric], (pair.arm, pair.against)
-    (left, right), (seeds, others), common = paired_documents(results, measure, arms)
+    (left, right), (seeds, others), common = _paired(scores, measure, arms)
     if min(len(seeds), len(others)) > 1:
         shared = [seed for seed in seeds if seed in others]
         left, right = left[[seeds.index(seed) for seed in shared]], right[[others.index(seed) for seed in shared]]
@@ -204,8 +219,7 @@ def _compare(results: pd.DataFrame, pair: Pair, failures: Failures | None, resam
         relative = retrained_difference(left, right, _logarithm(measure))
         value, reference = (float(measure.reduce(side.sum(axis=1), len(common)).mean()) for side in (left, right))
         p_documents = permutation_p(left, right, measure.reduce, resamples=resamples)
-    present = set(results["arm"].unique())
-    problems = [(arm, _failed(arm, failures) or ("" if arm in present else NOT_RUN)) for arm in arms]
+    problems = [(arm, _failed(arm, failures) or ("" if arm in scores.arms else NOT_RUN)) for arm in arms]
     missing = next((f"{arm} {problem}" for arm, problem in problems if problem), "")
     low, high = found.interval()
     least, most = relative.interval()
