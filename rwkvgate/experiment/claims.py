@@ -149,11 +149,11 @@ def answer(claims: Sequence[Records]) -> list[str]:
     if more := [row for row in claims if not is_papers(row)]:
         third += f"; of {len(more)} more, {_counted(more)}"
     if time.get("ours") is None:
-        return [first, second, f"{third}; the time of a forward pass was not measured.", *_few(by_name)]
+        return [second, first, f"{third}; the time of a forward pass was not measured.", *_few(by_name)]
     interval = f"{signed(time['ours'])} % [{signed(time['low'])}, {signed(time['high'])}]"
     return [
-        first,
         second,
+        first,
         f"{third}; a forward pass differs from the base's by {interval} here, {time['stated']} stated.",
         *_few(by_name),
     ]

@@ -63,15 +63,18 @@ def _weighed(row: Records, found: Difference, worth: float, times: float) -> tup
         return _sized(row, times) if times > 1 else (REPRODUCED, "better")
     low, high = found.bounds
     best, size = high if MEASURES[row["metric"]].better == "higher" else -low, number(worth, 1)
-    if found.equivalent(worth):
-        return NOT_REPRODUCED, f"no more than {size} better or worse"
+    detectable = f"no difference shown, with a minimum detectable effect of {number(row['detectable'], 2)}"
+    small = f"no more than {size} better{' or worse' if found.equivalent(worth) else ''}"
+    if times > 1:  # of a score that is itself about as small as what is worth knowing, that alone says nothing
+        ratio = 1 + row["relative_high"]
+        said = small if best < worth else detectable
+        if ratio < times:
+            return NOT_REPRODUCED, f"{said}, and at most a ratio of {ratio:.2f}, not nearly double"
+        return UNDECIDED, f"{said}, and a ratio of {ratio:.2f} not excluded"
     if best < worth:
-        return NOT_REPRODUCED, f"no more than {size} better"
-    ratio = 1 + row["relative_high"]
-    if times > 1 and ratio < times:
-        return NOT_REPRODUCED, f"no difference shown, and at most a ratio of {ratio:.2f}, not nearly double"
+        return NOT_REPRODUCED, small
     verdict = NOT_REPRODUCED if row["detectable"] <= worth else UNDECIDED
-    return verdict, f"no difference shown, with a minimum detectable effect of {number(row['detectable'], 2)}"
+    return verdict, detectable
 
 
 def _sized(row: Records, times: float) -> tuple[str, str]:

@@ -250,7 +250,7 @@ def test_the_answer_tells_what_a_system_without_a_model_scores() -> None:
         columns=["system", "metric", "value"],
     )
     claims = decide_claims(evidence(trivial=trivial))
-    assert answer(claims)[0].endswith(" A system without a model has 0.3000 (another text).")
+    assert answer(claims)[1].endswith(" A system without a model has 0.3000 (another text).")
     assert [c["without_model"] for c in claims if "without_model" in c] == [
         f"{score} (another text)" for score in ("0.3000", "0.2000")
     ]
@@ -343,7 +343,7 @@ def test_a_pair_that_tables_and_claims_share_is_computed_once() -> None:
 )
 def test_the_answer_follows_the_verdicts(gain: float, words: str) -> None:
     claims = decide_claims(evidence({"enhanced": gain}))
-    first, second, third = answer(claims)
+    second, first, third = answer(claims)
     assert re.search(r"goes from 0\.\d+ to 0\.\d+ \(\+\d+\.\d %\); the paper reports 0\.115 to 0\.225\.$", first)
     assert f"the gate {words} ROUGE-L, BLEU" in second and "log perplexity: ROUGE-L differs by" in second
     sign = {True: "+", False: "−"}[claims[0]["ours"] > 0]
@@ -358,12 +358,12 @@ def test_the_answer_follows_the_verdicts(gain: float, words: str) -> None:
 
 
 def test_an_answer_that_cannot_be_given_says_why() -> None:
-    _, second, _, fourth = answer(decide_claims(evidence({"enhanced": 0.5}, seeds=1)))
+    second, _, _, fourth = answer(decide_claims(evidence({"enhanced": 0.5}, seeds=1)))
     assert "cannot be judged in ROUGE-L" in second and "without an interval over seeds" in second
     assert fourth == "One seed decides nothing, and shows no spread to tell how many would; it takes at least 4."
     gone = planted()[lambda rows: ~rows["arm"].isin(["base", "enhanced"])]
     claims = decide_claims(evidence(results=gone, latency=times(1.0).iloc[:0], failures={"enhanced": "loss is nan"}))
-    first, second, third = answer(claims)
+    second, first, third = answer(claims)
     assert "cannot be compared (enhanced failed: loss is nan)" in first and "enhanced failed: loss is nan" in second
     assert third.endswith("the time of a forward pass was not measured.")
     assert claims_summary(claims)["Ours"].iloc[0] == "–"

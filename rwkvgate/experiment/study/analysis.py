@@ -178,32 +178,31 @@ def decide(compared: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(verdicts, columns=VERDICT_COLUMNS)
 
 
-def multipliers(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> pd.DataFrame:
+def multipliers(trials: Sequence[Trial], compared: pd.DataFrame) -> pd.DataFrame:
     """How many times the arm's compute the base needs for the arm's loss, in FLOPs and in seconds; above 1 is a gain.
 
-    Columns `size`, `arm`, `budget`, `of` ('FLOPs' or 'seconds'), `estimate`, `low`, `high` (the 95 % interval of the
-    logarithm over paired seeds and documents), `seeds`, and `beyond`: where the arm's loss is not on the base's curve,
-    "below" or "above", which the estimate, that of the curve's end, then is; it has no interval.
+    A difference from the base of equal FLOPs, or seconds, is as many steps on the base's curve, the mean of the seeds.
+    Columns `size`, `arm`, `budget`, `of` ('FLOPs' or 'seconds'), `estimate` with its 95 % interval `low` and `high`,
+    those of the difference, `seeds`, and `beyond`: where the arm's loss is not on the curve, "below" or "above", which
+    the estimate, that of the curve's end, then is; it has no interval.
+
+    Args:
+        compared: of `comparisons`.
     """
+    bases = {key: list(own[BASE].values()) for key, own in _by_budget(trials).items() if BASE in own}
     rows: list[dict[str, Any]] = []
-    for (size, budget), by_network in _by_budget(trials).items():
-        base = by_network.get(BASE, {})
-        for name, own in by_network.items():
-            shared = [seed for seed in own if seed in base]
-            if name == BASE or not shared:
-                continue
-            first, reference = own[shared[0]], base[shared[0]]
-            ends = np.log([min(reference.test), max(reference.test)])
-            for of in ("FLOPs", "seconds"):
-                times = np.log(budget * ratio(first, reference, of, seconds.get(size, {})))
-                found = compare([_log_steps(own[s], base[s], budget) for s in shared], first.weights)
-                bounds = np.array([found.estimate, *found.interval()])
-                beyond = "below" if bounds[0] < ends[0] else "above" if bounds[0] > ends[1] else ""
-                if beyond:
-                    bounds = np.array([ends[int(beyond == "above")], np.nan, np.nan])
-                row: dict[str, Any] = {"size": size, "arm": name, "budget": budget, "of": of, "seeds": len(shared)}
-                row |= dict(zip(("estimate", "low", "high"), np.exp(bounds - times).tolist(), strict=True))
-                rows.append(row | {"beyond": beyond})
+    for row in compared[compared["control"].isin(("FLOPs", "seconds"))].to_dict("records"):
+        base = bases[row["size"], row["budget"]]
+        curve = {steps: [float(np.mean([one.loss(steps) for one in base]))] for steps in sorted(base[0].test)}
+        spent = row["budget"] * row["ratio"]
+        loss = float(after_steps(curve, spent)[0]) if np.isfinite(spent) else np.nan
+        reached = [_steps_for(curve, loss + row[name]) for name in ("estimate", "high", "low")]
+        beyond = "below" if reached[0] < min(curve) else "above" if reached[0] > max(curve) else ""
+        if beyond:
+            reached = [max(curve) if beyond == "above" else min(curve), np.nan, np.nan]
+        named = {"of" if name == "control" else name: row[name] for name in ("size", "arm", "budget", "control")}
+        times = dict(zip(("estimate", "low", "high"), (steps / spent for steps in reached), strict=True))
+        rows.append(named | times | {"seeds": row["seeds"], "beyond": beyond})
     return pd.DataFrame(rows)
 
 
@@ -300,16 +299,12 @@ def equal_parameters(arm: Trial, by_network: Mapping[str, Mapping[int, Trial]]) 
     return min(sizes, key=lambda name: abs(sizes[name] - arm.parameters))
 
 
-def _log_steps(arm: Trial, base: Trial, budget: int) -> tuple[Floats, Floats]:
-    """By document, values of arm and base whose mean difference is the logarithm of the steps after which the base has
-    the arm's loss: the losses there, over the slope of the base's curve, and the logarithm itself."""
-    budgets, loss = sorted(base.test), arm.loss(budget)
-    losses = [base.loss(steps) for steps in budgets]
-    right = next((i for i in range(1, len(budgets)) if losses[i] <= loss), len(budgets) - 1)
-    (a, b), (x, y) = np.log(budgets[right - 1 : right + 1]), losses[right - 1 : right + 1]
-    slope = (y - x) / (b - a) or np.nan
-    steps = a + (loss - x) / slope
-    return np.array(arm.test[budget]) / slope + steps, losses_at(base, float(np.exp(steps))) / slope
+def _steps_for(curve: Mapping[int, Sequence[float]], loss: float) -> float:
+    """The steps after which the curve of `after_steps`, of one value at each budget, has this loss."""
+    budgets = sorted(curve)
+    right = next((i for i in range(1, len(budgets)) if curve[budgets[i]][0] <= loss), len(budgets) - 1)
+    (a, b), (x, y) = np.log(budgets[right - 1 : right + 1]), (curve[budgets[i]][0] for i in (right - 1, right))
+    return float(np.exp(a + (b - a) * (loss - x) / (y - x))) if x != y else np.nan
 
 
 def student(values: Floats) -> dict[str, float]:

@@ -146,7 +146,7 @@ def controls_figure(folder: Path, compared: pd.DataFrame, size: str, task: str, 
     )
     title = (
         f"Each arm's loss less its controls', {size}, {unit}, with 95 % intervals: left of the line the arm is better. "
-        f"The axis is linear to {NEAR:g} and logarithmic beyond; the grey band is not worth knowing."
+        f"The axis is linear to {NEAR:g} and logarithmic beyond; grey: the margin of equivalence."
     )
     figure = draw(plot, title, height=0.8 + len(arms) * (0.2 + 0.06 * len(budgets)))
     worth = WORTH_KNOWING[task]
@@ -230,7 +230,7 @@ def tuned_figure(
     bent = losses["difference"].abs().max() > FAR * losses["difference"].abs().min()
     said = f" The axis of the loss is linear to {NEAR:g} and logarithmic beyond." if bent else ""
     head = f"{title}: each arm's score less its controls', with 95 % intervals.{said}"
-    head += " Differences within the grey bands are not worth knowing."
+    head += " Grey: the margins of equivalence."
     figure = draw(told_apart(plot, arms), head, height=0.4 + 2 * (0.6 + 0.3 * len(rows)))
     metrics = {title: metric for metric, title in TUNED_METRICS.items()}
     figure.axes[0].set_yticks(range(len(rows)), rows)  # and of the others, which share the axis
@@ -275,7 +275,7 @@ def forgetting_figure(folder: Path, trials: Sequence[Trial], name: str, title: s
             color=dict(zip(steps, (SHADES * len(steps))[: len(steps)], strict=True)),
             y="log",
         )
-        .label(x="loss (nats per token)", y="times the base's", title="{}".format, color="")
+        .label(x="loss (nats per token)", y="books' perplexity\nover the base's", title="{}".format, color="")
     )
     head = (
         f"{title}: the books' perplexity, as a multiple of the base's before tuning, by the loss on what is tuned on. "

@@ -325,7 +325,7 @@ def _all(compared: pd.DataFrame, arms: Sequence[str], unit: str, n: int) -> Reco
     verdict = of_parts(said)
     row = rows[said.index(verdict)]
     reason = "; ".join(
-        f"{one['arm']}: {one['verdict']}, the hardest of equal {one['control']}"
+        f"{one['arm']}: {one['verdict']}, the strongest control that of equal {one['control']}"
         + (f"; equivalent at equal {' and '.join(one['equivalent'].split(', '))}" if one["equivalent"] else "")
         for one in rows
     )

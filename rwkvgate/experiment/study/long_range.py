@@ -194,7 +194,7 @@ def differences(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> dict[
 
 def verdict(table: pd.DataFrame, compared: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """The verdict on the claim by the rule above, with `reason`, and `ours`, `low`, `high`: how much more the enhanced
-    network gains than its hardest control; a record as `claims.decide_claims` has them.
+    network gains than its strongest control; a record as `claims.decide_claims` has them.
 
     Args:
         table: of `gains`.
@@ -210,7 +210,7 @@ def verdict(table: pd.DataFrame, compared: Mapping[str, pd.DataFrame]) -> dict[s
         "low": -gain["high"],
         "high": -gain["low"],
     }
-    record |= {"seeds": int(gain["seeds"]), "p": gain["p"], "unit": "nats per token gained over the hardest control"}
+    record |= {"seeds": int(gain["seeds"]), "p": gain["p"], "unit": "nats per token gained over the strongest control"}
     at_last = table[(table["network"] == BASE) & (table["context"] == CONTEXTS[-1])]
     base = at_last.to_dict("records")[0]
     reason = (

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rwkvgate.experiment.analysis.tables import NOTHING, markdown, number, signed_interval
+from rwkvgate.experiment.rules import FEWEST
 from rwkvgate.experiment.study import long_range, stories
 from rwkvgate.experiment.study.analysis import (
     ENHANCED,
@@ -39,7 +40,7 @@ from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_fig
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
 from rwkvgate.experiment.study.inside_page import breaking_parts, inside_parts
 from rwkvgate.experiment.study.ledger import SETTINGS, Found, marked, study_ledger, write_ledger
-from rwkvgate.experiment.study.prose import CHANGES, DESIGN, HEAD
+from rwkvgate.experiment.study.prose import CHANGES, DESIGN, HEAD, NAMES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts, tuned_rates
 from rwkvgate.experiment.study.verdicts_page import head
@@ -89,7 +90,7 @@ def _page(folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> str:
     write_ledger(folder, records)
     rates = list(_rates(found))
     ended = [*(["## Learning rates", *rates] if rates else []), "## How much is finished", _progress(found), CHANGES]
-    parts = [HEAD, *head(records, tuned, tables.get("books-verdicts")), DESIGN, *parts, *ended]
+    parts = [HEAD, NAMES, *head(records, tuned, tables.get("books-verdicts")), DESIGN, *parts, *ended]
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -120,7 +121,7 @@ def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]
             parameters = {(t.plan.size.name, t.plan.network): t.parameters for t in trials}
             told.append(_comparisons(_at_rates(compared, deciding), task, parameters))
             if task == "books":
-                tables["multipliers"] = multipliers(trials, seconds)
+                tables["multipliers"] = multipliers(trials, compared)
                 told.append(_multipliers(_at_rates(tables["multipliers"], deciding)))
             told.append(_power(compared, [STAGES[name] for name in deciding], task, len(trials[0].weights)))
             told.append("In the figures, after fewer steps than rates were chosen at, an arm may want another rate.")
@@ -185,10 +186,10 @@ def _progress(found: Found) -> str:
                 "State": state if planned else f"**waits for {stage.rated or stage.after}**",
                 "Trials": f"{len(trials)} of {planned or stage.planned}",
                 "Million tokens": ", ".join(f"{stage.tokens * b / 1e6:.2g}" for b in stage.budgets),
-                "Hours of a process": f"{hours:.1f}",
+                "Core hours": f"{hours:.1f}",
             }
         )
-    said = f"{total:.1f} hours of a process so far, each on one core, often two beside each other."
+    said = f"{total:.1f} core hours so far, often two trainings beside each other."
     return f"{markdown(pd.DataFrame(rows))}\n\n{said} {_processors(found)}".strip()
 
 
@@ -229,23 +230,23 @@ def _rates(found: Found) -> Iterator[str]:
 def _verdicts(verdicts: pd.DataFrame, task: str) -> str:
     head = (
         "The verdict on each arm; p is that of the verdict, one-sided, and of *better* where it is undecided; "
-        f"equivalent: less than {WORTH_KNOWING[task]:g} better or worse is shown:"
+        f"equivalent: the 90 % interval lies within {WORTH_KNOWING[task]:g} either way, without a correction:"
     )
     rows = [
         {
             "Size": row["size"],
             "Arm": row["arm"],
             "Steps": row["budget"],
-            "Hardest control": f"equal {row['control']}",
+            "Strongest control": f"equal {row['control']}",
             "Difference": signed_interval(row["estimate"], row["low"], row["high"]),
             "Seeds": row["seeds"],
             "p (Holm)": number(row["p"], 2),
             "Verdict": row["verdict"],
             "Equivalent to equal": row["equivalent"] or NOTHING,
         }
-        for row in verdicts.to_dict("records")
+        for row in verdicts[verdicts["seeds"] >= FEWEST].to_dict("records")
     ]
-    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}" if rows else ""
 
 
 def _comparisons(compared: pd.DataFrame, task: str, parameters: Mapping[tuple[str, str], int]) -> str:
@@ -253,7 +254,7 @@ def _comparisons(compared: pd.DataFrame, task: str, parameters: Mapping[tuple[st
     sizes = dict.fromkeys(compared["size"])
     bases = ", ".join(f"{parameters[size, BASE]:,} at {size}" for size in sizes)
     head = (
-        f"The arm's loss minus its control's, {UNITS[task]}, negative where the arm is better. The control of equal "
+        f"The arm minus its control, {UNITS[task]}, negative where the arm is better. The control of equal "
         f"parameters is the base or wide base whose number is nearest; the base has {bases}:"
     )
     rows = []
@@ -266,8 +267,9 @@ def _comparisons(compared: pd.DataFrame, task: str, parameters: Mapping[tuple[st
 
 def _multipliers(times: pd.DataFrame) -> str:
     head = (
-        "Compute multipliers: how much more the base must spend for the arm's loss; 1 is no gain, below 1 a loss. The "
-        "intervals are over seeds and texts; a loss that the base never had gives a bound:"
+        "Compute multipliers: how much more the base must spend for the arm's loss; 1 is no gain, below 1 a loss. They "
+        "are the differences at equal FLOPs and seconds, read off the base's curve; a loss that the base never had "
+        "gives a bound:"
     )
     rows = []
     for (size, arm, budget), part in times.groupby(["size", "arm", "budget"], sort=False):
@@ -279,6 +281,8 @@ def _multipliers(times: pd.DataFrame) -> str:
 
 def _multiplier(row: dict[Any, Any]) -> str:
     estimate, low, high = (row[name] for name in ("estimate", "low", "high"))
+    if row["seeds"] < FEWEST:
+        return NOTHING
     return f"{estimate:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else f"{row['beyond']} {estimate:.3f}".strip()
 
 
@@ -288,7 +292,7 @@ def _power(compared: pd.DataFrame, stages: Sequence[Stage], task: str, texts: in
     for own in (of_stage(compared, stage) for stage in stages):
         verdicts = decide(own)
         undecided = own["arm"].isin(verdicts.loc[verdicts["verdict"] == "undecided", "arm"])
-        spread = own[undecided & (own["control"] == "steps") & own["deviation"].gt(0)]
+        spread = own[undecided & (own["control"] == "steps") & own["deviation"].gt(0) & own["seeds"].ge(FEWEST)]
         for row in spread.to_dict("records"):
             needed = seeds_needed(row["deviation"], WORTH_KNOWING[task], len(verdicts), row["shared_error"], texts)
             cells = {"Size": row["size"], "Steps": row["budget"], "Arm": row["arm"], "Seeds so far": row["seeds"]}
@@ -324,7 +328,7 @@ def _learned(shares: pd.DataFrame) -> str:
     )
     counts.columns = pd.Index([f"After {steps:,} steps" for steps in counts.columns])
     head = (
-        "A network learns associative recall of a sudden, so that the mean over seeds says little of it. Seeds that "
+        "A network learns associative recall abruptly, so that the mean over seeds says little of it. Seeds that "
         f"recall at least {100 * LEARNED:g} % at the trained length; counted after the numbers were seen, and in no "
         "verdict:"
     )

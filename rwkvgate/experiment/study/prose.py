@@ -9,6 +9,12 @@ HEAD = """# The study
 `make study` asks whether the paper's gate, or a variant of it, lowers the loss of a network that is pretrained from
 scratch, *for what it costs*, and which of the paper's claims hold. It is resumed where it was stopped, and writes this
 page, with its tables, figures and verdicts, from [outputs/study](../outputs/study)."""
+NAMES = """**Names.** *Enhanced* is a network with the paper's gate as written; *no-layer-norm* is without its
+LayerNorm, and in *fixed-gate* the gate is the constant 1: the paper's two ablations. *Conv-no-position*, *conv-only*,
+*routing-only* and *conv-routing* are parts of the gate of the paper's second version, and that gate. *Identity-start*
+begins as the base, and *ungated-shift* adds the previous state without a gate. *Base-wide* and *base-wider* are bases
+with a wider channel mixing, of about as many parameters as enhanced and conv-routing. 64x4 is a width of 64 channels
+and 4 layers."""
 CHANGES = """## What was changed, and what had been seen
 
 The design is of 2026-11-28, before any compared number was seen. [design.py](../rwkvgate/experiment/study/design.py)
@@ -42,11 +48,12 @@ A *trial* is one training of one network with one rate and one seed; 64x4 is a w
 design was fixed before any compared number was seen. This is the design as it is now:
 [eight changes](#what-was-changed-and-what-had-been-seen) came later, and are listed at the end with what was known.
 
-- **Text**: Shakespeare's plays and the King James Bible, from two packages of the Python index, pinned by SHA-256: the
-  same for everyone. Every tenth work is held out for validation, and every tenth for the test.
-- **Networks**: RWKV-6 with 4 layers, 32, 64 and 128 channels wide; the base, gated arms, and bases with a wider channel
-  mixing that have as many parameters as an arm (*base-wide*). [gates.md](gates.md) has the arms' equations: *enhanced*
-  is the paper's, in *fixed-gate* its gate is the constant 1, and *conv-no-position* is a part of its second version.
+- **Text**, *the books*: Shakespeare's plays and the King James Bible, from two packages of the Python index, pinned by
+  SHA-256: the same for everyone. Every tenth work is held out for validation, and every tenth for the test.
+- **Networks**: RWKV-6 with 4 layers, 64 channels wide, and for the paper's arms 32 and 128; the base, gated arms, and
+  bases with a wider channel mixing that have as many parameters as an arm (*base-wide*). [gates.md](gates.md) has the
+  arms' equations: *enhanced* is the paper's, in *fixed-gate* its gate is the constant 1, and *conv-no-position* is a
+  part of its second version.
 - **Other families**: a GRU, a Transformer and RWKV-7 with the base's number of parameters, for five seeds. They are no
   arms; their losses and multipliers stand beside the arms'. That the gate is a new state of the art among recurrent
   models is contradicted if the GRU or RWKV-7 is shown to have a lower loss than the gates of both of the paper's
@@ -55,17 +62,17 @@ design was fixed before any compared number was seen. This is the design as it i
 - **Recurrent gate**: the paper's previous hidden state read as the gate's own result of one token before, which makes
   it a recurrence over time.
 - **Controls**: the base with the arm's number of steps, of FLOPs, of seconds, and a base with its parameters. *A gain
-  is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each
-  budget in which the rate falls to zero over the last fifth (arXiv 2405.18392). So the base's loss is known as a
+  is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each budget
+  in which the rate falls to zero over the last fifth (a cooldown, arXiv 2405.18392). So the base's loss is known as a
   function of its steps, and its loss at the arm's FLOPs or seconds is read from the base's own branches at 1 and 1.3
   times the arm's steps, or beyond on the same line. The ratio of seconds is taken as exact; they are those of a
   training step on one core, [measured in turn](../outputs/study/seconds.csv) on an idle machine, with the WKV operator
   in plain PyTorch: beside compiled loops, in which the trials themselves ran, every gate takes a larger share of the
   time.
-- **Learning rates**: equally many for each network (arXiv 1909.03004), three, a factor of two apart, on two seeds of
-  their own, trained for as long as the comparison, but for 300 of its 600 steps at 128x4, 1,200 of 3,000 in the long
+- **Learning rates**: a grid of three for each network (arXiv 1909.03004), a factor of two apart, on two seeds of their
+  own, trained for as long as the comparison, but for 300 of its 600 steps at 128x4, 1,200 of 3,000 in the long
   trainings, and 200 of 400 in fine-tuning; a best rate at the edge of the grid adds the next one beyond it, until the
-  best lies inside. The other tasks take the rates that are best on the books.
+  best lies inside, so some have more. The other tasks take the rates that are best on the books.
 - **Seeds** are fresh, and paired: the same rows in the same order, and the same weights where shapes agree. Ten, or
   five where a training is long, are what the hours allowed: ten find a difference of one standard deviation of the
   pairs with 80 % power. In [the search](search.md), before, that of the paper's gate had been 0.018 nats per token, for

@@ -12,7 +12,7 @@ import pandas as pd
 from rwkvgate.experiment.analysis.comparison import summary
 from rwkvgate.experiment.analysis.tables import NOTHING, markdown, number, quality_table, signed_interval
 from rwkvgate.experiment.rules import WORTH
-from rwkvgate.experiment.study.analysis import Ratios
+from rwkvgate.experiment.study.analysis import ADAPTERS, Ratios
 from rwkvgate.experiment.study.design import GENRES, MOST_FORGOTTEN, STAGES
 from rwkvgate.experiment.study.figures import embedded, forgetting_figure, tuned_figure
 from rwkvgate.experiment.study.ledger import Found, marked
@@ -20,6 +20,7 @@ from rwkvgate.experiment.study.outcomes import (
     ABLATED,
     CHANCE,
     ENTITIES,
+    NAMES,
     RESAMPLES,
     RIGHT,
     by_network,
@@ -102,6 +103,7 @@ def tuned_rates(trials: Sequence[Trial]) -> str:
     found = pd.DataFrame(rows, columns=["network", "rate", "loss", "forgotten"])
     means = found.groupby(["network", "rate"], sort=False).mean()
     cells = means.apply(lambda row: f"{number(row['loss'])} ({row['forgotten']:.2f})", axis=1).unstack().fillna("–")
+    cells = cells.rename(index=NAMES)
     cells.columns = pd.Index([f"{rate:g}" for rate in cells.columns])
     head = f"{RATES}: validation loss after {steps} steps by learning rate, nats per token, mean of the seeds, and in"
     return f"{head} brackets the books' perplexity as a multiple of the base's.\n\n{markdown(cells.reset_index())}"
@@ -120,8 +122,12 @@ def _losses(trials: Sequence[Trial], steps: int) -> str:
             if budget in one.test
         }
         worst = max(trial.forgotten.get(steps, np.inf) for trial in own.values())
-        row = {"Network": name, "Learning rate": f"{one.plan.rate:g}", "Parameters": f"{one.parameters:,}"}
-        rows.append(row | cells | {"Most forgotten by a seed": f"x {worst:.2f}"})
+        row = {
+            "Network": NAMES.get(name, name),
+            "Learning rate": f"{one.plan.rate:g}",
+            "Parameters": f"{one.parameters:,}",
+        }
+        rows.append(row | cells | {"Worst seed": f"x {worst:.2f}"})
     head = (
         "Test loss (the log perplexity of the next tables), nats per token, mean of the seeds, and in brackets the "
         "books' perplexity as a multiple of the base's before tuning:"
@@ -167,12 +173,12 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
         {
             "Measure": _label(row["metric"]),
             "Arm": row["arm"],
-            "Hardest control": CONTROLS.get(row["control"], f"Equal {row['control']}"),
+            "Strongest control": CONTROLS.get(row["control"], f"Equal {row['control']}"),
             "Difference": signed_interval(*_natural(row)),
             "Seeds": row["seeds"],
             "p (Holm)": number(row["p"], 2),
             "Verdict": row["verdict"],
-            "Equivalent to equal": row["equivalent"] or NOTHING,
+            "Equivalent to equal": (row["equivalent"] or NOTHING).replace(ADAPTERS, "adapters"),
             "Seeds needed": "–"
             if row["verdict"] != "undecided" or np.isnan(row["needed"])
             else f"{row['needed']:.0f}".replace("inf", "∞"),
@@ -181,10 +187,10 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
     ]
     head = (
         "The verdict on each arm and measure; p is that of the verdict, one-sided, and of *better* where it is "
-        f"undecided; equivalent: less than {WORTH['loss']:g} better or worse is shown, {WORTH[ENTITIES]:g} of right "
-        f"choices; ∞ seeds where documents alone hide so much. No p is below what {RESAMPLES:,} permutations of "
-        "documents allow. A score of continuations can rise with the loss, as where an arm repeats itself less "
-        "(distinct-2):"
+        f"undecided; equivalent: the 90 % interval lies within {WORTH['loss']:g} either way, {WORTH[ENTITIES]:g} of "
+        "right choices, without a correction; ∞ seeds where documents alone hide so much. No p is below what "
+        f"{RESAMPLES:,} permutations of documents allow. A score of continuations can rise with the loss, as where an "
+        "arm repeats itself less (distinct-2):"
     )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 

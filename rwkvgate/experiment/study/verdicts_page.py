@@ -23,13 +23,13 @@ trained for minutes: from scratch on a few tokens a parameter of Shakespeare's p
 processor with the WKV operator in plain PyTorch. Nothing here is measured at the paper's 1.6 B parameters, or after a
 training of the length that is usual there."""
 ABOUT = f"""A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
-an arm's minus its control's, the hardest one's where several are asked for, with 95 % intervals over training seeds and
-test texts together. A difference is shown if it stands after Holm's correction, so an interval may exclude 0 where none
-is shown; that a gain is smaller than what is worth knowing is shown by one side of an interval, corrected only where
-every control is asked. Fine-tuning on stories is compared at two choices of the learning rates: where they disagree the
-verdict is *{UNDECIDED}*, or *{NOT_REPRODUCED}* where one says that and the other *{CONTRADICTED}*. The rules are in
-[rules.py](../rwkvgate/experiment/rules.py), the [design](#design) and
-[inside_rules.py](../rwkvgate/experiment/study/inside_rules.py)."""
+an arm's minus its control's, the strongest one's where several are asked for, with 95 % intervals over training seeds
+and test texts together. A difference is shown if it stands after Holm's correction, so an interval may exclude 0 where
+none is shown; that a gain is smaller than what is worth knowing is shown by one side of a 90 % interval, corrected only
+where every control is asked: so the 95 % interval may reach beyond it. Fine-tuning on stories is compared at two
+choices of the learning rates: where they disagree the verdict is *{UNDECIDED}*, or *{NOT_REPRODUCED}* where one says
+that and the other *{CONTRADICTED}*. The rules are in [rules.py](../rwkvgate/experiment/rules.py), the [design](#design)
+and [inside_rules.py](../rwkvgate/experiment/study/inside_rules.py)."""
 
 
 def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd.DataFrame | None = None) -> list[str]:
@@ -59,7 +59,7 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
         parts.append("Waiting for trials:")
         parts.append("\n".join(f"- {trials}: {'; '.join(texts)}" for trials, texts in waiting.items()))
     missing = [rule.text for claim, rule in RULES.items() if claim not in {record["claim"] for record in records}]
-    parts.append(f"A [run's verdicts](results.md) are on all claims, and alone on these: {'; '.join(missing)}.")
+    parts.append(f"Of these claims a [run's verdicts](results.md) stand alone: {'; '.join(missing)}.")
     return parts
 
 
@@ -81,7 +81,7 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
         else "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet "
         f"({pretrained[0]['reason']})."
     )
-    second = _stories(records) + (_untouched(tuned["stories"]) if tuned and "stories" in tuned else "")
+    second = _stories(records) + _untouched(tuned or {})
     # What is compared at two choices of the rates has one verdict.
     counted = [r for r in records if _setting(r) != list(CHOICES_OF_RATES)[-1]]
     counts = {verdict: sum(r["verdict"] == verdict for r in counted) for verdict in VERDICTS}
@@ -113,7 +113,7 @@ def _setting(record: Records) -> str:
 
 
 def _costs(record: Records, alone: bool) -> str:
-    """What one size and length says of the gate's worth, with its difference from the hardest control, or from all."""
+    """What one size and length says of the gate's worth, with its difference from the strongest control, or all."""
     said = {
         REPRODUCED: "pays for itself",
         CONTRADICTED: "is worse than its controls",
@@ -129,7 +129,7 @@ def _costs(record: Records, alone: bool) -> str:
     differs = f"its loss minus the control's is {listed}, in nats per token"
     if record["equivalent"]:
         margin = f"{WORTH_KNOWING['books']:g} either way at equal {' and '.join(record['equivalent'])}"
-        differs = f"{differs}, and shown to be less than {margin}"
+        differs = f"{differs}; its 90 % interval lies within {margin}"
     return f"{said[record['verdict']]} at {_at(record)}, {record['seeds']} seeds: {differs}"
 
 
@@ -148,7 +148,7 @@ def _variants(records: Sequence[Records], arms: pd.DataFrame | None) -> list[str
             said = f"{row['arm']} {row['verdict']} ({interval}, equal {row['control']})"
             told.setdefault(_at(record), []).append(said)
     listed = ". ".join(f"at {at}: {'; '.join(said)}" for at, said in told.items())
-    return [f"Its variants, each against its hardest control, {listed}."] if told else []
+    return [f"Its variants, each against its strongest control, {listed}."] if told else []
 
 
 def _stories(records: Sequence[Records]) -> str:
@@ -168,17 +168,18 @@ def _stories(records: Sequence[Records]) -> str:
     return f"Fine-tuned on stories beside a base that was tuned alike, {'; '.join(told)}."
 
 
-def _untouched(tuned: pd.DataFrame) -> str:
+def _untouched(tuned: Mapping[str, pd.DataFrame]) -> str:
     """What the paper's own comparison, with the untouched base, gives, and what it leaves out."""
-    own = tuned[(tuned["arm"] == ENHANCED) & (tuned["metric"] == "rougeL")]
-    by = {str(row["control"]): (float(row["reference"]), float(row["value"])) for row in own.to_dict("records")}
-    if "nothing" not in by or not np.isfinite(by["nothing"]).all():
-        return ""
-    before, after = (number(score) for score in by["nothing"])
-    return (
-        f" From the untouched base, with which the paper compares, ROUGE-L rises from {before} to {after}; the tuned "
-        f"base's is {number(by['steps'][0])}."
-    )
+    told = []
+    for setting, where in {"stories": "", "fiction": "on Austen's novels "}.items():
+        own = tuned[setting] if setting in tuned else pd.DataFrame({"arm": [], "metric": []})
+        own = own[(own["arm"] == ENHANCED) & (own["metric"] == "rougeL")]
+        by = {str(row["control"]): (float(row["reference"]), float(row["value"])) for row in own.to_dict("records")}
+        if "nothing" in by and np.isfinite(by["nothing"]).all():
+            before, after = (number(score) for score in by["nothing"])
+            told.append(f"{where}from {before} to {after}, and the tuned base's is {number(by['steps'][0])}")
+    said = "From the untouched base, with which the paper compares, ROUGE-L goes"
+    return f" {said} {'; '.join(told)}." if told else ""
 
 
 def verdict_table(records: Sequence[Records]) -> pd.DataFrame:

@@ -129,8 +129,12 @@ def test_without_times_the_verdict_waits_for_them() -> None:
     assert decide(comparisons(trials(enhanced=1.4), {}, 0.01))["verdict"].tolist() == ["undecided"]
 
 
+def multipliers_of(several: list[Trial]) -> pd.DataFrame:
+    return multipliers(several, comparisons(several, SECONDS, 0.01))
+
+
 def test_the_multiplier_is_the_planted_one() -> None:
-    found = multipliers(trials(enhanced=1.25), SECONDS).set_index(["arm", "budget", "of"])
+    found = multipliers_of(trials(enhanced=1.25)).set_index(["arm", "budget", "of"])
     row = found.loc[("enhanced", 300, "seconds")]
     assert row["estimate"] == pytest.approx(1.25 / 1.1, rel=0.02)
     assert row["low"] < 1.25 / 1.1 < row["high"] and row["beyond"] == ""
@@ -139,7 +143,7 @@ def test_the_multiplier_is_the_planted_one() -> None:
 def test_the_intervals_of_multiplier_and_difference_agree() -> None:
     """The multiplier's is over seeds and documents too: it holds 1 about where that of the difference holds 0."""
     noisy = [trial(name, seed, noise=0.05) for name in ("base", "enhanced") for seed in range(6)]
-    times = multipliers(noisy, SECONDS).set_index(["budget", "of"]).loc[(300, "FLOPs")]
+    times = multipliers_of(noisy).set_index(["budget", "of"]).loc[(300, "FLOPs")]
     control = comparisons(noisy, SECONDS, 0.01).set_index(["budget", "control"]).loc[(300, "FLOPs")]
     ends = np.exp(-2 * control[["high", "estimate", "low"]].astype(float))  # the loss falls by 0.5 log(steps)
     np.testing.assert_allclose(times[["low", "estimate", "high"]].astype(float), ends, rtol=0.02)
@@ -147,9 +151,7 @@ def test_the_intervals_of_multiplier_and_difference_agree() -> None:
 
 @pytest.mark.parametrize(("more", "beyond"), [(0.2, "below"), (3.0, "above")])
 def test_a_loss_that_the_base_never_had_bounds_the_multiplier(more: float, beyond: str) -> None:
-    row = (
-        multipliers(trials(enhanced=more), SECONDS).set_index(["arm", "budget", "of"]).loc[("enhanced", 300, "seconds")]
-    )
+    row = multipliers_of(trials(enhanced=more)).set_index(["arm", "budget", "of"]).loc[("enhanced", 300, "seconds")]
     assert row["beyond"] == beyond and np.isnan(row["low"])
     assert more < 1.1 * row["estimate"] if beyond == "below" else more > 1.1 * row["estimate"]
 
