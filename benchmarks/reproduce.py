@@ -1,8 +1,9 @@
 """Wall time and peak memory of the whole chain into a fresh run folder: `python benchmarks/reproduce.py smoke|cpu`.
 
 Beside it where the time goes: the seconds of each kind of step, by the steps' own records, and what is left of the
-notebooks' time, which is kernels' starts, imports, statistics, tables and figures. Jobs run beside each other, so that
-these add up to more than the wall time.
+notebooks' time: kernels, from the start to the end outside of cells; imports and opening, the cells as far as the one
+that opens the run; and statistics, tables and figures. Jobs run beside each other, so that these add up to more than
+the wall time.
 
 Memory is the proportional set size of every process below the chain's, summed and sampled every few seconds (Linux): to
 read it takes the system a tenth of a second, which the chain would lack.
@@ -18,6 +19,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -62,14 +64,27 @@ def memory_mib(root: int) -> float:
 
 
 def parts(run: Path) -> pd.DataFrame:
-    """Seconds and number of a finished run's steps by their name, and of the notebooks without the steps."""
+    """Seconds and number of a finished run's steps by their name, and of the notebooks' parts without the steps."""
     records = [json.loads(path.read_text()) for path in run.rglob(RECORD)]
     steps = pd.DataFrame(records)[["step", "seconds"]].groupby("step")["seconds"].agg(["count", "sum"])
     notebooks = {path.name: json.loads(path.read_text()) for path in (run / "notebooks").glob("*.ipynb")}
     spent = {name: notebook["metadata"]["papermill"]["duration"] for name, notebook in notebooks.items()}
     whole = pd.Series(spent).groupby(lambda name: f"notebook {name[:2]}, its steps included").agg(["count", "sum"])
-    rest = {"count": len(spent), "sum": sum(spent.values()) - steps["sum"].sum()}
-    return pd.concat([steps, whole, pd.DataFrame(rest, index=["rest of the notebooks"])])
+    opening, others = map(sum, zip(*map(seconds_of_cells, notebooks.values()), strict=True))
+    rest = {
+        "kernels": sum(spent.values()) - opening - others,
+        "imports and opening": opening,
+        "statistics, tables, figures": others - steps["sum"].sum(),
+    }
+    return pd.concat([steps, whole, pd.DataFrame({"count": len(spent), "sum": rest})])
+
+
+def seconds_of_cells(notebook: dict[str, Any]) -> tuple[float, float]:
+    """The seconds of an executed notebook's cells as far as the one that opens the run, and of the others."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    seconds = [cell["metadata"]["papermill"]["duration"] or 0.0 for cell in cells]
+    opens = next(i for i, cell in enumerate(cells) if "open_notebook(" in "".join(cell["source"])) + 1
+    return sum(seconds[:opens]), sum(seconds[opens:])
 
 
 def main() -> None:

@@ -47,8 +47,8 @@ ASKED, CLOSED = " Everyone knew that the {} was with", " and"
 """A sentence of both genres as far as the answer, and what follows it: so no name wins by being another's beginning."""
 QUESTIONS, SENTENCES, RETRIEVAL = "questions", "sentences", "retrieval"
 HEADS = {
-    QUESTIONS: "Share of questions answered wrongly",
-    RETRIEVAL: "Loss after the retrieved passage less that after a random one, nats per token",
+    QUESTIONS: "Share of questions answered right",
+    RETRIEVAL: "Gain of the retrieved passage over a random one, nats per token",
 }
 WORTH = {QUESTIONS: WORTH_KNOWING["memory"], RETRIEVAL: WORTH_KNOWING["books"]}
 
@@ -193,10 +193,12 @@ def section(trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -> tuple[lis
             continue
         tables[f"stories-{kind}-comparisons"] = compared
         verdicts = decide(compared)
+        said = f"{head}, the arm's minus its control's:"
         if _no_skill(trials, kind):
             verdicts["verdict"] = "undecided"
+            said = f"The base is not shown to be better than the trivial system, so nothing is decided. {said}"
         tables[f"stories-{kind}-verdicts"] = verdicts
-        parts += [f"{head}, the arm's minus its control's:", markdown(_cells(compared, verdicts))]
+        parts += [said, markdown(_cells(compared, verdicts))]
     return parts, tables
 
 
@@ -250,6 +252,6 @@ def _cells(compared: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     said = verdicts.set_index("arm")["verdict"]
     rows = []
     for arm, part in compared.groupby("arm", sort=False):
-        row = {"Arm": arm, "Seeds": int(part["seeds"].max())} | control_cells(part)
+        row = {"Arm": arm, "Seeds": int(part["seeds"].max())} | control_cells(part, sign=-1)  # more right is better
         rows.append(row | {"Verdict": said.get(arm, NOTHING)})
     return pd.DataFrame(rows)
