@@ -53,7 +53,7 @@ design was fixed before any compared number was seen. This is the design as it i
 - **Networks**: RWKV-6 with 4 layers, 64 channels wide, and for the paper's arms 32 and 128; the base, gated arms, and
   bases with a wider channel mixing that have as many parameters as an arm (*base-wide*). [gates.md](gates.md) has the
   arms' equations: *enhanced* is the paper's, in *fixed-gate* its gate is the constant 1, and *conv-no-position* is a
-  part of its second version.
+  part of its second version. A step is of 16 rows of 128 tokens, of a vocabulary of 2,048, by AdamW.
 - **Other families**: a GRU, a Transformer and RWKV-7 with the base's number of parameters, for five seeds. They are no
   arms; their losses and multipliers stand beside the arms'. That the gate is a new state of the art among recurrent
   models is contradicted if the GRU or RWKV-7 is shown to have a lower loss than the gates of both of the paper's
@@ -65,10 +65,10 @@ design was fixed before any compared number was seen. This is the design as it i
   is one that stands against each of the four.* Each training has a constant learning rate, and a branch for each budget
   in which the rate falls to zero over the last fifth (a cooldown, arXiv 2405.18392). So the base's loss is known as a
   function of its steps, and its loss at the arm's FLOPs or seconds is read from the base's own branches at 1 and 1.3
-  times the arm's steps, or beyond on the same line. The ratio of seconds is taken as exact; they are those of a
-  training step on one core, [measured in turn](../outputs/study/seconds.csv) on an idle machine, with the WKV operator
-  in plain PyTorch: beside compiled loops, in which the trials themselves ran, every gate takes a larger share of the
-  time.
+  times the arm's steps, or beyond on the same line. FLOPs are those of matrix products and of the WKV recurrence. The
+  ratio of seconds is taken as exact; they are those of a training step on one core, [measured in
+  turn](../outputs/study/seconds.csv) on an idle machine, with the WKV operator in plain PyTorch: beside compiled loops,
+  in which the trials themselves ran, every gate takes a larger share of the time.
 - **Learning rates**: a grid of three for each network (arXiv 1909.03004), a factor of two apart, on two seeds of their
   own, trained for as long as the comparison, but for 300 of its 600 steps at 128x4, 1,200 of 3,000 in the long
   trainings, and 200 of 400 in fine-tuning; a best rate at the edge of the grid adds the next one beyond it, until the
@@ -79,23 +79,24 @@ design was fixed before any compared number was seen. This is the design as it i
   which 0.01 takes 27 seeds. Of what stays undecided the tables say how many are needed. Simulated, the intervals
   [cover](metrics.md#statistics) what they should with few seeds.
 - **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs (the
-  task MQAR of arXiv 2312.04927),
-  copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1, 2, 4 and 8 times that length,
-  with as much to remember; all four lengths count alike. All verdicts are undecided while neither the base nor the
-  enhanced network recalls half of a task at the trained length, and where the base misses less than twice the margin.
+  task MQAR of arXiv 2312.04927), copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1,
+  2, 4 and 8 times that length, with as much to remember; all four lengths count alike. All verdicts are undecided while
+  neither the base nor the enhanced network recalls half of a task at the trained length, and where the base misses less
+  than twice the margin.
 - **Where training breaks**: base, enhanced and the arm without LayerNorm on four seeds, for 100 steps, of which 40 warm
   up, with gradients clipped at a norm of 1; at rates a factor of two apart, and a quarter of that between the two where
   most broke. The claim that LayerNorm stabilises training is about the rate that a training survives.
-- **Inside**: the paper's four arms at one rate on five seeds, read at four budgets for what the paper's discussion says
-  in words: covariate shift, gradients, stability, noise. And base, enhanced and the fixed gate on 1/16 and 1/64 of the
-  training documents for as many steps, for the claim that the gate regularises. Only the base of equal steps stands
-  beside them: the enhanced network has 3 % more parameters.
-- **Long range**: four networks trained at 512 tokens; the loss of 64 tokens of an act of a play, or of a stretch of the
-  Bible, after 64 to 1,024 tokens of the same text, and after as many of which all but the last 64 come from another
-  work. The difference is what a network gains from the earlier context. The claim is reproduced if the enhanced network
-  gains more than every control at 1,024 tokens and has a lower loss, contradicted if it gains less than every control,
-  and not reproduced if it is shown to gain less than the margin more than some control; undecided while the base itself
-  gains less than the margin. A pilot of the base alone gained nothing after 300 steps, so they have 1,200.
+- **Inside**: base, enhanced, no-layer-norm and fixed-gate at one rate on five seeds, read at four budgets for what the
+  paper's discussion says in words: covariate shift, gradients, stability, noise. And base, enhanced and the fixed gate
+  on 1/16 and 1/64 of the training documents for as many steps, for the claim that the gate regularises. Only the base
+  of equal steps stands beside them: the enhanced network has 3 % more parameters.
+- **Long range**: base, base-wide, enhanced and conv-no-position trained at 512 tokens; the loss of 64 tokens of an act
+  of a play, or of a stretch of the Bible, after 64 to 1,024 tokens of the same text, and after as many of which all but
+  the last 64 come from another work. The difference is what a network gains from the earlier context. The claim is
+  reproduced if the enhanced network gains more than every control at 1,024 tokens and has a lower loss, contradicted if
+  it gains less than every control, and not reproduced if it is shown to gain less than the margin more than some
+  control; undecided while the base itself gains less than the margin. A pilot of the base alone gained nothing after
+  300 steps, so they have 1,200.
 - **Other tasks**: the same four networks trained on generated stories; multiple choice by log-likelihood, which person
   of a new story holds an object, and which genre a sentence is of; and the loss of half a story after the training
   story that BM25 ranks first for its other half, against a random one. Undecided while the base is not shown to be
