@@ -182,6 +182,8 @@ def main() -> None:
     torch.set_num_threads(1)
     root = project_root() / "outputs" / "study"
     try:
+        if arguments.time and (load := os.getloadavg()[0]) > IDLE:  # asked first, for to read the trials is a load too
+            raise SettingsError(f"the machine's load is {load:.2f}; to time steps it must be idle, at most {IDLE}")
         for name in arguments.stage:
             if name not in STAGES:
                 raise unknown_name("stage", name, list(STAGES))
@@ -196,8 +198,6 @@ def main() -> None:
         stages = [STAGES[name] for name in arguments.stage or STAGES]
         study.refuse_others(run=not (arguments.time or arguments.page))
         if arguments.time:
-            if (load := os.getloadavg()[0]) > IDLE:
-                raise SettingsError(f"the machine's load is {load:.2f}; to time steps it must be idle, at most {IDLE}")
             print(write_times(root / "seconds.csv", study.trials.tasks, stages).to_string(index=False))
         elif not arguments.page:
             study.run(stages)
