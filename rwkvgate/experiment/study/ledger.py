@@ -48,7 +48,7 @@ from rwkvgate.experiment.study.analysis import (
     recall_decides_nothing,
 )
 from rwkvgate.experiment.study.committed import FILE
-from rwkvgate.experiment.study.design import STAGES, WORTH_KNOWING, Stage
+from rwkvgate.experiment.study.design import RECURRENT, STAGES, WORTH_KNOWING, Stage
 from rwkvgate.experiment.study.outcomes import CLAIMS as TUNED_CLAIMS
 from rwkvgate.experiment.study.outcomes import study_claims
 from rwkvgate.experiment.study.trials import Trial
@@ -72,6 +72,11 @@ COSTS = Rule(
     "reproduced if the loss is shown lower than that of every control, of equal steps, parameters, FLOPs and seconds; "
     f"contradicted if shown higher; not reproduced if shown less than {WORTH_KNOWING['books']:g} nats per token lower "
     "than some control's; else undecided",
+)
+RECURS = replace(
+    COSTS,
+    claim="recurrence-worth-its-compute",
+    text="the gate, read as a recurrence over time, lowers the loss for what it costs",
 )
 RETRIEVAL = Rule(
     "learned-retrieval",
@@ -238,6 +243,8 @@ def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratio
         elif "conv-only" in stage.networks:
             arms = [pair.arm for pair in RULES["component-contributions"].pairs]
             yield _Entry(COMPONENTS, stage.name, where, partial(of, stage, *arms))
+        elif stage.networks == RECURRENT:
+            yield _Entry(RECURS, stage.name, where, partial(of, stage, *RECURRENT))
     yield _Entry(
         STATE_OF_THE_ART,
         "families",
@@ -272,7 +279,8 @@ def _among_recurrent(trials: Sequence[Trial]) -> Records:
     listed = (f"{a} minus {o}: {signed_interval(d.estimate, *d.interval())}" for (o, a), d in pairs.items())
     found: Records = {"ours": pairs[other, arm].estimate, "low": low, "high": high, "n": n, "seeds": len(seeds)}
     found |= {"unit": f"nats per token, {arm} minus {other}", "p": min(adjusted.get(verdict, [np.nan]))}
-    return found | decided(verdict, "; ".join(listed))
+    end = ("two other models of one size are no state of the art",) if verdict == UNDECIDED else ()
+    return found | decided(verdict, "; ".join((*listed, *end)))
 
 
 def _inside(done: Mapping[str, Sequence[Trial]]) -> Iterator[_Entry]:
