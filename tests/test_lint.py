@@ -1,4 +1,4 @@
-"""`make lint` beside the other tests, for mypy takes a minute of one processor."""
+"""`make lint` beside the other tests, for mypy without its cache takes a while."""
 
 from __future__ import annotations
 
