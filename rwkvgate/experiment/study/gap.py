@@ -125,9 +125,10 @@ def fit_table(found: Sequence[Fit]) -> str:
 
 
 def early_and_late(fit: Fit, gaps: pd.DataFrame) -> str:
-    """One sentence: the fitted gap at the fewest and the most tokens, at the reference size, and what that says."""
+    """One sentence: the fitted gap at the fewest and the most tokens, at the reference size, and what that says; ""
+    where these are one."""
     first, last = gaps["tokens"].min(), gaps["tokens"].max()
-    if not len(gaps):
+    if not first < last:
         return ""
     early, late = fit.at(first), fit.at(last)
     before, after = (-1 if high < 0 else 1 if low > 0 else 0 for _, low, high in (early, late))
