@@ -17,11 +17,11 @@ from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COMPONENTS, COSTS
 
 TOLD = ("rouge-l-gain", "perplexity")
 """The claims whose numbers after fine-tuning on stories the answer gives."""
-LIMITS = """**Limits.** The networks are small (0.2 M parameters at 32x4, 0.5 M at 64x4, 1.5 M at 128x4), and trained for
-minutes: from scratch on 1 to 12 tokens a parameter of Shakespeare's plays and the King James Bible, or for 400 steps of
-fine-tuning. Each row below names its steps, and its seeds, which are few. Seconds are those of one processor with the
-WKV operator in plain PyTorch. Nothing here is measured at the paper's 1.6 B parameters, or after a training of the
-length that is usual there."""
+LIMITS = """**Limits.** The networks are small (0.2 M parameters at 32x4, 0.5 M at 64x4, 1.5 M at 128x4), and trained
+for minutes: from scratch on 1 to 12 tokens a parameter of Shakespeare's plays and the King James Bible, or for 400
+steps of fine-tuning. Each row below names its steps, and its seeds, which are few. Seconds are those of one processor
+with the WKV operator in plain PyTorch. Nothing here is measured at the paper's 1.6 B parameters, or after a training of
+the length that is usual there."""
 ABOUT = f"""A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
 an arm's minus its control's, the strongest one's where several are asked for, with 95 % intervals over training seeds
 and test texts together. A difference is shown if it stands after Holm's correction, so an interval may exclude 0 where
