@@ -45,7 +45,8 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
     undecided = verdict_table([record for record in measured if record["verdict"] == UNDECIDED])
     first, *more = answer(records, tuned)
     told = [first, *_variants(records, arms), *more]
-    parts = ["## The answer so far", "\n".join(f"- {sentence}" for sentence in told)]
+    so_far = "" if len(measured) == len(records) else " so far"
+    parts = [f"## The answer{so_far}", "\n".join(f"- {sentence}" for sentence in told)]
     parts += [LIMITS, "## Verdicts", ABOUT]
     if len(verdicts):
         parts.append(markdown(verdicts))
@@ -87,7 +88,8 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     counts = {verdict: sum(r["verdict"] == verdict for r in counted) for verdict in VERDICTS}
     numbers = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     waiting = sum(not r["finished"] for r in counted)
-    last = f"Of {len(counted)} verdicts, {numbers}; {waiting} of them wait for trials."
+    waits = f"; {waiting} wait{'s' if waiting == 1 else ''} for trials" if waiting else ""
+    last = f"Of {len(counted)} verdicts, {numbers}{waits}."
     return [first, second, *_others([r for r in counted if r["finished"]]), last]
 
 

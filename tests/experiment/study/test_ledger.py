@@ -46,7 +46,7 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
     assert "not decided yet (primary 64x4: 0 of 60 trials)" in first and "not decided yet" in second
     count = len(records) - 6  # two choices of the rates have one verdict
     assert last == f"Of {count} verdicts, 0 reproduced, 0 not reproduced, 0 contradicted, {count} undecided here; " + (
-        f"{count} of them wait for trials."
+        f"{count} wait for trials."
     )
 
 
