@@ -89,6 +89,7 @@ def losses_figure(
     finish(figure)
     for axes in figure.axes:
         axes.minorticks_off()
+        axes.margins(y=0.08)  # or the frame cuts the highest square
     return _saved(folder, figure, f"compute-{size}", f"Loss against FLOPs and seconds, {size}")
 
 
@@ -168,7 +169,8 @@ def gap_figure(folder: Path, gaps: pd.DataFrame, found: Sequence[Fit]) -> dict[s
     for fit in found:
         for size in sizes:
             own = gaps[gaps["size"] == size]
-            for tokens in np.geomspace(own["tokens"].min(), own["tokens"].max(), 30):
+            # A little beyond the seeds: of a size with one length, the fit is a short piece that can be seen.
+            for tokens in np.geomspace(own["tokens"].min() / 1.06, own["tokens"].max() * 1.06, 30):
                 estimate, low, high = fit.at(tokens, own["octaves"].iloc[0])
                 lines.append((fit.of, size, tokens / MILLION, estimate, low, high))
     drawn = pd.DataFrame(lines, columns=["of", "size", "tokens", "gap", "low", "high"])
