@@ -113,7 +113,7 @@ def study_part(verdicts: list[Records], page: Path) -> list[str]:
         return []
     from rwkvgate.experiment.study.verdicts_page import answer as study_answer  # which loads torch
 
-    about = "has more seeds, controls of equal compute, and networks of its own: 64x4 is 64 channels and 4 layers."
+    about = "has more seeds, controls of equal compute, and networks of its own: 64x4 has 64 channels and 4 layers."
     return [f"[The study]({page.as_posix()}) {about} {study_answer(verdicts)[0]}"]
 
 

@@ -74,9 +74,10 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     pretrained = [r for r in records if r["claim"] == COSTS.claim]
     finished = [r for r in pretrained if r["finished"]]
     told = [_costs(r, alone=len(finished) == 1) for r in finished]
+    brackets = " In brackets: its loss minus the strongest control's, nats per token." if len(finished) > 1 else ""
     first = (
-        f"Pretrained from scratch, the paper's gate {'; '.join(told)}. That takes a loss shown lower than the "
-        "base's at equal steps, parameters, FLOPs and seconds each; it is excluded where a gain of "
+        f"Pretrained from scratch, the paper's gate {'; '.join(told)}.{brackets} That takes a loss shown lower than "
+        "the base's at equal steps, parameters, FLOPs and seconds each; it is excluded where a gain of "
         f"{WORTH_KNOWING['books']:g} nats per token over one of them is excluded."
         if told
         else "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet "
@@ -120,13 +121,15 @@ def _costs(record: Records, alone: bool) -> str:
         REPRODUCED: "pays for itself",
         CONTRADICTED: "is worse than its controls",
         NOT_REPRODUCED: "does not pay for itself",
-        UNDECIDED: "is shown neither to pay for itself nor not to",
+        UNDECIDED: "is undecided",
     }
     by = record["controls"] or {}
     if not by or any(None in numbers for numbers in by.values()):
         return f"{said[record['verdict']]} at {_at(record)} ({record['reason']})"
     if not alone:
-        return f"{said[record['verdict']]} at {_at(record)} ({_value(record)}, {record['seeds']} seeds)"
+        differs = f"{_interval(_bounds(record))}, {record['unit'].rpartition('control of ')[2]}"
+        at = f"{record['size']}, {record['steps']:,} steps"
+        return f"{said[record['verdict']]} at {at} ({differs}, {record['seeds']} seeds)"
     listed = ", ".join(f"{_interval(numbers)} at equal {control}" for control, numbers in by.items())
     differs = f"its loss minus the control's is {listed}, in nats per token"
     if record["equivalent"]:

@@ -79,7 +79,7 @@ def test_pretraining_is_decided_against_every_control(more: float, verdict: str,
     assert (
         first.count(words.removeprefix("gate ")) == 2
         and "at 32x4, 600 steps" in first
-        and first.count("control of equal") == 2
+        and first.count("], equal ") == 2
     )
 
 
