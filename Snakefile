@@ -15,6 +15,7 @@ from rwkvgate.experiment import order
 from rwkvgate.experiment.arms import ARMS
 from rwkvgate.experiment.records import kept_difference
 from rwkvgate.experiment.run import UNFINISHED, failures, lock_folder
+from rwkvgate.experiment.study.committed import committed_verdicts
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.rwkv6.files import digest
 from rwkvgate.workflow import graph
@@ -200,6 +201,7 @@ rule ablations:
         f"{NOTEBOOKS}/04_ablations.ipynb",
     params:
         inputs=digest([SETTINGS.evaluation.model_dump(mode="json"), [order.times(v).inputs for v in VARIANTS]]),
+        study=digest(committed_verdicts()),  # which it shows beside the run's own
     # It times the arms, and long texts, so nothing else may run beside it; smoke's times mean nothing.
     threads: 1 if SETTINGS.profile == "smoke" else alone
     resources:
