@@ -121,7 +121,7 @@ def _costs(record: Records, alone: bool) -> str:
         REPRODUCED: "pays for itself",
         CONTRADICTED: "is worse than its controls",
         NOT_REPRODUCED: "does not pay for itself",
-        UNDECIDED: "is undecided",
+        UNDECIDED: "is in doubt",
     }
     by = record["controls"] or {}
     if not by or any(None in numbers for numbers in by.values()):

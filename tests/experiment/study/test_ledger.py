@@ -131,7 +131,7 @@ def test_a_diverged_training_leaves_pretraining_undecided_with_the_reason() -> N
     trials[at] = replace(trials[at], diverged=3, test={b: [float("inf")] * 40 for b in trials[at].test})
     records = study_ledger({"primary 64x4": whole(trials)}, {}, SECONDS)
     first = answer(records)[0]
-    assert "gate is undecided" in first and "a training diverged" in first and "–" not in first
+    assert "gate is in doubt" in first and "a training diverged" in first and "–" not in first
 
 
 def test_variants_are_told_of_finished_stages_with_enough_seeds() -> None:
