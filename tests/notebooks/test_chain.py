@@ -130,6 +130,14 @@ def test_a_changed_parameter_redoes_what_depends_on_it(chain: tuple[Path, str]) 
     assert "setup" not in counts
 
 
+def test_another_study_redoes_what_shows_its_verdicts(chain: tuple[Path, str], tmp_path: Path) -> None:
+    for name in ("Snakefile", "notebooks", "params", ".snakemake"):
+        (tmp_path / name).symlink_to(ROOT / name)  # the same checkout, without a committed study
+    done = launched("snakemake", "--cores", "1", "--nolock", "--dry-run", *CONFIG, f"run_dir={chain[0]}", cwd=tmp_path)
+    counts = dict(re.findall(r"^(\w+)\s+(\d+)$", done.stdout, flags=re.M))
+    assert counts == {"all": "1", "ablations": "1", "report": "1", "total": "3"}, done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_an_arm_that_diverged_is_a_result_and_not_a_failure(chain: tuple[Path, str], tmp_path: Path) -> None:
     folder = tmp_path / "run"

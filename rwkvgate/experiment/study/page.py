@@ -189,7 +189,7 @@ def _progress(found: Found) -> str:
                 "Core hours": f"{hours:.1f}",
             }
         )
-    said = f"{total:.1f} core hours so far, often two trainings beside each other."
+    said = f"{total:.1f} core hours, often two trainings beside each other."
     return f"{markdown(pd.DataFrame(rows))}\n\n{said} {_processors(found)}".strip()
 
 
