@@ -63,6 +63,12 @@ On 2026-11-30, before any trial of theirs was finished, the other families got a
 *new state of the art among recurrent models* (`ledger`); until then that was undecided whatever they showed. And a
 reading of the paper that the study had left out became a stage, "recurrent gate", by itself, so that the correction of
 no other stage counts it: h_{t-1} is the gate's own result of one token before, a recurrence over time.
+
+Later on that day, when all that was planned had been seen: the novels had been trained at the rates with the lowest
+loss alone, at which their base forgets more than `MOST_FORGOTTEN` of the books. That stage is now called "finetune
+fiction freely", with its trials as they were, and "finetune fiction" trains at the rates that are chosen by what they
+forget, as the stories do. A claim about the novels is decided for both together, by the rule of the stories; this can
+only take a verdict away.
 """
 
 from __future__ import annotations
@@ -269,7 +275,8 @@ STAGES = {
         Stage("long texts", _SMALL, LONG, COMPARED[:5], (1200,), rated="rates longer", task="long"),
         Stage("other tasks", _SMALL, LONG, COMPARED[:5], (600,), rated="rates 64x4", task="stories"),
         _untouched("fiction"),
-        _tuned("finetune fiction", 5, (400,), freely=True),
+        _tuned("finetune fiction freely", 5, (400,), freely=True),
+        _tuned("finetune fiction", 5, (400,), freely=False),
         Stage("rates of the others", _SMALL, SECONDARY, CHOOSING, (600,), RATES),
         Stage("others", _SMALL, SECONDARY, COMPARED[:5], (150, 300, 600), rated="rates of the others"),
         Stage("rates of the recurrent gate", _SMALL, RECURRENT, CHOOSING, (600,), RATES),

@@ -113,17 +113,17 @@ COHERENCE = replace(
     "sentence and the same sentence with two people's names exchanged; contradicted if less often; undecided where the "
     f"tuned base is not shown to choose better than by chance; {POWER}",
 )
-CHOICES_OF_RATES = {
-    "stories": "at the rates chosen by what they forget",
-    "stories freely": "at the rates with the lowest loss",
-}
-"""Settings that differ in how rates are chosen alone, and are decided together."""
+CHOICES_OF_RATES = {"": "at the rates chosen by what they forget", " freely": "at the rates with the lowest loss"}
+"""By how the setting's name ends; the settings of a genre differ in nothing else, and are decided together."""
 TOGETHER = (
     ". Compared at two choices of the learning rates: where one says contradicted and the other not reproduced, it is "
     "not reproduced; where they differ otherwise, undecided"
 )
-SETTINGS = {setting: f"fine-tuned on generated stories, {rates}" for setting, rates in CHOICES_OF_RATES.items()}
-SETTINGS |= {"fiction": "fine-tuned on Austen's novels"}
+SETTINGS = {
+    genre + choice: f"fine-tuned on {texts}, {rates}"
+    for genre, texts in (("stories", "generated stories"), ("fiction", "Austen's novels"))
+    for choice, rates in CHOICES_OF_RATES.items()
+}
 """What fine-tuning is called, by what follows "finetune" in its stage's name."""
 AMONG = ("primary 64x4", "others")
 """The stages that hold the gates of both versions."""
@@ -209,11 +209,12 @@ def _tuned(tuned: Mapping[str, pd.DataFrame], done: Mapping[str, Sequence[Trial]
     def of(setting: str, claim: str) -> Records:
         """A record, with the verdict of both choices of the rates where both are finished."""
         own = alone(setting, claim)
-        for other in CHOICES_OF_RATES if setting in CHOICES_OF_RATES else ():
+        for choice, rates in CHOICES_OF_RATES.items():
+            other = setting.partition(" ")[0] + choice
             said = alone(other, claim)["verdict"] if f"finetune {other}" in done else own["verdict"]
             if said != own["verdict"]:
                 both = {said, own["verdict"]} == {CONTRADICTED, NOT_REPRODUCED}
-                why = f"by itself {own['verdict']}, {CHOICES_OF_RATES[other]} {said}; {own['reason']}"
+                why = f"by itself {own['verdict']}, {rates} {said}; {own['reason']}"
                 joint = NOT_REPRODUCED if both else UNDECIDED
                 return own | {"alone": None if own["verdict"] == joint else own["verdict"]} | decided(joint, why)
         return own
@@ -221,8 +222,7 @@ def _tuned(tuned: Mapping[str, pd.DataFrame], done: Mapping[str, Sequence[Trial]
     for setting, where in SETTINGS.items():
         for claim in TUNED_CLAIMS:
             rule = COHERENCE if claim == COHERENCE.claim else RULES[claim]
-            if setting in CHOICES_OF_RATES:
-                rule = replace(rule, rule=rule.rule + TOGETHER)
+            rule = replace(rule, rule=rule.rule + TOGETHER)
             yield _Entry(rule, f"finetune {setting}", where, partial(of, setting, claim))
 
 

@@ -36,6 +36,7 @@ TITLES = {
     "stories": "On generated stories",
     "stories freely": "On generated stories, each at the rate with the lowest loss",
     "fiction": "On Austen's novels",
+    "fiction freely": "On Austen's novels, each at the rate with the lowest loss",
 }
 """By what follows "finetune" in a stage's name."""
 CONTROLS = {"nothing": "Against the untouched base", ABLATED: "Against fixed-gate", "new parameters": "Against lora"}
@@ -51,9 +52,9 @@ the books.
 
 - **Learning rates** are chosen on stories, in two ways. By what they forget: the lowest loss among the rates after
   which the books' perplexity is at most {MOST_FORGOTTEN:g} times the base's, or, where no rate keeps to that, the rate
-  that forgets least. And by the lowest loss alone. Stories are compared at both, the novels at the second. The first is
-  hard on a network with two rates that forget nearly alike, for it takes the one that forgets a little less, even if
-  its loss is much higher: the [table of the rates](#learning-rates) shows such a pair for the paper's gate.
+  that forgets least. And by the lowest loss alone. Both genres are compared at both. The first is hard on a network
+  with two rates that forget nearly alike, for it takes the one that forgets a little less, even if its loss is much
+  higher: the [table of the rates](#learning-rates) shows such a pair for the paper's gate.
 - **Controls**: the tuned base with as many steps, FLOPs and seconds; *base-wide*, the base with channels added to its
   channel mixing, which have as many parameters as the gate; and *lora*, adapters with as many parameters beside frozen
   weights. Beside weights that train, adapters add nothing, for their product is a change of those weights. Alone they

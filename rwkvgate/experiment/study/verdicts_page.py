@@ -26,9 +26,9 @@ ABOUT = f"""A verdict on the paper's claims, or on the study's own question, res
 an arm's minus its control's, the strongest one's where several are asked for, with 95 % intervals over training seeds
 and test texts together. A difference is shown if it stands after Holm's correction, so an interval may exclude 0 where
 none is shown; that a gain is smaller than what is worth knowing is shown by one side of a 90 % interval, corrected only
-where every control is asked: so the 95 % interval may reach beyond it. Fine-tuning on stories is compared at two
-choices of the learning rates: where they disagree the verdict is *{UNDECIDED}*, or *{NOT_REPRODUCED}* where one says
-that and the other *{CONTRADICTED}*. The rules are in [rules.py](../rwkvgate/experiment/rules.py), the [design](#design)
+where every control is asked: so the 95 % interval may reach beyond it. Fine-tuning is compared at two choices of the
+learning rates: where they disagree the verdict is *{UNDECIDED}*, or *{NOT_REPRODUCED}* where one says that and the
+other *{CONTRADICTED}*. The rules are in [rules.py](../rwkvgate/experiment/rules.py), the [design](#design)
 and [inside_rules.py](../rwkvgate/experiment/study/inside_rules.py)."""
 
 
@@ -85,7 +85,7 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     )
     second = _stories(records) + _untouched(tuned or {})
     # What is compared at two choices of the rates has one verdict.
-    counted = [r for r in records if _setting(r) != list(CHOICES_OF_RATES)[-1]]
+    counted = [r for r in records if not _setting(r).endswith(list(CHOICES_OF_RATES)[-1])]
     counts = {verdict: sum(r["verdict"] == verdict for r in counted) for verdict in VERDICTS}
     numbers = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     waiting = sum(not r["finished"] for r in counted)
@@ -97,7 +97,7 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
 def _others(records: Sequence[Records]) -> list[str]:
     """The claims that the first two sentences of the answer are not about, by verdict."""
     others = [r for r in records if r["claim"] != COSTS.claim]
-    others = [r for r in others if not (_setting(r) in CHOICES_OF_RATES and r["claim"] in TOLD)]
+    others = [r for r in others if not (_genre(r) == "stories" and r["claim"] in TOLD)]
     by_text: dict[str, dict[str, str]] = {}
     for record in others:
         by_text.setdefault(record["text"], {})[record["where"].partition(", at the rates")[0]] = record["verdict"]
@@ -113,6 +113,11 @@ def _others(records: Sequence[Records]) -> list[str]:
 def _setting(record: Records) -> str:
     """Of a record of fine-tuning, what follows "finetune" in its stage's name; "" of others."""
     return str(record["stage"]).partition("finetune ")[2]
+
+
+def _genre(record: Records) -> str:
+    """Of a record of fine-tuning, its texts' genre; "" of others."""
+    return _setting(record).partition(" ")[0]
 
 
 def _costs(record: Records, alone: bool) -> str:
@@ -160,7 +165,7 @@ def _stories(records: Sequence[Records]) -> str:
     """What is decided of fine-tuning on stories, with the differences at both choices of the rates."""
     by_claim: dict[str, list[Records]] = {claim: [] for claim in TOLD}
     for record in records:
-        if _setting(record) in CHOICES_OF_RATES and record["claim"] in by_claim:
+        if _genre(record) == "stories" and record["claim"] in by_claim:
             by_claim[record["claim"]].append(record)
     if not by_claim[TOLD[0]][0]["finished"]:
         waits = by_claim[TOLD[0]][0]["reason"]
@@ -168,7 +173,7 @@ def _stories(records: Sequence[Records]) -> str:
     told = []
     for own in by_claim.values():
         known = [record for record in own if record["finished"]]
-        listed = " and ".join(f"{_interval(_bounds(r))} {CHOICES_OF_RATES[_setting(r)]}" for r in known)
+        listed = " and ".join(f"{_interval(_bounds(r))} {r['where'].partition(', ')[2]}" for r in known)
         told.append(f"*{known[0]['text']}* is {known[0]['verdict']} ({known[0]['unit']}: {listed})")
     return f"Fine-tuned on stories beside a base that was tuned alike, {'; '.join(told)}."
 

@@ -14,7 +14,7 @@ from rwkvgate.experiment.claims import claims_summary, claims_table, decide_clai
 from rwkvgate.experiment.rules import CONTRADICTED, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED
 from rwkvgate.experiment.study.analysis import comparisons, decide, of_stage
 from rwkvgate.experiment.study.committed import beside_study, committed_verdicts
-from rwkvgate.experiment.study.design import STAGES
+from rwkvgate.experiment.study.design import GENRES, STAGES
 from rwkvgate.experiment.study.inside_rules import CLAIMS
 from rwkvgate.experiment.study.ledger import COSTS, Found, marked, study_ledger, unfinished, write_ledger
 from rwkvgate.experiment.study.outcomes import outcomes
@@ -44,7 +44,7 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
     assert {claim for claim, _ in records} >= {*CLAIMS, "long-range", "learned-retrieval", "component-contributions"}
     first, second, last = answer(list(records.values()))
     assert "not decided yet (primary 64x4: 0 of 60 trials)" in first and "not decided yet" in second
-    count = len(records) - 6  # two choices of the rates have one verdict
+    count = len(records) - 12  # two choices of the rates have one verdict
     assert last == f"Of {count} verdicts, 0 reproduced, 0 not reproduced, 0 contradicted, {count} undecided here; " + (
         f"{count} wait for trials."
     )
@@ -174,19 +174,20 @@ def test_fine_tuning_is_decided_by_the_rules_of_the_ledger(times: float, verdict
     assert waits["verdict"] == UNDECIDED and waits["reason"] == "finetune stories: 30 of 60 trials"
 
 
+@pytest.mark.parametrize("genre", GENRES)
 @pytest.mark.parametrize(
     ("freely", "verdict"), [(2.0, REPRODUCED), (0.7, UNDECIDED), (1.0, UNDECIDED)], ids=["agree", "worse", "no gain"]
 )
-def test_fine_tuning_is_decided_as_far_as_both_choices_of_rates_agree(freely: float, verdict: str) -> None:
-    settings = {"stories": tuned_trials(times=2.0), "stories freely": tuned_trials(times=freely)}
+def test_fine_tuning_is_decided_as_far_as_both_choices_of_rates_agree(freely: float, verdict: str, genre: str) -> None:
+    settings = {genre: tuned_trials(times=2.0), f"{genre} freely": tuned_trials(times=freely)}
     tuned = {setting: outcomes(trials, TUNED_SECONDS) for setting, trials in settings.items()}
     found = {f"finetune {setting}": whole(trials) for setting, trials in settings.items()}
     records = ledger(found, tuned)
     own = [records["rouge-l-gain", stage] for stage in found]
     assert {record["verdict"] for record in own} == {verdict}
     assert own[0]["ours"] > 0 and ("by itself reproduced" in own[0]["reason"]) == (verdict != REPRODUCED)
-    waits = ledger(found | {"finetune stories freely": (settings["stories freely"], 60)}, tuned)
-    assert waits["rouge-l-gain", "finetune stories"]["verdict"] == REPRODUCED
+    waits = ledger(found | {f"finetune {genre} freely": (settings[f"{genre} freely"], 60)}, tuned)
+    assert waits["rouge-l-gain", f"finetune {genre}"]["verdict"] == REPRODUCED
 
 
 def test_worse_by_one_choice_of_rates_and_no_better_by_the_other_is_not_reproduced() -> None:
@@ -200,7 +201,7 @@ def test_worse_by_one_choice_of_rates_and_no_better_by_the_other_is_not_reproduc
     told = "\n".join(head(list(records.values()), tuned))
     assert "| not reproduced (by itself contradicted) |" in told
     last, others = (answer(list(records.values()), tuned)[i] for i in (-1, 2))
-    assert last.startswith(f"Of {len(records) - 6} verdicts, ") and "ROUGE-1 nearly doubles" in others
+    assert last.startswith(f"Of {len(records) - 12} verdicts, ") and "ROUGE-1 nearly doubles" in others
 
 
 def test_the_answer_names_the_setting_of_a_claim_with_several() -> None:

@@ -109,7 +109,7 @@ def test_the_page_has_scores_differences_and_verdicts(tmp_path: Path) -> None:
     stages = {
         f"{name} {setting}": ([], 0)
         for name in ("finetune", "untouched")
-        for setting in ("stories", "stories freely", "fiction")
+        for setting in ("stories", "stories freely", "fiction", "fiction freely")
     }
     found: Any = (
         stages
