@@ -39,8 +39,14 @@ def beside_study(claims: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, 
     own = [{key: value for key, value in claim.items() if key != "study"} for claim in claims]
     if not verdicts:
         return own
-    said: dict[str, list[str]] = {}
+    said: dict[str, dict[str, list[str]]] = {}
     for record in verdicts:
-        about = f"{record['where']}, {record['seeds']} seeds, {record['size']}" if record["seeds"] else record["reason"]
-        said.setdefault(record["claim"], []).append(f"{record['verdict']} ({about})")
-    return [claim | {"study": "; ".join(said.get(claim["claim"], []))} for claim in own]
+        where = record["where"].partition(", at the rates")[0]  # both choices of the rates have one verdict
+        about = f"{where}, {{}} seeds, {record['size']}" if record["seeds"] else record["reason"]
+        of_claim = said.setdefault(record["claim"], {})
+        of_claim.setdefault(f"{record['verdict']} ({about})", []).append(str(record["seeds"]))
+    told = {
+        claim: "; ".join(words.format(" and ".join(seeds)) for words, seeds in found.items())
+        for claim, found in said.items()
+    }
+    return [claim | {"study": told.get(claim["claim"], "")} for claim in own]
