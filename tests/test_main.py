@@ -24,7 +24,7 @@ for name in {absent}:
 import rwkvgate
 for part in ("rwkv6", "gate", "metrics", "explore"):
     for module in iter_modules(import_module(f"rwkvgate.{{part}}").__path__):
-        if module.name not in ("evaluate_modules", "loops", "views", "widget"):
+        if module.name not in ("evaluate_modules", "compiled", "loops", "products", "views", "widget"):
             import_module(f"rwkvgate.{{part}}.{{module.name}}")
 for module in ("metrics.evaluate_modules", "explore.views", "rwkv6.loops", "experiment"):
     try:

@@ -108,12 +108,18 @@ def _loop(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Callable[[Tensor, Te
 
 @cache
 def _compiled_product() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The compiled product, after one small product beside torch's; None, with a warning, where numba fails."""
+    """The compiled product, after one small product beside torch's.
+
+    None where it would run in one thread, and, with a warning, where numba fails.
+    """
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, 50, generator=generator, device="cpu", dtype=torch.float32) for n in (5, 8))
     try:
-        from rwkvgate.rwkv6.loops import product
+        from rwkvgate.rwkv6.compiled import has_threads
+        from rwkvgate.rwkv6.products import product
 
+        if not has_threads():
+            return None
         error = float((product(x, weight).double() - x.double() @ weight.double().t()).abs().max())
     except ModuleNotFoundError as missing:
         if missing.name == "numba":

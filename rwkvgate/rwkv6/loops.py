@@ -1,70 +1,32 @@
-"""Loops for a CPU that numba compiles: the WKV recurrence, forward and backward, and a product of few rows.
+"""The WKV recurrence on a CPU, forward and backward, by loops that numba compiles.
 
-The WKV operator's equations, shapes and types are in `rwkvgate.rwkv6.wkv`; `rwkvgate.rwkv6.kernels` decides when these
-loops run. A head's state stays in the processor's cache while a token reads it and writes to it. The backward goes back
-over the same states: the forward keeps one in `BLOCK` tokens, and those between are computed again. So nothing is
-divided, subtracted from a sum or clamped, and every decay is exact.
-
-The product reads each row of the weight once, and ahead of its use; `rwkvgate.rwkv6.linear` decides when it runs.
-
-Importing this module takes numba, which the extra `fast` installs. Its first call compiles for some seconds; numba
-keeps the result beside this file, or in the user's cache folder, for later processes.
+Equations, shapes and types are in `rwkvgate.rwkv6.wkv`; `rwkvgate.rwkv6.kernels` decides when these loops run. A head's
+state stays in the processor's cache while a token reads it and writes to it. The backward goes back over the same
+states: the forward keeps one in `BLOCK` tokens, and those between are computed again. So nothing is divided, subtracted
+from a sum or clamped, and every decay is exact.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-from collections.abc import Callable
-from contextlib import suppress
-from itertools import pairwise
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
+from rwkvgate.rwkv6.compiled import LANES, OPTIONS, array, number, share, taken
 from rwkvgate.rwkv6.extras import extra
 from rwkvgate.rwkv6.recurrence import prepare
 
 with extra("fast"):
     from llvmlite import ir
-    from llvmlite.binding import get_host_cpu_features
-    from numba import config, njit, types
+    from numba import njit, types
     from numba.core import cgutils
     from numba.extending import intrinsic
 
-if config.DISABLE_JIT:  # type: ignore[attr-defined]
-    raise ImportError("NUMBA_DISABLE_JIT is set, and Python's own loops would take thousands of times as long")
-
 BLOCK = 16
 """Tokens between two states that the forward keeps for the backward."""
-PARALLEL = 2**20
-"""Multiply-adds of a call from which on it is shared among threads; below, starting them takes longer."""
-Inbox = SimpleQueue[
-    tuple[Callable[..., None], tuple[Tensor, ...], tuple[int, int], "SimpleQueue[BaseException | None]"]
-]
-_team: list[Inbox] = []
-"""The inboxes of this process's helping threads."""
-FLAGS = {"avx512f": (16, 6), "avx": (8, 3)}
-"""What an x86 processor is said to have, the widest first, and `LANES` and `TILE` where it has it."""
-LANES, TILE = next((sizes for flag, sizes in FLAGS.items() if get_host_cpu_features().get(flag)), (4, 6))
-"""Numbers of float32 in a vector of this processor, and rows of a weight that `product` reads beside each other.
-
-With four rows of x the sums of a tile are 4 * TILE vectors, which stay in registers: AVX-512 and ARM have 32, AVX 16.
-"""
-
-
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
-    # Sums may be taken in another order, and a product and a sum become one instruction; NaN and infinity stay.
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
-    try:
-        return njit(cache=True, **options)(loop)
-    except RuntimeError:  # no folder can be written to
-        return njit(**options)(loop)
 
 
 def wkv6_numba(
@@ -83,10 +45,14 @@ def wkv6_numba(
         >>> torch.allclose(out, wkv6_recurrent(r, k, v, w, u)[0], atol=1e-4)
         True
     """
-    inputs = [x.contiguous() for x in prepare(r, k, v, w, u, state)]
+    inputs = prepare(r, k, v, w, u, state)
+    channels = r.shape[-1]
+    if missing := -channels % (LANES * 4 // inputs[0].itemsize):  # heads of 32 or 64 channels miss none
+        *rows, state = inputs
+        inputs = (*(pad(x, (0, missing)) for x in rows), pad(state, (0, missing, 0, missing)))
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    out, last = _Fused.apply(*inputs, learns)
-    return out, last
+    out, last = _Fused.apply(*(x.contiguous() for x in inputs), learns)
+    return (out[..., :channels], last[..., :channels, :channels]) if missing else (out, last)
 
 
 class _Fused(torch.autograd.Function):
@@ -100,7 +66,9 @@ class _Fused(torch.autograd.Function):
         decay, out, last = w.exp(), torch.empty_like(v), torch.empty_like(state) if time else state.clone()
         blocks = -(-time // BLOCK) if learns else 0
         kept = r.new_empty(batch, heads, blocks, channels, channels)  # the state before each block
-        _share(_forward, batch * heads, time * channels**2, r, k, v, decay, u, state, last, out, kept)
+        tensors = r, k, v, decay, u, kept, state, last, out
+        loop = _forward_double if r.dtype == torch.float64 else _forward_single
+        share(loop, batch * heads, time * channels**2, (*r.shape, blocks), tensors)
         ctx.save_for_backward(r, k, v, decay, u, kept)
         return out, last
 
@@ -111,223 +79,258 @@ class _Fused(torch.autograd.Function):
         batch, time, heads, channels = r.shape
         d_r, d_k, d_v, d_w = (torch.empty_like(r) for _ in range(4))
         d_u, d_state = r.new_zeros(batch, heads, channels), d_last.clone(memory_format=torch.contiguous_format)
-        given = r, k, v, decay, u, kept, d_out.contiguous()
-        _share(_backward, batch * heads, 4 * time * channels**2, *given, d_state, d_r, d_k, d_v, d_w, d_u)
+        tensors = r, k, v, decay, u, kept, d_state, d_u, d_out.contiguous(), d_r, d_k, d_v, d_w
+        loop = _backward_double if r.dtype == torch.float64 else _backward_single
+        share(loop, batch * heads, 4 * time * channels**2, (*r.shape, kept.shape[2]), tensors)
         return d_r, d_k, d_v, d_w, d_u.sum(0), d_state, None
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (rows, in) times weight (out, in), to (rows, out): all float32 and contiguous.
+class _Vectors:
+    """What is done with vectors in a loop that is put together here, since LLVM finds none in it by itself.
 
-    No gradient goes through it. The same bits come from any number of threads.
-
-    Example:
-        >>> x, weight = torch.randn(3, 10), torch.randn(8, 10)
-        >>> torch.allclose(product(x, weight), x @ weight.t(), atol=1e-5)
-        True
+    An address is a number; `kind` is the type of a vector, `size` that of numbers of bytes, `bytes` those of a vector.
     """
-    out = x.new_empty(len(x), len(weight))
-    _share(_product, -(-len(weight) // TILE), TILE * x.numel(), x, weight, out)
-    return out
+
+    def __init__(self, context: Any, builder: Any, number: Any) -> None:
+        self.builder, self.size = builder, context.get_value_type(types.intp)
+        self.number = context.get_value_type(number)
+        self.item, lanes = (8, LANES // 2) if number == types.float64 else (4, LANES)
+        self.bytes, self.kind = self.item * lanes, ir.VectorType(self.number, lanes)
+        add_up = ir.FunctionType(self.number, [self.number, self.kind])
+        name = f"llvm.vector.reduce.fadd.v{lanes}f{8 * self.item}"
+        self._add_up = cgutils.get_or_insert_function(builder.module, add_up, name)
+
+    def at(self, address: Any, *offsets: Any) -> Any:
+        """An address moved by bytes."""
+        for offset in offsets:
+            address = self.builder.add(address, self.size(offset) if isinstance(offset, int) else offset)
+        return address
+
+    def load(self, address: Any) -> Any:
+        """The vector at an address."""
+        return self.builder.load(self.builder.inttoptr(address, self.kind.as_pointer()), align=self.item)
+
+    def store(self, vector: Any, address: Any) -> None:
+        """Write a vector to an address."""
+        self.builder.store(vector, self.builder.inttoptr(address, self.kind.as_pointer()), align=self.item)
+
+    def repeated(self, address: Any) -> Any:
+        """The number at an address, in every place of a vector."""
+        number = self.builder.load(self.builder.inttoptr(address, self.number.as_pointer()))
+        first = self.builder.insert_element(self.kind(ir.Undefined), number, ir.IntType(32)(0))
+        places = ir.VectorType(ir.IntType(32), self.kind.count)(None)
+        return self.builder.shuffle_vector(first, self.kind(ir.Undefined), places)
+
+    def times(self, a: Any, b: Any, c: Any = None) -> Any:
+        """a * b + c, rounded once where the processor can; without c the product."""
+        term = self.builder.fmul(a, b, flags=("contract",))
+        return term if c is None else self.builder.fadd(term, c, flags=("contract",))
+
+    def sums(self, count: int) -> list[Any]:
+        """Places for so many vectors that grow in a loop, at first zeros."""
+        return [cgutils.alloca_once_value(self.builder, self.kind(None)) for _ in range(count)]
+
+    def grow(self, place: Any, a: Any, b: Any) -> None:
+        """Add a * b to what is in a place."""
+        self.builder.store(self.times(a, b, self.builder.load(place)), place)
+
+    def total(self, vector: Any) -> Any:
+        """The sum of a vector."""
+        return self.builder.call(self._add_up, [self.number(0), vector], fastmath=("reassoc",))
 
 
-def _share(loop: Callable[..., None], items: int, work: int, *tensors: Tensor) -> None:
-    """Call a loop over all items, in threads where they have much to do: `work` multiply-adds each."""
-    threads = min(torch.get_num_threads(), items) if items * work >= PARALLEL else 1
-    parts = list(pairwise(items * i // threads for i in range(threads + 1)))
-    helpers = _helpers(threads - 1)
-    done: SimpleQueue[BaseException | None] = SimpleQueue()
-    for inbox, part in zip(helpers, parts[1:], strict=False):
-        inbox.put((loop, tensors, part, done))
-    for part in (parts[0], *parts[1 + len(helpers) :]):
-        loop(*map(_array, tensors), *part)
-    for error in [done.get() for _ in helpers]:
-        if error is not None:
-            raise error
+@intrinsic
+def _step(_, before, after, out, read, write, value, decay, rows, zero):  # type: ignore[no-untyped-def]
+    """A token of the recurrence, for as many columns of a state as a vector has.
 
-
-def _helpers(count: int) -> list[Inbox]:
-    """The inboxes of that many waiting threads, or of as many as the system has.
-
-    To start a thread takes several times as long as to wake one.
+    out += read^T before, and after = decay * before + write value^T. All but the number of rows, each as long as there
+    are rows, and `zero`, of the type of the numbers, are addresses.
     """
-    with suppress(RuntimeError):  # the system has no more threads, or Python is ending
-        while len(_team) < count:
-            inbox: Inbox = SimpleQueue()
-            Thread(target=_help, args=(inbox,), daemon=True).start()
-            _team.append(inbox)
-    return _team[:count]
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        before, after, out, read, write, value, decay, rows, _ = values
+        by = _Vectors(context, builder, signature.args[-1])
+        given, total = by.load(value), cgutils.alloca_once_value(builder, by.load(out))
+        with cgutils.for_range(builder, rows) as loop:
+            offset = builder.mul(loop.index, by.size(by.item))
+            row = builder.mul(offset, rows)
+            read_i, write_i, decay_i = (by.repeated(by.at(x, offset)) for x in (read, write, decay))
+            entering = by.load(by.at(before, row))
+            by.grow(total, read_i, entering)
+            by.store(by.times(decay_i, entering, by.times(write_i, given)), by.at(after, row))
+        by.store(builder.load(total), out)
+
+    return types.void(*[types.intp] * 8, zero), generate
 
 
-def _help(inbox: Inbox) -> None:
-    """Call what comes in, and send its error, or None, to where it says.
+def _back(width: int) -> Any:
+    """A function for compiled loops: a token of the backward for `width` vectors of the state's rows, whose columns
+    follow each other in memory.
 
-    The tensors come in whole: after an interrupt nobody but this thread may hold the memory that it works on.
-    """
-    while True:
-        loop, tensors, part, done = inbox.get()
-        try:
-            loop(*map(_array, tensors), *part)
-            done.put(None)
-        except BaseException as error:
-            done.put(error)
-        del tensors  # the next call may be long in coming
-
-
-if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
-    os.register_at_fork(after_in_child=_team.clear)
-
-
-def _array(x: Tensor) -> NDArray[Any]:
-    """A tensor's memory, which the caller keeps alive.
-
-    By its address: what x.numpy() has seen FSDP cannot free any more.
-    """
-    assert x.is_contiguous()
-    dtype = {torch.float32: np.float32, torch.float64: np.float64}[x.dtype]
-    if not x.numel():
-        return np.empty(x.shape, dtype)
-    memory = (ctypes.c_byte * x.nbytes).from_address(x.data_ptr())
-    return np.frombuffer(memory, dtype).reshape(x.shape)
-
-
-def _tile(rows: int) -> Any:
-    """A function for compiled loops: the products of so many rows of x, beside each other, with TILE of a weight.
-
-    It takes the addresses of the first row of x and of the weight, the bytes from a row to the next, those of a row to
-    go over, in whole vectors, and how many rows of the weight follow the first; past them it reads the last one again.
-    It returns rows * TILE sums, those of the first row of x first.
-
-    Each line that is read asks for the one TILE rows further, since a core that waits for memory multiplies nothing.
-    LLVM makes no vectors in a loop that asks ahead, so the loop is put together from vectors here.
+    With d the gradient of the state after the token, in place: of_r = before d_out, of_k = d v and of_decay =
+    (d * before) 1, d_v += k^T d, and then d = decay * d + r d_out^T. All but the number of columns and `zero`, of the
+    type of the numbers, are addresses.
     """
 
     @intrinsic
-    def tile(_: Any, x: Any, weight: Any, distance: Any, length: Any, follow: Any) -> tuple[Any, Any]:
+    def back(_, before, d, r, k, decay, v, d_out, of_r, of_k, of_decay, d_v, columns, zero):  # type: ignore[no-untyped-def]
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            x, weight, distance, length, follow = values
-            size, single, number = length.type, ir.FloatType(), ir.IntType(32)
-            vector, byte = ir.VectorType(single, LANES), ir.IntType(8).as_pointer()
-            kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-            fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-            kind, name = ir.FunctionType(single, [single, vector]), f"llvm.vector.reduce.fadd.v{LANES}f32"
-            add_up = cgutils.get_or_insert_function(builder.module, kind, name)
+            before, d, r, k, decay, v, d_out, of_r, of_k, of_decay, d_v, columns, _ = values
+            by = _Vectors(context, builder, signature.args[-1])
+            parts = [i * by.bytes for i in range(width)]
+            r, k, decay = ([by.load(by.at(x, part)) for part in parts] for x in (r, k, decay))
+            sums = [by.sums(3) for _ in parts]
+            with cgutils.for_range(builder, columns) as loop:
+                offset = builder.mul(loop.index, by.size(by.item))
+                column = builder.mul(loop.index, by.size(width * by.bytes))
+                v_j, d_out_j, pulled = by.repeated(by.at(v, offset)), by.repeated(by.at(d_out, offset)), None
+                for i, part in enumerate(parts):
+                    entering, leaving = (by.load(by.at(x, column, part)) for x in (before, d))
+                    for total, pair in zip(
+                        sums[i], ((entering, d_out_j), (leaving, v_j), (leaving, entering)), strict=True
+                    ):
+                        by.grow(total, *pair)
+                    pulled = by.times(k[i], leaving, pulled)
+                    by.store(by.times(decay[i], leaving, by.times(r[i], d_out_j)), by.at(d, column, part))
+                place = builder.inttoptr(by.at(d_v, offset), by.number.as_pointer())
+                builder.store(builder.fadd(builder.load(place), by.total(pulled)), place)
+            for own, part in zip(sums, parts, strict=True):
+                for total, address in zip(own, (of_r, of_k, of_decay), strict=True):
+                    by.store(builder.load(total), by.at(address, part))
 
-            def at(address: Any, offset: Any, target: Any) -> Any:
-                return builder.inttoptr(builder.add(address, offset), target)
+        return types.void(*[types.intp] * 12, zero), generate
 
-            steps = [size(i) for i in range(max(rows, TILE))]
-            of_x = [builder.add(x, builder.mul(distance, step)) for step in steps[:rows]]
-            near = [builder.select(builder.icmp_signed("<", step, follow), step, follow) for step in steps[:TILE]]
-            of_weight = [builder.add(weight, builder.mul(distance, step)) for step in near]
-            ahead = builder.mul(distance, size(TILE))
-            totals = [cgutils.alloca_once_value(builder, vector(None)) for _ in range(rows * TILE)]
-            with cgutils.for_range_slice(builder, size(0), length, size(4 * LANES), size) as (k, _):
-                further = builder.add(k, ahead)
-                for row in of_weight:  # to read, into the second cache; past the weight's end nothing happens
-                    builder.call(fetch, [at(row, further, byte), number(0), number(2), number(1)])
-                a = [builder.load(at(row, k, vector.as_pointer()), align=4) for row in of_x]
-                b = [builder.load(at(row, k, vector.as_pointer()), align=4) for row in of_weight]
-                for i, total in enumerate(totals):
-                    term = builder.fmul(a[i // TILE], b[i % TILE], flags=("contract",))
-                    builder.store(builder.fadd(builder.load(total), term, flags=("contract",)), total)
-            sums = [builder.call(add_up, [single(0), builder.load(total)], fastmath=("reassoc",)) for total in totals]
-            return context.make_tuple(builder, signature.return_type, sums)
-
-        return types.UniTuple(types.float32, rows * TILE)(*[types.intp] * 5), generate
-
-    return tile
+    return back
 
 
-_one, _four = _tile(1), _tile(4)
+_back_one, _back_two = _back(1), _back(2)
 
 
-@_compiled
-def _product(x, weight, out, first, last):  # type: ignore[no-untyped-def]
-    """Tiles first to last of the weight's rows, times every row of x; four of x at once, so that less is read."""
-    rows, size = x.shape
-    fours, whole, distance = rows // 4 * 4, size // LANES * LANES, size * 4
-    for n in range(TILE * first, TILE * last, TILE):
-        count = min(TILE, len(weight) - n)  # the last tile may have fewer
-        at = np.intp(weight.ctypes.data) + n * distance
-        for r in range(0, fours, 4):
-            sums = _four(np.intp(x.ctypes.data) + r * distance, at, distance, whole * 4, count - 1)
-            for i in range(4):
-                for j in range(count):
-                    out[r + i, n + j] = sums[i * TILE + j]
-        for r in range(fours, rows):
-            sums_of_one = _one(np.intp(x.ctypes.data) + r * distance, at, distance, whole * 4, count - 1)
-            for j in range(count):
-                out[r, n + j] = sums_of_one[j]
-        for k in range(whole, size):  # what fills no vector
-            for r in range(rows):
-                for j in range(n, n + count):
-                    out[r, j] += x[r, k] * weight[j, k]
+@njit
+def _at(x, n):  # type: ignore[no-untyped-def]
+    """The address of number n of an array."""
+    return np.intp(x.ctypes.data) + n * x.itemsize
 
 
-@_compiled
-def _forward(r, k, v, decay, u, state, after, out, kept, first, last):  # type: ignore[no-untyped-def]
-    """Heads first to last of all sequences, in one row: write `out`, `kept`, and the state `after` the last token.
-
-    r, k, v, decay, out: (batch, time, head, channel); u: (head, channel); states: (batch, head, channel, channel);
-    kept: (batch, head, blocks, channel, channel), without blocks where no gradient is wanted.
-    """
-    _, time, heads, channels = r.shape
-    for head in range(first, last):
-        b, h = head // heads, head % heads
-        for t in range(time):
-            before, now = state[b, h] if t == 0 else after[b, h], after[b, h]
-            if kept.shape[2] and t % BLOCK == 0:
-                kept[b, h, t // BLOCK] = before
-            r_t, k_t, v_t, decay_t, out_t = r[b, t, h], k[b, t, h], v[b, t, h], decay[b, t, h], out[b, t, h]
-            bonus = (r_t * u[h] * k_t).sum()  # r_t diag(u) k_t^T is one number
-            for j in range(channels):
-                out_t[j] = bonus * v_t[j]
-            for i in range(channels):
-                row, next_row, r_i, k_i, decay_i = before[i], now[i], r_t[i], k_t[i], decay_t[i]
-                for j in range(channels):
-                    value = row[j]
-                    out_t[j] += r_i * value
-                    next_row[j] = decay_i * value + k_i * v_t[j]
+@njit
+def _read(task, dtype):  # type: ignore[no-untyped-def]
+    """What both directions have: r, k, v and decay, (batch, time, head, channel); u, (head, channel); and the states
+    that are kept, (batch, head, blocks, channel, channel), without blocks where no gradient is wanted."""
+    batch, heads, channels = number(task, 0), number(task, 2), number(task, 3)
+    rows = batch, number(task, 1), heads, channels
+    r, k, v = array(task, 5, rows, dtype), array(task, 6, rows, dtype), array(task, 7, rows, dtype)
+    decay, u = array(task, 8, rows, dtype), array(task, 9, (heads, channels), dtype)
+    return r, k, v, decay, u, array(task, 10, (batch, heads, number(task, 4), channels, channels), dtype)
 
 
-@_compiled
-def _backward(r, k, v, decay, u, kept, d_out, d_state, d_r, d_k, d_v, d_w, d_u, first, last):  # type: ignore[no-untyped-def]
-    """Heads first to last: write the gradients, and bring `d_state` from the sequence's end to its start.
-
-    Shapes are `_forward`'s, each gradient's its tensor's, but d_u: (batch, head, channel).
-    """
-    _, time, heads, channels = r.shape
-    entering = np.empty((BLOCK, channels, channels), r.dtype)  # the states that the tokens of a block read
-    for head in range(first, last):
-        b, h = head // heads, head % heads
-        for n in range(kept.shape[2] - 1, -1, -1):
-            start = n * BLOCK
-            end = min(start + BLOCK, time)
-            entering[0] = kept[b, h, n]
-            for t in range(start, end - 1):
-                k_t, v_t, decay_t = k[b, t, h], v[b, t, h], decay[b, t, h]
+@njit(**OPTIONS)
+def _forward(task, dtype):  # type: ignore[no-untyped-def]
+    """Heads of all sequences, in one row: write `out`, `kept`, and the state `after` the last token."""
+    r, k, v, decay, u, kept = _read(task, dtype)
+    batch, time, heads, channels = rows = r.shape
+    states = batch, heads, channels, channels
+    state, after, out = array(task, 11, states, dtype), array(task, 12, states, dtype), array(task, 13, rows, dtype)
+    lanes, zero = LANES * 4 // r.itemsize, dtype(0)
+    first, last = taken(task)
+    while last:
+        for head in range(first, last):
+            b, h = head // heads, head % heads
+            for t in range(time):
+                before = state if t == 0 else after
+                if kept.shape[2] and t % BLOCK == 0:
+                    kept[b, h, t // BLOCK] = before[b, h]
+                bonus = zero  # r_t diag(u) k_t^T is one number
                 for i in range(channels):
-                    row, after, k_i, decay_i = entering[t - start, i], entering[t - start + 1, i], k_t[i], decay_t[i]
-                    for j in range(channels):
-                        after[j] = decay_i * row[j] + k_i * v_t[j]
-            for t in range(end - 1, start - 1, -1):
-                r_t, k_t, v_t, decay_t, d_out_t = r[b, t, h], k[b, t, h], v[b, t, h], decay[b, t, h], d_out[b, t, h]
-                bonus, d_bonus = (r_t * u[h] * k_t).sum(), (v_t * d_out_t).sum()
-                d_v_t = d_v[b, t, h]
+                    bonus += r[b, t, h, i] * u[h, i] * k[b, t, h, i]
                 for j in range(channels):
-                    d_v_t[j] = bonus * d_out_t[j]
-                for i in range(channels):
-                    row, d_row, r_i, k_i, decay_i = entering[t - start, i], d_state[b, h, i], r_t[i], k_t[i], decay_t[i]
-                    of_r = of_k = of_decay = r.dtype.type(0)
+                    out[b, t, h, j] = bonus * v[b, t, h, j]
+                n = ((b * time + t) * heads + h) * channels
+                for j in range(0, channels, lanes):
+                    m = head * channels**2 + j
+                    of_column = _at(before, m), _at(after, m), _at(out, n + j)
+                    _step(*of_column, _at(r, n), _at(k, n), _at(v, n + j), _at(decay, n), channels, zero)
+        first, last = taken(task)
+
+
+@njit(**OPTIONS)
+def _backward(task, dtype):  # type: ignore[no-untyped-def]
+    """Heads of all sequences: write the gradients, and bring `d_state` from the sequence's end to its start.
+
+    `d_u` has a row for each sequence, (batch, head, channel).
+    """
+    r, k, v, decay, u, kept = _read(task, dtype)
+    batch, time, heads, channels = rows = r.shape
+    d_state, d_u = (
+        array(task, 11, (batch, heads, channels, channels), dtype),
+        array(task, 12, (batch, heads, channels), dtype),
+    )
+    d_out, d_r, d_k = array(task, 13, rows, dtype), array(task, 14, rows, dtype), array(task, 15, rows, dtype)
+    d_v, d_w = array(task, 16, rows, dtype), array(task, 17, rows, dtype)
+    lanes, zero = LANES * 4 // r.itemsize, dtype(0)
+    two = channels % (2 * lanes) == 0
+    high = 2 * lanes if two else lanes  # rows of the state that are gone over together
+    entering = np.empty((BLOCK, channels, high), dtype)  # the states that the tokens of a block read, turned
+    d = np.empty((channels // high, channels, high), dtype)
+    first, last = taken(task)
+    while last:
+        for head in range(first, last):
+            b, h = head // heads, head % heads
+            for part in range(channels // high):
+                d[part] = d_state[b, h, part * high : (part + 1) * high].T
+            for block in range(kept.shape[2] - 1, -1, -1):
+                start = block * BLOCK
+                end = min(start + BLOCK, time)
+                for t in range(start, end):
+                    bonus = zero
+                    for i in range(channels):
+                        bonus += r[b, t, h, i] * u[h, i] * k[b, t, h, i]
                     for j in range(channels):
-                        d_after = d_row[j]
-                        of_r += row[j] * d_out_t[j]
-                        of_k += d_after * v_t[j]
-                        of_decay += d_after * row[j]
-                        d_v_t[j] += k_i * d_after
-                        d_row[j] = decay_i * d_after + r_i * d_out_t[j]
-                    d_r[b, t, h, i] = of_r + u[h, i] * k_i * d_bonus
-                    d_k[b, t, h, i] = of_k + u[h, i] * r_i * d_bonus
-                    d_w[b, t, h, i] = of_decay * decay_i
-                    d_u[b, h, i] += r_i * k_i * d_bonus
+                        d_v[b, t, h, j] = bonus * d_out[b, t, h, j]
+                for part in range(channels // high):
+                    top = part * high
+                    entering[0] = kept[b, h, block, top : top + high].T
+                    for t in range(start, end - 1):
+                        k_t, decay_t = k[b, t, h, top : top + high], decay[b, t, h, top : top + high]
+                        for j in range(channels):
+                            before, after, v_j = entering[t - start, j], entering[t - start + 1, j], v[b, t, h, j]
+                            for i in range(high):
+                                after[i] = decay_t[i] * before[i] + k_t[i] * v_j
+                    for t in range(end - 1, start - 1, -1):
+                        n = ((b * time + t) * heads + h) * channels
+                        m = n + top
+                        of_states = _at(entering, (t - start) * channels * high), _at(d, part * channels * high)
+                        of_rows = _at(r, m), _at(k, m), _at(decay, m)
+                        of_columns, written = (_at(v, n), _at(d_out, n)), (_at(d_r, m), _at(d_k, m), _at(d_w, m))
+                        if two:
+                            _back_two(*of_states, *of_rows, *of_columns, *written, _at(d_v, n), channels, zero)
+                        else:
+                            _back_one(*of_states, *of_rows, *of_columns, *written, _at(d_v, n), channels, zero)
+                for t in range(start, end):
+                    d_bonus = zero
+                    for j in range(channels):
+                        d_bonus += v[b, t, h, j] * d_out[b, t, h, j]
+                    for i in range(channels):
+                        of_r, of_k = d_bonus * r[b, t, h, i], d_bonus * k[b, t, h, i]
+                        d_r[b, t, h, i] += u[h, i] * of_k
+                        d_k[b, t, h, i] += u[h, i] * of_r
+                        d_w[b, t, h, i] *= decay[b, t, h, i]
+                        d_u[b, h, i] += of_r * k[b, t, h, i]
+            for part in range(channels // high):
+                d_state[b, h, part * high : (part + 1) * high] = d[part].T
+        first, last = taken(task)
+
+
+def _forward_single(task):  # type: ignore[no-untyped-def]
+    _forward(task, np.float32)
+
+
+def _forward_double(task):  # type: ignore[no-untyped-def]
+    _forward(task, np.float64)
+
+
+def _backward_single(task):  # type: ignore[no-untyped-def]
+    _backward(task, np.float32)
+
+
+def _backward_double(task):  # type: ignore[no-untyped-def]
+    _backward(task, np.float64)

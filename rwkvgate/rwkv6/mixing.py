@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,9 +89,37 @@ class Rwkv6Attention(nn.Module):
         z = z.unflatten(-1, (len(MIXES), -1)).flatten(0, 1).transpose(0, 1)  # (5, B * T, rank)
         learned = torch.cat([getattr(self, f"time_maa_{name}") for name in MIXES])  # (5, 1, C)
         share = baddbmm(learned, z, self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, C)
+        own = share.dtype == x.dtype and not followed(x)
+        if own and torch.is_grad_enabled() and x.device.type == "cpu":
+            mixes: tuple[Tensor, ...] = _Moved.apply(x, delta, share)
+            return mixes
         # Without gradients the result overwrites the shares: fresh memory would cost more than the arithmetic.
-        reuse = not torch.is_grad_enabled() and share.dtype == x.dtype and not followed(x)
+        reuse = own and not torch.is_grad_enabled()
         return torch.addcmul(x, delta, share, out=share if reuse else None).unbind(0)
+
+
+class _Moved(torch.autograd.Function):
+    """x (B, T, C) moved by shares (5, B, T, C) of delta (B, T, C), as a tensor for each share.
+
+    The backward of `torch.addcmul` goes over all five three times, through memory; this one over each at once, while it
+    is in the processor's cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, delta: Tensor, share: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(delta, share)
+        return torch.addcmul(x, delta, share).unbind(0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        delta, share = ctx.saved_tensors
+        of_x, of_delta, of_share = torch.zeros_like(delta), torch.zeros_like(delta), torch.empty_like(share)
+        for slope, part, of_part in zip(slopes, share, of_share, strict=True):
+            of_x += slope
+            of_delta.addcmul_(slope, part)
+            torch.mul(slope, delta, out=of_part)
+        return of_x, of_delta, of_share
 
 
 class Rwkv6FeedForward(nn.Module):

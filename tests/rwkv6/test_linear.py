@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rwkvgate import GateConfig, Rwkv6Config, Rwkv6ForCausalLM, patch
+from rwkvgate.rwkv6 import compiled, products
 from rwkvgate.rwkv6 import linear as module
-from rwkvgate.rwkv6 import loops
 from rwkvgate.rwkv6.linear import FEW, Linear, baddbmm, linear
-from rwkvgate.rwkv6.loops import product
 from rwkvgate.rwkv6.loss import next_token_loss
+from rwkvgate.rwkv6.products import product
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_threads_change_no_bit_and_other_rows_few(monkeypatch: pytest.MonkeyPatc
     wanted = product(x, weight)
     for i in range(5):
         torch.testing.assert_close(product(x[i : i + 1], weight)[0], wanted[i], rtol=0, atol=1e-5)
-    monkeypatch.setattr(loops, "PARALLEL", 0)
+    monkeypatch.setattr(compiled, "PARALLEL", 0)
     for threads in (2, 3, 40):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert torch.equal(product(x, weight), wanted)
@@ -146,7 +146,7 @@ def test_loops_that_fail_or_err_are_warned_of_once_and_not_taken(
             raise failure
         return x @ weight.t() + 1e-3
 
-    monkeypatch.setattr(loops, "product", wrong)
+    monkeypatch.setattr(products, "product", wrong)
     monkeypatch.setattr(module, "LARGE", 0)
     x, weight = draw(2, 6), draw(5, 6)
     with pytest.warns(RuntimeWarning, match=said) as warned:
@@ -157,11 +157,16 @@ def test_loops_that_fail_or_err_are_warned_of_once_and_not_taken(
 def test_without_numba_torch_makes_every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LARGE", 0)
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "rwkvgate.rwkv6.loops")
+    monkeypatch.delitem(sys.modules, "rwkvgate.rwkv6.compiled")
     x, weight = draw(2, 6), draw(5, 6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+def test_without_threads_torch_makes_every_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_openmp", lambda: None)
+    assert module._compiled_product() is None
 
 
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])

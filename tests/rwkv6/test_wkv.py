@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Thread
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rwkvgate.rwkv6 import loops
+from rwkvgate.rwkv6 import compiled
 from rwkvgate.rwkv6.loops import wkv6_numba
 from rwkvgate.rwkv6.wkv import wkv6, wkv6_chunked, wkv6_recurrent
 
@@ -34,7 +34,9 @@ Form = Callable[..., tuple[Tensor, Tensor]]
 Inputs = dict[str, Tensor]
 
 
-def draw(time: int, dtype: torch.dtype = torch.float64, seed: int = 0, batch: int = BATCH) -> Inputs:
+def draw(
+    time: int, dtype: torch.dtype = torch.float64, seed: int = 0, batch: int = BATCH, channels: int = CHANNELS
+) -> Inputs:
     """Random inputs whose log decays run from -1e-6 to -50, across channels and across time.
 
     Channel 0 mixes all decays over time, 1 hardly forgets, 2 forgets at once, 3 mixes the two extremes.
@@ -47,12 +49,12 @@ def draw(time: int, dtype: torch.dtype = torch.float64, seed: int = 0, batch: in
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=torch.float64)
 
-    shape = (batch, time, HEADS, CHANNELS)
+    shape = (batch, time, HEADS, channels)
     w = -torch.exp(math.log(1e-6) + (math.log(50) - math.log(1e-6)) * uniform(*shape))
     w[..., 1], w[..., 2] = -1e-6, -50
     w[..., 3] = torch.where(uniform(*shape[:3]) < 0.1, -50.0, -1e-6)
-    values = {name: normal(*shape) for name in "rkv"} | {"w": w, "u": normal(HEADS, CHANNELS)}
-    values["state"] = normal(batch, HEADS, CHANNELS, CHANNELS)
+    values = {name: normal(*shape) for name in "rkv"} | {"w": w, "u": normal(HEADS, channels)}
+    values["state"] = normal(batch, HEADS, channels, channels)
     return {name: values[name].to(dtype) for name in NAMES}
 
 
@@ -118,6 +120,17 @@ def test_the_fast_forms_match_the_recurrence_in_values_and_gradients(
     form: Form, time: int, dtype: torch.dtype, relative_error: Callable
 ) -> None:
     inputs = draw(time, dtype)
+    assert_close(run(form, inputs), run(wkv6_recurrent, inputs), ROUNDING[dtype], relative_error)
+
+
+@FAST
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("channels", [5, 16, 24, 32, 48, 64])
+def test_the_fast_forms_match_the_recurrence_in_heads_of_any_size(
+    form: Form, channels: int, dtype: torch.dtype, relative_error: Callable
+) -> None:
+    """Vectors fill the head wholly, once or in pairs, or leave some channels over."""
+    inputs = draw(35, dtype, channels=channels)
     assert_close(run(form, inputs), run(wkv6_recurrent, inputs), ROUNDING[dtype], relative_error)
 
 
@@ -321,14 +334,14 @@ def test_a_chunk_that_is_no_power_of_two_is_refused(chunk: int) -> None:
 def test_threads_change_no_bit_of_the_fused_form(batch: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = draw(50, torch.float32, batch=batch)
     wanted = run(wkv6_numba, inputs)
-    monkeypatch.setattr(loops, "PARALLEL", 0)
+    monkeypatch.setattr(compiled, "PARALLEL", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     found = run(wkv6_numba, inputs)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_the_fused_form_may_run_in_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "PARALLEL", 0)
+    monkeypatch.setattr(compiled, "PARALLEL", 0)
     inputs = draw(200, torch.float32)
     wanted = run(wkv6_numba, inputs)
     with ThreadPoolExecutor(4) as pool:
@@ -337,43 +350,36 @@ def test_the_fused_form_may_run_in_several_threads_at_once(monkeypatch: pytest.M
 
 
 def test_the_fused_form_needs_no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(thread: Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     inputs = draw(50, torch.float32)
-    wanted = run(wkv6_numba, inputs)
-    monkeypatch.setattr(loops, "PARALLEL", 0)
+    monkeypatch.setattr(compiled, "PARALLEL", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(loops, "_team", [])
-    monkeypatch.setattr(loops.Thread, "start", refused)
+    wanted = run(wkv6_numba, inputs)
+    monkeypatch.setattr(compiled, "_openmp", lambda: None)
     found = run(wkv6_numba, inputs)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork")
-def test_a_forked_process_has_helping_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = draw(50, torch.float32)
-    monkeypatch.setattr(loops, "PARALLEL", 0)
+def test_a_forked_process_runs_without_the_threads_that_it_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = draw(20, torch.float32)  # so few that torch's own operations take no threads
+    monkeypatch.setattr(compiled, "PARALLEL", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     wanted = wkv6_numba(**inputs)[0]
     child = os.fork()
     if not child:
         signal.alarm(20)  # ends a child that waits for its parent's threads
-        os._exit(0 if torch.equal(wkv6_numba(**inputs)[0], wanted) else 1)
+        os._exit(0 if torch.equal(wkv6_numba(**inputs)[0], wanted) and not compiled.has_threads() else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_an_error_in_a_helping_thread_is_raised_and_the_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(array: Any, first: int, last: int) -> None:
-        if first:
-            raise FloatingPointError(f"item {first}")
+def test_without_openmp_there_are_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: str) -> ctypes.CDLL:
+        raise OSError(path)
 
-    monkeypatch.setattr(loops, "PARALLEL", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    for _ in range(2):
-        with pytest.raises(FloatingPointError, match=r"item [12]"):
-            loops._share(fails, 3, 1, torch.zeros(3))
+    assert compiled.has_threads() == (sys.platform == "linux")
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert compiled._openmp.__wrapped__() is None
 
 
 def test_a_forward_derivative_of_the_fused_form_is_refused_not_lost() -> None:
