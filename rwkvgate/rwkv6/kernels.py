@@ -45,8 +45,6 @@ about 1e-3, and two of them follow each other. A wrong scale, layout or missing 
 """
 FUSED_LENGTH = 64
 """Up to this number of tokens the recurrent op is the faster of the package's two."""
-LARGE_STATES = 2**20
-"""Numbers in the states of a batch from which on a CPU reads one token by the compiled pass, touching each once."""
 LOWEST_DECAY = -104.0
 """Its exponential is 0 in float32, as is that of any lower one."""
 PROBE_TIME, PROBE_BATCH, PROBE_HEADS = 83, 2, 2
@@ -120,12 +118,11 @@ def choose(r: Tensor) -> Form:
         RuntimeError: the forced form cannot run here.
     """
     name, source = _requested()
-    single, large = r.shape[1] <= 1, r.device.type == "cpu" and r.numel() * r.shape[-1] >= LARGE_STATES
-    if name == "recurrent" or (name == "auto" and single and not large):
+    package, single = _package(r.device) if name == "auto" else name, r.shape[1] <= 1
+    if name == "recurrent" or (name == "auto" and single and package == "fla"):
         return wkv6_recurrent
     if name == "chunked":
         return wkv6_chunked
-    package = _package(r.device) if name == "auto" else name
     if package == "numba" and followed(r):
         problem: str | None = "the tensors are traced or transformed"
     else:
