@@ -11,8 +11,11 @@ keeps the result beside the loop's file, or in the user's cache folder, for late
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import inspect
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,21 +53,33 @@ def share(loop: Callable[[Any], None], items: int, work: int, sizes: Sequence[in
     """Call a loop over all items, in threads where they have much to do: `work` multiply-adds each.
 
     Args:
-        loop: takes a task, from which it has its parts by `taken` and its tensors by `array`.
-        sizes: of the tensors, as the loop has them.
-        tensors: contiguous, on a CPU.
+        loop: takes a task; of that it has its items by `taken`, and sizes and tensors by their places, counted through
+            both. What it writes for one item, no other item reads or writes.
+        sizes: numbers that it needs, such as those of the tensors.
+        tensors: contiguous, of float32 or float64, in a CPU's memory.
+
+    Raises:
+        ValueError: a tensor is none of these.
+        MemoryError: the loop found no memory to work in.
     """
-    assert all(x.is_contiguous() for x in tensors)
-    threads = min(torch.get_num_threads(), items) if items * work >= PARALLEL else 1
+    for x in tensors:
+        if not (x.is_contiguous() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)):
+            raise ValueError(
+                f"a compiled loop takes contiguous floats on a CPU, not {x.dtype} on {x.device}, {x.stride()}"
+            )
+    # All threads that PyTorch has, even for fewer items: OpenMP ends those it is not asked for, and starts them anew.
+    threads = torch.get_num_threads() if items > 1 and items * work >= PARALLEL else 1
     enter = _threads() if threads > 1 else None
     parts = min(PARTS * threads, items) if enter else 1
     task = np.array([0, parts, items, *sizes, *(x.data_ptr() for x in tensors)], np.int64)
     run = _callback(loop)
     if enter:
-        _entered.add(os.getpid())
+        _pool.used = True
         enter(run.address, task.ctypes.data, threads, 0)
     else:
         run.ctypes(task.ctypes.data)
+    if task[0] < parts:  # an error in a function that C calls is printed, and not raised
+        raise MemoryError("a compiled loop has found no memory to work in")
 
 
 def has_threads() -> bool:
@@ -72,33 +87,50 @@ def has_threads() -> bool:
     return _threads() is not None
 
 
-_entered: set[int] = set()
-"""The processes, this one and those it was forked from, that have had threads. A fork has them no more."""
+class _Pool:
+    """OpenMP's threads: whether loops have used them in this process, and whether a fork has lost them.
+
+    What PyTorch's own operations have used is not known here; where they have, they wait in a fork for ever, too.
+    """
+
+    used = lost = False
+
+    def forked(self) -> None:
+        """In a fork there is the calling thread alone."""
+        self.lost |= self.used
+
+
+_pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.forked)
 
 
 def _threads() -> Callable[[int, int, int, int], None] | None:
     """OpenMP's function that calls another, with one pointer, in so many threads; None where a loop must do without."""
-    return None if _entered - {os.getpid()} else _openmp()
+    return None if _pool.lost else _openmp()
 
 
 @cache
 def _openmp() -> Callable[[int, int, int, int], None] | None:
-    try:  # a library's functions include those of the libraries that it has loaded
-        enter = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
-    except (OSError, AttributeError):
-        return None
-    enter.argtypes, enter.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    found: Callable[[int, int, int, int], None] = enter
-    return found
+    for library in (None, str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")):  # None: what all have loaded
+        with suppress(OSError, AttributeError, TypeError):
+            enter = ctypes.CDLL(library).GOMP_parallel
+            enter.argtypes, enter.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+            found: Callable[[int, int, int, int], None] = enter
+            return found
+    return None
 
 
 @cache
 def _callback(loop: Callable[[Any], None]) -> Any:
     """A compiled loop that C can call."""
-    signature = types.void(types.voidptr)
+    signature, own = types.void(types.voidptr), Path(inspect.getfile(loop))
+    # numba names its file after the loop, and looks whether the loop's own module has changed, but not at this one.
+    parts = Path(__file__).read_bytes(), own.read_bytes(), str(LANES).encode()
+    loop.__qualname__ = f"{loop.__name__}_{hashlib.sha256(b''.join(parts)).hexdigest()[:12]}"
     try:
         return cfunc(signature, cache=True, **OPTIONS)(loop)
-    except RuntimeError:  # no folder can be written to
+    except Exception:  # numba's file cannot be written or read; an error of the loop itself comes again
         return cfunc(signature, **OPTIONS)(loop)
 
 

@@ -6,8 +6,7 @@ tensor cores of compute capability 8.0, releases have differed in layout and sca
 op (version 0.6.0) omits the gradient of the final state. So "auto" takes a package only where it is installed and after
 a probe: values and every gradient of a small random case, with decays that forget at once and decays that hardly
 forget, against the chunked form in float64. It runs once for a device and head size. Everything else runs in plain
-PyTorch: float64, one token, which is the recurrence itself, unless its states are large and on a CPU, and on a CPU what
-is traced or transformed.
+PyTorch: float64; on a GPU one token, which is the recurrence itself; and on a CPU what is traced or transformed.
 
 Half precision is passed to the kernels in float32, and results and state are float32; but Triton multiplies float32
 matrices in TF32 by default, whose 11 significant bits its tolerance allows. TRITON_F32_DEFAULT=ieee in the environment,

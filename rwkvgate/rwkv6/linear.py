@@ -110,7 +110,7 @@ def _loop(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Callable[[Tensor, Te
 def _compiled_product() -> Callable[[Tensor, Tensor], Tensor] | None:
     """The compiled product, after one small product beside torch's.
 
-    None where it would run in one thread, and, with a warning, where numba fails.
+    None where calls cannot be shared among threads, and, with a warning, where numba fails.
     """
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, 50, generator=generator, device="cpu", dtype=torch.float32) for n in (5, 8))

@@ -143,8 +143,9 @@ class _Vectors:
 def _step(_, before, after, out, read, write, value, decay, rows, zero):  # type: ignore[no-untyped-def]
     """A token of the recurrence, for as many columns of a state as a vector has.
 
-    out += read^T before, and after = decay * before + write value^T. All but the number of rows, each as long as there
-    are rows, and `zero`, of the type of the numbers, are addresses.
+    out += read^T before, and after = decay * before + write value^T. All but `rows` and `zero`, of the type of the
+    numbers, are addresses: of the first of these columns in both states, in out and in value, and of the first number
+    of read, write and decay. The states have so many rows, and each row has as many numbers. `after` may be `before`.
     """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -164,12 +165,12 @@ def _step(_, before, after, out, read, write, value, decay, rows, zero):  # type
 
 
 def _back(width: int) -> Any:
-    """A function for compiled loops: a token of the backward for `width` vectors of the state's rows, whose columns
-    follow each other in memory.
+    """A function for compiled loops: a token of the backward, for as many rows of a state as `width` vectors have.
 
     With d the gradient of the state after the token, in place: of_r = before d_out, of_k = d v and of_decay =
     (d * before) 1, d_v += k^T d, and then d = decay * d + r d_out^T. All but the number of columns and `zero`, of the
-    type of the numbers, are addresses.
+    type of the numbers, are addresses. Of `before` and `d` these rows lie by themselves and transposed: (column, row).
+    So the sums over columns grow in vectors, and only that over rows, for d_v, adds up a vector's own numbers.
     """
 
     @intrinsic
@@ -269,7 +270,7 @@ def _backward(task, dtype):  # type: ignore[no-untyped-def]
     lanes, zero = LANES * 4 // r.itemsize, dtype(0)
     two = channels % (2 * lanes) == 0
     high = 2 * lanes if two else lanes  # rows of the state that are gone over together
-    entering = np.empty((BLOCK, channels, high), dtype)  # the states that the tokens of a block read, turned
+    entering = np.empty((BLOCK, channels, high), dtype)  # the states that the tokens of a block read, transposed
     d = np.empty((channels // high, channels, high), dtype)
     first, last = taken(task)
     while last:
@@ -313,7 +314,7 @@ def _backward(task, dtype):  # type: ignore[no-untyped-def]
                         of_r, of_k = d_bonus * r[b, t, h, i], d_bonus * k[b, t, h, i]
                         d_r[b, t, h, i] += u[h, i] * of_k
                         d_k[b, t, h, i] += u[h, i] * of_r
-                        d_w[b, t, h, i] *= decay[b, t, h, i]
+                        d_w[b, t, h, i] *= decay[b, t, h, i]  # so far the decay's gradient, now its logarithm's
                         d_u[b, h, i] += of_r * k[b, t, h, i]
             for part in range(channels // high):
                 d_state[b, h, part * high : (part + 1) * high] = d[part].T

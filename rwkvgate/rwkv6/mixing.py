@@ -90,7 +90,7 @@ class Rwkv6Attention(nn.Module):
         learned = torch.cat([getattr(self, f"time_maa_{name}") for name in MIXES])  # (5, 1, C)
         share = baddbmm(learned, z, self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, C)
         own = share.dtype == x.dtype and not followed(x)
-        if own and torch.is_grad_enabled() and x.device.type == "cpu":
+        if own and torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype.itemsize >= 4:
             mixes: tuple[Tensor, ...] = _Moved.apply(x, delta, share)
             return mixes
         # Without gradients the result overwrites the shares: fresh memory would cost more than the arithmetic.
@@ -111,9 +111,11 @@ class _Moved(torch.autograd.Function):
         return torch.addcmul(x, delta, share).unbind(0)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         delta, share = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for gradients of gradients
+            every = torch.stack(slopes)
+            return every.sum(0), (every * share).sum(0), every * delta
         of_x, of_delta, of_share = torch.zeros_like(delta), torch.zeros_like(delta), torch.empty_like(share)
         for slope, part, of_part in zip(slopes, share, of_share, strict=True):
             of_x += slope

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rwkvgate.rwkv6.compiled import LANES, array, number, share, taken
@@ -37,6 +38,8 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
         >>> torch.allclose(product(x, weight), x @ weight.t(), atol=1e-5)
         True
     """
+    if not (x.dtype == weight.dtype == torch.float32 and x.shape[1:] == weight.shape[1:] and x.dim() == 2):
+        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}, the weight {weight.dtype} {tuple(weight.shape)}")
     out = x.new_empty(len(x), len(weight))
     share(_product, -(-len(weight) // TILE), TILE * x.numel(), (*x.shape, len(weight)), (x, weight, out))
     return out

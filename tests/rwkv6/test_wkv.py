@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rwkvgate.rwkv6 import compiled
+from rwkvgate.rwkv6 import compiled, loops
 from rwkvgate.rwkv6.loops import wkv6_numba
 from rwkvgate.rwkv6.wkv import wkv6, wkv6_chunked, wkv6_recurrent
 
@@ -371,6 +372,41 @@ def test_a_forked_process_runs_without_the_threads_that_it_has_lost(monkeypatch:
         signal.alarm(20)  # ends a child that waits for its parent's threads
         os._exit(0 if torch.equal(wkv6_numba(**inputs)[0], wanted) and not compiled.has_threads() else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(3, 3).t()[:2], torch.zeros(3, dtype=torch.int64), torch.zeros(3, device="meta")], ids=str
+)
+def test_what_a_compiled_loop_cannot_read_is_refused(x: Tensor) -> None:
+    with pytest.raises(ValueError, match="takes contiguous floats on a CPU, not"):
+        compiled.share(loops._forward_single, 1, 1, (1, 1, 1, 16, 0), [x] * 9)
+
+
+def test_a_change_of_what_the_loops_share_compiles_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loop(task: Any) -> None:
+        pass
+
+    names = []
+    for lanes in (4, 8):
+        monkeypatch.setattr(compiled, "LANES", lanes)
+        compiled._callback.__wrapped__(loop)
+        names.append(loop.__qualname__)
+    assert names[0] != names[1] and all(name.startswith("loop_") for name in names)
+
+
+def test_a_loop_is_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = compiled.cfunc
+
+    def full(signature: Any, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise OSError("no space left on device")
+        return own(signature, **options)
+
+    inputs = draw(20, torch.float32)
+    wanted = wkv6_numba(**inputs)[0]
+    monkeypatch.setattr(compiled, "cfunc", full)
+    monkeypatch.setattr(compiled, "_callback", compiled._callback.__wrapped__)
+    assert torch.equal(wkv6_numba(**inputs)[0], wanted)
 
 
 def test_without_openmp_there_are_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
