@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from rwkvgate.experiment.study.inside import OCTAVES
-from rwkvgate.experiment.study.inside_page import DRIFT, JACOBIAN, by_data, by_layer, by_length, inside_parts
+from rwkvgate.experiment.study.inside_page import (
+    DRIFT,
+    JACOBIAN,
+    _gap_figure,
+    by_data,
+    by_layer,
+    by_length,
+    inside_parts,
+)
 from tests.experiment.study.planted import NETWORKS, planted, stages
 
 
@@ -41,10 +49,7 @@ def test_the_part_has_rules_tests_and_a_figure_for_each(tmp_path: Path) -> None:
     assert all(
         f"| {words} |" in page for words in ("Extra loss after a distractor", "Worth of the context behind noise")
     )
-
-
-def test_growth_has_ticks_at_lengths_that_were_read_and_is_small(tmp_path: Path) -> None:
-    inside_parts(tmp_path, stages(5))
+    # The growth has ticks at lengths that were read, and its file is small.
     drawn = (tmp_path / "inside-growth.svg").read_text(encoding="utf-8")
     assert all(f"<!-- {words} -->" in drawn for words in ("128", "2,048", "65,536", "WKV state", "layer 4"))
     assert len(drawn) < 250_000
@@ -52,6 +57,6 @@ def test_growth_has_ticks_at_lengths_that_were_read_and_is_small(tmp_path: Path)
 
 def test_gaps_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
     found = {name: [planted(one, 0, gap=gap) for one in NETWORKS] for name, gap in (("inside", 0.1), ("data 1/64", 6))}
-    inside_parts(tmp_path, found)
+    _gap_figure(tmp_path, by_data(found))
     drawn = (tmp_path / "inside-gap.svg").read_text(encoding="utf-8")
     assert all(f"<!-- {tick} -->" in drawn for tick in ("0.2", "0.5", "1", "2", "5", "1/64", "all"))

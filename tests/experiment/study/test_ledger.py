@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ TUNED_SECONDS = {"base": 1.0, "enhanced": 1.15, "fixed-gate": 1.05}
 def ledger(found: Found, tuned: dict[str, pd.DataFrame] | None = None) -> dict[tuple[str, str], dict[str, Any]]:
     """The records by claim and stage."""
     return {(record["claim"], record["stage"]): record for record in study_ledger(found, tuned or {}, SECONDS)}
+
+
+@cache
+def tuned_outcomes(times: float) -> pd.DataFrame:
+    """What fine-tunings say in which the enhanced network's scores are so many times the others'."""
+    return outcomes(tuned_trials(times=times), TUNED_SECONDS)
 
 
 def whole(trials: list[Any]) -> tuple[list[Any], int]:
@@ -164,7 +171,7 @@ def test_each_part_of_version_2_must_help(routing: float, verdict: str) -> None:
 @pytest.mark.parametrize(("times", "verdict"), [(2.0, REPRODUCED), (0.7, CONTRADICTED)])
 def test_fine_tuning_is_decided_by_the_rules_of_the_ledger(times: float, verdict: str) -> None:
     trials = tuned_trials(times=times)
-    tuned = {"stories": outcomes(trials, TUNED_SECONDS)}
+    tuned = {"stories": tuned_outcomes(times)}
     records = ledger({"finetune stories": whole(trials)}, tuned)
     assert records["rouge-l-gain", "finetune stories"]["verdict"] == verdict
     assert records["rouge-l-gain", "finetune fiction"]["reason"] == "finetune fiction: 0 of 30 trials"
@@ -179,21 +186,23 @@ def test_fine_tuning_is_decided_by_the_rules_of_the_ledger(times: float, verdict
     ("freely", "verdict"), [(2.0, REPRODUCED), (0.7, UNDECIDED), (1.0, UNDECIDED)], ids=["agree", "worse", "no gain"]
 )
 def test_fine_tuning_is_decided_as_far_as_both_choices_of_rates_agree(freely: float, verdict: str, genre: str) -> None:
-    settings = {genre: tuned_trials(times=2.0), f"{genre} freely": tuned_trials(times=freely)}
-    tuned = {setting: outcomes(trials, TUNED_SECONDS) for setting, trials in settings.items()}
-    found = {f"finetune {setting}": whole(trials) for setting, trials in settings.items()}
+    times = {genre: 2.0, f"{genre} freely": freely}
+    tuned = {setting: tuned_outcomes(own) for setting, own in times.items()}
+    found = {f"finetune {setting}": whole(tuned_trials(times=own)) for setting, own in times.items()}
     records = ledger(found, tuned)
     own = [records["rouge-l-gain", stage] for stage in found]
     assert {record["verdict"] for record in own} == {verdict}
     assert own[0]["ours"] > 0 and ("by itself reproduced" in own[0]["reason"]) == (verdict != REPRODUCED)
-    waits = ledger(found | {f"finetune {genre} freely": (settings[f"{genre} freely"], 60)}, tuned)
+    waits = ledger(found | {f"finetune {genre} freely": (tuned_trials(times=freely), 60)}, tuned)
     assert waits["rouge-l-gain", f"finetune {genre}"]["verdict"] == REPRODUCED
 
 
 def test_worse_by_one_choice_of_rates_and_no_better_by_the_other_is_not_reproduced() -> None:
-    settings = {"stories": tuned_trials(times=0.7), "stories freely": tuned_trials(times=1.0)}
-    tuned = {setting: outcomes(trials, TUNED_SECONDS) for setting, trials in settings.items()}
-    records = ledger({f"finetune {setting}": whole(trials) for setting, trials in settings.items()}, tuned)
+    settings = {"stories": 0.7, "stories freely": 1.0}
+    tuned = {setting: tuned_outcomes(times) for setting, times in settings.items()}
+    records = ledger(
+        {f"finetune {setting}": whole(tuned_trials(times=times)) for setting, times in settings.items()}, tuned
+    )
     own = [records["rouge-l-gain", f"finetune {setting}"] for setting in settings]
     assert [record["verdict"] for record in own] == [NOT_REPRODUCED, NOT_REPRODUCED]
     assert own[0]["reason"].startswith("by itself contradicted, at the rates with the lowest loss not reproduced")
@@ -205,9 +214,9 @@ def test_worse_by_one_choice_of_rates_and_no_better_by_the_other_is_not_reproduc
 
 
 def test_the_answer_names_the_setting_of_a_claim_with_several() -> None:
-    settings = {"stories": tuned_trials(times=2.0), "fiction": tuned_trials(times=0.7)}
-    tuned = {setting: outcomes(trials, TUNED_SECONDS) for setting, trials in settings.items()}
-    found = {f"finetune {setting}": whole(trials) for setting, trials in settings.items()}
+    settings = {"stories": 2.0, "fiction": 0.7}
+    tuned = {setting: tuned_outcomes(times) for setting, times in settings.items()}
+    found = {f"finetune {setting}": whole(tuned_trials(times=times)) for setting, times in settings.items()}
     others = answer(study_ledger(found, tuned, SECONDS), tuned)[2]
     assert "ROUGE-L nearly doubles" in others and "ROUGE-1 nearly doubles (fine-tuned on generated stories)" in others
     assert "ROUGE-1 nearly doubles (fine-tuned on Austen's novels)" in others
