@@ -156,8 +156,7 @@ def results_page(reference: Path, claims: list[Records], study: list[dict[str, A
     command = f"make reproduce SEEDS={len(read_manifest(reference)['seeds'])}"
     return [
         "# The committed run, claim by claim",
-        f"`make reference` writes this page from `outputs/reference`, the committed run of profile cpu: `{command}`. "
-        "In the column of the study, a *trial* is one training of one network with one rate and one seed.",
+        f"`make reference` writes this page from `outputs/reference`, the committed run of profile cpu: `{command}`.",
         *answer_part(reference, claims),
         *study_part(study, Path(STUDY.name)),
         *results_in_markdown(reference, study),

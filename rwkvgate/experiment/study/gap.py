@@ -137,7 +137,7 @@ def early_and_late(fit: Fit, gaps: pd.DataFrame) -> str:
         (1, -1): "the gate loses early and helps late",
         (-1, -1): "the gate helps throughout",
         (1, 1): "the gate loses throughout",
-    }.get((before, after), "at one of the two ends at least no sign is shown")
+    }.get((before, after), "no sign is shown at one end or both")
     return (
         f"At equal {fit.of}, {REFERENCE}, the fitted gap is {signed_interval(*early)} at {first / MILLION:.2g} M "
         f"tokens and {signed_interval(*late)} at {last / MILLION:.2g} M: {said}."

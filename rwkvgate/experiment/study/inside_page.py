@@ -54,7 +54,7 @@ for drift and gradients depend on it. *Drift* is how far the residual stream aft
 is that of the Jacobian of a block's output on its input one token before, times the norm of that input and divided by
 that of the output; *growth* is that of the WKV state and of the residual stream from the trained length to 65,536
 tokens of text. A *distractor* is a sentence of another text, between 64 tokens and the next 32, which are scored;
-*noise* is as many random tokens. Beside it stands what no test says: the paper's gate reads the block's output of one
+*noise* is as many random tokens. One thing needs no test: the paper's gate reads the block's output of one
 token before, as it was before the gate, and never its own result: it adds no feedback over time.
 
 Of each reading a claim asks for less or more, which must be shown after Holm's correction over all tests; or for *not
@@ -220,7 +220,10 @@ def _gaps(table: pd.DataFrame) -> str:
         }
         for row in means.to_dict("records")
     ]
-    head = "Losses by share of the training documents, nats per token, mean of the seeds:"
+    head = (
+        "Losses by share of the training documents, nats per token, mean of the seeds, over the test documents that "
+        "training documents are paired with; the test of the test loss is over all of them:"
+    )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 

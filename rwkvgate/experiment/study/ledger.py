@@ -113,7 +113,10 @@ COHERENCE = replace(
     "sentence and the same sentence with two people's names exchanged; contradicted if less often; undecided where the "
     f"tuned base is not shown to choose better than by chance; {POWER}",
 )
-CHOICES_OF_RATES = {"": "at the rates chosen by what they forget", " freely": "at the rates with the lowest loss"}
+CHOICES_OF_RATES = {
+    "": "at the rates chosen by what they forget",
+    " freely": "at the rates with the lowest loss on stories",
+}
 """By how the setting's name ends; the settings of a genre differ in nothing else, and are decided together."""
 TOGETHER = (
     ". Compared at two choices of the learning rates: where one says contradicted and the other not reproduced, it is "

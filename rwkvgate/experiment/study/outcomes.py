@@ -156,7 +156,7 @@ def decisions(found: pd.DataFrame) -> pd.DataFrame:
         beside = {arm: d for arm, c, d in zip(own["arm"], own["control"], differences, strict=True) if c == "steps"}
         verdicts["needed"] = [_needed(beside[arm], worth, len(beside)) for arm in verdicts["arm"]]
         if metric == ENTITIES and not above_chance(found):
-            verdicts = verdicts.assign(verdict="undecided", equivalent=None, needed=np.nan)
+            verdicts = verdicts.assign(verdict="undecided", equivalent=None, needed=np.nan, p=np.nan)
         parts.append(verdicts.drop(columns=["size", "budget"]).assign(metric=metric))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

@@ -189,7 +189,11 @@ def _progress(found: Found) -> str:
                 "Core hours": f"{hours:.1f}",
             }
         )
-    said = f"{total:.1f} core hours, often two trainings beside each other."
+    said = (
+        "*Rates* are choices of learning rates, *primary* stages have the paper's arms, *better base* is the network "
+        "that is fine-tuned, *fiction* is Austen's novels, and *freely* is at the rates with the lowest loss on stories. "
+        f"{total:.1f} core hours, often two trainings beside each other."
+    )
     return f"{markdown(pd.DataFrame(rows))}\n\n{said} {_processors(found)}".strip()
 
 

@@ -13,15 +13,17 @@ from rwkvgate.experiment.judgements import Records
 from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED, VERDICTS
 from rwkvgate.experiment.study.analysis import ENHANCED, of_stage
 from rwkvgate.experiment.study.design import STAGES, WORTH_KNOWING
-from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COMPONENTS, COSTS
+from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COMPONENTS, COSTS, SETTINGS
 
 TOLD = ("rouge-l-gain", "perplexity")
 """The claims whose numbers after fine-tuning on stories the answer gives."""
 LIMITS = """**Limits.** The networks are small (0.2 M parameters at 32x4, 0.5 M at 64x4, 1.5 M at 128x4), and trained
-for minutes: from scratch on 1 to 12 tokens a parameter of Shakespeare's plays and the King James Bible, or for 400
-steps of fine-tuning. Each row below names its steps, and its seeds, which are few. Seconds are those of one processor
-with the WKV operator in plain PyTorch. Nothing here is measured at the paper's 1.6 B parameters, or after a training of
-the length that is usual there."""
+for minutes: from scratch on 0.4 to 12 tokens a parameter of Shakespeare's plays and the King James Bible, or for 400
+steps of fine-tuning. All fine-tuning starts from one base; its stories come from a grammar, its rates were chosen on
+two seeds after 200 steps, and its scores are of 60 greedy continuations of 64 tokens. Each row below names its steps,
+and its seeds, which are few. Seconds are those of one processor with the WKV operator in plain PyTorch, and their ratio
+is taken as exact: within its own interval a difference at equal seconds moves by some thousandths of a nat. Nothing
+here is measured at the paper's 1.6 B parameters, or after a training of the length that is usual there."""
 ABOUT = f"""A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
 an arm's minus its control's, the strongest one's where several are asked for, with 95 % intervals over training seeds
 and test texts together. A difference is shown if it stands after Holm's correction, so an interval may exclude 0 where
@@ -60,7 +62,7 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
         parts.append("Waiting for trials:")
         parts.append("\n".join(f"- {trials}: {'; '.join(texts)}" for trials, texts in waiting.items()))
     missing = [rule.text for claim, rule in RULES.items() if claim not in {record["claim"] for record in records}]
-    parts.append(f"Of these claims a [run's verdicts](results.md) stand alone: {'; '.join(missing)}.")
+    parts.append(f"On these claims the [committed run](results.md) alone has a verdict: {'; '.join(missing)}.")
     return parts
 
 
@@ -76,8 +78,8 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     told = [_costs(r, alone=len(finished) == 1) for r in finished]
     brackets = " In brackets: its loss minus the strongest control's, nats per token." if len(finished) > 1 else ""
     first = (
-        f"Pretrained from scratch, the paper's gate {'; '.join(told)}.{brackets} That takes a loss shown lower than "
-        "the base's at equal steps, parameters, FLOPs and seconds each; it is excluded where a gain of "
+        f"Pretrained from scratch, the paper's gate {'; '.join(told)}.{brackets} To pay for itself its loss must be "
+        "shown lower than the base's at equal steps, parameters, FLOPs and seconds each; it does not where a gain of "
         f"{WORTH_KNOWING['books']:g} nats per token over one of them is excluded."
         if told
         else "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet "
@@ -181,13 +183,14 @@ def _stories(records: Sequence[Records]) -> str:
 def _untouched(tuned: Mapping[str, pd.DataFrame]) -> str:
     """What the paper's own comparison, with the untouched base, gives, and what it leaves out."""
     told = []
-    for setting, where in {"stories": "", "fiction": "on Austen's novels "}.items():
+    for setting in SETTINGS:
         own = tuned[setting] if setting in tuned else pd.DataFrame({"arm": [], "metric": []})
         own = own[(own["arm"] == ENHANCED) & (own["metric"] == "rougeL")]
         by = {str(row["control"]): (float(row["reference"]), float(row["value"])) for row in own.to_dict("records")}
         if "nothing" in by and np.isfinite(by["nothing"]).all():
-            before, after = (number(score) for score in by["nothing"])
-            told.append(f"{where}from {before} to {after}, and the tuned base's is {number(by['steps'][0])}")
+            before, after, beside = (number(score) for score in (*by["nothing"], by["steps"][0]))
+            texts, _, rates = SETTINGS[setting].removeprefix("fine-tuned ").partition(", ")
+            told.append(f"{texts} from {before} to {after} {rates}, and the tuned base's to {beside}")
     said = "From the untouched base, with which the paper compares, ROUGE-L goes"
     return f" {said} {'; '.join(told)}." if told else ""
 

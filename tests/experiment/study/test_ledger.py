@@ -205,7 +205,9 @@ def test_worse_by_one_choice_of_rates_and_no_better_by_the_other_is_not_reproduc
     )
     own = [records["rouge-l-gain", f"finetune {setting}"] for setting in settings]
     assert [record["verdict"] for record in own] == [NOT_REPRODUCED, NOT_REPRODUCED]
-    assert own[0]["reason"].startswith("by itself contradicted, at the rates with the lowest loss not reproduced")
+    assert own[0]["reason"].startswith(
+        "by itself contradicted, at the rates with the lowest loss on stories not reproduced"
+    )
     assert [record["alone"] for record in own] == [CONTRADICTED, None] and "where they differ" in own[0]["rule"]
     told = "\n".join(head(list(records.values()), tuned))
     assert "| not reproduced (by itself contradicted) |" in told
