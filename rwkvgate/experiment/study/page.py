@@ -191,7 +191,7 @@ def _progress(found: Found) -> str:
         )
     said = (
         "*Rates* are choices of learning rates, *primary* stages have the paper's arms, *better base* is the network "
-        "that is fine-tuned, *fiction* is Austen's novels, and *freely* is at the rates with the lowest loss on stories. "
+        "that is fine-tuned, *fiction* is Austen's novels, *freely* at the rates with the lowest loss on stories. "
         f"{total:.1f} core hours, often two trainings beside each other."
     )
     return f"{markdown(pd.DataFrame(rows))}\n\n{said} {_processors(found)}".strip()

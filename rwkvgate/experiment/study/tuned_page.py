@@ -52,11 +52,11 @@ the books.
 
 - **Learning rates** are chosen on stories, after 200 steps and on two seeds, in two ways. By what they forget: the
   lowest loss among the rates after which the books' perplexity is at most {MOST_FORGOTTEN:g} times the base's, or,
-  where no rate keeps to that, the rate that forgets least. And by the lowest loss alone. Both genres are compared at both
-  choices after 400 steps, at which more may be forgotten; none was made on the novels, where either may have the lower
-  loss. The first is hard on a network with two rates that forget nearly alike, for it takes the one that forgets a
-  little less, even if its loss is much higher: the [table of the rates](#learning-rates) shows such a pair for the
-  paper's gate.
+  where no rate keeps to that, the rate that forgets least. And by the lowest loss alone. Both genres are compared
+  at both choices after 400 steps, at which more may be forgotten; none was made on the novels, where either may
+  have the lower loss. The first is hard on a network with two rates that forget nearly alike, for it takes the one
+  that forgets a little less, even if its loss is much higher: the [table of the rates](#learning-rates) shows such
+  a pair for the paper's gate.
 - **Controls**: the tuned base with as many steps, FLOPs and seconds; *base-wide*, the base with channels added to its
   channel mixing, which have as many parameters as the gate; and *lora*, adapters with as many parameters beside frozen
   weights. Beside weights that train, adapters add nothing, for their product is a change of those weights. Alone they
