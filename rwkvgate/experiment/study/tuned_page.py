@@ -149,8 +149,9 @@ def _forgotten(trials: Sequence[Trial], steps: int) -> str:
         NAMES.get(name, name): float(np.mean([trial.forgotten.get(steps, np.inf) for trial in own.values()]))
         for name, own in by_network(trials).items()
     }
-    more = ", ".join(f"{name} ({times:.2f})" for name, times in means.items() if times > MOST_FORGOTTEN)
-    who = f"for {more}, and for the others it is not" if more else "for none of them"
+    more = [f"{name} ({times:.2f})" for name, times in means.items() if times > MOST_FORGOTTEN]
+    others = " alone" if len(more) < len(means) else ""
+    who = f"for {', '.join(more)}{others}" if more else "for none of them"
     return f"After {steps} steps the books' perplexity is more than {MOST_FORGOTTEN:g} times the base's {who}."
 
 

@@ -249,7 +249,7 @@ def test_the_page_begins_with_the_answer_and_every_verdict() -> None:
     assert told.startswith("## The answer so far\n\n- Pretrained from scratch, the paper's gate is worse")
     assert "| contradicted |" in told and "\n- finetune fiction: 0 of 30 trials: ROUGE-L nearly doubles;" in told
     assert all(record["text"] in told for record in records)
-    assert "stand alone: " in told and RULES["generation-time"].text in told
+    assert "alone has a verdict: " in told and RULES["generation-time"].text in told
 
 
 def test_a_run_shows_the_committed_verdicts_beside_its_own(tmp_path: Path) -> None:
