@@ -23,7 +23,7 @@ from rwkvgate.experiment.study.outcomes import (
     results,
     study_claims,
 )
-from rwkvgate.experiment.study.tuned_page import tuned_parts
+from rwkvgate.experiment.study.tuned_page import _below_margin, _forgotten, _not_quality, tuned_parts
 from tests.experiment.study.planted import DOCUMENTS, tuned, tuned_trials
 
 SECONDS = {"base": 1.0, "enhanced": 1.15, "fixed-gate": 1.05}
@@ -127,10 +127,32 @@ def test_the_page_has_scores_differences_and_verdicts(tmp_path: Path) -> None:
         "Against the untouched base",
         "not shown",
         "30 of 36",
+        "more than 2 times the base's for none of them",
     ):
         assert words in told
     assert "Entity consistency" not in told and "Austen's novels, after" not in told
     assert all((tmp_path / f"{name}-stories.svg").exists() for name in ("finetune", "forgetting"))
+
+
+@pytest.mark.parametrize(("forgets", "said"), [({"enhanced": 2.5}, "enhanced (2.50) alone"), ({}, "none of them")])
+def test_who_forgets_more_than_is_wanted_is_named(forgets: dict[str, float], said: str) -> None:
+    trials = [
+        replace(trial, forgotten=dict.fromkeys(trial.test, forgets.get(trial.plan.network, 1.2)))
+        for trial in tuned_trials(seeds=2)
+    ]
+    assert (
+        _forgotten(trials, 400) == f"After 400 steps the books' perplexity is more than 2 times the base's for {said}."
+    )
+
+
+def test_scores_that_say_nothing_are_said_to() -> None:
+    rows = [("base-tuned", "loss", 3.6), ("base-tuned", "rougeL", 0.09), ("fixed-gate", "loss", 4.8)]
+    means = pd.DataFrame([*rows, ("fixed-gate", "rougeL", 0.12)], columns=["arm", "metric", "value"]).assign(seeds=5)
+    assert "that of fixed-gate, and so is the highest loss" in _not_quality(means)
+    assert not _not_quality(means.replace(0.12, 0.08)) and not _not_quality(means.assign(seeds=1))
+    low = pd.DataFrame({"control": "steps", "metric": ["bleu", "rougeL"], "reference": [0.006, 0.09]})
+    assert _below_margin(low).startswith("The tuned base's BLEU is smaller than its margin")
+    assert not _below_margin(low[low["metric"] == "rougeL"])
 
 
 @pytest.mark.parametrize(("far", "bent"), [(0.2, False), (1.1, True)])
