@@ -131,7 +131,7 @@ bench: $(STAMP)  ## measure the project's numbers, each beside its reference
 	@$(BIN)/python benchmarks/reproduce.py smoke
 	@$(BIN)/python benchmarks/sweep.py smoke
 
-bench-cpu: $(STAMP)  ## measure time and peak memory of the whole cpu run, about 15 minutes
+bench-cpu: $(STAMP)  ## measure time and peak memory of the whole cpu run, about 13 minutes
 	@$(BIN)/python benchmarks/reproduce.py cpu
 
 bench-peers: $(STAMP)  ## measure our network beside other people's: fetches them, and compiles llama.cpp, minutes once

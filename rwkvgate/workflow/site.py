@@ -34,7 +34,7 @@ NOT_EXECUTED = (
 )
 NO_EXPLORER = (
     "This site was built without the networks' weights, so the explorer is missing here. `make reproduce` trains them "
-    "in about 15 minutes on two cores, and `make explore` opens it."
+    "in about 13 minutes on two cores, and `make explore` opens it."
 )
 FRAME = """<a href="{0}">Open the explorer on a page of its own</a>
 
