@@ -1,4 +1,4 @@
-"""What the loops share that numba compiles: the width of their vectors, and the threads that they run in.
+"""What the loops share that numba compiles: their vectors, and the threads that they run in.
 
 The threads are those of PyTorch's own operations, which GNU's OpenMP keeps. They spin for a while after an operation,
 so threads of any other kind would wait for the cores that they hold, and these wake in microseconds where a sleeping
@@ -27,6 +27,7 @@ from torch import Tensor
 from rwkvgate.rwkv6.extras import extra
 
 with extra("fast"):
+    from llvmlite import ir
     from llvmlite.binding import get_host_cpu_features
     from numba import carray, cfunc, config, njit, types
     from numba.core import cgutils
@@ -132,6 +133,60 @@ def _callback(loop: Callable[[Any], None]) -> Any:
         return cfunc(signature, cache=True, **OPTIONS)(loop)
     except Exception:  # numba's file cannot be written or read; an error of the loop itself comes again
         return cfunc(signature, **OPTIONS)(loop)
+
+
+class Vectors:
+    """What is done with vectors in a loop that is put together here, since LLVM finds none in it by itself.
+
+    An address is a number; `kind` is the type of a vector, `size` that of numbers of bytes, `bytes` those of a vector.
+    """
+
+    def __init__(self, context: Any, builder: Any, number: Any) -> None:
+        self.builder, self.size = builder, context.get_value_type(types.intp)
+        self.number = context.get_value_type(number)
+        self.item, lanes = (8, LANES // 2) if number == types.float64 else (4, LANES)
+        self.bytes, self.kind = self.item * lanes, ir.VectorType(self.number, lanes)
+        add_up = ir.FunctionType(self.number, [self.number, self.kind])
+        name = f"llvm.vector.reduce.fadd.v{lanes}f{8 * self.item}"
+        self._add_up = cgutils.get_or_insert_function(builder.module, add_up, name)
+
+    def at(self, address: Any, *offsets: Any) -> Any:
+        """An address moved by bytes."""
+        for offset in offsets:
+            address = self.builder.add(address, self.size(offset) if isinstance(offset, int) else offset)
+        return address
+
+    def load(self, address: Any) -> Any:
+        """The vector at an address."""
+        return self.builder.load(self.builder.inttoptr(address, self.kind.as_pointer()), align=self.item)
+
+    def store(self, vector: Any, address: Any) -> None:
+        """Write a vector to an address."""
+        self.builder.store(vector, self.builder.inttoptr(address, self.kind.as_pointer()), align=self.item)
+
+    def repeated(self, address: Any) -> Any:
+        """The number at an address, in every place of a vector."""
+        number = self.builder.load(self.builder.inttoptr(address, self.number.as_pointer()))
+        first = self.builder.insert_element(self.kind(ir.Undefined), number, ir.IntType(32)(0))
+        places = ir.VectorType(ir.IntType(32), self.kind.count)(None)
+        return self.builder.shuffle_vector(first, self.kind(ir.Undefined), places)
+
+    def times(self, a: Any, b: Any, c: Any = None) -> Any:
+        """a * b + c, rounded once where the processor can; without c the product."""
+        term = self.builder.fmul(a, b, flags=("contract",))
+        return term if c is None else self.builder.fadd(term, c, flags=("contract",))
+
+    def sums(self, count: int) -> list[Any]:
+        """Places for so many vectors that grow in a loop, at first zeros."""
+        return [cgutils.alloca_once_value(self.builder, self.kind(None)) for _ in range(count)]
+
+    def grow(self, place: Any, a: Any, b: Any) -> None:
+        """Add a * b to what is in a place."""
+        self.builder.store(self.times(a, b, self.builder.load(place)), place)
+
+    def total(self, vector: Any) -> Any:
+        """The sum of a vector."""
+        return self.builder.call(self._add_up, [self.number(0), vector], fastmath=("reassoc",))
 
 
 @intrinsic

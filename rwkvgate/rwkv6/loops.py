@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rwkvgate.rwkv6.compiled import LANES, OPTIONS, array, number, share, taken
+from rwkvgate.rwkv6.compiled import LANES, OPTIONS, Vectors, array, number, share, taken
 from rwkvgate.rwkv6.extras import extra
 from rwkvgate.rwkv6.recurrence import prepare
 
 with extra("fast"):
-    from llvmlite import ir
     from numba import njit, types
     from numba.core import cgutils
     from numba.extending import intrinsic
@@ -85,60 +84,6 @@ class _Fused(torch.autograd.Function):
         return d_r, d_k, d_v, d_w, d_u.sum(0), d_state, None
 
 
-class _Vectors:
-    """What is done with vectors in a loop that is put together here, since LLVM finds none in it by itself.
-
-    An address is a number; `kind` is the type of a vector, `size` that of numbers of bytes, `bytes` those of a vector.
-    """
-
-    def __init__(self, context: Any, builder: Any, number: Any) -> None:
-        self.builder, self.size = builder, context.get_value_type(types.intp)
-        self.number = context.get_value_type(number)
-        self.item, lanes = (8, LANES // 2) if number == types.float64 else (4, LANES)
-        self.bytes, self.kind = self.item * lanes, ir.VectorType(self.number, lanes)
-        add_up = ir.FunctionType(self.number, [self.number, self.kind])
-        name = f"llvm.vector.reduce.fadd.v{lanes}f{8 * self.item}"
-        self._add_up = cgutils.get_or_insert_function(builder.module, add_up, name)
-
-    def at(self, address: Any, *offsets: Any) -> Any:
-        """An address moved by bytes."""
-        for offset in offsets:
-            address = self.builder.add(address, self.size(offset) if isinstance(offset, int) else offset)
-        return address
-
-    def load(self, address: Any) -> Any:
-        """The vector at an address."""
-        return self.builder.load(self.builder.inttoptr(address, self.kind.as_pointer()), align=self.item)
-
-    def store(self, vector: Any, address: Any) -> None:
-        """Write a vector to an address."""
-        self.builder.store(vector, self.builder.inttoptr(address, self.kind.as_pointer()), align=self.item)
-
-    def repeated(self, address: Any) -> Any:
-        """The number at an address, in every place of a vector."""
-        number = self.builder.load(self.builder.inttoptr(address, self.number.as_pointer()))
-        first = self.builder.insert_element(self.kind(ir.Undefined), number, ir.IntType(32)(0))
-        places = ir.VectorType(ir.IntType(32), self.kind.count)(None)
-        return self.builder.shuffle_vector(first, self.kind(ir.Undefined), places)
-
-    def times(self, a: Any, b: Any, c: Any = None) -> Any:
-        """a * b + c, rounded once where the processor can; without c the product."""
-        term = self.builder.fmul(a, b, flags=("contract",))
-        return term if c is None else self.builder.fadd(term, c, flags=("contract",))
-
-    def sums(self, count: int) -> list[Any]:
-        """Places for so many vectors that grow in a loop, at first zeros."""
-        return [cgutils.alloca_once_value(self.builder, self.kind(None)) for _ in range(count)]
-
-    def grow(self, place: Any, a: Any, b: Any) -> None:
-        """Add a * b to what is in a place."""
-        self.builder.store(self.times(a, b, self.builder.load(place)), place)
-
-    def total(self, vector: Any) -> Any:
-        """The sum of a vector."""
-        return self.builder.call(self._add_up, [self.number(0), vector], fastmath=("reassoc",))
-
-
 @intrinsic
 def _step(_, before, after, out, read, write, value, decay, rows, zero):  # type: ignore[no-untyped-def]
     """A token of the recurrence, for as many columns of a state as a vector has.
@@ -150,7 +95,7 @@ def _step(_, before, after, out, read, write, value, decay, rows, zero):  # type
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         before, after, out, read, write, value, decay, rows, _ = values
-        by = _Vectors(context, builder, signature.args[-1])
+        by = Vectors(context, builder, signature.args[-1])
         given, total = by.load(value), cgutils.alloca_once_value(builder, by.load(out))
         with cgutils.for_range(builder, rows) as loop:
             offset = builder.mul(loop.index, by.size(by.item))
@@ -177,7 +122,7 @@ def _back(width: int) -> Any:
     def back(_, before, d, r, k, decay, v, d_out, of_r, of_k, of_decay, d_v, columns, zero):  # type: ignore[no-untyped-def]
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             before, d, r, k, decay, v, d_out, of_r, of_k, of_decay, d_v, columns, _ = values
-            by = _Vectors(context, builder, signature.args[-1])
+            by = Vectors(context, builder, signature.args[-1])
             parts = [i * by.bytes for i in range(width)]
             r, k, decay = ([by.load(by.at(x, part)) for part in parts] for x in (r, k, decay))
             sums = [by.sums(3) for _ in parts]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkvgate.rwkv6.compiled import LANES, array, number, share, taken
+from rwkvgate.rwkv6.compiled import LANES, Vectors, array, number, share, taken
 from rwkvgate.rwkv6.extras import extra
 
 with extra("fast"):
@@ -60,32 +60,22 @@ def _tile(rows: int) -> Any:
     def tile(_: Any, x: Any, weight: Any, distance: Any, length: Any, follow: Any) -> tuple[Any, Any]:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             x, weight, distance, length, follow = values
-            size, single, number = length.type, ir.FloatType(), ir.IntType(32)
-            vector, byte = ir.VectorType(single, LANES), ir.IntType(8).as_pointer()
+            by, number, byte = Vectors(context, builder, types.float32), ir.IntType(32), ir.IntType(8).as_pointer()
             kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
             fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-            kind, name = ir.FunctionType(single, [single, vector]), f"llvm.vector.reduce.fadd.v{LANES}f32"
-            add_up = cgutils.get_or_insert_function(builder.module, kind, name)
-
-            def at(address: Any, offset: Any, target: Any) -> Any:
-                return builder.inttoptr(builder.add(address, offset), target)
-
-            steps = [size(i) for i in range(max(rows, TILE))]
-            of_x = [builder.add(x, builder.mul(distance, step)) for step in steps[:rows]]
+            steps = [by.size(i) for i in range(max(rows, TILE))]
+            of_x = [by.at(x, builder.mul(distance, step)) for step in steps[:rows]]
             near = [builder.select(builder.icmp_signed("<", step, follow), step, follow) for step in steps[:TILE]]
-            of_weight = [builder.add(weight, builder.mul(distance, step)) for step in near]
-            ahead = builder.mul(distance, size(TILE))
-            totals = [cgutils.alloca_once_value(builder, vector(None)) for _ in range(rows * TILE)]
-            with cgutils.for_range_slice(builder, size(0), length, size(4 * LANES), size) as (k, _):
-                further = builder.add(k, ahead)
+            of_weight = [by.at(weight, builder.mul(distance, step)) for step in near]
+            ahead = builder.mul(distance, by.size(TILE))
+            totals = by.sums(rows * TILE)
+            with cgutils.for_range_slice(builder, by.size(0), length, by.size(by.bytes), by.size) as (k, _):
                 for row in of_weight:  # to read, into the second cache; past the weight's end nothing happens
-                    builder.call(fetch, [at(row, further, byte), number(0), number(2), number(1)])
-                a = [builder.load(at(row, k, vector.as_pointer()), align=4) for row in of_x]
-                b = [builder.load(at(row, k, vector.as_pointer()), align=4) for row in of_weight]
+                    builder.call(fetch, [builder.inttoptr(by.at(row, k, ahead), byte), number(0), number(2), number(1)])
+                a, b = ([by.load(by.at(row, k)) for row in some] for some in (of_x, of_weight))
                 for i, total in enumerate(totals):
-                    term = builder.fmul(a[i // TILE], b[i % TILE], flags=("contract",))
-                    builder.store(builder.fadd(builder.load(total), term, flags=("contract",)), total)
-            sums = [builder.call(add_up, [single(0), builder.load(total)], fastmath=("reassoc",)) for total in totals]
+                    by.grow(total, a[i // TILE], b[i % TILE])
+            sums = [by.total(builder.load(total)) for total in totals]
             return context.make_tuple(builder, signature.return_type, sums)
 
         return types.UniTuple(types.float32, rows * TILE)(*[types.intp] * 5), generate
