@@ -164,9 +164,10 @@ class Study:
     def _plans(stage: Stage, rates: Mapping[str, tuple[float, ...]]) -> list[Plan]:
         return [
             Plan(stage.size, network, rate, seed, stage.steps(network), stage.task)
-            for seed in stage.seeds
+            for seed in sorted({seed for network in rates for seed in stage.seeded(network)})
             for network, several in rates.items()
             for rate in several
+            if seed in stage.seeded(network)
         ]
 
 
