@@ -73,7 +73,8 @@ only take a verdict away.
 Then, with all of that seen, come more seeds for what stayed undecided: as many as the spread of the seeds so far asks
 for, to find `WORTH_KNOWING` with 80 % power, for the arm and the controls that it is compared with (`MORE`). The number
 is of the spread alone and not of the difference, as in Stein's design of two samples (1945), and nothing is read before
-a stage has all of its seeds.
+a stage has all of its seeds. Memory, whose spread asks for 265, has twice the ten that it had, for the paper's gate and
+its controls.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ CHOOSING, COMPARED = (100, 101), tuple(range(200, 245))
 MORE = {
     "primary 32x4": {"base": 45, "base-wide": 45, "enhanced": 45, "no-layer-norm": 16},
     "primary 64x4": {"base": 18, "base-wide": 18, "conv-no-position": 18},
+    "memory": {"base": 20, "base-wide": 20, "enhanced": 20},
     "others": {"base-wider": 18, "routing-only": 18, "conv-routing": 10, "identity-start": 10, "ungated-shift": 10},
 }
 """How many compared seeds a network has where its stage's own were too few, by stage."""

@@ -45,7 +45,8 @@ numbers had been seen, on 2026-11-29 and 30:
     at the new rates the loss by itself is contradicted, and ROUGE-L and ROUGE-1 are higher, by less than was claimed.
 11. More seeds for arms that were undecided at 32x4 and at 64x4 after 600 steps, with the controls that they are
     compared with, on 2026-11-30: as many as the table of seeds then asked for, which the spread of the seeds alone
-    determines, so that a difference is not waited for; nothing was read before all were there.
+    determines, so that a difference is not waited for; nothing was read before all were there. And twenty in place of
+    ten for the enhanced network and its controls in memory, where the table asked for 265.
 
 Before any trial of theirs, the rules of memory, long range, the other tasks, fiction and "the gate regularises" were
 made stricter, and the design smaller, for time: a width of 32 in place of 192; the other arms, the families and the

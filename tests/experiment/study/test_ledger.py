@@ -50,7 +50,7 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
     assert records["layer-norm-stabilises", "breaking"]["reason"] == "breaking: 0 of 108 trials"
     assert {claim for claim, _ in records} >= {*CLAIMS, "long-range", "learned-retrieval", "component-contributions"}
     first, second, last = answer(list(records.values()))
-    assert "not decided yet (primary 64x4: 0 of 60 trials)" in first and "not decided yet" in second
+    assert "not decided yet (primary 64x4: 0 of 84 trials)" in first and "not decided yet" in second
     count = len(records) - 12  # two choices of the rates have one verdict
     assert last == f"Of {count} verdicts, 0 reproduced, 0 not reproduced, 0 contradicted, {count} undecided here; " + (
         f"{count} wait for trials."
