@@ -13,10 +13,17 @@ from rwkvgate.experiment.judgements import Records
 from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED, VERDICTS
 from rwkvgate.experiment.study.analysis import ENHANCED, of_stage
 from rwkvgate.experiment.study.design import STAGES, WORTH_KNOWING
-from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COMPONENTS, COSTS, SETTINGS
+from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COMPONENTS, COSTS, RECURS, SETTINGS, WORDS
 
 TOLD = ("rouge-l-gain", "perplexity")
 """The claims whose numbers after fine-tuning on stories the answer gives."""
+SAID = {
+    REPRODUCED: "pays for itself",
+    CONTRADICTED: "is worse than its controls",
+    NOT_REPRODUCED: "does not pay for itself",
+    UNDECIDED: "is in doubt",
+}
+"""Of the gate's worth for its cost."""
 LIMITS = """**Limits.** The networks are small (0.2 M parameters at 32x4, 0.5 M at 64x4, 1.5 M at 128x4), and trained
 for minutes: from scratch on 0.4 to 12 tokens a parameter of Shakespeare's plays and the King James Bible, or for 400
 steps of fine-tuning. All fine-tuning starts from one base; its stories come from a grammar, its rates were chosen on
@@ -75,7 +82,10 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     """
     pretrained = [r for r in records if r["claim"] == COSTS.claim]
     finished = [r for r in pretrained if r["finished"]]
-    told = [_costs(r, alone=len(finished) == 1) for r in finished]
+    places: dict[str, list[str]] = {}
+    for record in finished:
+        places.setdefault(SAID[record["verdict"]], []).append(_costs(record, alone=len(finished) == 1))
+    told = [f"{said} {' and '.join(there)}" for said, there in places.items()]
     brackets = " In brackets: its loss minus the strongest control's, nats per token." if len(finished) > 1 else ""
     first = (
         f"Pretrained from scratch, the paper's gate {'; '.join(told)}.{brackets} To pay for itself its loss must be "
@@ -100,16 +110,18 @@ def _others(records: Sequence[Records]) -> list[str]:
     """The claims that the first two sentences of the answer are not about, by verdict."""
     others = [r for r in records if r["claim"] != COSTS.claim]
     others = [r for r in others if not (_genre(r) == "stories" and r["claim"] in TOLD)]
-    by_text: dict[str, dict[str, str]] = {}
+    places: dict[str, dict[str, list[str]]] = {}
     for record in others:
-        by_text.setdefault(record["text"], {})[record["where"].partition(", at the rates")[0]] = record["verdict"]
+        place = record["where"].partition(", at the rates")[0]
+        places.setdefault(record["text"], {}).setdefault(record["verdict"], []).append(place)
     listed: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
-    for text, by_place in by_text.items():
-        for place, verdict in by_place.items():
-            alone = len(by_place) == 1 and text not in {RULES[claim].text for claim in TOLD}
-            listed[verdict].append(text if alone else f"{text} ({place})")
-    told = ". ".join(f"{verdict.capitalize()}: {'; '.join(texts)}" for verdict, texts in listed.items() if texts)
-    return [f"The other claims, by verdict. {told}."] if told else []
+    for text, by_verdict in places.items():
+        alone = sum(map(len, by_verdict.values())) == 1 and text not in {RULES[claim].text for claim in TOLD}
+        for verdict, there in by_verdict.items():
+            joined = " and ".join([there[0], *(place.removeprefix("fine-tuned ") for place in there[1:])])
+            listed[verdict].append(text if alone else f"{text} ({joined})")
+    told = [f"\n    - {verdict.capitalize()}: {'; '.join(texts)}." for verdict, texts in listed.items() if texts]
+    return [f"The other claims, by verdict:{''.join(told)}"] if told else []
 
 
 def _setting(record: Records) -> str:
@@ -123,44 +135,39 @@ def _genre(record: Records) -> str:
 
 
 def _costs(record: Records, alone: bool) -> str:
-    """What one size and length says of the gate's worth, with its difference from the strongest control, or all."""
-    said = {
-        REPRODUCED: "pays for itself",
-        CONTRADICTED: "is worse than its controls",
-        NOT_REPRODUCED: "does not pay for itself",
-        UNDECIDED: "is in doubt",
-    }
+    """A size and length, with the gate's difference from the strongest control there, or from all."""
     by = record["controls"] or {}
     if not by or any(None in numbers for numbers in by.values()):
-        return f"{said[record['verdict']]} at {_at(record)} ({record['reason']})"
+        return f"at {_at(record)} ({record['reason']})"
     if not alone:
         differs = f"{_interval(_bounds(record))}, {record['unit'].rpartition('control of ')[2]}"
         at = f"{record['size']}, {record['steps']:,} steps"
-        return f"{said[record['verdict']]} at {at} ({differs}, {record['seeds']} seeds)"
+        return f"at {at} ({differs}, {record['seeds']} seeds)"
     listed = ", ".join(f"{_interval(numbers)} at equal {control}" for control, numbers in by.items())
     differs = f"its loss minus the control's is {listed}, in nats per token"
     if record["equivalent"]:
         margin = f"{WORTH_KNOWING['books']:g} either way at equal {' and '.join(record['equivalent'])}"
         differs = f"{differs}; its 90 % interval lies within {margin}"
-    return f"{said[record['verdict']]} at {_at(record)}, {record['seeds']} seeds: {differs}"
+    return f"at {_at(record)}, {record['seeds']} seeds: {differs}"
 
 
 def _variants(records: Sequence[Records], arms: pd.DataFrame | None) -> list[str]:
     """What is said of the gate's variants that were pretrained from scratch, by finished stages of enough seeds."""
     if arms is None:
         return []
-    told: dict[str, list[str]] = {}
+    told: dict[str, dict[str, list[str]]] = {}
     for record in records:
-        stage = STAGES[record["stage"]]
-        if record["claim"] not in (COSTS.claim, COMPONENTS.claim) or not record["finished"]:
+        if record["claim"] not in (COSTS.claim, COMPONENTS.claim, RECURS.claim) or not record["finished"]:
             continue
-        own = of_stage(arms, stage)
+        own = of_stage(arms, STAGES[record["stage"]])
         for row in own[(own["arm"] != ENHANCED) & (own["seeds"] >= FEWEST)].to_dict("records"):
-            interval = signed_interval(row["estimate"], row["low"], row["high"])
-            said = f"{row['arm']} {row['verdict']} ({interval}, equal {row['control']})"
-            told.setdefault(_at(record), []).append(said)
-    listed = ". ".join(f"At {at}: {'; '.join(said)}" for at, said in told.items())
-    return [f"Its variants, each against its strongest control. {listed}."] if told else []
+            told.setdefault(_at(record), {}).setdefault(row["verdict"], []).append(row["arm"])
+    listed = []
+    for at, by in told.items():
+        verdicts = (f"{verdict}: *{', '.join(by[verdict])}*" for verdict in WORDS if verdict in by)
+        listed.append(f"\n    - At {at}: {'; '.join(verdicts)}.")
+    said = "The gate's variants against every control, by verdict; [the differences](#language) stand below:"
+    return [f"{said}{''.join(listed)}"] if told else []
 
 
 def _stories(records: Sequence[Records]) -> str:
@@ -172,27 +179,35 @@ def _stories(records: Sequence[Records]) -> str:
     if not by_claim[TOLD[0]][0]["finished"]:
         waits = by_claim[TOLD[0]][0]["reason"]
         return f"Fine-tuned, whether it writes better than a base tuned alike is not decided yet ({waits})."
-    told = []
+    told, rates = [], []
     for own in by_claim.values():
         known = [record for record in own if record["finished"]]
-        listed = " and ".join(f"{_interval(_bounds(r))} {r['where'].partition(', ')[2]}" for r in known)
+        rates = [record["where"].partition(", ")[2] for record in known]
+        listed = " and ".join(_interval(_bounds(record)) for record in known)
         told.append(f"*{known[0]['text']}* is {known[0]['verdict']} ({known[0]['unit']}: {listed})")
-    return f"Fine-tuned on stories beside a base that was tuned alike, {'; '.join(told)}."
+    at = f"{rates[0]}, and {rates[1]}, in this order" if len(rates) > 1 else rates[0]
+    return f"Fine-tuned on stories beside a base that was tuned alike, {at}: {'; '.join(told)}."
 
 
 def _untouched(tuned: Mapping[str, pd.DataFrame]) -> str:
     """What the paper's own comparison, with the untouched base, gives, and what it leaves out."""
-    told = []
+    told: dict[str, list[tuple[str, str, str]]] = {}
     for setting in SETTINGS:
         own = tuned[setting] if setting in tuned else pd.DataFrame({"arm": [], "metric": []})
         own = own[(own["arm"] == ENHANCED) & (own["metric"] == "rougeL")]
         by = {str(row["control"]): (float(row["reference"]), float(row["value"])) for row in own.to_dict("records")}
         if "nothing" in by and np.isfinite(by["nothing"]).all():
+            texts = SETTINGS[setting].removeprefix("fine-tuned ").partition(", ")[0]
             before, after, beside = (number(score) for score in (*by["nothing"], by["steps"][0]))
-            texts, _, rates = SETTINGS[setting].removeprefix("fine-tuned ").partition(", ")
-            told.append(f"{texts} from {before} to {after} {rates}, and the tuned base's to {beside}")
+            told.setdefault(texts, []).append((before, after, beside))
     said = "From the untouched base, with which the paper compares, ROUGE-L goes"
-    return f" {said} {'; '.join(told)}." if told else ""
+    listed = []
+    for texts, several in told.items():
+        before, after, beside = zip(*several, strict=True)
+        listed.append(
+            f"{texts} from {before[0]} to {' and '.join(after)}, and the tuned base's to {' and '.join(beside)}"
+        )
+    return f" {said} {'; '.join(listed)}." if listed else ""
 
 
 def verdict_table(records: Sequence[Records]) -> pd.DataFrame:
