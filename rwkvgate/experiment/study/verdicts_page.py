@@ -203,10 +203,8 @@ def _untouched(tuned: Mapping[str, pd.DataFrame]) -> str:
     said = "From the untouched base, with which the paper compares, ROUGE-L goes"
     listed = []
     for texts, several in told.items():
-        before, after, beside = zip(*several, strict=True)
-        listed.append(
-            f"{texts} from {before[0]} to {' and '.join(after)}, and the tuned base's to {' and '.join(beside)}"
-        )
+        after, beside = (" and ".join(scores[i] for scores in several) for i in (1, 2))
+        listed.append(f"{texts} from {several[0][0]} to {after}, and the tuned base's to {beside}")
     return f" {said} {'; '.join(listed)}." if listed else ""
 
 

@@ -155,10 +155,10 @@ def test_variants_are_told_of_finished_stages_with_enough_seeds() -> None:
         arms = pd.concat([decide(of_stage(compared, STAGES[name])) for name in found])
         return "\n".join(head(study_ledger(found, {}, SECONDS), {}, arms.assign(seeds=arms["seeds"] - fewer)))
 
-    assert "worse than every control: *no-layer-norm*; " in told(found)
+    assert "worse than every control: *no-layer-norm, fixed-gate*; no better: *conv-no-position*." in told(found)
     assert "conv-only" not in told(found | {"others": (others[:12], 30)}).split("**Limits.**")[0]
     assert "steps (1.23 M tokens): better than every control: *conv-only*; " in told(found | {"others": whole(others)})
-    assert "*no-layer-norm*" not in told(found, fewer=7)
+    assert "*no-layer-norm" not in told(found, fewer=7)
 
 
 @pytest.mark.parametrize(("routing", "verdict"), [(1.5, REPRODUCED), (0.8, CONTRADICTED)])
