@@ -42,13 +42,17 @@ def losses_figure(
 ) -> dict[str, str]:
     """Loss against FLOPs and seconds of every network of a size, one panel each; returns its caption by its name.
 
-    Both costs are in steps of the base that cost as much.
+    Both costs are in steps of the base that cost as much. An arm's loss is the base's mean over all seeds and the arm's
+    mean distance from the base of its own seeds, which may be fewer.
 
     Args:
         more: said at the end of the title.
     """
     losses = frame(trials)
     own = losses[(losses["size"] == size) & np.isfinite(losses["test"])]
+    of_base = own[own["network"] == BASE].groupby(["seed", "budget"])["test"].mean().rename("base")
+    own = own.join(of_base, on=["seed", "budget"]).dropna(subset="base")
+    own["test"] += own["budget"].map(of_base.groupby("budget").mean()) - own["base"]
     means = own.groupby(["network", "budget"], sort=False)[["test", "flops"]].mean().reset_index()
     base = means[means["network"] == BASE]
     if not len(base) or means["network"].nunique() < 2:
@@ -81,9 +85,9 @@ def losses_figure(
         .label(x="steps of the base", y=textwrap.fill(unit, 20), title="{}".format, **dict.fromkeys(looks, ""))
     )
     title = (
-        f"Annealed test loss against cost, {size}, mean of the seeds. FLOPs and seconds of a training are in steps of "
-        "the base that take as many. Grey: the base; below it is better. Each panel has its own scale."
-        f"{more}"
+        f"Annealed test loss against cost, {size}, mean over seeds, each beside the base's. FLOPs and seconds of a "
+        "training are in steps of the base that take as many. Grey: the base; below it is better. Each panel has its "
+        f"own scale.{more}"
     )
     figure = draw(plot, title, height=0.6 + 1.6 * -(-len(networks) // 3))
     finish(figure)

@@ -318,6 +318,7 @@ def _shares(trials: Sequence[Trial], shares: pd.DataFrame) -> str:
     table = after_training(shares).pivot_table(index=["network", "task"], columns="times", values="share", sort=False)
     cells = table.map(lambda x: f"{100 * x:.1f} %")
     cells.columns = pd.Index([f"x{times}" for times in table.columns])
+    cells = cells.join(shares.groupby("network")["seed"].nunique().rename("seeds"), on="network")
     nothing = recall_decides_nothing(trials, WORTH_KNOWING["memory"])
     said = f"Nothing is decided: {nothing}." if nothing else ""
     return f"{head}\n\n{markdown(cells.reset_index())}\n\n{said}\n\n{_learned(shares)}"
