@@ -36,6 +36,8 @@ from rwkvgate.metrics.measures import MEASURES
 from rwkvgate.metrics.statistics import holm
 
 BOUNDS = ("ours", "low", "high")
+NO_DIFFERENCES = ("s", "power of the length")
+"""Units of numbers that have no sign."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +123,16 @@ def claims_summary(claims: Sequence[Records]) -> pd.DataFrame:
     for claim in claims:
         ours, low, high = (np.nan if claim.get(name) is None else claim[name] for name in BOUNDS)
         cell = signed_interval(ours, low, high) + (f" {claim['unit']}" if np.isfinite(low) else "")
+        if claim.get("unit") in NO_DIFFERENCES:
+            cell = cell.replace("+", "")
         row = {"Claim": claim["text"], "Paper": claim["stated"], "Ours": cell, "Verdict": claim["verdict"]}
         rows.append(row | _studied(claim))
     return pd.DataFrame(rows)
 
 
 def answer(claims: Sequence[Records]) -> list[str]:
-    """What a run says of the paper: its comparison, the fair one, all verdicts with the time, and, after a run with too
-    few seeds to decide, how many would.
+    """What a run says of the paper: the fair comparison, the paper's own, all verdicts with the time, and, after a run
+    with too few seeds to decide, how many would.
 
     Args:
         claims: records of `decide_claims`.
@@ -147,7 +151,7 @@ def answer(claims: Sequence[Records]) -> list[str]:
     papers = [row for row in claims if is_papers(row)]
     third = f"Of the paper's {len(papers)} claims, {_counted(papers)}"
     if more := [row for row in claims if not is_papers(row)]:
-        third += f"; of {len(more)} more, {_counted(more)}"
+        third += f"; of {len(more)} that it does not make, {_counted(more)}"
     if time.get("ours") is None:
         return [second, first, f"{third}; the time of a forward pass was not measured.", *_few(by_name)]
     interval = f"{signed(time['ours'])} % [{signed(time['low'])}, {signed(time['high'])}]"

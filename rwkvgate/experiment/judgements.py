@@ -94,7 +94,7 @@ def _needed(found: Difference, worth: float, tests: int) -> str:
         return f"at least {FEWEST} seeds"
     seeds = seeds_needed(found.deviation, worth, tests, found.shared_error, found.n)
     if np.isinf(seeds):
-        return f"more documents than {found.n}, whatever the seeds"
+        return f"more than {found.n} documents, for no number of seeds finds it in these"
     return f"{max(FEWEST, int(seeds)):,} seeds"
 
 

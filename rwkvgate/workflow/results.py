@@ -37,7 +37,7 @@ README, PAGE, STUDY = Path("README.md"), Path("docs", "results.md"), Path("docs"
 OPEN, CLOSE = "<!-- {} -->", "<!-- end of {} -->"
 """Between these a part of the README is written; its name stands in both."""
 FIGURES = {
-    "figure3.svg": "BLEU, ROUGE-1 and ROUGE-L of each arm, with the paper's",
+    "figure3.svg": "BLEU, ROUGE-1 and ROUGE-L of each arm (network compared), with the paper's",
     "gates.svg": "Mean gate of each layer over the tokens of a text, tuned",
 }
 """Those that carry the answer."""
@@ -103,7 +103,7 @@ def _limits(reference: Path, vocabulary: int) -> str:
         f"**Limits.** The untouched base has perplexity {values['perplexity', BASE]:,.0f} on the test stories, with "
         f"{vocabulary:,} tokens to choose from: little better than a guess, so that any tuning gains much over it. "
         f"Tuning forgets: of natural text the tuned base has perplexity {after:,.0f}, the untouched one {before:,.0f}. "
-        "The stories come from a grammar. Nothing is measured at the paper's size, or on a GPU."
+        "The stories come from a grammar. No network of the paper's size was trained or scored, and none on a GPU."
     )
 
 
@@ -186,7 +186,11 @@ def results_in_markdown(reference: Path, study: list[dict[str, Any]]) -> list[st
     figures = figures_part(Path("..") / REFERENCE / "figures")
     return [
         "## Claims",
-        "The last column is of [the study](study.md), which has its own networks and seeds." if study else "",
+        "The last column is of [the study](study.md), which has its own networks and seeds. It fine-tunes at two "
+        "choices of the learning rates, and the seeds are those of each; one verdict stands for both, the weaker one "
+        "where they disagree, and the study's page has each."
+        if study
+        else "",
         markdown(claims_summary(beside_study(read_claims(reference), study))),
         "## Quality",
         "The paper's Table 2; mean over seeds ± their standard deviation.",
@@ -195,8 +199,9 @@ def results_in_markdown(reference: Path, study: list[dict[str, Any]]) -> list[st
         markdown(trivial_table(trivial)),
         figures[0],
         "The enhanced network against the untouched base, which is the paper's comparison, and against the tuned base, "
-        "paired by document; each minimum detectable effect is that of one comparison by itself, a verdict's counts "
-        "the correction over all:",
+        "paired by document. *Better* and *worse* are by each row's own test at 5 %, and so is its minimum detectable "
+        "effect, the smallest difference that as many seeds would show in four of five runs. The verdicts above, and "
+        "their minimum detectable effects, are corrected for the number of tests:",
         markdown(comparison_table(compared[is_shown])[list(COMPARED)]),
         "## Time of a forward pass",
         "The paper's Table 1; median [quartiles], ratio [95 % interval]. Seconds are those of seeds that were timed at "

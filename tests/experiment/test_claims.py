@@ -351,7 +351,7 @@ def test_the_answer_follows_the_verdicts(gain: float, words: str) -> None:
     counted = sum(row["verdict"] == "undecided here" for row in claims if row["claim"] != "domains")
     assert (
         third.startswith("Of the paper's 18 claims, ")
-        and "; of 1 more, 1 is " in third
+        and "; of 1 that it does not make, 1 is " in third
         and f"{counted} are undecided here" in third
     )
     assert "differs from the base's by +2.00 % [+1.50, +2.50] here, +2.95 % stated" in third

@@ -24,14 +24,20 @@ Losses are in nats per token of held-out text; lower is better. A difference has
 p after Holm's correction over the candidates of a task and control. *Detectable* is the minimum detectable effect: the
 difference that as many seeds, as noisy as these, show with 80 % power at that correction's first step.
 
+[gates.md](gates.md) has the arms. Eight more candidates combine their parts, by the same equations: `identity-` ones
+have no LayerNorm and are scaled by a number per channel that starts at 0, with low-rank gating, routing, or attention
+over the last four states; `convolution-` ones, without LayerNorm too, add four states with weights that start at 0, and
+end in `-output` (no gate), `-gated`, `-low-rank`, `-position` (low-rank, and with a learned position), or
+`-mixers-gated` (low-rank, before both mixers).
+
 **What this page cannot show.** It is a screening. Its first edition read a gain at equal steps as a gain for the same
 cost, and left that correction out.
 
 - Its controls have as many *steps*. A gate adds parameters and takes longer for a step, so "better" in pretraining
   means better for the same steps, not for the same time or FLOPs. [The study](study.md) holds `conv-no-position`, the
   best of them, and the paper's gate to bases of equal steps, parameters, FLOPs and seconds, and has their verdicts.
-- `lora-tuned` trains its adapters and the weights that they are added to. It therefore adds no capacity, and is no
-  control of size; the study widens the channel mixing instead.
+- `lora-tuned`, one of the two controls, trains its adapters and the weights that they are added to. It therefore adds
+  no capacity, and is no control of size; the study widens the channel mixing instead.
 - The screening has one seed. The best of two dozen candidates on one seed is within what rounding alone changes, so the
   order of "everything tried" means little.
 - The fine-tuning rates are above the pretraining's peak, and some best rates lie at the edge of the grid. Fine-tuning

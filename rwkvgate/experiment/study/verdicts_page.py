@@ -86,11 +86,13 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     for record in finished:
         places.setdefault(SAID[record["verdict"]], []).append(_costs(record, alone=len(finished) == 1))
     told = [f"{said} {' and '.join(there)}" for said, there in places.items()]
-    brackets = " In brackets: its loss minus the strongest control's, nats per token." if len(finished) > 1 else ""
+    brackets = ""
+    if len(finished) > 1:
+        brackets = " In brackets: its loss less that at equal steps, and less the strongest control's, nats per token."
     first = (
-        f"Pretrained from scratch, the paper's gate {'; '.join(told)}.{brackets} To pay for itself its loss must be "
-        "shown lower than the base's at equal steps, parameters, FLOPs and seconds each; it does not where a gain of "
-        f"{WORTH_KNOWING['books']:g} nats per token over one of them is excluded."
+        f"Pretrained from scratch, the paper's gate {'; '.join(told)}.{brackets} It pays for itself where its loss is "
+        "shown lower than at equal steps, parameters, FLOPs and seconds, and does not where a gain of "
+        f"{WORTH_KNOWING['books']:g} over one of them is excluded."
         if told
         else "Pretrained from scratch, whether the paper's gate pays for itself is not decided yet "
         f"({pretrained[0]['reason']})."
@@ -140,9 +142,11 @@ def _costs(record: Records, alone: bool) -> str:
     if not by or any(None in numbers for numbers in by.values()):
         return f"at {_at(record)} ({record['reason']})"
     if not alone:
-        differs = f"{_interval(_bounds(record))}, {record['unit'].rpartition('control of ')[2]}"
+        strongest = record["unit"].rpartition("control of equal ")[2]
+        beside = "" if strongest == "steps" else f"; {_interval(by[strongest])} at equal {strongest}"
+        differs = f"{_interval(by['steps'])}{beside}"
         at = f"{record['size']}, {record['steps']:,} steps"
-        return f"at {at} ({differs}, {record['seeds']} seeds)"
+        return f"at {at} ({differs}; {record['seeds']} seeds)"
     listed = ", ".join(f"{_interval(numbers)} at equal {control}" for control, numbers in by.items())
     differs = f"its loss minus the control's is {listed}, in nats per token"
     if record["equivalent"]:
