@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from rwkvgate.experiment.analysis.tables import NOTHING, signed_interval
-from rwkvgate.experiment.study.design import BASE, BROKEN, PRIMARY, WIDE, Stage, step_tokens
+from rwkvgate.experiment.study.design import BASE, BROKEN, MORE, PRIMARY, WIDE, Stage, step_tokens
 from rwkvgate.experiment.study.families import FAMILIES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.metrics.measures import ratio_of_sums
@@ -122,9 +122,13 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios], worth: f
 
 
 def of_stage(compared: pd.DataFrame, stage: Stage) -> pd.DataFrame:
-    """The rows of `comparisons` that a stage is decided by: its arms, at its size, after its most steps."""
+    """The rows of `comparisons` that a stage is decided by: its arms, at its size, after its most steps.
+
+    Also the column `looks`: 2 for an arm that got more seeds because it had been undecided with fewer.
+    """
     there = (compared["size"] == stage.size.name) & (compared["budget"] == max(stage.budgets))
-    return compared[there & compared["arm"].isin(stage.networks)]
+    own = compared[there & compared["arm"].isin(stage.networks)]
+    return own.assign(looks=own["arm"].isin(MORE.get(stage.name, {})).astype(int) + 1)
 
 
 VERDICT_COLUMNS = ["size", "arm", "budget", "control", "estimate", "low", "high", "seeds", "p", "verdict", "equivalent"]
@@ -150,7 +154,8 @@ def decide(compared: pd.DataFrame) -> pd.DataFrame:
 
     Columns `size`, `arm`, `budget`, `control` (the one with the largest difference) with its `estimate`, `low`, `high`
     and `seeds`; `equivalent`, the controls that it is equivalent to; `verdict`; and its `p`, one-sided and after Holm's
-    correction over the arms of a size, which in rows of `of_stage` are those of the stage:
+    correction over the arms of a size, which in rows of `of_stage` are those of the stage; an arm that was looked at
+    twice has p doubled before:
 
     - *better than every control*: the largest p of the arm's controls, an intersection-union test;
     - *worse than every control*: the same in the other direction, without `ADAPTERS`;
@@ -167,7 +172,11 @@ def decide(compared: pd.DataFrame) -> pd.DataFrame:
             "worse than every control": [_joint_p(own[own["control"] != ADAPTERS], 1) for own in arms.values()],
             "no better": [min(1.0, own["absent"].count() * own["absent"].min()) for own in arms.values()],
         }
-        corrected = {verdict: dict(zip(arms, holm(values), strict=True)) for verdict, values in tests.items()}
+        looks = np.array([own["looks"].max() if "looks" in own else 1 for own in arms.values()])
+        corrected = {
+            verdict: dict(zip(arms, holm(np.minimum(1.0, looks * values)), strict=True))
+            for verdict, values in tests.items()
+        }
         for arm, own in arms.items():
             p = {verdict: by_arm[arm] for verdict, by_arm in corrected.items()}
             verdict = next((verdict for verdict, value in p.items() if value < LEVEL), "undecided")

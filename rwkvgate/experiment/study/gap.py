@@ -1,10 +1,11 @@
 """The gap at equal compute over size and time: where the paper's gate helps early and loses late, if it does.
 
 A seed's gap is the enhanced network's loss minus that of the base of the same seed after as many FLOPs, or seconds. It
-is fitted by least squares on two logarithms: gap = a + b log2(tokens / 1 M) + c log2(parameters / those of 64x4). The
-budgets of a training and the sizes of a seed share their rows, so the errors are over whole seeds, by the jackknife:
-each seed is left out in turn, and the interval is Student's, with one degree of freedom fewer than the size with the
-fewest seeds has. Where every seed has the same sizes, it is that of the mean of the fits of each seed alone.
+is fitted by least squares on two logarithms: gap = a + b log2(tokens / 1 M) + c log2(parameters / those of 64x4), to
+the mean of each size and length, so that the one with most seeds says no more than the others. The budgets of a
+training and the sizes of a seed share their rows, so the errors are over whole seeds, by the jackknife: each seed is
+left out in turn, and the interval is Student's, with one degree of freedom fewer than the size and length with the
+fewest seeds has. Where every seed has the same, it is that of the mean of the fits of each seed alone.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Fit:
         without: those without each seed, (seed, 3).
         sizes: whether there were several.
         seeds: how many.
-        fewest: how many the size with the fewest has.
+        fewest: how many the size and length with the fewest has.
     """
 
     of: str
@@ -95,13 +96,10 @@ def fits(gaps: pd.DataFrame) -> list[Fit]:
         if own["tokens"].nunique() < 2 or own["seed"].nunique() < 2:
             continue
         several = own["size"].nunique() > 1
-        fewest = int(own.groupby("size")["seed"].nunique().min())
-        terms = [np.ones(len(own)), np.log2(own["tokens"] / MILLION), own["octaves"]]
-        x, y = np.column_stack(terms)[:, : 2 + several], own["gap"].to_numpy()
-        seeds = [np.flatnonzero(own["seed"] == seed) for seed in own["seed"].unique()]
-        squares, products = (np.array([x[rows].T @ side[rows] for rows in seeds]) for side in (x, y))
-        without = _solved(squares.sum(0) - squares, products.sum(0) - products)
-        found.append(Fit(str(of), _solved(squares.sum(0), products.sum(0)), without, several, len(seeds), fewest))
+        fewest = int(own.groupby(["octaves", "tokens"])["seed"].nunique().min())
+        seeds = own["seed"].unique()
+        without = np.array([_fitted(own[own["seed"] != seed], several) for seed in seeds])
+        found.append(Fit(str(of), _fitted(own, several), without, several, len(seeds), fewest))
     return found
 
 
@@ -144,7 +142,9 @@ def early_and_late(fit: Fit, gaps: pd.DataFrame) -> str:
     )
 
 
-def _solved(squares: Floats, products: Floats) -> Floats:
-    """The three coefficients by least squares, (..., 3), from X'X and X'y; the last is 0 where X has two columns."""
-    found = (np.linalg.pinv(squares, rcond=1e-10, hermitian=True) @ products[..., None])[..., 0]
-    return np.concatenate([found, np.zeros((*found.shape[:-1], 3 - found.shape[-1]))], axis=-1)
+def _fitted(own: pd.DataFrame, several: bool) -> Floats:
+    """a, b and c, by least squares on the mean gap of each size and length; c is 0 where there is one size."""
+    means = own.groupby(["octaves", "tokens"])["gap"].mean().reset_index()
+    x = np.column_stack([np.ones(len(means)), np.log2(means["tokens"] / MILLION), means["octaves"]])[:, : 2 + several]
+    solved = np.linalg.lstsq(x, means["gap"].to_numpy(), rcond=1e-10)[0]
+    return np.pad(solved, (0, 3 - len(solved)))

@@ -48,7 +48,7 @@ from rwkvgate.experiment.study.analysis import (
     recall_decides_nothing,
 )
 from rwkvgate.experiment.study.committed import FILE
-from rwkvgate.experiment.study.design import RECURRENT, STAGES, WORTH_KNOWING, Stage
+from rwkvgate.experiment.study.design import BASE, RECURRENT, STAGES, WORTH_KNOWING, Stage
 from rwkvgate.experiment.study.outcomes import CLAIMS as TUNED_CLAIMS
 from rwkvgate.experiment.study.outcomes import study_claims
 from rwkvgate.experiment.study.trials import Trial
@@ -241,13 +241,14 @@ def _pretrained(done: Mapping[str, Sequence[Trial]], seconds: Mapping[str, Ratio
 
     for stage in stages:
         where = "pretrained from scratch"
+        beside = () if BASE in stage.networks else (f"primary {stage.size.name}",)  # which has the base
         if ENHANCED in stage.networks:
             yield _Entry(COSTS, stage.name, where, partial(of, stage, ENHANCED))
         elif "conv-only" in stage.networks:
             arms = [pair.arm for pair in RULES["component-contributions"].pairs]
-            yield _Entry(COMPONENTS, stage.name, where, partial(of, stage, *arms))
+            yield _Entry(COMPONENTS, stage.name, where, partial(of, stage, *arms), beside)
         elif stage.networks == RECURRENT:
-            yield _Entry(RECURS, stage.name, where, partial(of, stage, *RECURRENT))
+            yield _Entry(RECURS, stage.name, where, partial(of, stage, *RECURRENT), beside)
     yield _Entry(
         STATE_OF_THE_ART,
         "families",

@@ -233,7 +233,8 @@ def _rates(found: Found) -> Iterator[str]:
 
 def _verdicts(verdicts: pd.DataFrame, task: str) -> str:
     head = (
-        "The verdict on each arm; p is that of the verdict, one-sided, and of *better* where it is undecided; "
+        "The verdict on each arm; p is that of the verdict, one-sided, of *better* where it is undecided, and doubled "
+        "for an arm that was undecided with fewer seeds and got more; "
         f"equivalent: the 90 % interval lies within {WORTH_KNOWING[task]:g} either way, without a correction:"
     )
     rows = [

@@ -62,7 +62,7 @@ def pretrained(stage: str, more: dict[str, float] | None = None, noise: float = 
     trials = []
     for network in plan.networks:
         parameters, flops = cost(network, plan.size)
-        for seed in plan.seeds:
+        for seed in plan.seeded(network):
             rng, shared = np.random.default_rng([seed, sum(map(ord, network))]), np.random.default_rng(seed)
             own = rng.normal(0, noise) + rng.normal(0, noise, DOCUMENTS) + shared.normal(0, 0.05, DOCUMENTS)
             level = 5 + own - 0.3 * np.log2(plan.size.hidden / 64)

@@ -107,3 +107,15 @@ def test_what_is_recalled_is_drawn_for_every_network_and_task(tmp_path: Path) ->
     assert recall_figure(tmp_path, shares) == {"memory-recall": "Share recalled by length"}
     drawn = (tmp_path / "memory-recall.svg").read_text(encoding="utf-8")
     assert all(f"<!-- {name} -->" in drawn for name in ("base", "enhanced", "copying", "passkey", "x8"))
+
+
+def test_more_seeds_of_one_size_give_it_no_more_weight() -> None:
+    """The fitted line is one of the means of each size and length, and the interval that of the size with fewest."""
+    rng = np.random.default_rng(0)
+    few = [("FLOPs", "64x4", 0.0, seed, 1e6 * 2**x, 0.01 * x) for seed in range(5) for x in range(3)]
+    more = [("FLOPs", "32x4", -1.0, s, 1e6 * 2**x, 0.1 + rng.normal(0, 0.01)) for s in range(40) for x in range(3)]
+    columns = ["of", "size", "octaves", "seed", "tokens", "gap"]
+    gaps = pd.DataFrame(few + more, columns=columns)
+    means = gaps.groupby(["of", "size", "octaves", "tokens"])["gap"].mean().reset_index()
+    (fit,), (alone,) = fits(gaps), fits(pd.concat([means.assign(seed=0), means.assign(seed=1)]))
+    assert fit.coefficients == pytest.approx(alone.coefficients) and (fit.seeds, fit.fewest) == (40, 5)

@@ -122,9 +122,32 @@ def test_another_recurrent_model_can_contradict_a_state_of_the_art(times: dict[s
 
 def test_an_unfinished_stage_decides_nothing() -> None:
     trials = pretrained("primary 64x4", {"enhanced": 1.4})
-    record = ledger({"primary 64x4": (trials[:-1], 60)})[COSTS.claim, "primary 64x4"]
-    assert record["verdict"] == UNDECIDED and record["reason"] == "primary 64x4: 59 of 60 trials"
+    planned = STAGES["primary 64x4"].planned
+    assert len(trials) == planned
+    record = ledger({"primary 64x4": (trials[:-1], planned)})[COSTS.claim, "primary 64x4"]
+    assert record["verdict"] == UNDECIDED and record["reason"] == f"primary 64x4: {planned - 1} of {planned} trials"
     assert record["ours"] is record["seeds"] is record["p"] is None
+
+
+@pytest.mark.parametrize("stage", ["others", "recurrent gate"])
+def test_a_stage_without_a_base_of_its_own_waits_for_the_one_that_has_it(stage: str) -> None:
+    trials = pretrained("primary 64x4")
+    found = {"primary 64x4": (trials[:-1], len(trials)), stage: whole(pretrained(stage))}
+    records = [record for record in study_ledger(found, {}, SECONDS) if record["stage"] == stage]
+    assert records and all(record["reason"].startswith("primary 64x4: ") for record in records)
+
+
+def test_networks_of_a_stage_may_have_unequal_seeds() -> None:
+    """Pairs are of the seeds that both have, and an arm that got more of them was looked at twice."""
+    names = {"enhanced": 10, "conv-no-position": 18, "no-layer-norm": 10}
+    trials = pretrained("primary 64x4", {"conv-no-position": 1.1})
+    compared = of_stage(comparisons(trials, SECONDS, 0.01), STAGES["primary 64x4"])
+    own = compared.groupby("arm")[["seeds", "looks"]].agg(["min", "max"])
+    for arm, seeds in names.items():
+        assert list(own.loc[arm]) == [seeds, seeds, *[2 if seeds > 10 else 1] * 2]
+    once = decide(compared.assign(looks=1)).set_index("arm")["p"]
+    twice = decide(compared).set_index("arm")["p"]
+    assert twice["conv-no-position"] == pytest.approx(min(1, 2 * once["conv-no-position"]))
 
 
 def test_without_times_pretraining_is_undecided() -> None:
@@ -238,11 +261,11 @@ def test_what_is_read_inside_is_decided_by_its_own_rules() -> None:
 
 
 def test_tables_of_unfinished_stages_are_marked() -> None:
-    trials = pretrained("primary 32x4")
+    trials = pretrained("recurrent gate")
     parts = ["words", "head\n\n| a |\n| --- |\n| 1 |"]
-    assert marked(parts, {"primary 32x4": whole(trials), "longer": ([], 0)}) == parts
-    words, table = marked(parts, {"primary 32x4": (trials, 30)})
-    assert words == "words" and table.startswith("**Not finished** (primary 32x4: 25 of 30 trials)")
+    assert marked(parts, {"recurrent gate": whole(trials), "longer": ([], 0)}) == parts
+    words, table = marked(parts, {"recurrent gate": (trials, 6)})
+    assert words == "words" and table.startswith("**Not finished** (recurrent gate: 5 of 6 trials)")
     assert unfinished({}, ["others"]) == f"others: 0 of {STAGES['others'].planned} trials"
 
 
