@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from rwkvgate.rwkv6.extras import extra
 
@@ -67,6 +68,10 @@ def share(loop: Callable[[Any], None], items: int, work: int, sizes: Sequence[in
         if not (x.is_contiguous() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)):
             raise ValueError(
                 f"a compiled loop takes contiguous floats on a CPU, not {x.dtype} on {x.device}, {x.stride()}"
+            )
+        if type(x) not in (Tensor, Parameter) or x.is_neg() or (x.numel() and not x.data_ptr()):
+            raise ValueError(
+                f"a compiled loop takes plain tensors in memory, not a {type(x).__name__} without its numbers"
             )
     # All threads that PyTorch has, even for fewer items: OpenMP ends those it is not asked for, and starts them anew.
     threads = torch.get_num_threads() if items > 1 and items * work >= PARALLEL else 1

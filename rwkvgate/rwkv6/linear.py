@@ -81,7 +81,6 @@ class _Widened(torch.autograd.Function):
         return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(weight.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         slope = grad.float()  # (..., out)
@@ -93,9 +92,10 @@ class _Widened(torch.autograd.Function):
 
 
 def is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product is of tensors in a CPU's memory, and nobody follows torch's operations."""
+    """Whether the product is of dense tensors in a CPU's memory, and nobody follows torch's operations."""
     on_cpu = x.device.type == weight.device.type == "cpu"
-    return on_cpu and type(weight) in (Tensor, nn.Parameter) and not followed(x)
+    dense = type(weight) in (Tensor, nn.Parameter) and weight.layout == torch.strided
+    return on_cpu and dense and not followed(x)
 
 
 def _loop(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor] | None:

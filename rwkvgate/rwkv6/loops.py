@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.functional import pad
 
 from rwkvgate.rwkv6.compiled import LANES, OPTIONS, Vectors, array, number, share, taken
 from rwkvgate.rwkv6.extras import extra
-from rwkvgate.rwkv6.recurrence import prepare
+from rwkvgate.rwkv6.once import once
+from rwkvgate.rwkv6.recurrence import ONCE, prepare
 
 with extra("fast"):
     from numba import njit, types
@@ -72,8 +74,12 @@ class _Fused(torch.autograd.Function):
         return out, last
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once(ONCE)
     def backward(ctx: Any, d_out: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
+        if forward_ad._current_level >= 0 and any(
+            forward_ad.unpack_dual(x).tangent is not None for x in (d_out, d_last)
+        ):
+            raise RuntimeError('the compiled loops carry no tangents: RWKVGATE_WKV=chunked, or wkv_backend("chunked")')
         r, k, v, decay, u, kept = ctx.saved_tensors
         batch, time, heads, channels = r.shape
         d_r, d_k, d_v, d_w = (torch.empty_like(r) for _ in range(4))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rwkvgate.rwkv6.linear import is_plain, multiplies, product_dtype
+from rwkvgate.rwkv6.once import once
 from rwkvgate.rwkv6.precision import wide_dtype, without_autocast
 
 CHUNK = 512
@@ -61,7 +62,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total.to(wide)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once("pass skip_logits=False, or compute the loss from logits")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients that the forward pass computed, scaled, and only then in the type of their tensor."""
         saved = zip(ctx.saved_tensors, ctx.types, strict=True)

@@ -21,11 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from rwkvgate.rwkv6.once import once
 from rwkvgate.rwkv6.precision import wide_dtype, without_autocast
 
 CPU_CHUNK, GPU_CHUNK = 16, 64
 """Tokens of a chunk by default. Within a chunk blocks are merged, which costs elementwise work for each
 level; between chunks the state is carried, which costs a step. On a CPU the former dominates."""
+
+ONCE = 'RWKVGATE_WKV=recurrent, or wkv_backend("recurrent"), differentiates as often as you like'
+"""What to do where a gradient of a gradient is wanted."""
 
 
 def wkv6_recurrent(
@@ -218,7 +222,7 @@ class _Chunked(torch.autograd.Function):
         return out, state
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once(ONCE)
     def backward(ctx: Any, d_out: Tensor, d_state: Tensor) -> tuple[Tensor, ...]:
         with without_autocast(d_out.device):
             return _Chunked._gradients(ctx.saved_tensors, d_out, d_state)

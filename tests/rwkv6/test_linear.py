@@ -108,6 +108,7 @@ def test_whatever_the_loops_cannot_do_is_left_to_torch(taken: list[tuple[int, ..
         linear(x.double(), layer.weight.double())
         linear(x.bfloat16(), layer.weight.bfloat16())
         linear(x, draw(6, 5).t())
+        linear(x, draw(5, 6).to_sparse_csr())
         torch.compile(layer, backend="eager")(x)
         torch.vmap(layer)(x)
         with FlopCounterMode(display=False) as counted:
@@ -212,6 +213,11 @@ def test_gradients_by_float32_against_float64(dtype: torch.dtype) -> None:
     for one, other in zip(found, exact, strict=True):
         assert one.dtype == dtype
         torch.testing.assert_close(one, other.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+    twice = []
+    for own, function in ((leaves, linear), (wide, F.linear)):
+        (slope,) = torch.autograd.grad(function(*own), own[0], upstream.to(own[0].dtype), create_graph=True)
+        twice.append(torch.autograd.grad(slope.sum(), own[1])[0])
+    torch.testing.assert_close(twice[0], twice[1].to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
 
 
 @HALVES

@@ -47,6 +47,12 @@ def test_gradcheck(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.autograd.gradcheck(lambda h, w: next_token_loss(h, w, labels), (hidden, weight))
 
 
+def test_a_gradient_of_its_gradient_is_refused_and_not_left_out() -> None:
+    hidden, weight, labels = drawn(2, 6)
+    with pytest.raises(RuntimeError, match=r"differentiable once.*skip_logits=False"):
+        torch.autograd.grad(next_token_loss(hidden, weight, labels), hidden, create_graph=True)
+
+
 def test_a_sum_over_items_as_gradient_accumulation_needs() -> None:
     hidden, weight, labels = drawn(2, 9)
     scored = int((labels[:, 1:] != IGNORED).sum())

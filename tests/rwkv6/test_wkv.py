@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rwkvgate.rwkv6 import compiled, loops
 from rwkvgate.rwkv6.loops import wkv6_numba
@@ -182,6 +183,16 @@ def test_gradients_may_be_taken_twice_from_one_forward_pass(form: Form, relative
     second = torch.autograd.grad(loss, list(leaves.values()))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("form", [wkv6_chunked, wkv6_numba])
+def test_a_gradient_of_a_gradient_is_refused_and_not_left_out(form: Form) -> None:
+    leaves = {name: x.requires_grad_() for name, x in draw(20).items()}
+    with pytest.raises(RuntimeError, match=r'create_graph=True.*wkv_backend\("recurrent"\)'):
+        torch.autograd.grad(form(**leaves)[0].square().sum(), leaves["k"], create_graph=True)
+    (slope,) = torch.autograd.grad(wkv6_recurrent(**leaves)[0].square().sum(), leaves["k"], create_graph=True)
+    (again,) = torch.autograd.grad(slope.square().sum(), leaves["r"])
+    assert again.abs().max() > 0
 
 
 @FORMS
@@ -374,12 +385,26 @@ def test_a_forked_process_runs_without_the_threads_that_it_has_lost(monkeypatch:
     assert os.waitpid(child, 0)[1] == 0
 
 
+NEGATIVE = torch.zeros(1, dtype=torch.complex64).conj().imag
+
+
 @pytest.mark.parametrize(
-    "x", [torch.zeros(3, 3).t()[:2], torch.zeros(3, dtype=torch.int64), torch.zeros(3, device="meta")], ids=str
+    "x",
+    [torch.zeros(3, 3).t()[:2], torch.zeros(3, dtype=torch.int64), torch.zeros(3, device="meta"), NEGATIVE],
+    ids=str,
 )
 def test_what_a_compiled_loop_cannot_read_is_refused(x: Tensor) -> None:
-    with pytest.raises(ValueError, match="takes contiguous floats on a CPU, not"):
+    with pytest.raises(ValueError, match="a compiled loop takes"):
         compiled.share(loops._forward_single, 1, 1, (1, 1, 1, 16, 0), [x] * 9)
+
+
+def test_a_state_without_memory_is_refused() -> None:
+    """Its address would be 0."""
+    inputs = draw(5)
+    with FakeTensorMode() as mode:
+        state = mode.from_tensor(inputs["state"])
+    with pytest.raises(ValueError, match="not a FakeTensor without its numbers"):
+        wkv6_numba(**(inputs | {"state": state}))
 
 
 def test_a_change_of_what_the_loops_share_compiles_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,6 +453,10 @@ def test_a_forward_derivative_of_the_fused_form_is_refused_not_lost() -> None:
     tangents = {name: torch.ones_like(x) for name, x in inputs.items()}
     with torch.autograd.forward_ad.dual_level(), torch.no_grad(), pytest.raises(NotImplementedError, match="jvp"):
         wkv6_numba(**{name: torch.autograd.forward_ad.make_dual(x, tangents[name]) for name, x in inputs.items()})
+    leaves = {name: x.requires_grad_() for name, x in inputs.items()}
+    out, _ = wkv6_numba(**leaves)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="carry no tangents"):
+        torch.autograd.grad(out, leaves["k"], torch.autograd.forward_ad.make_dual(torch.ones_like(out), out.detach()))
 
 
 @pytest.mark.parametrize("place", range(6))
