@@ -75,7 +75,8 @@ for, to find `WORTH_KNOWING` with 80 % power, for the arm and the controls that 
 is of the spread alone, but that an arm gets more is of its difference: it is looked at twice, and its p values count
 twice. Nothing is read before a stage has all of its seeds. Memory, whose spread asks for 265, has twice the ten that it
 had, for the paper's gate and its controls. And the gap over size and time is fitted to the mean of each size and
-length, not to all seeds alike, or the size with most seeds would have most to say.
+length, not to all seeds alike, or the size with most seeds would have most to say. The same was meant for the arms of
+"others", and there was no time for it.
 """
 
 from __future__ import annotations
@@ -111,7 +112,6 @@ MORE = {
     "primary 32x4": {"base": 45, "base-wide": 45, "enhanced": 45, "no-layer-norm": 16},
     "primary 64x4": {"base": 18, "base-wide": 18, "conv-no-position": 18},
     "memory": {"base": 20, "base-wide": 20, "enhanced": 20},
-    "others": {"base-wider": 18, "routing-only": 18, "conv-routing": 10, "identity-start": 10, "ungated-shift": 10},
 }
 """How many compared seeds a network has where its stage's own were too few, by stage."""
 CHOSEN_AT = {"128x4": (150, 300)}
