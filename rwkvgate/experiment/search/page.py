@@ -44,7 +44,7 @@ cost, and left that correction out.
   here overwrites what the base knew, and says little about gates added to a good base. The people of its test stories
   have other names than those of training: by validation stories `enhanced` is worse by 0.010, not by 0.044.
 - Associative recall is learned abruptly, or not yet: five seeds at one rate, stopped after 400 steps, say little of
-  it. The study [trains ten](study.md#memory) at each network's own rate, four times as long."""
+  it. The study [trains ten or twenty](study.md#memory) at each network's own rate, four times as long."""
 
 
 def page(trials: pd.DataFrame, verdicts: pd.DataFrame, steps: Mapping[str, int]) -> str:

@@ -27,8 +27,8 @@ SAID = {
 LIMITS = """**Limits.** The networks are small (0.2 M parameters at 32x4, 0.5 M at 64x4, 1.5 M at 128x4), and trained
 for minutes: from scratch on 0.4 to 12 tokens a parameter of Shakespeare's plays and the King James Bible, or for 400
 steps of fine-tuning. All fine-tuning starts from one base; its stories come from a grammar, its rates were chosen on
-two seeds after 200 steps, and its scores are of 60 greedy continuations of 64 tokens. Each row below names its steps,
-and its seeds, which are few. Seconds are those of one processor with the WKV operator in plain PyTorch, and their ratio
+two seeds after 200 steps, and its scores are of 60 greedy continuations of 64 tokens. Each row below names its steps
+and its seeds. Seconds are those of one processor with the WKV operator in plain PyTorch, and their ratio
 is taken as exact: within its own interval a difference at equal seconds moves by some thousandths of a nat. Nothing
 here is measured at the paper's 1.6 B parameters, or after a training of the length that is usual there."""
 ABOUT = f"""A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
