@@ -73,10 +73,10 @@ only take a verdict away.
 Then, with all of that seen, come more seeds for what stayed undecided: as many as the spread of the seeds so far asks
 for, to find `WORTH_KNOWING` with 80 % power, for the arm and the controls that it is compared with (`MORE`). The number
 is of the spread alone, but that an arm gets more is of its difference: it is looked at twice, and its p values count
-twice. No difference is read before a stage has all of its seeds, but for the fitted gap with 14 of 32x4. Memory, whose spread asks for 265, has twice the ten that it
-had, for the paper's gate and its controls. And the gap over size and time is fitted to the mean of each size and
-length, not to all seeds alike, or the size with most seeds would have most to say. The same was meant for the arms of
-"others", and there was no time for it.
+twice. No difference is read before a stage has all of its seeds, but for the fitted gap with 14 seeds of 32x4. Memory,
+whose spread asks for 265, has twice the ten that it had, for the paper's gate and its controls. And the gap over size
+and time is fitted to the mean of each size and length, not to all seeds alike, or the size with most seeds would have
+most to say. More seeds were meant for "others" too, and there was no time for them.
 """
 
 from __future__ import annotations

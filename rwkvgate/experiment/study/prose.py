@@ -46,8 +46,8 @@ numbers had been seen, on 2026-11-29 and 30:
 11. More seeds for the arms of 32x4 that were undecided and for conv-no-position at 64x4, with the controls that they
     are compared with, on 2026-11-30: as many as the table of seeds then asked for, by the spread so far. No
     difference was read before all were there, but for the fitted gap with 14 of the 45 seeds of 32x4. These arms are
-    looked at twice, so their p values are doubled, which was decided with those 14 there. And twenty in place of ten for
-    the enhanced network and its controls in memory, where the table asked for 265.
+    looked at twice, so their p values are doubled, which was decided with those 14 there. And twenty in place of ten
+    for the enhanced network and its controls in memory, where the table asked for 265.
 12. The gap over size and time is fitted to the mean of each size and length, since the size with most seeds would have
     most to say where each seed counts alike; on the same day, when a reader had found that with 14 seeds at 32x4.
 
