@@ -82,9 +82,8 @@ def table(counted: dict[str, Counted]) -> list[str]:
 
 def main() -> None:
     """Print the tables of the page."""
-    os.environ["RWKVGATE_WKV"] = (
-        "chunked"  # a GPU's form of the operator: the compiled loops are a CPU's, and save less
-    )
+    # A GPU's form of the operator: the compiled loops are a CPU's, and save less for the backward.
+    os.environ["RWKVGATE_WKV"] = "chunked"
     for name, (width, layers) in SHAPES.items():
         gates = layers * sum(p.numel() for p in GatedShift(GateConfig.preset("enhanced"), width).parameters())
         sizes = of_shape(width, layers, torch.float32, "all")

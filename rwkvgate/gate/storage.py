@@ -63,8 +63,8 @@ def save_gate(
 ) -> Path:
     """Write the gate of a patched model to a folder, without the base, and return the folder.
 
-    It takes as much space as its parameters: of the paper's gate about 400 MB at the shape of the 1.6 B model, in
-    float32, where a gate of rank 64 takes 25.
+    Its size is that of its parameters, in float32: about 400 MB for the paper's gate on the 1.6 B model, 26 MB for one
+    of rank 64.
 
     The folder is written atomically, and replaces a gate of the same name. Beside the gate's weights it holds the
     config, the weights' SHA-256, a model card, the base's name on the hub, and one number of each of the base's

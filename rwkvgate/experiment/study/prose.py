@@ -49,7 +49,7 @@ numbers had been seen, on 2026-11-29 and 30:
     looked at twice, so their p values are doubled, which was decided with those 14 there. And twenty in place of ten
     for the enhanced network and its controls in memory, where the table asked for 265.
 12. The gap over size and time is fitted to the mean of each size and length, since the size with most seeds would have
-    most to say where each seed counts alike; on the same day, when a reader had found that with 14 seeds at 32x4.
+    most to say where each seed counts alike: on the same day, after that fit had been seen with the 14 seeds of 32x4.
 
 Before any trial of theirs, the rules of memory, long range, the other tasks, fiction and "the gate regularises" were
 made stricter, and the design smaller, for time: a width of 32 in place of 192; the other arms, the families and the
