@@ -111,6 +111,7 @@ CHOOSING, COMPARED = (100, 101), tuple(range(200, 245))
 MORE = {
     "primary 32x4": {"base": 45, "base-wide": 45, "enhanced": 45, "no-layer-norm": 16},
     "primary 64x4": {"base": 18, "base-wide": 18, "conv-no-position": 18},
+    "longer": {"base": 12, "base-wide": 12, "enhanced": 12},
     "memory": {"base": 20, "base-wide": 20, "enhanced": 20},
 }
 """How many compared seeds a network has where its stage's own were too few, by stage."""
