@@ -76,7 +76,8 @@ is of the spread alone, but that an arm gets more is of its difference: it is lo
 twice. No difference is read before a stage has all of its seeds, but for the fitted gap with 14 seeds of 32x4. Memory,
 whose spread asks for 265, has twice the ten that it had, for the paper's gate and its controls. And the gap over size
 and time is fitted to the mean of each size and length, not to all seeds alike, or the size with most seeds would have
-most to say. More seeds were meant for "others" too, and there was no time for them.
+most to say. After those, and seen with them, "longer" got its twelve, as its own spread asks for. More seeds were meant
+for "others" too, and there was no time for them.
 """
 
 from __future__ import annotations

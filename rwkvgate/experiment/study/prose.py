@@ -47,7 +47,8 @@ numbers had been seen, on 2026-11-29 and 30:
     are compared with, on 2026-11-30: as many as the table of seeds then asked for, by the spread so far. No
     difference was read before all were there, but for the fitted gap with 14 of the 45 seeds of 32x4. These arms are
     looked at twice, so their p values are doubled, which was decided with those 14 there. And twenty in place of ten
-    for the enhanced network and its controls in memory, where the table asked for 265.
+    for the enhanced network and its controls in memory, where the table asked for 265. When all of these had been
+    seen, twelve in place of five for the enhanced network and its controls in the long trainings, by the same table.
 12. The gap over size and time is fitted to the mean of each size and length, since the size with most seeds would have
     most to say where each seed counts alike: on the same day, after that fit had been seen with the 14 seeds of 32x4.
 
@@ -91,9 +92,9 @@ listed at the end with what was known.
   paper's arms at 64x4, in memory and on stories, and five elsewhere, are what the hours allowed at first: ten find a
   difference of one standard deviation of the pairs with 80 % power, five one of 1.7. In [the search](search.md),
   before, that of the paper's gate had been 0.018 nats per token, for which 0.01 takes 27 seeds. Of the arms that this
-  left undecided some were given more, with their controls, at 32x4, 64x4 and in memory (change 11). Of what
-  stays undecided the tables say how many are needed. Simulated, the intervals [cover](metrics.md#statistics) what they
-  should with few seeds.
+  left undecided some were given more, with their controls, at 32x4, 64x4, there for longer too, and in memory (change
+  11). Of what stays undecided the tables say how many are needed. Simulated, the intervals
+  [cover](metrics.md#statistics) what they should with few seeds.
 - **Memory**: two layers of 64 channels, trained on a mixture in which recall pays: associative recall of 8 pairs (the
   task MQAR of arXiv 2312.04927), copying of 16 symbols, induction, and a passkey of 5, each of 64 tokens. Tested at 1,
   2, 4 and 8 times that length, with as much to remember; all four lengths count alike. All verdicts are undecided while
