@@ -183,7 +183,10 @@ def check_environment() -> None:
     for requirement in requirements("experiment"):
         version = installed.get(canonicalize_name(requirement.name))
         if version and not requirement.specifier.contains(version, prereleases=True):
-            print(f"{requirement.name} {version} is installed; the package is tested with {requirement.specifier}")
+            print(
+                f"{requirement.name} {version} is installed; the package is tested with {requirement.specifier}. If it"
+                f' fails: %pip install "{requirement.name}{requirement.specifier}", and restart the session'
+            )
 
 
 def _public(version: str) -> str:
