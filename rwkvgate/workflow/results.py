@@ -114,7 +114,9 @@ def study_part(verdicts: list[Records], page: Path) -> list[str]:
     from rwkvgate.experiment.study.verdicts_page import answer as study_answer  # which loads torch
 
     about = "has more seeds, controls of equal compute, and networks of its own: 64x4 has 64 channels and 4 layers."
-    return [f"[The study]({page.as_posix()}) {about} {study_answer(verdicts)[0]}"]
+    first, *places = study_answer(verdicts)[0].split("\n    - ")
+    listed = ["\n".join(f"- {place}" for place in places)] if places else []
+    return [f"[The study]({page.as_posix()}) {about} {first}", *listed]
 
 
 def figures_part(folder: Path) -> list[str]:

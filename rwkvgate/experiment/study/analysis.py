@@ -96,7 +96,7 @@ def comparisons(trials: Sequence[Trial], seconds: Mapping[str, Ratios], worth: f
         worth: the smallest gain worth knowing.
     """
     rows: list[dict[str, Any]] = []
-    for (size, budget), by_network in _by_budget(trials).items():
+    for (size, budget), by_network in by_budget(trials).items():
         base = by_network.get(BASE, {})
         for name, own in by_network.items():
             if name == BASE or not base:
@@ -198,7 +198,7 @@ def multipliers(trials: Sequence[Trial], compared: pd.DataFrame) -> pd.DataFrame
     Args:
         compared: of `comparisons`.
     """
-    bases = {key: list(own[BASE].values()) for key, own in _by_budget(trials).items() if BASE in own}
+    bases = {key: list(own[BASE].values()) for key, own in by_budget(trials).items() if BASE in own}
     rows: list[dict[str, Any]] = []
     for row in compared[compared["control"].isin(("FLOPs", "seconds"))].to_dict("records"):
         base = bases[row["size"], row["budget"]]
@@ -287,7 +287,7 @@ def recall_decides_nothing(trials: Sequence[Trial], worth: float) -> str:
     return f"the base recalls all but {100 * missed:.1f} %, no room for a gain" if missed < 2 * worth else ""
 
 
-def _by_budget(trials: Sequence[Trial]) -> dict[tuple[str, int], dict[str, dict[int, Trial]]]:
+def by_budget(trials: Sequence[Trial]) -> dict[tuple[str, int], dict[str, dict[int, Trial]]]:
     """Trials by size and budget, network and seed.
 
     A network may be trained at a size in two stages, for few steps and for many; each budget has the trials that were

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rwkvgate.experiment.analysis.tables import markdown, signed_interval
+from rwkvgate.experiment.analysis.tables import NOTHING, markdown, signed, signed_interval
 from rwkvgate.experiment.study.analysis import Ratios, losses_at, ratio
 from rwkvgate.experiment.study.design import BASE, SIZES, cost, step_tokens
 from rwkvgate.experiment.study.trials import Trial
@@ -111,7 +112,7 @@ def fit_table(found: Sequence[Fit]) -> str:
             f"Gap at 1 M tokens, {REFERENCE}": signed_interval(*fit.weighed((1, 0, 0))),
             "Per doubling of the tokens": signed_interval(*fit.weighed((0, 1, 0))),
             "Per doubling of the parameters": signed_interval(*fit.weighed((0, 0, 1))) if fit.sizes else "one size",
-            "Seeds": fit.seeds,
+            "Seeds": f"{fit.fewest} to {fit.seeds}" if fit.fewest < fit.seeds else fit.seeds,
         }
         for fit in found
     ]
@@ -119,6 +120,20 @@ def fit_table(found: Sequence[Fit]) -> str:
         f"The {ARM} network's loss less that of a base of as much compute, nats per token, fitted over tokens and "
         "parameters (least squares on logarithms; Student's intervals over seeds, by the jackknife):"
     )
+    return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def places_table(found: Sequence[Fit], gaps: pd.DataFrame) -> str:
+    """The mean gap of each size and length beside the fitted one, in Markdown."""
+    rows: list[dict[str, Any]] = []
+    for (size, octaves, tokens), own in gaps.groupby(["size", "octaves", "tokens"], sort=False):
+        means = own.groupby("of")["gap"].mean()
+        row = {"Size": size, "Million tokens": f"{float(tokens) / MILLION:.2g}", "Seeds": own["seed"].nunique()}
+        for fit in found:
+            row[f"Equal {fit.of}"] = signed(means[fit.of]) if fit.of in means else NOTHING
+            row[f"Fitted, {fit.of}"] = signed_interval(*fit.at(float(tokens), float(octaves)))
+        rows.append(row)
+    head = "The means that it is fitted to; where one lies outside its fitted interval, the plane is too simple there:"
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 
@@ -135,7 +150,12 @@ def early_and_late(fit: Fit, gaps: pd.DataFrame) -> str:
         (1, -1): "the gate loses early and helps late",
         (-1, -1): "the gate helps throughout",
         (1, 1): "the gate loses throughout",
-    }.get((before, after), "no sign is shown at one end or both")
+        (0, -1): "no sign is shown early, and the gate helps late",
+        (0, 1): "no sign is shown early, and the gate loses late",
+        (-1, 0): "the gate helps early, and no sign is shown late",
+        (1, 0): "the gate loses early, and no sign is shown late",
+        (0, 0): "no sign is shown at either end",
+    }[before, after]
     return (
         f"At equal {fit.of}, {REFERENCE}, the fitted gap is {signed_interval(*early)} at {first / MILLION:.2g} M "
         f"tokens and {signed_interval(*late)} at {last / MILLION:.2g} M: {said}."

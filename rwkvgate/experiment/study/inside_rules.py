@@ -4,8 +4,8 @@ Decided on 2026-11-28, before any trial of the stages "inside", "data" and "brea
 seed by seed, with `metrics.retrained`: errors over seeds, and over texts where a reading has texts. Of every test:
 
 - *less*: reproduced if the arm is shown to have less, after Holm's correction over every test of this kind, and
-  contradicted if more. If neither, not reproduced where a difference worth knowing is shown absent, or would have been
-  found with 80 % power, and undecided where not.
+  contradicted if more. If neither, not reproduced where a gain worth knowing is shown absent, corrected alike, or would
+  have been found with 80 % power, and undecided where not.
 - *not more*: reproduced if the arm is shown to have at most the worth more (one-sided, 5 %), contradicted if shown to
   have more than that and, after the correction, more at all; else undecided.
 - *guard*: a claim is undecided, not reproduced, where the arm is shown worse in this (5 %, without correction).
@@ -17,6 +17,9 @@ worth knowing from 0.05 on (5 %), of losses from 0.01 nats per token, of breakin
 On 2026-11-29, after the sweep of rates a factor of two apart had been seen, three rates were put between 0.032 and
 0.064, and the rate at which training breaks is now read between two rates. All networks had broken in that one step of
 an octave, or in the next, which cannot show a difference of half an octave, or its absence.
+
+On 2026-11-30, when all had been seen, the absence of a gain was corrected as its presence is: one side of 5 % had been
+enough, which asked less of *not reproduced* than of *reproduced*. This can only take a verdict away.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from rwkvgate.experiment.rules import (
     Rule,
     of_parts,
 )
-from rwkvgate.experiment.study.analysis import LEVEL, student
+from rwkvgate.experiment.study.analysis import LEVEL, absence, student
 from rwkvgate.experiment.study.design import BASE, BROKEN
 from rwkvgate.experiment.study.inside import LONG_TEXTS
 from rwkvgate.experiment.study.trials import Trial
@@ -255,7 +258,7 @@ CLAIMS: dict[str, tuple[Rule, tuple[Comparison, ...]]] = {
                 _SOURCE,
                 _WORDS,
                 "noise and distractors inserted into a text cost what follows less than they cost the base, both by "
-                "*less*, with the worth of the context behind them as *guard*: who reads no past loses nothing either",
+                "*less*, with the worth of the context behind them as *guard*: reading no past would cost nothing",
             ),
             (
                 Comparison("noise", "enhanced", "base"),
@@ -271,7 +274,7 @@ CLAIMS: dict[str, tuple[Rule, tuple[Comparison, ...]]] = {
                 _SOURCE,
                 _WORDS,
                 "trained on 1/64 of the documents in many passes, the gap between test and training loss is smaller "
-                "than the base's, and so is the test loss, both by *less*: who learns less has a smaller gap too",
+                "than the base's, and so is the test loss, both by *less*: learning less makes the gap smaller too",
             ),
             (Comparison("gap", "enhanced", "base"), Comparison("test loss", "enhanced", "base")),
         ),
@@ -285,35 +288,30 @@ def compared(stages: Stages) -> pd.DataFrame:
 
     Columns `claim`, `measure`, `arm`, `against`, `role`, `estimate` with its 95 % interval `low` and `high`, `p`,
     `asked` (what a claim asks of the reading, in words), `adjusted` (after Holm's correction over tests that are no
-    guard; nan where *not more* is shown, which is no test of a difference), `seeds`, `n` (texts; 1 of a reading that is
-    one number), and `says`: a verdict, or of a guard "worse" or "".
+    guard; nan where *not more* is shown, which is no test of a difference), `absent` (p of a gain worth knowing,
+    corrected alike), `seeds`, `n` (texts; 1 of a reading that is one number), and `says`: a verdict, "worse" or "".
     """
     rows: list[dict[str, Any]] = []
     differences: list[tuple[Comparison, Difference, bool]] = []
     for claim, (_, own) in CLAIMS.items():
         for test in own:
-            found, diverged = _difference(stages, test)
+            reading, (found, diverged) = READINGS[test.reading], _difference(stages, test)
             differences.append((test, found, diverged))
             low, high = found.interval()
-            row: dict[str, Any] = {
-                "claim": claim,
-                "measure": READINGS[test.reading].label,
-                "arm": test.arm,
-                "against": test.against,
-            }
+            without = absence(found._replace(estimate=reading.sign * found.estimate), reading.worth)
+            row: dict[str, Any] = {"claim": claim, "measure": reading.label, "arm": test.arm, "against": test.against}
             row |= {"role": test.role, "asked": _asked(test), "estimate": found.estimate}
-            row |= {"low": low, "high": high, "p": found.p}
+            row |= {"low": low, "high": high, "p": found.p, "one-sided": without}
             rows.append(row | {"seeds": found.seeds, "n": found.n if found.n > 2 else min(found.n, 1)})
     frame = pd.DataFrame(rows)
     known = (frame["role"] != "guard") & frame["p"].notna()
-    frame["adjusted"] = np.nan
-    frame.loc[known, "adjusted"] = holm(frame.loc[known, "p"].tolist())
-    frame["says"] = [
-        "diverged" if diverged else _says(test, found, adjusted, int(known.sum()))
-        for (test, found, diverged), adjusted in zip(differences, frame["adjusted"], strict=True)
-    ]
+    for column, values in (("adjusted", frame["p"]), ("absent", frame["one-sided"])):
+        frame[column] = np.nan
+        frame.loc[known, column] = holm(values[known].tolist())
+    corrected = frame[["adjusted", "absent"]].to_numpy()
+    frame["says"] = [_says(*one, *p, int(known.sum())) for one, p in zip(differences, corrected, strict=True)]
     frame.loc[(frame["role"] == "not more") & (frame["says"] == REPRODUCED), "adjusted"] = np.nan
-    return frame
+    return frame.drop(columns="one-sided")
 
 
 def verdicts(tested: pd.DataFrame) -> pd.DataFrame:
@@ -381,8 +379,10 @@ def _rates(trials: Sequence[Trial]) -> set[float]:
     return {trial.plan.rate for trial in trials}
 
 
-def _says(test: Comparison, found: Difference, adjusted: float, count: int) -> str:
+def _says(test: Comparison, found: Difference, diverged: bool, adjusted: float, absent: float, count: int) -> str:
     reading = READINGS[test.reading]
+    if diverged:
+        return "diverged"
     if found.seeds < FEWEST or not np.isfinite(found.p):
         return "" if test.role == "guard" else UNDECIDED
     more = reading.sign * found.estimate > 0
@@ -396,5 +396,5 @@ def _says(test: Comparison, found: Difference, adjusted: float, count: int) -> s
         return CONTRADICTED if shown and least > reading.worth else UNDECIDED
     if shown:
         return CONTRADICTED if more else REPRODUCED
-    absent = least > -reading.worth or found.detectable(count) <= reading.worth
-    return NOT_REPRODUCED if absent else UNDECIDED
+    missing = absent < LEVEL or found.detectable(count) <= reading.worth
+    return NOT_REPRODUCED if missing else UNDECIDED

@@ -27,6 +27,7 @@ from rwkvgate.experiment.study.analysis import (
     recall_decides_nothing,
     recalled_shares,
 )
+from rwkvgate.experiment.study.apart import apart_table, course_table
 from rwkvgate.experiment.study.design import (
     BASE,
     DATA,
@@ -37,7 +38,7 @@ from rwkvgate.experiment.study.design import (
     rates_chosen_at,
 )
 from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_figure, losses_figure, recall_figure
-from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
+from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, places_table, seed_gaps
 from rwkvgate.experiment.study.inside_page import breaking_parts, inside_parts
 from rwkvgate.experiment.study.ledger import SETTINGS, Found, marked, study_ledger, write_ledger
 from rwkvgate.experiment.study.prose import CHANGES, DESIGN, HEAD, NAMES
@@ -123,8 +124,9 @@ def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]
             if task == "books":
                 tables["multipliers"] = multipliers(trials, compared)
                 told.append(_multipliers(_at_rates(tables["multipliers"], deciding)))
+                told += [course_table(compared), apart_table(trials)]
             told.append(_power(compared, [STAGES[name] for name in deciding], task, len(trials[0].weights)))
-            told.append("In the figures, after fewer steps than rates were chosen at, an arm may want another rate.")
+            told.append("In the figures, points before the step at which rates were chosen may want another rate.")
             told += _figures(folder, trials, compared, task, seconds)
         if task == "books":
             fitted, more = _gap(folder, trials, seconds)
@@ -260,7 +262,7 @@ def _comparisons(compared: pd.DataFrame, task: str, parameters: Mapping[tuple[st
     bases = ", ".join(f"{parameters[size, BASE]:,} at {size}" for size in sizes)
     head = (
         f"The arm minus its control, {UNITS[task]}, negative where the arm is better. The control of equal "
-        f"parameters is the base or wide base whose number is nearest; the base has {bases}:"
+        f"parameters is the base or the wide base of the arm's own stage whose number is nearest; the base has {bases}:"
     )
     rows = []
     for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):
@@ -308,7 +310,8 @@ def _power(compared: pd.DataFrame, stages: Sequence[Stage], task: str, texts: in
     head = (
         "Of undecided arms, the standard deviation over seeds of the paired differences at equal steps "
         f"({UNITS[task]}), and the seeds that find a difference of {WORTH_KNOWING[task]:g} with 80 % power, two-sided, "
-        "with the first step of Holm's correction; ∞ where texts alone, however many the seeds, hide so much:"
+        "with the first step of Holm's correction; *better* asks for four controls at once, and of arms that got more "
+        "seeds for half the p, so it may take more; ∞: these texts are too few, whatever the number of seeds:"
     )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
@@ -366,4 +369,5 @@ def _gap(folder: Path, trials: Sequence[Trial], seconds: Mapping[str, Ratios]) -
     if not found:
         return [], {}
     said = " ".join(early_and_late(fit, gaps[(gaps["of"] == fit.of) & (gaps["octaves"] == 0)]) for fit in found)
-    return [fit_table(found), said, *embedded(gap_figure(folder, gaps, found))], {"gaps": gaps}
+    told = [fit_table(found), said, places_table(found, gaps)]
+    return [*told, *embedded(gap_figure(folder, gaps, found))], {"gaps": gaps}

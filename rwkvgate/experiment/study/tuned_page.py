@@ -53,10 +53,10 @@ the books.
 - **Learning rates** are chosen on stories, after 200 steps and on two seeds, in two ways. By what they forget: the
   lowest loss among the rates after which the books' perplexity is at most {MOST_FORGOTTEN:g} times the base's, or,
   where no rate keeps to that, the rate that forgets least. And by the lowest loss alone. Both genres are compared
-  at both choices after 400 steps, at which more may be forgotten; none was made on the novels, where either may
-  have the lower loss. The first is hard on a network with two rates that forget nearly alike, for it takes the one
-  that forgets a little less, even if its loss is much higher: the [table of the rates](#learning-rates) shows such
-  a pair for the paper's gate.
+  at both choices after 400 steps; none was made on the novels, where either may have the lower loss. The first is
+  hard on a network with two rates that forget nearly alike, for it takes the one that forgets a little less, even if
+  its loss is much higher: the [table of the rates](#learning-rates) shows such a pair for the paper's gate, of
+  which either forgets less on one of the two seeds.
 - **Controls**: the tuned base with as many steps, FLOPs and seconds; *base-wide*, the base with channels added to its
   channel mixing, which have as many parameters as the gate; and *lora*, adapters with as many parameters beside frozen
   weights. Beside weights that train, adapters add nothing, for their product is a change of those weights. Alone they
@@ -178,8 +178,8 @@ def _not_quality(means: pd.DataFrame) -> str:
     if not {"loss", "rougeL"} <= set(tuned) or tuned["rougeL"].idxmax() != tuned["loss"].idxmax():
         return ""
     return (
-        f"\n\nThe highest ROUGE-L here is that of {tuned['rougeL'].idxmax()}, and so is the highest loss: at this size "
-        "the overlap of continuations is no measure of quality."
+        f"\n\nOf the tuned networks {tuned['rougeL'].idxmax()} has the highest ROUGE-L, and the highest loss: at this "
+        "size the overlap of continuations is no measure of quality."
     )
 
 
@@ -220,9 +220,10 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
     head = (
         "The verdict on each arm and measure; p is that of the verdict, one-sided, and of *better* where it is "
         f"undecided; equivalent: the 90 % interval lies within {WORTH['loss']:g} either way, {WORTH[ENTITIES]:g} of "
-        "right choices, without a correction; ∞ seeds where documents alone hide so much. No p is below what "
-        f"{RESAMPLES:,} permutations of documents allow. A score of continuations can rise with the loss, as where an "
-        "arm repeats itself less (distinct-2):"
+        "right choices, without a correction; ∞ seeds: these documents are too few, whatever their number. The p of "
+        f"*better* and *worse* is never below what {RESAMPLES:,} permutations of documents allow. *No better* is "
+        "corrected here; *no more than 0.01 better*, at the head of the page, is of one control and is not. A score of "
+        "continuations can rise with the loss, as where an arm repeats itself less (distinct-2):"
     )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from rwkvgate.experiment.study.analysis import comparisons
 from rwkvgate.experiment.study.figures import controls_figure, gap_figure, losses_figure, recall_figure
-from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, seed_gaps
+from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, places_table, seed_gaps
 from rwkvgate.experiment.study.trials import Trial
 from tests.experiment.study.planted import pretrained
 
@@ -119,3 +119,6 @@ def test_more_seeds_of_one_size_give_it_no_more_weight() -> None:
     means = gaps.groupby(["of", "size", "octaves", "tokens"])["gap"].mean().reset_index()
     (fit,), (alone,) = fits(gaps), fits(pd.concat([means.assign(seed=0), means.assign(seed=1)]))
     assert fit.coefficients == pytest.approx(alone.coefficients) and (fit.seeds, fit.fewest) == (40, 5)
+    assert "| 5 to 40 |" in fit_table([fit])
+    rows = places_table([fit], gaps).splitlines()[4:]
+    assert len(rows) == 6 and rows[2].startswith("| 64x4 | 4 | 5 | +0.0200 | ")

@@ -72,6 +72,16 @@ def test_equal_networks_are_shown_to_be_so_and_noisy_ones_are_not() -> None:
     assert verdict("covariate-shift", noisy) == verdict("regularises", noisy) == UNDECIDED
 
 
+@pytest.mark.parametrize(("jitter", "reading"), [(0.01, "test loss"), (0.02, "gradient spread"), (0.05, "distractor")])
+def test_the_absence_of_a_gain_is_corrected_as_its_presence_is(jitter: float, reading: str) -> None:
+    """An interval that excludes the gain is enough for a test alone, and not for one of ten."""
+    label, worth = READINGS[reading].label, READINGS[reading].worth
+    found = compared(stages(jitter=jitter)).set_index("measure")
+    assert -worth < found.loc[label, "low"] and found.loc[label, "says"] == UNDECIDED
+    shown = found[(found["role"] == "less") & (found["says"] == NOT_REPRODUCED)]
+    assert (shown["absent"] < 0.05).all() and found.loc[label, "absent"] > 0.05
+
+
 def test_a_guard_turns_a_success_into_undecided() -> None:
     """A network that reads no past loses nothing to noise; one that learns less has a smaller gap, and regularises
     nothing."""

@@ -148,7 +148,7 @@ def test_who_forgets_more_than_is_wanted_is_named(forgets: dict[str, float], sai
 def test_scores_that_say_nothing_are_said_to() -> None:
     rows = [("base-tuned", "loss", 3.6), ("base-tuned", "rougeL", 0.09), ("fixed-gate", "loss", 4.8)]
     means = pd.DataFrame([*rows, ("fixed-gate", "rougeL", 0.12)], columns=["arm", "metric", "value"]).assign(seeds=5)
-    assert "that of fixed-gate, and so is the highest loss" in _not_quality(means)
+    assert "fixed-gate has the highest ROUGE-L, and the highest loss" in _not_quality(means)
     assert not _not_quality(means.replace(0.12, 0.08)) and not _not_quality(means.assign(seeds=1))
     low = pd.DataFrame({"control": "steps", "metric": ["bleu", "rougeL"], "reference": [0.006, 0.09]})
     assert _below_margin(low).startswith("The tuned base's BLEU is smaller than its margin")
