@@ -12,7 +12,7 @@ page, with its tables, figures and verdicts, from [outputs/study](../outputs/stu
 NAMES = """**Names.** *Enhanced* is a network with the paper's gate as written; *no-layer-norm* is without its
 LayerNorm, and in *fixed-gate* the gate is the constant 1: the paper's two ablations. *Conv-routing* is the gate of the
 paper's second version as we [read it](gates.md), for its text could not be had; *conv-only*, *routing-only* and
-*conv-no-position* are parts of it, and conv-only begins as the fixed gate. *Identity-start* begins as the base.
+*conv-no-position* are parts of it; conv-only begins as a gate fixed at 1. *Identity-start* begins as the base.
 *Ungated-shift* has no gate: it adds the last three inputs to each mixer, with learned weights that begin at 0.
 *Base-wide* and *base-wider* are bases with a wider channel mixing, of about as many parameters as enhanced and
 conv-routing. All of these but the bases are *arms*. 64x4 is a width of 64 channels and 4 layers."""
