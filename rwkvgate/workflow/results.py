@@ -113,7 +113,7 @@ def study_part(verdicts: list[Records], page: Path) -> list[str]:
         return []
     from rwkvgate.experiment.study.verdicts_page import answer as study_answer  # which loads torch
 
-    about = "has more seeds, controls of equal compute, and networks of its own: 64x4 has 64 channels and 4 layers."
+    about = "has more seeds, controls of equal compute, and networks of its own (64x4: 64 channels, 4 layers)."
     first, *places = study_answer(verdicts)[0].split("\n    - ")
     listed = ["\n".join(f"- {place}" for place in places)] if places else []
     return [f"[The study]({page.as_posix()}) {about} {first}", *listed]

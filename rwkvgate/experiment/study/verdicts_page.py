@@ -153,7 +153,11 @@ def _costs(record: Records) -> str:
     strongest = record["unit"].rpartition("control of equal ")[2]
     beside = "" if strongest == "steps" else f" {_interval(by['steps'])} at equal steps,"
     at = f"{_briefly(record)}, {record['seeds']} seeds: {SAID[record['verdict']]};"
-    return f"{at}{beside} {_interval(by[strongest])} at equal {strongest}."
+    alike = ""
+    if record["verdict"] == UNDECIDED and record["equivalent"]:
+        *others, last = record["equivalent"]
+        alike = f"; uncorrected, equivalent at equal {' and '.join(filter(None, (', '.join(others), last)))}"
+    return f"{at}{beside} {_interval(by[strongest])} at equal {strongest}{alike}."
 
 
 def _variants(records: Sequence[Records], arms: pd.DataFrame | None) -> list[str]:
