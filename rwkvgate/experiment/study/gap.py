@@ -126,12 +126,13 @@ def fit_table(found: Sequence[Fit]) -> str:
 def places_table(found: Sequence[Fit], gaps: pd.DataFrame) -> str:
     """The mean gap of each size and length beside the fitted one, in Markdown."""
     rows: list[dict[str, Any]] = []
-    for (size, octaves, tokens), own in gaps.groupby(["size", "octaves", "tokens"], sort=False):
+    for (size, _), own in gaps.groupby(["size", "tokens"], sort=False):
+        octaves, tokens = own[["octaves", "tokens"]].astype(float).iloc[0]
         means = own.groupby("of")["gap"].mean()
-        row = {"Size": size, "Million tokens": f"{float(tokens) / MILLION:.2g}", "Seeds": own["seed"].nunique()}
+        row = {"Size": size, "Million tokens": f"{tokens / MILLION:.2g}", "Seeds": own["seed"].nunique()}
         for fit in found:
             row[f"Equal {fit.of}"] = signed(means[fit.of]) if fit.of in means else NOTHING
-            row[f"Fitted, {fit.of}"] = signed_interval(*fit.at(float(tokens), float(octaves)))
+            row[f"Fitted, {fit.of}"] = signed_interval(*fit.at(tokens, octaves))
         rows.append(row)
     head = "The means that it is fitted to; where one lies outside its fitted interval, the plane is too simple there:"
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"

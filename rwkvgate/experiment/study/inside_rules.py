@@ -308,8 +308,8 @@ def compared(stages: Stages) -> pd.DataFrame:
     for column, values in (("adjusted", frame["p"]), ("absent", frame["one-sided"])):
         frame[column] = np.nan
         frame.loc[known, column] = holm(values[known].tolist())
-    corrected = frame[["adjusted", "absent"]].to_numpy()
-    frame["says"] = [_says(*one, *p, int(known.sum())) for one, p in zip(differences, corrected, strict=True)]
+    every = zip(differences, frame["adjusted"], frame["absent"], strict=True)
+    frame["says"] = [_says(*one, adjusted, absent, int(known.sum())) for one, adjusted, absent in every]
     frame.loc[(frame["role"] == "not more") & (frame["says"] == REPRODUCED), "adjusted"] = np.nan
     return frame.drop(columns="one-sided")
 
