@@ -111,10 +111,10 @@ def study_part(verdicts: list[Records], page: Path) -> list[str]:
     """What the committed study says of pretraining, with a link to its page; nothing where there is no study."""
     if not verdicts:
         return []
-    from rwkvgate.experiment.study.verdicts_page import answer as study_answer  # which loads torch
+    from rwkvgate.experiment.study.verdicts_page import pretraining  # which loads torch
 
     about = "has more seeds, controls of equal compute, and networks of its own (64x4: 64 channels, 4 layers)."
-    first, *places = study_answer(verdicts)[0].split("\n    - ")
+    first, places = pretraining(verdicts)
     listed = ["\n".join(f"- {place}" for place in places)] if places else []
     return [f"[The study]({page.as_posix()}) {about} {first}", *listed]
 

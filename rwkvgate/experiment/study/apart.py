@@ -35,8 +35,8 @@ def course_table(compared: pd.DataFrame) -> str:
         }
         rows.append({"Size": size} | cells)
     head = (
-        f"How the {ENHANCED} network's loss less that of the base of equal steps goes along the training, by tokens; "
-        "rates were chosen later than its first columns, which may want another:"
+        f"The {ENHANCED} network's loss less that of the base of equal steps, by the tokens trained on; before the "
+        "step at which rates were chosen, another rate may be better:"
     )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}" if rows else ""
 
@@ -62,5 +62,4 @@ def apart_table(trials: Sequence[Trial]) -> str:
         f"What of the gate counts: the {ENHANCED} network's loss less that of arms that leave something out, begin "
         "otherwise or add to it, after as many steps, whatever they cost; negative where the paper's gate is better:"
     )
-    listed = sorted(rows.values(), key=lambda row: row["Size"] != "64x4")
-    return f"{head}\n\n{markdown(pd.DataFrame(listed))}" if rows else ""
+    return f"{head}\n\n{markdown(pd.DataFrame(rows.values()))}" if rows else ""

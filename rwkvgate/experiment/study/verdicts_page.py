@@ -17,13 +17,8 @@ from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COMPONENTS, COSTS
 
 TOLD = ("rouge-l-gain", "perplexity")
 """The claims whose numbers after fine-tuning on stories the answer gives."""
-SAID = {
-    REPRODUCED: "better than every control",
-    CONTRADICTED: "worse than every control",
-    NOT_REPRODUCED: "no better",
-    UNDECIDED: "undecided",
-}
-"""Of the gate's worth for its cost: the words of `analysis.decide`."""
+SAID = {verdict: words for words, verdict in WORDS.items()}
+"""The words of `analysis.decide`, of the gate's worth for its cost."""
 GAINS = ("rouge-l-gain", "bleu-gain", "rouge-1-gain")
 LIMITS = """**Limits.** The networks are small (0.2 M parameters at 32x4, 0.5 M at 64x4, 1.5 M at 128x4), and trained
 for minutes: from scratch on 0.4 to 12 tokens a parameter of Shakespeare's plays and the King James Bible, or for 400
@@ -34,8 +29,8 @@ of its ten seeds had been seen ([change 2](#what-was-changed-and-what-had-been-s
 more than the best rates do. What a gate must earn shrinks with the length of the training, as the loss falls ever more
 slowly: at equal compute each row holds at its own number of steps. Seconds are those of one processor with the WKV
 operator in plain PyTorch, and their ratio is taken as exact: within its own interval a difference at equal seconds
-moves by some thousandths of a nat for a gate, and by some hundredths for another family. Nothing here is measured at
-the paper's 1.6 B parameters, or after a training of the length that is usual there."""
+moves by some thousandths of a nat for a gate, and by up to some hundredths for another family. Nothing here is
+measured at the paper's 1.6 B parameters, or after a training of the length that is usual there."""
 ABOUT = f"""A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
 an arm's minus its control's, the strongest one's where several are asked for, with 95 % intervals over training seeds
 and test texts together, which are not corrected. *Shown* means that p is below 5 % after Holm's correction, so an
@@ -95,27 +90,32 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     waits = f"; {waiting} wait{'s' if waiting == 1 else ''} for trials" if waiting else ""
     own = sum(r["source"] == COSTS.source for r in counted)
     last = f"Of {len(counted)} verdicts, {own} of them on the study's own question, {numbers}{waits}."
-    return [_pretraining(records), second, *_others([r for r in counted if r["finished"]]), last]
+    pretrained, places = pretraining(records)
+    first = "\n    - ".join([pretrained, *places])
+    return [first, second, *_others([r for r in counted if r["finished"]]), last]
 
 
-def _pretraining(records: Sequence[Records]) -> str:
-    """Where the gate earns its cost, with its difference from the base and from the strongest control of each place."""
+def pretraining(records: Sequence[Records]) -> tuple[str, list[str]]:
+    """Whether the gate earns its cost, and of each size and length its difference from the base and from the strongest
+    control.
+
+    Args:
+        records: of `study_ledger`.
+    """
     own = [r for r in records if r["claim"] == COSTS.claim]
     finished = [r for r in own if r["finished"]]
     if not finished:
-        return (
-            "Pretrained from scratch, whether the paper's gate is worth its cost is not decided yet "
-            f"({own[0]['reason']})."
-        )
+        waits = f"is not decided yet ({own[0]['reason']})."
+        return f"Pretrained from scratch, whether the paper's gate is worth its cost {waits}", []
     worth = [_briefly(record) for record in finished if record["verdict"] == REPRODUCED]
-    listed = "".join(f"\n    - {_costs(record)}" for record in finished)
     where = f"shown at {' and at '.join(worth)}" if worth else "nowhere shown"
-    return (
+    said = (
         f"Pretrained from scratch, the paper's gate is {where} to be worth its cost. *Better* asks for a loss shown "
         "lower than those of bases of equal steps, parameters, FLOPs and seconds; *no better* is that a gain of "
         f"{WORTH_KNOWING['books']:g} nats per token over one of them is excluded. Its loss less that at equal steps, "
-        f"and the strongest control's:{listed}"
+        "and the strongest control's:"
     )
+    return said, [_costs(record) for record in finished]
 
 
 def _others(records: Sequence[Records]) -> list[str]:
@@ -257,7 +257,7 @@ def verdict_table(records: Sequence[Records]) -> pd.DataFrame:
 
 
 def _at(record: Records) -> str:
-    return f"{record['size']}, {record['steps']:,} steps ({record['tokens']:g} M tokens)"
+    return f"{_briefly(record)} ({record['tokens']:g} M tokens)"
 
 
 def _briefly(record: Records) -> str:
