@@ -76,8 +76,8 @@ is of the spread alone, but that an arm gets more is of its difference: it is lo
 twice. No difference is read before a stage has all of its seeds, but for the fitted gap with 14 seeds of 32x4. Memory,
 whose spread asks for 265, has twice the ten that it had, for the paper's gate and its controls. And the gap over size
 and time is fitted to the mean of each size and length, not to all seeds alike, or the size with most seeds would have
-most to say. After those, and seen with them, "longer" got its twelve and then most of "others" their ten, as their own
-spread asks for. For "routing-only", which it asks for 18, there was no time.
+most to say. After those, and seen with them, "longer" got its twelve, then most of "others" their ten, and last
+"routing-only" and its control their 18, as their own spread asks for.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ MORE = {
     "primary 32x4": {"base": 45, "base-wide": 45, "enhanced": 45, "no-layer-norm": 16},
     "primary 64x4": {"base": 18, "base-wide": 18, "conv-no-position": 18},
     "longer": {"base": 12, "base-wide": 12, "enhanced": 12},
-    "others": dict.fromkeys(("base-wider", "conv-routing", "identity-start", "ungated-shift"), 10),
+    "others": dict.fromkeys(("conv-routing", "identity-start", "ungated-shift"), 10)
+    | dict.fromkeys(("base-wider", "routing-only"), 18),
     "memory": {"base": 20, "base-wide": 20, "enhanced": 20},
 }
 """How many compared seeds a network has where its stage's own were too few, by stage."""

@@ -51,8 +51,8 @@ numbers had been seen, on 2026-11-29 and 30:
     for the enhanced network and its controls in memory, where the table asked for 265. When all of these had been
     seen, twelve in place of five for the enhanced network and its controls in the long trainings, by the same table;
     their differences with six seeds were read in passing, and changed nothing. And then, when these had been seen,
-    ten in place of five for conv-routing, identity-start and ungated-shift, and for base-wider, by the same table;
-    for routing-only, of which it asks for 18, there was no time.
+    ten in place of five for conv-routing, identity-start and ungated-shift, and for base-wider, by the same table.
+    And last, when these had been seen, 18 for routing-only and for base-wider, again by the same table.
 12. The gap over size and time is fitted to the mean of each size and length, since the size with most seeds would have
     most to say where each seed counts alike: on the same day, after that fit had been seen with the 14 seeds of 32x4.
 13. Of what is read inside, the absence of a gain is corrected for the number of tests as its presence is, on the same
