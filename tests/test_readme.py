@@ -16,7 +16,7 @@ import yaml
 
 from rwkvgate.experiment.arms import find_arm
 from rwkvgate.experiment.settings import resolve
-from rwkvgate.experiment.study.committed import committed_verdicts
+from rwkvgate.experiment.study.committed import committed_arms, committed_verdicts
 from rwkvgate.workflow.release import release, slug
 from rwkvgate.workflow.results import FIGURES, PAGE, REFERENCE, STUDY, answer_part, read_claims, study_part
 
@@ -66,8 +66,10 @@ def test_the_readme_is_short_and_says_what_is_committed() -> None:
     page = (ROOT / PAGE).read_text(encoding="utf-8")
     for part in answer_part(ROOT / REFERENCE, claims):
         assert part in text and part in page
-    told, beside = (study_part(committed_verdicts(ROOT), path) for path in (STUDY, Path(STUDY.name)))
-    assert told and told[0] in text and beside[0] in page and study_part([], STUDY) == []
+    verdicts, arms = committed_verdicts(ROOT), committed_arms(ROOT)
+    told, beside = (study_part(verdicts, path, arms) for path in (STUDY, Path(STUDY.name)))
+    assert told and all(part in text for part in told) and all(part in page for part in beside)
+    assert study_part([], STUDY) == []
     assert all(claim["reason"] in page and claim["rule"] in page for claim in claims)
     assert all(f"outputs/reference/figures/{name}" in text for name in FIGURES)
 

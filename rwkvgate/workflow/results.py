@@ -24,7 +24,7 @@ from rwkvgate.experiment.records import intact, reading
 from rwkvgate.experiment.rules import AT_THE_SHAPE
 from rwkvgate.experiment.run import Run, read_manifest
 from rwkvgate.experiment.settings import resolve
-from rwkvgate.experiment.study.committed import beside_study, committed_verdicts
+from rwkvgate.experiment.study.committed import beside_study, committed_arms, committed_verdicts
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.roofline import T4
 from rwkvgate.rwkv6.configuration import Rwkv6Config
@@ -67,10 +67,11 @@ def write_results(root: Path, address: str) -> list[Path]:
     reference, readme = root / REFERENCE, root / README
     claims = read_claims(reference)
     text = readme.read_text(encoding="utf-8")
-    told = [*answer_part(reference, claims), *study_part(committed_verdicts(root), STUDY)]
+    verdicts, arms = committed_verdicts(root), committed_arms(root)
+    told = [*answer_part(reference, claims), *study_part(verdicts, STUDY, arms)]
     text = _between(text, "answer", [*told, *figures_part(REFERENCE / "figures")], readme)
     text = _between(text, "notebooks", [markdown(notebooks_table(address))], readme)
-    page = "\n\n".join(filter(None, results_page(reference, claims, committed_verdicts(root)))) + "\n"
+    page = "\n\n".join(filter(None, results_page(reference, claims, verdicts, arms))) + "\n"
     write_text(root / PAGE, page)
     write_text(readme, text)
     return [readme, root / PAGE]
@@ -107,16 +108,20 @@ def _limits(reference: Path, vocabulary: int) -> str:
     )
 
 
-def study_part(verdicts: list[Records], page: Path) -> list[str]:
-    """What the committed study says of pretraining, with a link to its page; nothing where there is no study."""
+def study_part(verdicts: list[Records], page: Path, arms: pd.DataFrame | None = None) -> list[str]:
+    """What the committed study says of pretraining, with a link to its page; nothing where there is no study.
+
+    Args:
+        arms: of `committed.committed_arms`; variants of the gate that are better than every control are told.
+    """
     if not verdicts:
         return []
-    from rwkvgate.experiment.study.verdicts_page import pretraining  # which loads torch
+    from rwkvgate.experiment.study.verdicts_page import better_variants, pretraining  # which loads torch
 
     about = "has more seeds, controls of equal compute, and networks of its own (64x4: 64 channels, 4 layers)."
     first, places = pretraining(verdicts)
     listed = ["\n".join(f"- {place}" for place in places)] if places else []
-    return [f"[The study]({page.as_posix()}) {about} {first}", *listed]
+    return [f"[The study]({page.as_posix()}) {about} {first}", *listed, *better_variants(verdicts, arms)]
 
 
 def figures_part(folder: Path) -> list[str]:
@@ -149,18 +154,21 @@ def _roughly(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def results_page(reference: Path, claims: list[Records], study: list[dict[str, Any]]) -> list[str]:
+def results_page(
+    reference: Path, claims: list[Records], study: list[dict[str, Any]], arms: pd.DataFrame | None = None
+) -> list[str]:
     """The paragraphs of docs/results.md: claims, tables and figures of the committed run, and every claim's rule.
 
     Args:
         study: of `committed.committed_verdicts`, shown beside the run's own verdicts.
+        arms: as `study_part` takes them.
     """
     command = f"make reproduce SEEDS={len(read_manifest(reference)['seeds'])}"
     return [
         "# The committed run, claim by claim",
         f"`make reference` writes this page from `outputs/reference`, the committed run of profile cpu: `{command}`.",
         *answer_part(reference, claims),
-        *study_part(study, Path(STUDY.name)),
+        *study_part(study, Path(STUDY.name), arms),
         *results_in_markdown(reference, study),
         "## Verdicts, reasons and rules",
         "`rwkvgate/experiment/rules.py` has the rules with their history.",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.records import read_sealed
 
@@ -20,6 +22,16 @@ def committed_verdicts(root: Path | None = None) -> list[dict[str, Any]]:
     """
     record = read_sealed((root or project_root()) / FILE)
     return list(record["claims"]) if record else []
+
+
+def committed_arms(root: Path | None = None) -> pd.DataFrame | None:
+    """The verdicts of `analysis.decide` on every arm that the study pretrained; None where a checkout has none.
+
+    Args:
+        root: the checkout; that of `places.project_root` by default.
+    """
+    record = read_sealed((root or project_root()) / FILE) or {}
+    return pd.DataFrame(record["arms"]) if record.get("arms") else None
 
 
 def beside_study(claims: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -196,9 +196,10 @@ def study_ledger(found: Found, tuned: Mapping[str, pd.DataFrame], seconds: Mappi
     return records
 
 
-def write_ledger(folder: Path, records: Sequence[Records]) -> None:
-    """Write the records into the study's folder, under a seal."""
-    write_sealed(folder / FILE.name, {"rules": VERSION, "claims": list(records)})
+def write_ledger(folder: Path, records: Sequence[Records], arms: pd.DataFrame | None = None) -> None:
+    """Write the records into the study's folder, under a seal, and the verdicts on every arm that was pretrained."""
+    rows = [] if arms is None else arms.astype(object).where(arms.notna(), None).to_dict("records")
+    write_sealed(folder / FILE.name, {"rules": VERSION, "claims": list(records), "arms": rows})
 
 
 def _tuned(tuned: Mapping[str, pd.DataFrame], done: Mapping[str, Sequence[Trial]]) -> Iterator[_Entry]:

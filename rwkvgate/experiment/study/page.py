@@ -26,6 +26,7 @@ from rwkvgate.experiment.study.analysis import (
     of_stage,
     recall_decides_nothing,
     recalled_shares,
+    student,
 )
 from rwkvgate.experiment.study.apart import apart_table, course_table
 from rwkvgate.experiment.study.design import (
@@ -88,7 +89,7 @@ def _page(folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> str:
     names = {setting: f"finetune-{setting.replace(' ', '-')}" for setting in SETTINGS}
     tuned = {setting: tables[name] for setting, name in names.items() if name in tables}
     records = study_ledger(found, tuned, seconds)
-    write_ledger(folder, records)
+    write_ledger(folder, records, tables.get("books-verdicts"))
     rates = list(_rates(found))
     ended = [*(["## Learning rates", *rates] if rates else []), "## How much is finished", _progress(found), CHANGES]
     parts = [HEAD, NAMES, *head(records, tuned, tables.get("books-verdicts")), DESIGN, *parts, *ended]
@@ -196,7 +197,19 @@ def _progress(found: Found) -> str:
         "that is fine-tuned, *fiction* is Austen's novels, *freely* at the rates with the lowest loss on stories. "
         f"{total:.1f} core hours, often two trainings beside each other."
     )
-    return f"{markdown(pd.DataFrame(rows))}\n\n{said} {_processors(found)}".strip()
+    return f"{markdown(pd.DataFrame(rows))}\n\n{said} {_versions(found)} {_processors(found)}".strip()
+
+
+def _versions(found: Found) -> str:
+    """How many trials are from before packages were recorded; empty where there is none."""
+    trials = [trial for some, _ in found.values() for trial in some]
+    early = sum(not trial.made for trial in trials)
+    if not early:
+        return ""
+    return (
+        f"{early} of {len(trials):,} trials are of 2026-11-28 and 29, before a trial recorded the versions of its "
+        "packages, but for torch, and the form of its WKV operator; a pair may have two forms, which round differently."
+    )
 
 
 def _processors(found: Found) -> str:
@@ -329,20 +342,26 @@ def _shares(trials: Sequence[Trial], shares: pd.DataFrame) -> str:
 
 
 def _learned(shares: pd.DataFrame) -> str:
-    """How many seeds have learned associative recall after each budget that all have."""
-    common = set.intersection(*(set(own) for _, own in shares.groupby("network")["budget"]))
-    own = shares[(shares["task"] == "recall") & (shares["times"] == 1) & shares["budget"].isin(common)]
-    counts = own.assign(learned=own["share"] >= LEARNED).pivot_table(
-        index="network", columns="budget", values="learned", aggfunc="sum", sort=False
-    )
-    counts.columns = pd.Index([f"After {steps:,} steps" for steps in counts.columns])
+    """Associative recall by itself, after each budget that all have: seeds that learned it, and paired differences."""
+    common = sorted(set.intersection(*(set(own) for _, own in shares.groupby("network")["budget"])))
+    own = shares[(shares["task"] == "recall") & (shares["times"] == 1)]
+    columns: dict[str, dict[Any, Any]] = {"Seeds": own.groupby("network", sort=False)["seed"].nunique().to_dict()}
+    for budget in common:
+        by_seed = own[own["budget"] == budget].pivot_table(index="seed", columns="network", values="share", sort=False)
+        after = f"after {budget:,} steps"
+        columns[f"Learned {after}"] = (by_seed >= LEARNED).sum().to_dict()
+        if ENHANCED in by_seed:
+            less = by_seed.drop(columns=ENHANCED).rsub(by_seed[ENHANCED], axis=0)
+            columns[f"{ENHANCED.capitalize()} less it {after}"] = {
+                name: signed_interval(*student(less[name].dropna().to_numpy()).values()) for name in less
+            }
+    table = pd.DataFrame(columns).rename_axis("network").fillna(NOTHING)
     head = (
         "A network learns associative recall abruptly, so that the mean over seeds says little of it. Seeds that "
-        f"recall at least {100 * LEARNED:g} % at the trained length; counted after the numbers were seen, and in no "
-        "verdict:"
+        f"recall at least {100 * LEARNED:g} % at the trained length, and how much more the {ENHANCED} network recalls "
+        "there, paired by seed, with Student's 95 % interval; looked at after the numbers were seen, and in no verdict:"
     )
-    of = own.groupby("network", sort=False)["seed"].nunique().rename("Seeds")
-    return f"{head}\n\n{markdown(counts.astype(int).join(of).reset_index())}"
+    return f"{head}\n\n{markdown(table.reset_index())}"
 
 
 def _figures(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COMPONENTS, COSTS
 
 TOLD = ("rouge-l-gain", "perplexity")
 """The claims whose numbers after fine-tuning on stories the answer gives."""
+BETTER = next(iter(WORDS))
 SAID = {verdict: words for words, verdict in WORDS.items()}
 """The words of `analysis.decide`, of the gate's worth for its cost."""
 GAINS = ("rouge-l-gain", "bleu-gain", "rouge-1-gain")
@@ -53,8 +55,7 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
     measured = [record for record in records if record["finished"]]
     verdicts = verdict_table([record for record in measured if record["verdict"] != UNDECIDED])
     undecided = verdict_table([record for record in measured if record["verdict"] == UNDECIDED])
-    first, *more = answer(records, tuned)
-    told = [first, *_variants(records, arms), *more]
+    told = answer(records, tuned, arms)
     so_far = "" if len(measured) == len(records) else " so far"
     parts = [f"## The answer{so_far}", "\n".join(f"- {sentence}" for sentence in told)]
     parts += [LIMITS, "## Verdicts", ABOUT]
@@ -74,12 +75,15 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
     return parts
 
 
-def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None = None) -> list[str]:
+def answer(
+    records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None = None, arms: pd.DataFrame | None = None
+) -> list[str]:
     """What pretraining says, what fine-tuning says, what is said of the other claims, and how much is decided.
 
     Args:
         records: of `study_ledger`.
         tuned: as it takes them; the paper's own comparison is told where they are given.
+        arms: verdicts of `analysis.decide` on every arm that was pretrained; the variants are told where it is given.
     """
     second = _stories(records) + _untouched(tuned or {}) + _above(records)
     # What is compared at two choices of the rates has one verdict.
@@ -92,7 +96,8 @@ def answer(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None 
     last = f"Of {len(counted)} verdicts, {own} of them on the study's own question, {numbers}{waits}."
     pretrained, places = pretraining(records)
     first = "\n    - ".join([pretrained, *places])
-    return [first, second, *_others([r for r in counted if r["finished"]]), last]
+    variants = [] if arms is None else _variants(records, arms)
+    return [first, *variants, second, *_others([r for r in counted if r["finished"]]), last]
 
 
 def pretraining(records: Sequence[Records]) -> tuple[str, list[str]]:
@@ -160,32 +165,60 @@ def _costs(record: Records) -> str:
     return f"{at}{beside} {_interval(by[strongest])} at equal {strongest}{alike}."
 
 
-def _variants(records: Sequence[Records], arms: pd.DataFrame | None) -> list[str]:
-    """What is said of the gate's variants that were pretrained from scratch, by finished stages of enough seeds."""
+def better_variants(records: Sequence[Records], arms: pd.DataFrame | None) -> list[str]:
+    """Sentences on the gate's variants that are shown better than every control, in finished stages.
+
+    Args:
+        records: of `study_ledger`.
+        arms: verdicts of `analysis.decide` on every arm that was pretrained; nothing is told without.
+    """
+    told: list[str] = []
+    worth = WORTH_KNOWING["books"]
     if arms is None:
-        return []
+        return told
+    for record, row in _pretrained(records, arms):
+        if row["verdict"] == BETTER:
+            small = f"; below the {worth:g} worth knowing" if row["estimate"] > -worth else ""
+            once = "; trained at no other size, nor longer" if sum(arms["arm"] == row["arm"]) == 1 else ""
+            told.append(
+                f"A variant, *{row['arm']}*, is {BETTER} at {_briefly(record)}, {row['seeds']} seeds: "
+                f"{_nearest(row)}, corrected p {number(row['p'], 2)}{small}{once}."
+            )
+    return told
+
+
+def _variants(records: Sequence[Records], arms: pd.DataFrame) -> list[str]:
+    """What is said of the gate's variants that were pretrained from scratch."""
     told: dict[str, dict[str, list[str]]] = {}
-    near = ""
-    for record in records:
-        if record["claim"] not in (COSTS.claim, COMPONENTS.claim, RECURS.claim) or not record["finished"]:
-            continue
-        own = of_stage(arms, STAGES[record["stage"]])
-        for row in own[(own["arm"] != ENHANCED) & (own["seeds"] >= FEWEST)].to_dict("records"):
-            told.setdefault(_at(record), {}).setdefault(row["verdict"], []).append(row["arm"])
-            if row["verdict"] == "undecided" and row["high"] < 0:
-                differs = f"{_interval([row[name] for name in ('estimate', 'low', 'high')])} at equal {row['control']}"
-                near += (
-                    f"\n    - Nearest to better is *{row['arm']}* at {_briefly(record)}, {row['seeds']} seeds: "
-                    f"{differs}, its strongest control, but p is {number(row['p'], 2)} after the corrections."
-                )
-    best = next(iter(WORDS))
+    near = [f"\n    - {sentence}" for sentence in better_variants(records, arms)]
+    for record, row in _pretrained(records, arms):
+        told.setdefault(_at(record), {}).setdefault(row["verdict"], []).append(row["arm"])
+        if row["verdict"] == "undecided" and row["high"] < 0:
+            near.append(
+                f"\n    - Nearly better is *{row['arm']}* at {_briefly(record)}, {row['seeds']} seeds: "
+                f"{_nearest(row)}, but corrected p {number(row['p'], 2)}."
+            )
     listed = []
     for at, by in told.items():
         verdicts = (f"{verdict}: *{', '.join(by[verdict])}*" for verdict in WORDS if verdict in by)
         listed.append(f"\n    - At {at}: {'; '.join(verdicts)}.")
-    none = "By verdict" if any(best in by for by in told.values()) else "None is better than every control; by verdict"
+    none = "By verdict" if any(BETTER in by for by in told.values()) else f"None is {BETTER}; by verdict"
     said = f"The gate's variants. {none}, with [the differences](#language) below:"
-    return [f"{said}{''.join(listed)}{near}"] if told else []
+    return ["".join([said, *listed, *near])] if told else []
+
+
+def _pretrained(records: Sequence[Records], arms: pd.DataFrame) -> Iterator[tuple[Records, dict[Any, Any]]]:
+    """The verdicts on the gate's variants, of finished stages and enough seeds, each with a record of its stage."""
+    for record in records:
+        if record["claim"] in (COSTS.claim, COMPONENTS.claim, RECURS.claim) and record["finished"]:
+            own = of_stage(arms, STAGES[record["stage"]])
+            for row in own[(own["arm"] != ENHANCED) & (own["seeds"] >= FEWEST)].to_dict("records"):
+                yield record, row
+
+
+def _nearest(row: Mapping[Any, Any]) -> str:
+    """An arm's difference from its strongest control."""
+    return f"{_interval([row[name] for name in ('estimate', 'low', 'high')])} at equal {row['control']}, the strongest"
 
 
 def _stories(records: Sequence[Records]) -> str:

@@ -14,12 +14,12 @@ from rwkvgate.experiment.claims import answer as run_answer
 from rwkvgate.experiment.claims import claims_summary, claims_table, decide_claims
 from rwkvgate.experiment.rules import CONTRADICTED, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED
 from rwkvgate.experiment.study.analysis import comparisons, decide, of_stage
-from rwkvgate.experiment.study.committed import beside_study, committed_verdicts
+from rwkvgate.experiment.study.committed import beside_study, committed_arms, committed_verdicts
 from rwkvgate.experiment.study.design import GENRES, STAGES
 from rwkvgate.experiment.study.inside_rules import CLAIMS
 from rwkvgate.experiment.study.ledger import COSTS, Found, marked, study_ledger, unfinished, write_ledger
 from rwkvgate.experiment.study.outcomes import outcomes
-from rwkvgate.experiment.study.verdicts_page import answer, head
+from rwkvgate.experiment.study.verdicts_page import answer, better_variants, head
 from tests.experiment.study.planted import breaking, pretrained, stages, tuned_trials
 from tests.experiment.test_claims import evidence
 
@@ -166,21 +166,33 @@ def test_a_diverged_training_leaves_pretraining_undecided_with_the_reason() -> N
     assert "64x4, 600 steps: undecided; " in first and "a training diverged" in first and "–" not in first
 
 
-def test_variants_are_told_of_finished_stages_with_enough_seeds() -> None:
+def test_variants_are_told_of_finished_stages_with_enough_seeds(tmp_path: Path) -> None:
     """The stage of the others has the size and the steps of the paper's arms."""
     found = {"primary 64x4": whole(pretrained("primary 64x4", {"no-layer-norm": 0.8, "conv-only": 1.5}))}
     others = pretrained("others", {"conv-only": 1.5, "routing-only": 0.8})
 
-    def told(found: Found, fewer: int = 0) -> str:
+    def arms_of(found: Found) -> pd.DataFrame:
         trials = [trial for some, _ in found.values() for trial in some]
         compared = comparisons(trials, SECONDS, 0.01)
-        arms = pd.concat([decide(of_stage(compared, STAGES[name])) for name in found])
+        return pd.concat([decide(of_stage(compared, STAGES[name])) for name in found])
+
+    def told(found: Found, fewer: int = 0) -> str:
+        arms = arms_of(found)
         return "\n".join(head(study_ledger(found, {}, SECONDS), {}, arms.assign(seeds=arms["seeds"] - fewer)))
 
     assert "worse than every control: *no-layer-norm, fixed-gate*; no better: *conv-no-position*." in told(found)
     assert "conv-only" not in told(found | {"others": (others[:12], 30)}).split("**Limits.**")[0]
     assert "steps (1.23 M tokens): better than every control: *conv-only*; " in told(found | {"others": whole(others)})
     assert "*no-layer-norm" not in told(found, fewer=7)
+    both = found | {"others": whole(others)}
+    [better] = better_variants(study_ledger(both, {}, SECONDS), arms_of(both))
+    assert better.startswith("A variant, *conv-only*, is better than every control at 64x4, 600 steps, 5 seeds: ")
+    assert better.endswith("; trained at no other size, nor longer.") and better in told(both)
+    assert better_variants(study_ledger(found, {}, SECONDS), arms_of(found)) == []
+    write_ledger(tmp_path / "outputs" / "study", [], arms_of(both))
+    arms = committed_arms(tmp_path)
+    assert arms is not None and better_variants(study_ledger(both, {}, SECONDS), arms) == [better]
+    assert committed_arms(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize(("routing", "verdict"), [(1.5, REPRODUCED), (0.8, CONTRADICTED)])
