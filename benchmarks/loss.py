@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from wkv import median
+from wkv import medians
 
 from rwkvgate.rwkv6.loss import CHUNK, next_token_loss
 
@@ -26,8 +26,9 @@ def main() -> None:
         hidden = torch.randn(batch, time, channels, requires_grad=True)
         weight = (torch.randn(vocabulary, channels) / channels**0.5).requires_grad_()
         labels = torch.randint(vocabulary, (batch, time))
-        reference = median(lambda h=hidden, w=weight, y=labels: with_logits(h, w, y).backward())
-        ours = median(lambda h=hidden, w=weight, y=labels: next_token_loss(h, w, y).backward())
+        losses = {"with": with_logits, "without": next_token_loss}
+        calls = {way: lambda f=f, x=(hidden, weight, labels): f(*x).backward() for way, f in losses.items()}
+        reference, ours = medians(calls).values()
         whole, part = (4 * tokens * vocabulary / MIB for tokens in (batch * time, min(CHUNK, batch * time)))
         print(
             f"loss, {batch} x {time} tokens, {channels} channels, {vocabulary:,} entries ({name}): "

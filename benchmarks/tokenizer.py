@@ -8,7 +8,7 @@ import random
 from pydoc_data.topics import topics
 from typing import Any
 
-from wkv import median
+from wkv import medians
 
 from rwkvgate.rwkv6.tokenizer import Rwkv6Tokenizer
 
@@ -66,17 +66,17 @@ def main() -> None:
         data = [text.encode() for text in documents]
         size = sum(map(len, data)) / MB
         assert tok.encode_batch(documents) == [plain_encode(root, x) for x in data]
-        reference = size / median(lambda d=data: [plain_encode(root, x) for x in d])
         ways = {
+            "plain trie in Python": lambda d=data: [plain_encode(root, x) for x in d],
             "encode_batch": lambda d=documents: tok.encode_batch(d),
             "the call": lambda d=documents: tok(d),
             "the call, padded, tensors": lambda d=documents: tok(d, padding=True, return_tensors="pt"),
             "encode, one at a time": lambda d=documents: [tok.encode(x) for x in d],
         }
-        print(f"{name}, {len(documents):,} documents, {size:.1f} MB: plain trie in Python {reference:.2f} MB/s")
-        for way, call in ways.items():
-            speed = size / median(call)
-            print(f"  {way}: {speed:.1f} MB/s, {speed / reference:.1f} times")
+        print(f"{name}, {len(documents):,} documents, {size:.1f} MB")
+        seconds = medians(ways, rounds=3)
+        for way, own in seconds.items():
+            print(f"  {way}: {size / own:.2f} MB/s, {next(iter(seconds.values())) / own:.1f} times")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,15 +63,14 @@ def main() -> None:
             f"cpu model, {batch} x {length:,} tokens: {part}": call for part, call in network(batch, length).items()
         }
     for row, call in rows.items():
-        seconds = medians(call)
+        seconds = medians({name: partial(call, name) for name in FORMS})
         told = (f"{name} {own:.4f} s ({seconds['recurrent'] / own:.1f} times)" for name, own in seconds.items())
         print(f"{row}: {', '.join(told)}", flush=True)
 
 
-def medians(call: Callable[[str], Any]) -> Mapping[str, float]:
-    """Median seconds of a call with each form, measured in turn."""
-    found = time_calls({name: lambda name=name: call(name) for name in FORMS}, ROUNDS, warmup=1)
-    return {name: float(np.median(own)) for name, own in found.items()}
+def medians(calls: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each call, measured in turn."""
+    return {name: float(np.median(own)) for name, own in time_calls(calls, rounds, warmup=1).items()}
 
 
 if __name__ == "__main__":
