@@ -78,6 +78,9 @@ whose spread asks for 265, has twice the ten that it had, for the paper's gate a
 and time is fitted to the mean of each size and length, not to all seeds alike, or the size with most seeds would have
 most to say. After those, and seen with them, "longer" got its twelve, then most of "others" their ten, and last
 "routing-only" and its control their 18, as their own spread asks for.
+
+When all of that had been seen, the long trainings got a second width, 32: they had been of 64 alone, so that the fitted
+gap knew of long trainings at one size. Twelve seeds at once, as many as those of 64 have, and the rules as they are.
 """
 
 from __future__ import annotations
@@ -309,6 +312,8 @@ STAGES = {
         *_compared("32x4", 5, PAPERS),
         *_compared("128x4", 5, PAPERS),
         Stage("longer", _SMALL, LONG[:3], COMPARED[:5], (1200, 3000), rated="rates longer"),
+        Stage("rates longer 32x4", SIZES["32x4"], LONG[:3], CHOOSING, (1200,), RATES),
+        Stage("longer 32x4", SIZES["32x4"], LONG[:3], COMPARED[:12], (1200, 3000), rated="rates longer 32x4"),
     )
 }
 """The stages in the order in which they run."""

@@ -56,7 +56,7 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
     )
     count = len(records) - 12  # two choices of the rates have one verdict
     none = f"0 reproduced, 0 not reproduced, 0 contradicted, {count} undecided here; {count} wait for trials."
-    assert last == f"Of {count} verdicts, 5 of them on the study's own question, {none}"
+    assert last == f"Of {count} verdicts, 6 of them on the study's own question, {none}"
 
 
 @pytest.mark.parametrize(
