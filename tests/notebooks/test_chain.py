@@ -202,6 +202,14 @@ def test_a_damaged_notebook_runs_again_and_the_ablations_after_it(chain: tuple[P
     assert (folder / "report.html").is_file() and "Nothing to be done" in snakemake(folder)
 
 
+def test_a_notebook_that_was_removed_is_missed(chain: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(chain[0], folder)
+    for name in ("04_ablations", "03_evaluate.enhanced.seed0", "01_setup"):
+        (folder / "notebooks" / f"{name}.ipynb").unlink()
+        assert f"output: {folder}/notebooks/{name}.ipynb" in snakemake(folder, "--dry-run")
+
+
 def test_arms_without_the_papers_own_need_not_train_it(tmp_path: Path) -> None:
     words = ["--cores", "1", "--dry-run", "--config", "profile=smoke", f"run_dir={tmp_path / 'run'}", "arms=base-tuned"]
     planned = launched("snakemake", *words).stdout

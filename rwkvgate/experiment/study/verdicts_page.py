@@ -202,8 +202,8 @@ def _variants(records: Sequence[Records], arms: pd.DataFrame) -> list[str]:
     for at, by in told.items():
         verdicts = (f"{verdict}: *{', '.join(by[verdict])}*" for verdict in WORDS if verdict in by)
         listed.append(f"\n    - At {at}: {'; '.join(verdicts)}.")
-    none = "By verdict" if any(BETTER in by for by in told.values()) else f"None is {BETTER}; by verdict"
-    said = f"The gate's variants. {none}, with [the differences](#language) below:"
+    none = "" if any(BETTER in by for by in told.values()) else f"; none is {BETTER}"
+    said = f"The gate's variants, by verdict{none}:"
     return ["".join([said, *listed, *near])] if told else []
 
 
