@@ -141,7 +141,7 @@ def measured(variant):
 rule all:
     input:
         str(RUN.report),
-        # Which is made of these; by themselves, so that one that was removed is missed.
+        # The report is made from these; they are named too, or snakemake would not notice that one was removed.
         f"{NOTEBOOKS}/01_setup.ipynb",
         executed(step.notebook for variant in VARIANTS for step in measured(variant)),
         f"{NOTEBOOKS}/04_ablations.ipynb",
