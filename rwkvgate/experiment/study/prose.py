@@ -125,7 +125,8 @@ listed at the end with what was known.
   control; undecided while the base itself gains less than the margin. A pilot of the base alone gained nothing after
   300 steps, so they have 1,200. Beyond 1,024 tokens, twice the trained length, nothing is read, since
   the base hardly gains within them; what lies farther back was not measured. Nor are the choices between
-  sentences about an entity, after fine-tuning, repeated in longer texts: in the stories' own length the tuned base chooses no better than by chance.
+  sentences about an entity, after fine-tuning, repeated in longer texts: in the stories' own
+  length the tuned base chooses no better than by chance.
 - **Other tasks**: the same four networks trained on generated stories; multiple choice by log-likelihood, which person
   of a new story holds an object, and which genre a sentence is of; and the loss of half a story after the training
   story that BM25 ranks first for its other half, against a random one. Undecided while the base is not shown to be
