@@ -125,6 +125,9 @@ def train_annealed(
                 run.save(checkpoint, position)
                 saved = time.monotonic()
         if budget is not None:
+            if checkpoint is not None:  # scoring may take as long as what a kill may lose
+                position.part, position.step = part, step
+                run.save(checkpoint, position)
             position.curve.scores[budget] = None if position.curve.diverged else score(model.eval())
             assert position.trunk is not None
             run.restore(position.trunk)

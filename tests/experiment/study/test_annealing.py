@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rwkvgate.experiment.study import annealing
-from rwkvgate.experiment.study.annealing import Curve, branch_point, rate_at, train_annealed
+from rwkvgate.experiment.study.annealing import Curve, Score, branch_point, rate_at, train_annealed
 from rwkvgate.rwkv6.configuration import Rwkv6Config
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
@@ -99,6 +99,45 @@ def test_a_killed_training_goes_on_bit_for_bit(
             report=stop,
         )
     assert trained(checkpoint=checkpoint, model=network(seed=1)) == trained()
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_a_kill_in_the_scoring_repeats_no_training(tmp_path: Path, budget: int) -> None:
+    """What was not yet due to be saved is saved before a network is scored, which may take long."""
+    checkpoint, scored, steps = tmp_path / "one.pt", 0, 0
+
+    def run(score: Score) -> Curve:
+        return train_annealed(
+            network(),
+            ROWS,
+            BUDGETS,
+            score,
+            rate=1e-2,
+            batch_size=2,
+            weight_decay=0.1,
+            checkpoint=checkpoint,
+            report=count,
+        )
+
+    def count(done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+
+    def killed(model: nn.Module) -> float:
+        nonlocal scored
+        scored += 1
+        if scored == budget:
+            raise KeyboardInterrupt
+        return total(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(killed)
+    assert run(total) == trained()
+    once = steps
+    steps = 0
+    checkpoint.unlink()
+    run(total)
+    assert steps == once
 
 
 def test_a_damaged_checkpoint_starts_again(
