@@ -26,7 +26,6 @@ from rwkvgate.experiment.study.analysis import (
     of_stage,
     recall_decides_nothing,
     recalled_shares,
-    student,
 )
 from rwkvgate.experiment.study.apart import apart_table, course_table
 from rwkvgate.experiment.study.design import (
@@ -42,6 +41,7 @@ from rwkvgate.experiment.study.figures import controls_figure, embedded, gap_fig
 from rwkvgate.experiment.study.gap import early_and_late, fit_table, fits, places_table, seed_gaps
 from rwkvgate.experiment.study.inside_page import breaking_parts, inside_parts
 from rwkvgate.experiment.study.ledger import SETTINGS, Found, marked, study_ledger, write_ledger
+from rwkvgate.experiment.study.memory_page import shares_parts
 from rwkvgate.experiment.study.prose import CHANGES, DESIGN, HEAD, NAMES
 from rwkvgate.experiment.study.trials import Trial
 from rwkvgate.experiment.study.tuned_page import tuned_parts, tuned_rates
@@ -54,8 +54,6 @@ UNITS = {"books": "nats per token", "memory": "share of labelled tokens not reca
 Section = tuple[list[str], dict[str, pd.DataFrame]]
 """Paragraphs of the page, and the tables that they are made from by name."""
 
-LEARNED = 0.9
-"""The share of associative recall from which on a network has learned it: seeds lie far above it or far below."""
 MEASURED = ("seconds", "coverage")
 """Tables in the folder that are made by commands of their own."""
 
@@ -113,7 +111,7 @@ def _compared_sections(folder: Path, found: Found, seconds: Mapping[str, Ratios]
         told: list[str] = []
         if task == "memory":
             shares = tables["memory-shares"] = recalled_shares(trials)
-            told += [_shares(trials, shares), *embedded(recall_figure(folder, after_training(shares)))]
+            told += [*shares_parts(trials, shares, seconds), *embedded(recall_figure(folder, after_training(shares)))]
         if len(compared):
             verdicts = _decided(compared, [STAGES[name] for name in deciding])
             if task == "memory" and recall_decides_nothing(trials, WORTH_KNOWING[task]):
@@ -327,41 +325,6 @@ def _power(compared: pd.DataFrame, stages: Sequence[Stage], task: str, texts: in
         "seeds for half the p, so it may take more; ∞: these texts are too few, whatever the number of seeds:"
     )
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
-
-
-def _shares(trials: Sequence[Trial], shares: pd.DataFrame) -> str:
-    """The memory tasks: share recalled by length."""
-    head = "Share recalled, mean of the seeds, at 1, 2, 4 and 8 times the trained length, after the most steps:"
-    table = after_training(shares).pivot_table(index=["network", "task"], columns="times", values="share", sort=False)
-    cells = table.map(lambda x: f"{100 * x:.1f} %")
-    cells.columns = pd.Index([f"x{times}" for times in table.columns])
-    cells = cells.join(shares.groupby("network")["seed"].nunique().rename("seeds"), on="network")
-    nothing = recall_decides_nothing(trials, WORTH_KNOWING["memory"])
-    said = f"Nothing is decided: {nothing}." if nothing else ""
-    return f"{head}\n\n{markdown(cells.reset_index())}\n\n{said}\n\n{_learned(shares)}"
-
-
-def _learned(shares: pd.DataFrame) -> str:
-    """Associative recall by itself, after each budget that all have: seeds that learned it, and paired differences."""
-    common = sorted(set.intersection(*(set(own) for _, own in shares.groupby("network")["budget"])))
-    own = shares[(shares["task"] == "recall") & (shares["times"] == 1)]
-    columns: dict[str, dict[Any, Any]] = {"Seeds": own.groupby("network", sort=False)["seed"].nunique().to_dict()}
-    for budget in common:
-        by_seed = own[own["budget"] == budget].pivot_table(index="seed", columns="network", values="share", sort=False)
-        after = f"after {budget:,} steps"
-        columns[f"Learned {after}"] = (by_seed >= LEARNED).sum().to_dict()
-        if ENHANCED in by_seed:
-            less = by_seed.drop(columns=ENHANCED).rsub(by_seed[ENHANCED], axis=0)
-            columns[f"{ENHANCED.capitalize()} less it {after}"] = {
-                name: signed_interval(*student(less[name].dropna().to_numpy()).values()) for name in less
-            }
-    table = pd.DataFrame(columns).rename_axis("network").fillna(NOTHING)
-    head = (
-        "A network learns associative recall abruptly, so that the mean over seeds says little of it. Seeds that "
-        f"recall at least {100 * LEARNED:g} % at the trained length, and how much more the {ENHANCED} network recalls "
-        "there, paired by seed, with Student's 95 % interval; looked at after the numbers were seen, and in no verdict:"
-    )
-    return f"{head}\n\n{markdown(table.reset_index())}"
 
 
 def _figures(
