@@ -172,12 +172,6 @@ class GateConfig(Frozen):
         """Past hidden states that the shift reads, K; the state carries as many, (K, channel), for each sequence."""
         return self.taps or self.offset or 1
 
-    @property
-    def starts_as_base(self) -> bool:
-        """Whether a freshly patched network gives the base's results, bit for bit."""
-        adds_nothing = self.layer_scale == 0 or self.value == 0 or self.first_tap == 0
-        return self.norm == "none" and adds_nothing and (self.gating != "routing" or self.layer_scale == 0)
-
 
 def _one_of(choice: str, values: tuple[str, ...]) -> str:
     return f"{choice} {' or '.join(map(repr, values))}"

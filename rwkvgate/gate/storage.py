@@ -99,7 +99,8 @@ def save_gate(
         raise ValueError("with_norms is True, and the base has no normalisation with weights")
     if foreign := [name for name, _ in model.named_parameters() if ".lora_" in name]:
         raise ValueError(f"the model carries other adapters too, such as {foreign[0]}; save or merge them first")
-    _refuse_foreign(Path(folder))
+    folder = Path(folder).expanduser()
+    _refuse_foreign(folder)
     name, revision = base_name(model)
     probe = {key: element for key, element in probe_base(model).items() if key not in norms}
     record = {
@@ -121,7 +122,7 @@ def save_gate(
         record["seal"] = _seal(record)
         write_json(fresh / CONFIG, record)
         (fresh / CARD).write_text(card, encoding="utf-8")
-    return Path(folder)
+    return folder
 
 
 def load_gate(

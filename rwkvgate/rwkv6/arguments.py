@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -116,6 +116,33 @@ def check_ids(name: str, ids: Tensor, vocabulary: int, ignored: int | None = Non
     _check_range(name, "ids", ids, 0, vocabulary - 1, ignored)
 
 
+def check_labels(labels: Mapping[str, Any], vocabulary: int, ignored: int) -> None:
+    """Refuse labels that are no token ids, and labels shifted by the caller without the others.
+
+    Args:
+        labels: `labels` and `shift_labels`, None where they are not given; nothing for a loss of the caller's own.
+
+    Raises:
+        ValueError: names the labels.
+    """
+    for name, given in labels.items():
+        if given is not None and labels["labels"] is None:
+            raise ValueError(f"{name} are given without labels; a loss needs labels")
+        if given is not None:
+            check_ids(name, given, vocabulary, ignored)
+
+
+def check_label_shapes(labels: Mapping[str, Any], shape: torch.Size) -> None:
+    """Refuse labels, as in `check_labels`, of another shape than the tokens that logits were computed of.
+
+    Raises:
+        ValueError: names the labels and both shapes.
+    """
+    for name, given in labels.items():
+        if given is not None and given.shape != shape:
+            raise ValueError(f"{name} are {tuple(given.shape)}; the tokens are {tuple(shape)}")
+
+
 def check_kept(kept: Any, inputs: Any) -> None:
     """Refuse a `logits_to_keep` that chooses no positions of the inputs, (batch, time) or (batch, time, channel).
 
@@ -132,6 +159,8 @@ def check_kept(kept: Any, inputs: Any) -> None:
 
 
 def _check_range(name: str, what: str, x: Tensor, lowest: int, highest: int, ignored: int | None = None) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} are {_kind(x)}; they must be a tensor")
     if x.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"{name} are {x.dtype}; they must be torch.int64 or torch.int32")
     if _on_cpu(x):

@@ -57,7 +57,10 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     A rename cannot replace a folder, so the earlier one is moved aside first. `restore_folder` moves it back if the
     process is killed between the two renames.
     """
-    path = Path(path)
+    path = _named(path)
+    with suppress(FileNotFoundError):  # the current folder may be gone
+        if Path.cwd().is_relative_to(path):
+            raise OSError(errno.EBUSY, f"{path} is or holds the current folder, and cannot be replaced; name another")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     restore_folder(path)
@@ -120,9 +123,9 @@ def restore_folder(path: str | Path) -> None:
 
     Readers call it too, so nothing is removed.
     """
-    path = Path(path)
+    path = _named(path)
     # lexists, whatever the path is: too long, or no path at all
-    if os.path.lexists(_aside(path)) and not os.path.lexists(path):
+    if path.name and os.path.lexists(_aside(path)) and not os.path.lexists(path):
         with suppress(OSError):  # another process may be doing the same, or the disk is read-only
             os.replace(_aside(path), path)
 
@@ -149,6 +152,11 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _named(path: str | os.PathLike[str]) -> Path:
+    """The path with a name as its last part, which "." and ".." are none; a link stays one."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
 
 
 def _aside(path: Path) -> Path:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from rwkvgate.rwkv6.arguments import check_ids, check_inputs, check_kept, known_options
+from rwkvgate.rwkv6.arguments import check_inputs, check_kept, check_label_shapes, check_labels, known_options
 from rwkvgate.rwkv6.block import Rwkv6Block
 from rwkvgate.rwkv6.checkpoints import load_checkpoint, read_weights, remove_outdated
 from rwkvgate.rwkv6.configuration import Rwkv6Config
@@ -248,6 +248,10 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         check_inputs(**given, attention_mask=None, config=self.config)
         return inputs, name, options
 
+    def _prepare_attention_mask_for_generation(self, inputs_tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+        # transformers would guess that every token 0 is padding, unless it ends a text. A text without a mask has none.
+        return torch.ones(inputs_tensor.shape[:2], dtype=torch.long, device=inputs_tensor.device)
+
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
@@ -323,15 +327,15 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
             `logits` in the type of the head's weight, `loss`, a mean in nats per token, and the state.
 
         Raises:
-            ValueError: labels that are no tokens, positions beyond the text, `skip_logits` where the loss needs logits,
-                and whatever `Rwkv6Model.forward` refuses.
+            ValueError: labels that are no tokens, `shift_labels` without labels, positions beyond the text,
+                `skip_logits` where the loss needs logits, and whatever `Rwkv6Model.forward` refuses.
         """
         known = LOSS_OPTIONS if self.loss_function is ForCausalLMLoss else kwargs
         options = known_options(kwargs, attention_mask, known)
         check_kept(logits_to_keep, input_ids if inputs_embeds is None else inputs_embeds)
-        if labels is not None and known is LOSS_OPTIONS:
-            check_ids("labels", labels, self.config.vocab_size, options.get("ignore_index", IGNORED))
-            labels = labels.long()
+        targets = {"labels": labels, "shift_labels": options.get("shift_labels")} if known is LOSS_OPTIONS else {}
+        check_labels(targets, self.config.vocab_size, options.get("ignore_index", IGNORED))
+        labels = labels.long() if targets and labels is not None else labels
         if skip_logits and (labels is None or not self._has_plain_loss(logits_to_keep, options)):
             raise ValueError("skip_logits needs labels, a plain linear head, and no other option of loss or logits")
         if skip_logits is None:
@@ -352,8 +356,7 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         else:
             logits = self.head(hidden[:, positions])  # (B, positions, vocabulary)
             if labels is not None:
-                if known is LOSS_OPTIONS and labels.shape != logits.shape[:2]:
-                    raise ValueError(f"labels are {tuple(labels.shape)}; the tokens are {tuple(logits.shape[:2])}")
+                check_label_shapes(targets, logits.shape[:2])
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
         return CausalLMOutputWithPast(
             loss=loss,
@@ -367,10 +370,9 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         # accelerate, which brings offloaded weights in for a call, puts a forward of its own on the module.
         called = self.head._forward_hooks or self.head._forward_pre_hooks or "forward" in vars(self.head)
         plain_head = type(self.head) in (Linear, nn.Linear) and not called
-        plain_call = (
-            isinstance(logits_to_keep, int) and logits_to_keep == 0 and options.keys() <= {"num_items_in_batch"}
-        )
-        return plain_head and plain_call and self.loss_function is ForCausalLMLoss
+        all_kept = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        plain_loss = self.loss_function is ForCausalLMLoss and options.keys() <= {"num_items_in_batch"}
+        return plain_head and all_kept and plain_loss
 
 
 def load_pth(path: str | PathLike[str], dtype: torch.dtype | str | None = None, **options: Any) -> Rwkv6ForCausalLM:
@@ -384,15 +386,13 @@ def load_pth(path: str | PathLike[str], dtype: torch.dtype | str | None = None, 
     Raises:
         CheckpointError: there is no such file, or it is not a complete RWKV-6; code in it is not run.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not is_there(path):
         raise CheckpointError(f"there is no file {str(path)!r}" if "\0" in str(path) else f"there is no file {path}")
     weights = to_hub_layout(read_weights(path), str(path))
     config = Rwkv6Config(**sizes_of(weights, str(path)))
-    model: Rwkv6ForCausalLM = Rwkv6ForCausalLM.from_pretrained(
-        path, config=config, state_dict=weights, dtype=dtype, **options
-    )
-    return model
+    model = Rwkv6ForCausalLM.from_pretrained(path, config=config, state_dict=weights, dtype=dtype, **options)
+    return cast(Rwkv6ForCausalLM, model)
 
 
 AutoModel.register(Rwkv6Config, Rwkv6Model, exist_ok=True)

@@ -114,7 +114,8 @@ def unread(base: Rwkv6Model, prompt: Tensor, attention_mask: Tensor | None, stat
 
     Raises:
         ValueError: nothing is unread, tokens before the prompt are, or the last token that the state has read is
-            another. A state does not hold the tokens before that one, so other differences are not seen.
+            another. A state does not hold the tokens before that one, so other differences are not seen, and behind a
+            gate on the time mixing's input not that one either.
     """
     base.layer_states(state, prompt.shape[0])
     batch, time = prompt.shape[:2]

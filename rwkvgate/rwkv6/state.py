@@ -83,8 +83,15 @@ class Rwkv6State:
         self.layers, self.seen = chosen.layers, chosen.seen
 
     def select(self, rows: Tensor | Sequence[int]) -> Rwkv6State:
-        """A new state of the sequences at `rows`, in that order; one may come more than once."""
-        return self._map(lambda x: x.index_select(0, torch.as_tensor(rows, dtype=torch.long, device=x.device)))
+        """A new state of the sequences at `rows`, in that order; one may come more than once.
+
+        Raises:
+            ValueError: rows that are no integers, such as a mask.
+        """
+        chosen = torch.as_tensor(rows if isinstance(rows, Tensor) else list(rows))
+        if len(chosen) and chosen.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"rows are {chosen.dtype}; they must be integers")
+        return self._map(lambda x: x.index_select(0, chosen.to(x.device, torch.long)))
 
     def split(self, sizes: Sequence[int]) -> list[Rwkv6State]:
         """States of consecutive parts of the batch.

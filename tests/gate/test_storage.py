@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rwkvgate import load_gate, patch, save_gate
+from rwkvgate import Rwkv6ForCausalLM, load_gate, patch, save_gate
 from rwkvgate.gate import storage
 from rwkvgate.gate.config import PRESETS
 from rwkvgate.gate.patch import gate_config
@@ -87,3 +87,26 @@ def test_a_sealed_record_that_calls_itself_of_format_1_is_refused(tiny_model: An
     path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(SettingsError, match="not those that were written"):
         load_gate(tiny_model(), path.parent)
+
+
+def test_a_folder_may_be_named_from_within_it_and_from_home(
+    tiny_model: Any, tokens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    model = tiny_model("enhanced")
+    folder = save_gate(model, "~/gate")
+    assert folder == tmp_path / "gate"
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    monkeypatch.chdir(whole)
+    model.save_pretrained(".")
+    ids = tokens(1, 5)
+    for name in (".", "./", Path()):
+        assert torch.equal(Rwkv6ForCausalLM.from_pretrained(name)(ids).logits, model(ids).logits)
+    monkeypatch.chdir(folder)
+    for name in (".", "../gate", "~/gate"):
+        assert torch.equal(load_gate(tiny_model(), name)(ids).logits, model(ids).logits)
+    with pytest.raises(OSError, match="gate is or holds the current folder, and cannot be replaced"):
+        save_gate(model, ".")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gate", "whole"]

@@ -117,3 +117,14 @@ def test_prompts_padded_on_the_right_are_refused(tiny_model: Any, tokens: Any) -
 def test_a_prompt_of_no_token_is_refused(tiny_model: Any, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"the input is \(.*; it must be \(batch, time\) with at least one token"):
         tiny_model().generate(torch.ones(shape, dtype=torch.long), max_new_tokens=1, pad_token_id=0)
+
+
+@pytest.mark.parametrize("end", [None, 30, 0])
+def test_a_0_in_a_prompt_without_a_mask_is_read(tiny_model: Any, end: int | None) -> None:
+    """Token 0 separates texts; transformers would take it for padding, where it does not end a text."""
+    model = tiny_model()
+    for prompt in ([0, 5, 6], [5, 6, 0, 7], [5, 0], [0]):
+        ids = torch.tensor([prompt])
+        found = model.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=end, pad_token_id=0)
+        length = found.shape[1] - len(prompt)
+        assert torch.equal(found, greedy_loop(model, ids, new=length)) and length > 0

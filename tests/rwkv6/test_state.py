@@ -36,6 +36,11 @@ def state(request: Any, tiny_model: Any, tokens: Any) -> Rwkv6State:
 
 
 def test_rows_are_selected_in_order_and_may_repeat(state: Rwkv6State) -> None:
+    with pytest.raises(ValueError, match=r"rows are torch.bool; they must be integers"):
+        state.select(torch.tensor([True, False, True]))
+    with pytest.raises(ValueError, match=r"rows are torch.float32"):
+        state.select([0.9])  # type: ignore[list-item]
+    assert state.select([]).batch_size == 0
     picked = state.select([2, 0, 2])
     assert torch.equal(picked.layers[1].wkv, state.layers[1].wkv[[2, 0, 2]])
     state.reorder_cache(torch.tensor([2, 0, 2]))
