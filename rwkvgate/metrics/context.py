@@ -143,8 +143,9 @@ def distant_context(
         order = rng.permutation(far)
         while (order == np.arange(far)).all():
             order = rng.permutation(far)
-        # Each sentence brings the space before it, but the first has none.
-        shuffled = " ".join(parts[i].strip() for i in order)
+        # The space before each sentence stays where it is: the first has none, and a line may begin at any.
+        spaces = [part[: len(part) - len(part.lstrip())] for part in parts[:far]]
+        shuffled = "".join(space + parts[i].strip() for space, i in zip(spaces, order, strict=True))
         numbers.append(number)
         heads += ["".join(parts[:far]) + near, shuffled + near, near.lstrip()]
         tails.append(tail)

@@ -207,7 +207,7 @@ def latency_grid(
                 calls = {name: pair[index] for name, pair in both.items()}
                 seconds = time_calls(calls, repeats=repeats, warmup=1, synchronize=synchronizer(models))
                 for name, model in models.items():
-                    times, peak = times_of(seconds[name], seconds[BASE]), peak_growth(calls[name], device_of(model))
+                    times, peak = times_of(seconds[name], seconds.get(BASE)), peak_growth(calls[name], device_of(model))
                     rows.append((name, measure, batch, tokens, *times, peak, *place_of(model)))
     return pd.DataFrame(rows, columns=list(GRID_COLUMNS))
 

@@ -364,7 +364,7 @@ def _units(texts: list[str], tokenizer: PreTrainedTokenizerBase | None) -> list[
 
 def _corpus_distinct(texts: list[list[str]], n: int) -> float:
     ngrams = [tuple(words[i : i + n]) for words in texts for i in range(len(words) - n + 1)]
-    return _ratio(len(set(ngrams)), len(ngrams))
+    return _ratio(len(set(ngrams)), len(ngrams)) if texts else math.nan
 
 
 def _listed(reference: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating
+from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating, rows_at_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ def continue_prompts(
     spaces; a character cut by the limit shows as U+FFFD.
 
     Raises:
-        ValueError: `new_tokens` or `batch_size` is below 1.
+        ValueError: `new_tokens` or `batch_size` is below 1, or the prompts are one string.
 
     Example:
         >>> from rwkvgate import Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Tokenizer
@@ -42,6 +42,7 @@ def continue_prompts(
         2
     """
     at_least_one(new_tokens=new_tokens, batch_size=batch_size)
+    batch_size = rows_at_once(model, batch_size)
     sequences = [[prefix_id, *ids] for ids in encode(tokenizer, prompts)]
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
     ends = end_ids(model, tokenizer)

@@ -52,14 +52,45 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+def rows_at_once(model: nn.Module, batch_size: int) -> int:
+    """How many rows the model may read at once: one where it is transformers' RWKV-4, which takes no notice of padding
+    and mixes the rows of a batch in a window of one token.
+
+    Example:
+        >>> rows_at_once(nn.Identity(), 8)
+        8
+    """
+    return 1 if getattr(getattr(model, "config", None), "model_type", None) == "rwkv" else batch_size
+
+
+def refuse_one_string(**texts: Sequence[str]) -> None:
+    """Refuse one string where a list is asked for: its characters would be taken for texts.
+
+    Raises:
+        ValueError: names the argument.
+
+    Example:
+        >>> refuse_one_string(prompts="a fox")
+        Traceback (most recent call last):
+        ValueError: prompts is one string; it must be a list of strings
+    """
+    for name, given in texts.items():
+        if isinstance(given, str):
+            raise ValueError(f"{name} is one string; it must be a list of strings")
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens; an empty text has none.
+
+    Raises:
+        ValueError: one string in place of a list.
 
     Example:
         >>> from rwkvgate import Rwkv6Tokenizer
         >>> [len(ids) for ids in encode(Rwkv6Tokenizer(), ["a fox", ""])]
         [2, 0]
     """
+    refuse_one_string(texts=texts)
     return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
 

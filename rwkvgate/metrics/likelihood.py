@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating
+from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, encode, evaluating, rows_at_once
 from rwkvgate.metrics.statistics import Floats
 from rwkvgate.rwkv6.prefill import in_windows
 
@@ -106,8 +106,7 @@ def token_losses(
         [(3,), (0,)]
     """
     at_least_one(batch_size=batch_size, window=window)
-    if getattr(getattr(model, "config", None), "model_type", None) == "rwkv":
-        batch_size = 1  # transformers' RWKV-4 mixes the rows of a batch in a window of one token
+    batch_size = rows_at_once(model, batch_size)
     lengths = [len(sequence) for sequence in sequences]
     losses = [np.zeros(length) for length in lengths]
     done = lengths.count(0)

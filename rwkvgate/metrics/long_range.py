@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, evaluating
+from rwkvgate.metrics.inference import PREFIX_ID, at_least_one, device_of, evaluating, rows_at_once
 from rwkvgate.metrics.recall import FIRST, NOISE, associative_recall
 from rwkvgate.rwkv6.loss import IGNORED
 from rwkvgate.rwkv6.prefill import in_windows
@@ -136,6 +136,7 @@ def probe_gains(model: nn.Module, asked: Sequence[Probe], *, batch_size: int, wi
         [6]
     """
     at_least_one(batch_size=batch_size, window=window)
+    batch_size = rows_at_once(model, batch_size)
     rows: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(asked)
     lengths: dict[int, list[int]] = {}
     for number, probe in enumerate(asked):

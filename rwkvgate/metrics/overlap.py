@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rwkvgate.metrics.inference import refuse_one_string
 from rwkvgate.metrics.measures import BLEU_COLUMNS, bleu_of_sums
 from rwkvgate.rwkv6.extras import extra
 
@@ -38,7 +39,8 @@ class UnicodeWords:
 
     On ASCII text it equals the default without stemming. The default drops every other character, so that two
     identical Chinese texts score 0; here combining marks stay with their letters, and a character of a script
-    written without spaces is a word of its own.
+    written without spaces, a mark among them, is a word of its own. Text is not normalised: a letter and its mark in
+    one character are another word than in two.
 
     Example:
         >>> UnicodeWords().tokenize("Café, 狐狸!")
@@ -90,6 +92,8 @@ def bleu_scorer(tokenize: str = BLEU_TOKENIZER) -> BLEU:
     with extra("metrics"):
         from sacrebleu.metrics import BLEU
 
+    if tokenize not in BLEU.TOKENIZERS:
+        raise ValueError(f"tokenize is {tokenize!r}; it must be one of {', '.join(BLEU.TOKENIZERS)}")
     return BLEU(tokenize=tokenize, force=True)
 
 
@@ -119,13 +123,14 @@ def document_overlap(predictions: Sequence[str], references: Sequence[str]) -> p
         prediction could score.
 
     Raises:
-        ValueError: the two lists differ in length.
+        ValueError: the two lists differ in length, or one is a string.
 
     Example:
         >>> frame = document_overlap(["a fox ran", "a dog"], ["a fox slept", "a dog"])
         >>> frame["rouge1"].round(3).tolist(), frame["bleu_correct_1"].tolist()
         ([0.667, 1.0], [2.0, 2.0])
     """
+    refuse_one_string(predictions=predictions, references=references)
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references; the counts must be equal")
     columns = [*BLEU_COLUMNS, *ROUGE_COLUMNS, "length_ratio", "distinct1", "distinct2", "repetition4"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
 
+from rwkvgate.metrics.inference import refuse_one_string
 from rwkvgate.metrics.overlap import document_overlap
+from rwkvgate.metrics.sentences import find_sentence_ends
 
 SYSTEMS = {
     "last-sentence": "the prompt's last sentence, repeated",
@@ -21,21 +22,25 @@ def last_sentence(prompt: str) -> str:
     """The last sentence of a text, by punctuation; the whole text where it has none.
 
     Example:
-        >>> last_sentence("One day. A fox came!")
-        'A fox came!'
+        >>> last_sentence('One day. A fox said: "Run!"')
+        'A fox said: "Run!"'
     """
-    text = prompt.rstrip()
-    body = re.split(r"(?<=[.!?。！？])\s*(?=\S)", text)
-    return body[-1].strip() if body else ""
+    text = prompt.strip()
+    before = [end for end in find_sentence_ends(text) if end < len(text)]
+    return text[before[-1] :].lstrip() if before else text
 
 
 def commonest_word(texts: Sequence[str]) -> str:
     """The most frequent word, alphabetically first among equals; empty where there are no words.
 
+    Raises:
+        ValueError: one string in place of a list.
+
     Example:
         >>> commonest_word(["the cat", "the dog"])
         'the'
     """
+    refuse_one_string(texts=texts)
     counts = Counter(word for text in texts for word in text.split())
     return min(counts, key=lambda word: (-counts[word], word)) if counts else ""
 

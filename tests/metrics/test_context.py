@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from rwkvgate.metrics import context
 from rwkvgate.metrics.context import (
     CONTEXT_COLUMNS,
     distant_context,
@@ -62,6 +64,22 @@ def test_the_tail_is_scored_after_three_contexts(model: Any, tokenizer: Any) -> 
         complete, head = score_texts(model, tokenizer, [story.text, story.text[:cut]], batch_size=1)["nll"]
         assert row.intact_nll == pytest.approx(complete - head, rel=1e-4)
         assert row.tail_tokens == len(story.text[cut:].encode())
+
+
+def test_the_shuffled_text_differs_in_its_order_alone(model: Any, tokenizer: Any, monkeypatch: Any) -> None:
+    read: list[str] = []
+    plain = context.encode
+    monkeypatch.setattr(context, "encode", lambda t, texts: read.extend(texts) or plain(t, texts))
+    for parts in (
+        ["甲一。", "乙二。", "丙三。", "丁四。", "戊五。", "己六。"],
+        ["A b.", "\nC d.", "  E f.", " G.", "\nH.", " I."],
+    ):
+        text, ends = "".join(parts), tuple(itertools.accumulate(map(len, parts)))
+        read.clear()
+        distant_context(model, tokenizer, [SimpleNamespace(text=text, sentence_ends=ends)], batch_size=2)
+        _, intact, shuffled, _ = read
+        assert shuffled != intact and sorted(shuffled) == sorted(intact)
+        assert [c for c in shuffled if c.isspace()] == [c for c in intact if c.isspace()]
 
 
 def test_documents_without_an_order_to_shuffle_are_left_out(model: Any, tokenizer: Any) -> None:

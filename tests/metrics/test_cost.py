@@ -19,6 +19,7 @@ from rwkvgate.metrics.cost import (
     counted_flops,
     exponent,
     gate_cost,
+    latency_grid,
     scaling,
     wkv_flops,
 )
@@ -97,6 +98,11 @@ def test_time_and_memory_are_measured_for_every_length(tiny_model: Any) -> None:
     frame = scaling(models, [1, 17, 64], repeats=2)
     assert list(frame.columns) == list(SCALING_COLUMNS) and len(frame) == 2 * 2 * 3 * 2
     assert bool((frame["seconds"] > 0).all()) and set(frame["arm"]) == {"base", "enhanced"}
+
+
+def test_a_grid_without_the_base_has_no_ratios(tiny_model: Any) -> None:
+    frame = latency_grid({"enhanced": tiny_model("enhanced", torch.float32)}, [1, 2], [3], repeats=2)
+    assert len(frame) == 4 and bool((frame["seconds_median"] > 0).all()) and bool(frame["ratio"].isna().all())
 
 
 HOLD_128_MIB = """

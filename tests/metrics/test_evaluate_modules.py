@@ -148,6 +148,10 @@ def test_diversity_by_hand():
         assert scores[name] == pytest.approx(sum(per_document[name]) / 3)
     assert scores["corpus_distinct1"] == pytest.approx(8 / 13)  # a-h among 13 words: the third's `a` is not new
     assert scores["corpus_distinct2"] == pytest.approx(7 / 10)
+    nothing = Diversity().compute(predictions=[], references=[])
+    assert all(
+        math.isnan(nothing[name]) for name in ("distinct1", "repetition4", "corpus_distinct1", "corpus_distinct2")
+    )
     assert scores["too_short"] == {1: 0, 2: 1, 4: 1}
     assert (scores["documents"], scores["empty_references"]) == (3, 0)
     assert scores["flags"] == "unit:unicode-words"

@@ -30,6 +30,13 @@ def test_corpus_bleu_is_sacrebleus():
     assert bleu_signature() == f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
 
 
+def test_an_unknown_tokenizer_and_one_string_are_refused():
+    with pytest.raises(ValueError, match="tokenize is 'foo'; it must be one of none, zh, 13a"):
+        bleu_signature("foo")
+    with pytest.raises(ValueError, match="references is one string"):
+        document_overlap(["a"], "a")
+
+
 def test_bleu_of_sums_is_sacrebleus_for_any_counts():
     rng = np.random.default_rng(0)
     total = np.sort(rng.integers(0, 40, (500, 4)), axis=1)[:, ::-1]

@@ -15,6 +15,11 @@ from rwkvgate.metrics.trivial import SYSTEMS, commonest_word, last_sentence, rep
         ("Alles gut?  Ja. ", "Ja."),
         ("猫がいた。犬もいた。", "犬もいた。"),
         ("", ""),
+        ('She said, "Go home."', 'She said, "Go home."'),
+        ("It was dark. He left (at last.)", "He left (at last.)"),
+        ("Really?! And then...", "And then..."),
+        ("It cost 3.5 coins.", "It cost 3.5 coins."),
+        ("他说。“走吧。”", "“走吧。”"),
     ],
 )
 def test_the_last_sentence(text: str, sentence: str) -> None:
@@ -23,6 +28,8 @@ def test_the_last_sentence(text: str, sentence: str) -> None:
 
 def test_the_commonest_word_and_repetition() -> None:
     assert commonest_word(["the cat the dog", "a the a a"]) == "a" and commonest_word([""]) == ""
+    with pytest.raises(ValueError, match="texts is one string; it must be a list"):
+        commonest_word("the cat")
     assert repeated("ab", "x" * 9) == "ab ab ab" and repeated("", "xyz") == "" and repeated("long sentence", "x")
 
 
