@@ -15,7 +15,7 @@ import pandas as pd
 from rwkvgate.experiment.analysis.comparison import arms_of, summary
 from rwkvgate.experiment.analysis.tables import number
 from rwkvgate.experiment.records import intact
-from rwkvgate.experiment.run import MANIFEST, read_environment, read_manifest
+from rwkvgate.experiment.run import MANIFEST, check_results, read_environment, read_manifest
 from rwkvgate.gate.validation import SettingsError, shown
 from rwkvgate.metrics.measures import MEASURES, RESULT_COLUMNS
 from rwkvgate.metrics.statistics import RESAMPLES
@@ -59,6 +59,7 @@ def _read(folder: Path) -> Finished:
     manifest = read_manifest(folder)
     if not (folder / MANIFEST).exists():
         raise SettingsError(f"{folder} holds no {MANIFEST}: it is no run folder")
+    check_results(folder)
     tables = [intact(folder / "results" / f"{name}.parquet") for name in TABLES]
     try:
         documents, latency = map(pd.read_parquet, tables)

@@ -15,6 +15,9 @@ from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import CheckpointSettings
 from rwkvgate.gate.validation import SettingsError
 
+WEIGHTS = (".safetensors", ".bin", ".pth")
+"""How the names of files with weights end."""
+
 
 def forecast(run: Run, notebook: str, arm: str = "enhanced", seed: int = 0) -> str:
     """One line: which steps of a notebook are missing, how long they take, and what is downloaded for them.
@@ -38,7 +41,8 @@ def _downloads(run: Run, missing: list[Step]) -> str:
     if isinstance(model, CheckpointSettings) and not Path(place_or_name(model.checkpoint)).is_dir():
         cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model.checkpoint, repo_type="model")
         size = f" ({download_bytes(run) / 1e9:.1f} GB)" if model.checkpoint in SHAPES else ""
-        parts += [] if any(cached.glob("snapshots/*/*")) else [f"{model.checkpoint}{size}"]
+        here = any(path.suffix in WEIGHTS and path.exists() for path in cached.glob("snapshots/*/*"))
+        parts += [] if here else [f"{model.checkpoint}{size}"]
     if any(step.name == "corpus" for step in missing):
         parts += [f"the first documents of {one.name}" for one in run.settings.corpus.hub]
     return f"downloads {', '.join(parts)}" if parts else "downloads nothing"

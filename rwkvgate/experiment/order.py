@@ -159,7 +159,12 @@ class Step:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints while a model is trained on exactly these inputs."""
         name = f"{self.variant.arm.name}.seed{self.variant.seed}" if self.variant else self.name
-        return self.run.folder / "checkpoints" / name / digest([self.digest, self.sources])
+        return self.run.folder / "checkpoints" / name / self.trained_on
+
+    @property
+    def trained_on(self) -> str:
+        """The hash of its inputs and of the files that it is made from."""
+        return digest([self.digest, self.sources])
 
     @property
     def failure(self) -> Path:
@@ -170,7 +175,8 @@ class Step:
     def divergence(self) -> str:
         """The error with which training on these inputs diverged; "" if it did not, or was not tried."""
         failed = read_json(self.failure)
-        return str(failed.get("error")) if isinstance(failed, dict) and failed.get("inputs") == self.digest else ""
+        tried = isinstance(failed, dict) and failed.get("inputs") == self.trained_on
+        return str(failed["error"]) if tried else ""
 
     @property
     def notebook(self) -> str:

@@ -358,9 +358,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rwkvgate.experiment.plan", description=__doc__)
     parser.add_argument("--profile", default="t4", choices=PROFILES)
     given = parser.parse_args()
-    run = Run(resolve(given.profile))
-    device = device_of(run)
     try:
+        run = Run(resolve(given.profile))
+        device = device_of(run)
         frame = plan(run, device)
     except SettingsError as error:
         sys.exit(str(error))

@@ -7,7 +7,7 @@ that they lie in. Imports no torch, so that the run graph starts quickly.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
@@ -96,14 +96,20 @@ def keep_record(folder: Path, *paths: Path) -> None:
     keep_marks(folder, marks(folder, [path.relative_to(folder).as_posix() for path in paths]))
 
 
-def keep_marks(folder: Path, new: dict[str, dict[str, Any]]) -> None:
-    """Add marks of files, by their names, to a folder's record."""
+def keep_marks(folder: Path, new: dict[str, dict[str, Any]], drop: Callable[[str], bool] = lambda _: False) -> None:
+    """Add marks of files, by their names, to a folder's record, and remove those of its other files that `drop` names.
+
+    A file that the record does not name stays.
+    """
     if (folder / KEPT).is_dir():
         raise SettingsError(f"{folder / KEPT} is a folder; a file of that name holds the record of {folder}. Remove it")
     lock = take(folder / LOCK, f"another process writes to the record of {folder}", PATIENCE)
     try:
         known = (read_sealed(folder / KEPT) or {}).get("files", {})
-        write_sealed(folder / KEPT, {"files": known | new})
+        old = [name for name in known if name not in new and drop(name)]
+        for name in old:
+            (folder / name).unlink(missing_ok=True)
+        write_sealed(folder / KEPT, {"files": {name: of for name, of in known.items() if name not in old} | new})
     finally:
         if lock is not None:
             lock.release()

@@ -21,8 +21,8 @@ from rwkvgate.experiment.analysis.comparison import (
 from rwkvgate.experiment.analysis.figures import save_figure
 from rwkvgate.experiment.analysis.tables import TABLE2_METRICS
 from rwkvgate.experiment.claims import Evidence, Records, claim_pairs, decide_claims
-from rwkvgate.experiment.records import keep_record
-from rwkvgate.experiment.run import Run, Variant, write_manifest
+from rwkvgate.experiment.records import keep_marks, marks
+from rwkvgate.experiment.run import SETTINGS, Run, Variant, trained_with, write_manifest
 from rwkvgate.experiment.steps import ensure_base, ensure_evaluation, ensure_probes, ensure_texts, ensure_times
 from rwkvgate.experiment.steps.base import best_device, read_log
 from rwkvgate.experiment.steps.evaluation import HEADLINES, Evaluation
@@ -146,18 +146,26 @@ def gather(run: Run) -> Results:
 def write_results(run: Run, results: Results, figures: Mapping[str, Figure]) -> dict[str, Path]:
     """Write tables, claims, figures and the manifest into the run folder, with their hashes; the files by name.
 
-    Tables without a row, of a run without studies, are left out.
+    Tables without a row, of a run without studies, are left out. Those of an earlier run are removed, as its figures.
     """
     written = {name: run.results / f"{name}.parquet" for name, frame in results.frames().items() if len(frame)}
     for name, path in written.items():
         with write_file(path) as fresh:
             results.frames()[name].to_parquet(fresh, index=False)
-    written["claims"] = run.results / "claims.json"
+    written["claims"], settings = run.results / "claims.json", run.results / SETTINGS
     write_json(written["claims"], results.claims)
-    keep_record(run.results, *written.values())
+    write_json(settings, trained_with(run.settings))
+    names = [path.name for path in (*written.values(), settings)]
+    keep_marks(run.results, marks(run.results, names), drop=_is_replaced)
+    keep_marks(run.figures, {}, drop=_is_replaced)
     written |= {name: save_figure(figure, run.figures, name)[0] for name, figure in figures.items()}
     write_manifest(run)
     return written
+
+
+def _is_replaced(name: str) -> bool:
+    """Whether a file of an earlier run is made anew by notebook 04, or else is not this run's: the gate is 05's."""
+    return not name.startswith("gate")
 
 
 def _evaluations(run: Run) -> tuple[Measured, dict[str, str]]:

@@ -27,6 +27,8 @@ RECORDS = tuple(f"{place}/{RECORD}" for place in ("*", "arms/*/*", "arms/*/*/*")
 """Where the records of a run's steps lie, and not those of another run in a folder below."""
 MANIFEST = "manifest.json"
 ENVIRONMENT = "environment.txt"
+SETTINGS = "settings.json"
+"""What the results of a run were made with, beside them."""
 CHECKPOINT = "checkpoint.json"
 MODELS = "models"
 """The folder of models that a committed run keeps; nothing is written into such a run."""
@@ -274,6 +276,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise _not_a_manifest(path)
     return manifest
+
+
+def trained_with(settings: Settings) -> dict[str, Any]:
+    """The settings that models depend on, as JSON has them: kept beside tables and figures."""
+    return settings.model_dump(mode="json", include={"model", "corpus", "gate", "training"})
+
+
+def check_results(folder: Path) -> None:
+    """Refuse a run folder whose results were made with other settings than its manifest's, as after a kill.
+
+    Raises:
+        SettingsError: names a part of the settings that differs.
+    """
+    made, settings = read_json(folder / "results" / SETTINGS), read_manifest(folder).get("settings", {})
+    other = [name for name, value in made.items() if settings.get(name) != value] if isinstance(made, dict) else []
+    if other:
+        raise SettingsError(
+            f"{folder} holds results of other settings of {', '.join(other)} than its {MANIFEST} has: the run has not "
+            "finished since they were changed. Run its command again"
+        )
 
 
 def _not_a_manifest(path: Path) -> SettingsError:

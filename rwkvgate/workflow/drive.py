@@ -29,6 +29,8 @@ LISTING = "copy.json"
 UNCOPIED = ("checkpoints",)
 """Checkpoints of an unfinished training: large, and replaced every few seconds."""
 
+_seen: dict[Path, set[str]] = {}
+"""The files of each copy that this process has had in its run folder: what another session copied is not removed."""
 _reported: dict[Path, str] = {}
 """The last error of each copy, which is printed once and not after every cell."""
 
@@ -149,7 +151,7 @@ def copy_changes(run_folder: Path, place: Path) -> list[str]:
     """Copy the files that the copy lacks or has in another version; returns their names.
 
     Unfinished files, whose names begin with a dot, and links are left out. A file that the run folder lacks stays in
-    the copy, unless the run has removed it from a folder that is still there.
+    the copy, unless this process has removed it from a folder that is still there.
 
     Raises:
         DriveError: the copy failed, or something else lies in its place.
@@ -160,7 +162,9 @@ def copy_changes(run_folder: Path, place: Path) -> list[str]:
     try:
         listing, local = _read_listing(place), {name: file_hash(run_folder / name) for name in _files(run_folder)}
         changed = sorted((name for name, sha in local.items() if listing.get(name) != sha), key=_records_last)
-        removed = [name for name in listing if name not in local and (run_folder / name).parent.is_dir()]
+        seen = _seen.setdefault(place, set())
+        removed = [name for name in listing if name in seen - local.keys() and (run_folder / name).parent.is_dir()]
+        seen.update(local)
         if not changed and not removed:
             return []
         complete = {name: sha for name, sha in listing.items() if name not in {*changed, *removed}}
@@ -217,6 +221,7 @@ def restore(place: Path, run_folder: Path) -> tuple[list[str], list[str]]:
                 restored.append(name)
             except (FileNotFoundError, DamagedError):
                 damaged[name] = steps[name]
+        _seen.setdefault(place, set()).update(_files(run_folder))
         if damaged:
             write_json(place / LISTING, {name: sha for name, sha in listing.items() if name not in damaged})
     except OSError as error:

@@ -22,9 +22,11 @@ It adds:
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ import yaml
 from rwkvgate.experiment.parameters import Loader, check_parameters, read_parameters
 from rwkvgate.experiment.records import keep_marks
 from rwkvgate.experiment.run import UNFINISHED
-from rwkvgate.gate.validation import SettingsError
+from rwkvgate.gate.validation import SettingsError, shown
 from rwkvgate.rwkv6.files import mark, read_json, write_text
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -76,6 +78,13 @@ def main() -> None:
             if output.name.endswith(UNFINISHED) and output.exists():
                 keep_marks(output.parent, {output.name.removesuffix(UNFINISHED): mark(output)})
 
+    command = cli.papermill.callback
+
+    def once(*arguments: Any, **given: Any) -> Any:
+        refuse_repeated(given)
+        return command(*arguments, **given)
+
+    cli.papermill.callback = once
     cli.read_yaml_file = lambda name: read_parameters(Path(name))
     cli.NoDatesSafeLoader = Loader
     cli.execute_notebook = checked
@@ -85,6 +94,27 @@ def main() -> None:
         sys.exit(f"parameters are not valid YAML: {' '.join(str(error).split())}")
     except (SettingsError, PapermillException, OSError) as error:
         sys.exit(str(error).strip())
+
+
+def refuse_repeated(given: Mapping[str, Any]) -> None:
+    """Refuse a parameter that stands twice, of which papermill would drop one: a section of settings as a whole.
+
+    A plain value of a file may be given anew.
+
+    Args:
+        given: the options of papermill's command.
+
+    Raises:
+        SettingsError: names it.
+    """
+    files = [item for name in given["parameters_file"] or () for item in read_parameters(Path(name)).items()]
+    texts = [*(given["parameters_yaml"] or ()), *map(base64.b64decode, given["parameters_base64"] or ())]
+    mappings = [data for text in texts if isinstance(data := yaml.load(text, Loader=Loader), dict)]
+    names = [name for part in ("parameters", "parameters_raw") for name, _ in given[part] or ()]
+    names += [name for data in mappings for name in data]
+    names += [name for name, value in files if isinstance(value, dict) or [n for n, _ in files].count(name) > 1]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise SettingsError(f"{shown(twice[0])} is given twice, and one of them would be dropped; give it once")
 
 
 def keep_pictures(path: Path) -> None:

@@ -115,6 +115,8 @@ def last_words(run: Run) -> list[str]:
 def main() -> None:
     """Print the last words of the run that the command line describes, as snakemake's --config does."""
     words = sys.argv[1:]
+    if wrong := [word for word in words if "=" not in word]:
+        sys.exit(f"{wrong[0]!r} is no setting; write name=value, such as profile=smoke")
     try:
         print("", *last_words(open_graph(given(dict(word.split("=", 1) for word in words), words))), sep="\n")
     except SettingsError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rwkvgate.experiment.open_run import open_run
@@ -94,7 +95,19 @@ def committed_run(arm: str, seed: int) -> Run | None:
             return None
     except SettingsError:
         return None
-    if read_manifest(target) != read_manifest(source):
+    if not _is_copy(target, source):
         with write_folder(target) as fresh:
             shutil.copytree(source, fresh, dirs_exist_ok=True)
     return open_finished(target)
+
+
+def _is_copy(target: Path, source: Path) -> bool:
+    """Whether a folder is an undamaged copy of a committed run."""
+    from rwkvgate.experiment.steps.kept import kept  # here, as above
+    from rwkvgate.workflow.app import open_finished
+
+    try:
+        models = [kept(open_finished(folder)) is not None for folder in (source, target)]
+        return read_manifest(target) == read_manifest(source) and models[0] == models[1]
+    except SettingsError:
+        return False

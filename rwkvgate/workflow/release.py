@@ -23,7 +23,7 @@ from rwkvgate.experiment.corpora.tokenizer import save_tokenizer
 from rwkvgate.experiment.environment import packages
 from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.records import KEPT, intact, keep_record
-from rwkvgate.experiment.run import MODELS, Run
+from rwkvgate.experiment.run import MODELS, Run, check_results
 from rwkvgate.experiment.steps import ensure_texts
 from rwkvgate.experiment.steps.arm import load_arm
 from rwkvgate.experiment.steps.kept import ARMS, LARGEST, TEST, TEXTS
@@ -67,6 +67,7 @@ REFERENCE_FILES = (
     "results/cost.parquet",
     "results/trivial.parquet",
     "results/claims.json",
+    "results/settings.json",
     # `make compare` reads these two.
     "results/documents.parquet",
     "results/latency.parquet",
@@ -154,11 +155,13 @@ def reference(root: Path) -> Path:
     executed notebooks, the report and three models.
 
     Raises:
-        SettingsError: the run is not finished, or damaged, or its models would take too much room.
+        SettingsError: the run is not finished, also with settings that were changed since, or damaged, or its models
+            would take too much room.
     """
     run, target = root / "outputs" / "cpu", root / "outputs" / REFERENCE
     if not (run / REPORT).is_file():
         raise SettingsError(f"{run} holds no finished run; `make reproduce` makes it")
+    check_results(run)
     with write_folder(target) as fresh:
         for pattern in REFERENCE_FILES:
             for path in sorted(run.glob(pattern)):

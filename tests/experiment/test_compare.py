@@ -60,6 +60,20 @@ def test_packages_that_the_manifests_do_not_name_are_compared(tmp_path: Path) ->
     assert list(found.index) == ["versions.idna"] and found.loc["versions.idna"].tolist() == ["3.1", "3.2"]
 
 
+def test_results_of_earlier_settings_are_refused(tmp_path: Path) -> None:
+    """A run that was killed after its settings had been changed has new models and old tables."""
+    (tmp_path / "results").mkdir()
+    settings = {"training": {"steps": 440}, "evaluation": {"documents": 3}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": settings, "versions": {}}))
+    (tmp_path / "results" / "settings.json").write_text(json.dumps({"training": {"steps": 440}}))
+    scores().to_parquet(tmp_path / "results" / "documents.parquet")
+    latency(1.0).to_parquet(tmp_path / "results" / "latency.parquet")
+    assert len(read_run(tmp_path).documents)
+    (tmp_path / "results" / "settings.json").write_text(json.dumps({"training": {"steps": 30}}))
+    with pytest.raises(SettingsError, match="holds results of other settings of training than its manifest"):
+        read_run(tmp_path)
+
+
 def test_texts_that_differ_are_named_with_the_packages_they_were_read_from() -> None:
     one = {"corpus": {"hashes": {"train": "a", "natural_train": "b"}, "versions": {"numpy": "2.4", "scipy": "1.17"}}}
     other = {"corpus": {"hashes": {"train": "a", "natural_train": "c"}, "versions": {"numpy": "2.5", "scipy": "1.17"}}}

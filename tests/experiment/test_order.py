@@ -121,8 +121,16 @@ def test_an_arm_of_another_base_is_outdated(run: Run) -> None:
 def test_an_arm_that_diverged_is_not_damaged(run: Run) -> None:
     step = order.arm(run.variant("enhanced"))
     shutil.rmtree(step.folder)
-    write_json(step.failure, {"inputs": step.digest, "error": "the loss is nan"})
+    write_json(step.failure, {"inputs": step.trained_on, "error": "the loss is nan"})
     assert outdated_notebooks(run) == {}
+
+
+def test_an_arm_that_diverged_from_another_base_is_tried_again(run: Run) -> None:
+    step = order.arm(run.variant("enhanced"))
+    write_json(step.failure, {"inputs": step.trained_on, "error": "the loss is nan"})
+    assert step.divergence == "the loss is nan"
+    Work(order.base(run)).write(lambda folder: write_text(folder / "made.txt", "as another machine rounds"))
+    assert order.arm(run.variant("enhanced")).divergence == ""
 
 
 def test_the_files_of_a_step_are_read_after_verification_alone() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from rwkvgate.experiment import order, plan
 from rwkvgate.experiment.corpora.tokenizer import train_tokenizer
@@ -21,6 +23,7 @@ from rwkvgate.gate.validation import SettingsError
 from rwkvgate.metrics.long_range import probes
 from rwkvgate.metrics.roofline import T4
 from rwkvgate.rwkv6.configuration import Rwkv6Config
+from rwkvgate.rwkv6.files import write_text
 from rwkvgate.rwkv6.modeling import Rwkv6ForCausalLM
 
 SIZES = (("vocab_size", 64), ("hidden_size", 128), ("num_hidden_layers", 3), ("head_size", 64))
@@ -108,9 +111,15 @@ def test_more_work_takes_longer() -> None:
     assert of("probes", evaluation={"studies": False}) == 0
 
 
-def test_sizes_that_nobody_knows_are_refused_and_said() -> None:
+def test_sizes_that_nobody_knows_are_refused_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(resolve("t4", model={"checkpoint": "somebody/else"}))
     with pytest.raises(SettingsError, match=rf"somebody/else.*{next(iter(SHAPES))}"):
         plan.plan(run, T4)
     said = forecast(run, "01_setup")
     assert "for an unknown time (the sizes of 'somebody/else'" in said and "downloads somebody/else, the first" in said
+    cached = tmp_path / "models--somebody--else" / "snapshots" / "abc"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    write_text(cached / "config.json", "{}")  # as after a download that was killed
+    assert "downloads somebody/else, the first" in forecast(run, "01_setup")
+    write_text(cached / "model.safetensors", "")
+    assert "downloads the first" in forecast(run, "01_setup")

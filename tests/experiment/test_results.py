@@ -14,9 +14,10 @@ from pandas.api.types import is_numeric_dtype
 from rwkvgate.experiment import order
 from rwkvgate.experiment.analysis.tables import comparison_table, quality_table, time_table
 from rwkvgate.experiment.open_run import open_run
+from rwkvgate.experiment.records import keep_record, kept_difference
 from rwkvgate.experiment.results import Results, gather, write_results
 from rwkvgate.experiment.rules import RULES
-from rwkvgate.experiment.run import Run
+from rwkvgate.experiment.run import Run, check_results
 from rwkvgate.experiment.steps import arm as arm_step
 from rwkvgate.experiment.steps import ensure_arm
 from rwkvgate.experiment.studies.responses import BEYOND, GATE, RANDOM, THERE
@@ -76,7 +77,17 @@ def test_what_diverged_is_not_tried_again_with_the_same_settings(diverged: Resul
 
 def test_without_studies_their_tables_are_left_out(diverged: Results, folder: Path) -> None:
     assert diverged.gains.empty and all(frame.empty for frame in diverged.studies.frames().values())
-    written = write_results(smoke(folder, studies=False), diverged, {})
+    run = smoke(folder, studies=False)
+    earlier = [run.results / "clamps.parquet", run.figures / "clamps.svg", run.figures / "gates.svg"]
+    for path in earlier:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("of an earlier run")
+        keep_record(path.parent, path)
+    (run.figures / "mine.txt").write_text("mine")
+    written = write_results(run, diverged, {})
+    assert [path.exists() for path in earlier] == [False, False, True] and (run.figures / "mine.txt").exists()
+    assert not kept_difference(run.results) and not kept_difference(run.figures)
+    check_results(run.folder)
     assert {"documents", "latency", "summary", "comparisons", "times", "cost", "claims"} <= set(written)
     assert not {"gains", "scaling"} & set(written)
 

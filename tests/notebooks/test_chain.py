@@ -145,7 +145,7 @@ def test_an_arm_that_diverged_is_a_result_and_not_a_failure(chain: tuple[Path, s
     run = Run(resolve("smoke", run_dir=str(folder)))
     step = order.arm(run.variant("enhanced"))
     shutil.rmtree(step.folder)
-    write_json(step.failure, {"inputs": step.digest, "error": "enhanced, seed 0: the loss is nan at step 3"})
+    write_json(step.failure, {"inputs": step.trained_on, "error": "enhanced, seed 0: the loss is nan at step 3"})
     again = ("02_finetune.enhanced.seed0", "03_evaluate.enhanced.seed0", "04_ablations", "05_gate_visualization")
     for name in again:
         (folder / "notebooks" / f"{name}.ipynb").unlink()

@@ -97,6 +97,23 @@ def test_what_the_run_removed_leaves_the_copy_and_what_it_lacks_does_not(local: 
     assert sorted(restore(place, local)[0]) == BASE
 
 
+def test_what_another_session_copied_is_left_alone(local: Path, place: Path, monkeypatch: Any) -> None:
+    """Two sessions share a copy, in processes of their own, which this test stands for."""
+    other = shutil.copytree(local, local.with_name("other"))
+    copy_changes(local, place)
+    write_text(local / "results" / "table.txt", "of this session")
+    write_text(local / "results" / "claims.json", "[]")
+    copy_changes(local, place)
+    monkeypatch.setattr(drive, "_seen", {})
+    copy_changes(other, place)
+    assert (place / "results" / "claims.json").read_text() == "[]"
+    write_text(other / "results" / "gates.txt", "1")
+    copy_changes(other, place)
+    (other / "results" / "gates.txt").unlink()
+    copy_changes(other, place)
+    assert "results/gates.txt" not in run_files(place) and "results/claims.json" in run_files(place)
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ENOTCONN, errno.EDQUOT])
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("function", ["copyfile", "replace"])

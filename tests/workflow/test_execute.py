@@ -14,7 +14,7 @@ import nbformat
 import psutil
 import pytest
 
-from rwkvgate.workflow.execute import VIEW, keep_pictures
+from rwkvgate.workflow.execute import VIEW, keep_pictures, refuse_repeated
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,6 +94,10 @@ HOSTILE = [
     (["-y", "model: {checkpoint: !!binary 'IiticmVhaygpKyI='}"], "(bytes); allowed are strings"),
     (["-y", "seed: ["], "parameters are not valid YAML"),
     (["-y", "{seed: 1, seed: 2}"], "key 'seed' stands twice"),
+    (["-y", "training: {steps: 5}", "-y", "training: {warmup_steps: 1}"], "'training' is given twice"),
+    (["-f", "mine.yaml", "-y", "training: {steps: 5}"], "'training' is given twice"),
+    (["-f", "mine.yaml", "-f", "mine.yaml"], "'arm' is given twice"),
+    (["-p", "seed", "1", "-r", "seed", "2"], "'seed' is given twice"),
 ]
 EACH = """
 import json, os, sys
@@ -114,6 +118,7 @@ the statuses; the error output of each is in a file of its own."""
 def test_hostile_parameters_are_refused_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "key.yaml").write_text("\"x = 1\\nopen('pwned', 'w')\\ny\": 3")
     (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    (tmp_path / "mine.yaml").write_text("arm: base\ntraining: {batch_size: 2}\n")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", id="one")]), tmp_path / "in.ipynb")
     command = [sys.executable, "-u", "-c", EACH, json.dumps([words for words, _ in HOSTILE])]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -164,3 +169,9 @@ def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
 def test_nothing_slow_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", LOADED], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_a_plain_value_of_a_file_may_be_given_anew(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("arm: base\nseed: 0\ntraining: {steps: 5}\n")
+    given = {"parameters_file": [str(tmp_path / "mine.yaml")], "parameters": [("arm", "enhanced"), ("seed", "1")]}
+    refuse_repeated(given | dict.fromkeys(("parameters_raw", "parameters_yaml", "parameters_base64")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from rwkvgate.experiment.run import Run, write_manifest
+from rwkvgate.experiment.records import keep_record
+from rwkvgate.experiment.run import MODELS, Run, write_manifest
 from rwkvgate.experiment.settings import PROFILE_VARIABLE, SECTIONS, resolve
 from rwkvgate.gate.validation import SettingsError
 from rwkvgate.workflow import opening
@@ -138,3 +140,15 @@ def test_parameters_that_name_a_run_open_that(checkout: Path, switched: bool) ->
     own = str(checkout / "own")
     assert open_notebook("smoke", own, *AS_THEY_STAND[2:], committed=switched).folder == Path(own)
     assert not (checkout / "outputs" / "committed").exists()
+
+
+def test_a_damaged_copy_of_the_committed_run_is_copied_again(checkout: Path) -> None:
+    models = checkout / "outputs" / "reference" / MODELS
+    (models / "texts").mkdir(parents=True)
+    (models / "texts" / "test.jsonl").write_text("1234")
+    keep_record(models, models / "texts" / "test.jsonl")
+    copy = open_notebook(*AS_THEY_STAND, committed=True).folder
+    for damage in (lambda path: path.write_text("123"), Path.unlink, lambda path: shutil.rmtree(path.parents[1])):
+        damage(copy / MODELS / "texts" / "test.jsonl")
+        open_notebook(*AS_THEY_STAND, committed=True)
+        assert (copy / MODELS / "texts" / "test.jsonl").read_text() == "1234"

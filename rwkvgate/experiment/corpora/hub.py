@@ -63,13 +63,13 @@ def _texts(data_set: HubSet) -> Iterator[str]:
         split=data_set.split,
         streaming=True,
     )
-    lines = _column(rows, data_set)
+    lines: Iterator[str] = itertools.dropwhile(lambda line: not line.strip(), _column(rows, data_set))
     first = next(lines, None)
     if first is None:
         return
     lines = itertools.chain([first], lines)
     # wikitext begins with an empty row and a title.
-    yield from articles(lines) if not first.strip() or _TITLE.fullmatch(first) else lines
+    yield from articles(lines) if _TITLE.fullmatch(first) else lines
 
 
 def _column(rows: Iterable[dict[str, Any]], data_set: HubSet) -> Iterator[str]:
@@ -98,7 +98,7 @@ def _fitting(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         text = text.strip()
         if len(text) > LONGEST:
-            ends = [end for end in weak_document(text[:LONGEST], "", "").sentence_ends if end < LONGEST]
+            ends = [end for end in weak_document(text[:LONGEST], "", "").sentence_ends if SHORTEST <= end < LONGEST]
             text = text[: ends[-1]] if ends else text[:LONGEST]
         if len(text) >= SHORTEST:
             yield text

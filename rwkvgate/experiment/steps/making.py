@@ -114,7 +114,7 @@ def making(step: Step) -> Iterator[Work | None]:
             yield None if finished else Work(step)
         except FloatingPointError as error:
             message = f"{step.variant or step.name}: {error}"
-            record = {"inputs": step.digest, "error": message}
+            record = {"inputs": step.trained_on, "error": message}
             ranks.from_main(lambda: write_json(step.failure, record))
             raise FloatingPointError(message) from error
 

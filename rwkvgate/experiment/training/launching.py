@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from rwkvgate.experiment.places import project_root
 from rwkvgate.experiment.processes import tied
@@ -87,8 +89,13 @@ def launch_command(variant: Variant) -> list[str]:
         *("--config_file", str(config_path(training.sharded))),
         *("--num_processes", str(training.processes), "--num_cpu_threads_per_process", str(threads)),
         *("-m", "rwkvgate.experiment.training.worker", "--profile", run.settings.profile, "--run-dir", str(run.folder)),
-        *("--arm", variant.arm.name, "--seed", str(variant.seed), "--settings", json.dumps(sections)),
+        *("--arm", variant.arm.name, "--seed", str(variant.seed), "--settings", _flow(sections)),
     ]
+
+
+def _flow(sections: dict[str, Any]) -> str:
+    """YAML in one line. JSON's 5e-05, without a point, would be a string to YAML."""
+    return yaml.safe_dump(sections, default_flow_style=True, width=2**30, allow_unicode=True).strip()
 
 
 def config_path(sharded: bool) -> Path:

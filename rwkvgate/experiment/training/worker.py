@@ -4,8 +4,8 @@
         -m rwkvgate.experiment.training.worker --profile gpu --arm enhanced --settings '{training: {steps: 500}}'
 
 Afterwards the notebook finds the arm finished. With `training.processes` above 1 it runs this command itself. Options
-are the notebooks' parameters; `--settings` holds overrides of the profile's sections, as YAML or JSON. accelerate sets
-the number of processes, whatever `training.processes` is; with fsdp.yaml the model is sharded.
+are the notebooks' parameters; `--settings` holds overrides of the profile's sections, as YAML. accelerate sets the
+number of processes, whatever `training.processes` is; with fsdp.yaml the model is sharded.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import yaml
 
 from rwkvgate.experiment import order
 from rwkvgate.experiment.open_run import open_run
+from rwkvgate.experiment.parameters import Loader
 from rwkvgate.experiment.processes import end_with_parent
 from rwkvgate.experiment.run import Run
 from rwkvgate.experiment.settings import SECTIONS, ModelSettings, resolve, share_of
 from rwkvgate.experiment.steps.making import complete
 from rwkvgate.experiment.training import ranks
-from rwkvgate.gate.validation import SettingsError
+from rwkvgate.gate.validation import SettingsError, shown
 
 COLLECTIVE_TIMEOUT = timedelta(hours=4)
 """How long processes wait for each other, as while the main one reads texts or downloads a base. If one dies, the
@@ -79,14 +80,16 @@ def _parameters(given: argparse.Namespace, sharded: bool) -> dict[str, Any]:
         SettingsError: `--settings` is no mapping of sections.
     """
     try:
-        sections = yaml.safe_load(given.settings)
+        sections = yaml.load(given.settings, Loader=Loader)
     except yaml.YAMLError as error:
         raise SettingsError(f"--settings is not valid YAML: {error}") from None
-    unknown = sorted(set(sections) - set(SECTIONS)) if isinstance(sections, dict) else [repr(sections)]
+    unknown = [name for name in sections if name not in SECTIONS] if isinstance(sections, dict) else [sections]
     if unknown:
-        raise SettingsError(f"--settings holds {', '.join(unknown)}; it must be a mapping of {', '.join(SECTIONS)}")
+        raise SettingsError(f"--settings holds {shown(unknown[0])}; it must be a mapping of {', '.join(SECTIONS)}")
+    training = sections.get("training") or {}
+    if not isinstance(training, dict):
+        raise SettingsError(f"--settings holds training {shown(training)}; it must be a mapping")
     processes = ranks.count()
-    training = dict(sections.get("training") or {})
     sharded = (sharded or bool(training.get("sharded"))) and processes > 1
     sections["training"] = training | {"processes": processes, "sharded": sharded}
     return sections | {"profile": given.profile, "run_dir": given.run_dir}

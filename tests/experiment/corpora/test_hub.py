@@ -90,3 +90,16 @@ def test_what_is_wrong_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(hub, "_texts", unreachable)
     with pytest.raises(SettingsError, match=r"revision abc, split train cannot be read \(ConnectionError: no route\)"):
         hub_documents(HubSet(name="owner/set", revision="abc", documents=10))
+
+
+def test_an_empty_row_before_documents_makes_no_article_of_them(tmp_path: Path) -> None:
+    found = hub_documents(HubSet(name=folder(tmp_path / "tales", ["", "  ", *stories(12)]), documents=12))
+    assert [d.text for d in found] == [text.strip() for text in stories(12)]
+    with pytest.raises(SettingsError, match="has 0 documents of at least 700 characters"):
+        hub_documents(HubSet(name=folder(tmp_path / "void", ["", " "] * 3), documents=12))
+
+
+def test_a_long_text_whose_sentences_end_early_is_cut_where_it_is_long_enough(tmp_path: Path) -> None:
+    texts = ["Chapter one. " + "Word " * 2000] * 10
+    found = hub_documents(HubSet(name=folder(tmp_path / "verse", texts), documents=10))
+    assert len(found) == 10 and all(LONGEST - 1 <= len(d.text) <= LONGEST for d in found)

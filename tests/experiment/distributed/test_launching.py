@@ -57,6 +57,31 @@ def workers(launcher: int) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds children in /proc")
 @pytest.mark.slow
+def test_a_launch_trains_with_the_settings_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with a rate that JSON writes without a point, as 5e-05, which YAML takes for a string."""
+    rates = {"learning_rate": 5e-5, "learning_rates": [1e-5], "weight_decay": 1e-7, "processes": 2}
+    run = Run(resolve("smoke", run_dir=str(tmp_path / "run with a 'quote', ünï"), training=rates))
+    given = distributed._parser().parse_args(launch_command(run.variant("enhanced"))[9:])
+    monkeypatch.setattr("rwkvgate.experiment.training.ranks.count", lambda: 2)
+    assert resolve(**distributed._parameters(given, sharded=False)) == run.settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{training: {steps: 010}}", "'010' .* is no plain whole number"),
+        ("{training: {steps: 5, steps: 7}}", "'steps' stands twice"),
+        ("{training: 5}", "--settings holds training 5; it must be a mapping"),
+        ("{1: 2, a: 3}", "--settings holds 1; it must be a mapping of"),
+        ("[1]", r"--settings holds \[1\]; it must be a mapping of"),
+        ("{", "--settings is not valid YAML"),
+    ],
+)
+def test_settings_of_a_launch_that_are_none_are_refused(settings: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        distributed._parameters(distributed._parser().parse_args(["--settings", settings]), sharded=False)
+
+
 def test_a_killed_process_ends_the_launch_and_the_next_goes_on(
     alone: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,7 @@ def test_a_study_reads_the_arms_of_the_run_whose_training_did_not_diverge(tmp_pa
     assert read["clamps"] == read["let_in"] == read["responses"] == read["saturation"]
     assert read["rewritten"] == ["base-tuned, seed 0", "enhanced, seed 0"]
     step = order.arm(run.variant("enhanced", 1))
-    write_json(step.failure, {"inputs": step.digest, "error": "the loss is nan"})
+    write_json(step.failure, {"inputs": step.trained_on, "error": "the loss is nan"})
     assert [variant.seed for variant in variants_of(run, ["enhanced"])] == [0]
 
 
