@@ -19,6 +19,8 @@ from rwkvgate.explore.picture import picture
 from rwkvgate.explore.weights import check_arm, embedded, pack, read_tokenizer
 from rwkvgate.gate.validation import SettingsError
 
+UNLOADED = "#loading { display: none; }"
+"""The style of a page without JavaScript, which loads nothing."""
 WRITTEN = 30
 """Tokens of a recorded continuation."""
 LIVE = (
@@ -105,8 +107,10 @@ def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: st
         "#root { min-height: 100vh; padding: 20px max(20px, 50% - 750px); }\n"
         f"#root > img {{ max-width: 100%; }}\n{web_file('app.css')}"
     )
+    unloaded = f"<noscript><style>{UNLOADED}</style></noscript>" if weights else ""
+    styles = " ".join(f"'{_digest(style)}'" for style in (sheet, *([UNLOADED] if weights else [])))
     policy = (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(sheet)}'; img-src data:; "
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src {styles}; img-src data:; "
         "worker-src blob:; base-uri 'none'; form-action 'none'"
     )
     first = f'<img src="data:image/png;base64,{still}" alt="Mean gate of each layer and token">' if still else ""
@@ -118,7 +122,7 @@ def page(title: str, begin: str, data: Any, *, modules: Sequence[str], still: st
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{sheet}</style></head>"
+        f"<title>{escape(title)}</title><style>{sheet}</style>{unloaded}</head>"
         f'<body><main id="root"><h1>{escape(title)}</h1>{size}{lacking}{first}</main>'
         f"{block}"
         f'<script type="application/json" id="data">{safe_json(data)}</script><script type="module">{script}</script>'

@@ -117,6 +117,15 @@ def test_a_channel_has_a_card_over_the_test_documents(front: Any) -> None:
     assert not page.is_visible(".documents")
 
 
+def test_a_channel_pointed_at_by_keyboard_is_let_go_with_the_focus(front: Any) -> None:
+    page = front()
+    page.focus(".channels .plot")
+    page.keyboard.press("ArrowRight")
+    assert "channel 1:" in page.inner_text(".readout")
+    page.focus("textarea")
+    assert "channel" not in page.inner_text(".readout")
+
+
 def test_the_gate_is_switched_by_keyboard_and_everything_says_so(front: Any) -> None:
     page = front()
     assert "enhanced, gate on. “Once" in captions(page)[0]
@@ -166,6 +175,18 @@ def test_a_link_opens_the_same_view_and_nonsense_the_first(front: Any) -> None:
     assert page.inner_text(".grid .legend").split() == ["−0.5", "0.5"]
     page = front("#arm=none&layer=99&gate=ajar&token=1e9&measure=x")
     assert captions(page)[0].startswith("enhanced, gate on")
+
+
+def test_a_link_pasted_into_the_open_page_opens_its_view(front: Any) -> None:
+    page = front("#layer=3")
+    page.evaluate("location.hash = '#text=Another&gate=value&value=0.33&layers=one&layer=2'")
+    page.wait_for_function("app.result?.shown.text === 'Another'")
+    assert "enhanced, gate at 0.33 in layer 2" in captions(page)[0]
+    assert (
+        float(page.input_value(".slider input")) == pytest.approx(0.33) and page.inner_text(".slider output") == "0.33"
+    )
+    page.click("text=Undo")
+    page.wait_for_function("app.state.layer === 3 && app.state.gate === 'on'")
 
 
 def test_what_is_slow_is_never_shown_as_something_else(front: Any) -> None:
@@ -223,6 +244,8 @@ def test_after_an_error_nothing_old_is_shown_and_the_text_can_be_read_again(fron
     page.fill("textarea", f"refuse {'one two ' * 200}")
     page.wait_for_selector("text=This engine refuses that text.")
     assert not page.inner_text(".readout") and not page.is_visible(".pages")
+    page.get_by_label("Colour by").select_option("letin")
+    assert page.is_visible("text=This engine refuses that text.")  # while there is no reading its reason stays
     page.evaluate("document.activeElement.blur(); engine.holds = 'enhanced'")
     page.fill("textarea", "slow")
     page.click("text=Stop")

@@ -66,6 +66,8 @@ def test_a_file_in_a_page_is_the_same_file(base: Any, tokenizer: Any, tmp_path: 
     text = embedded(data)
     assert not set(text) & set("<\r\0") and all(ord(letter) < 0x180 for letter in text)
     assert opened(text, tmp_path) == opened(data, tmp_path)
+    for damaged in (text[:-1000], text[:500] + chr(ord(text[500]) ^ 1) + text[501:], "AAAA"):
+        assert "damaged" in opened(damaged, tmp_path) or "no weight file" in opened(damaged, tmp_path)
 
 
 @needs_node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from html import escape
 
@@ -21,6 +22,9 @@ from rwkvgate.experiment.rating.pairs import (
 from rwkvgate.explore.views import continuation, style
 from rwkvgate.gate.validation import SettingsError, shown
 from rwkvgate.rwkv6.files import write_text
+
+SETTLED = 0.5
+"""Seconds that a pair must have been on the screen before it is answered."""
 
 
 class Rater:
@@ -88,6 +92,7 @@ class RatingPanel:
     def __init__(self, rating: Rating, rater: str) -> None:
         self.rater = Rater(rating, rater)
         self._pair: int | None = None
+        self._since = 0.0
         self.progress = widgets.IntProgress(min=0, max=len(rating.pairs))
         self.place, self.texts, self.message = (widgets.HTML(layout=widgets.Layout(width="98%")) for _ in range(3))
         self.buttons = {answer: widgets.Button(description=words) for answer, words in ANSWERS.items()}
@@ -100,7 +105,8 @@ class RatingPanel:
         self._show()
 
     def _answer(self, answer: str) -> None:
-        if self._pair is not None:
+        # A second click, perhaps of a busy kernel's queue, was meant for the pair before.
+        if self._pair is not None and time.monotonic() - self._since >= SETTLED:
             self.rater.answer(self._pair, answer)
 
     def _do(self, change: Callable[[], None]) -> None:
@@ -116,10 +122,12 @@ class RatingPanel:
 
     def _show(self) -> None:
         try:
-            done, self._pair = len(self.rater.answers), self.rater.next
+            before, done, self._pair = self._pair, len(self.rater.answers), self.rater.next
         except (SettingsError, OSError) as error:
             self._say(error)
             return
+        if before is not None and self._pair != before:
+            self._since = time.monotonic()
         total = len(self.rater.rating.pairs)
         words = (
             f"All {total} pairs are answered." if self._pair is None else f"Pair {self._pair} of {total}. {QUESTION}"

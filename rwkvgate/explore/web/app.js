@@ -6,7 +6,7 @@ import { button, enable, h } from "./dom.js";
 import { download, drawing, picture, table } from "./exporting.js";
 import { gridView, lossView } from "./grid.js";
 import { layerMeans, measured, shown as number, windowOf } from "./measures.js";
-import { clean, describe, fromAddress, gateOf, History, interventions, label, toAddress } from "./state.js";
+import { clean, defaults, describe, fromAddress, gateOf, History, interventions, label, toAddress } from "./state.js";
 import { textView } from "./text.js";
 import { quoted, tokenLabel } from "./tokens.js";
 
@@ -71,6 +71,9 @@ export class App {
     this.ended = new AbortController();
     const follow = () => { this.theme = hostTheme(); this.draw(); };
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", follow, { signal: this.ended.signal });
+    if (!this.options.address) return;
+    const moved = () => this.change({ ...defaults(this.about), ...fromAddress(location.hash) }); // a link was pasted here
+    addEventListener("hashchange", moved, { signal: this.ended.signal });
   }
 
   destroy() {
@@ -92,7 +95,7 @@ export class App {
 
   /** Choose a token, a layer or a channel. */
   choose(place) {
-    this.hovered = null;
+    this.hover(null);
     this.change(place);
   }
 
@@ -110,7 +113,7 @@ export class App {
     clearTimeout(this.addressing);
     if (this.options.address) this.addressing = setTimeout(() => this.address(), PAUSE);
     this.controls.draw({ state });
-    this.say("");
+    if (this.result) this.say(""); // else the words say why there is none
     const differ = (of) => JSON.stringify(of(state)) !== JSON.stringify(of(before));
     const rewrite = differ((one) => this.continuations(one));
     if (rewrite) this.forget();
@@ -260,7 +263,7 @@ export class App {
     const move = moves[extra[event.key] ?? event.key];
     if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    this.hovered = null;
+    this.hover(null);
     this.change(move);
     this.spoken.textContent = this.readout.textContent;
   }

@@ -35,6 +35,7 @@ export function channelView(app) {
   };
   box.addEventListener("pointermove", (event) => m?.shown.gates && at(event) !== null && app.hover({ channel: at(event) }));
   box.addEventListener("pointerleave", () => app.hover(null));
+  box.addEventListener("blur", () => app.hover(null));
   box.addEventListener("click", (event) => {
     const channel = m?.shown.gates ? at(event) : null;
     if (channel !== null) app.choose({ channel: channel === m.state.channel ? null : channel });
@@ -108,7 +109,8 @@ export function channelView(app) {
       note.hidden = there;
       head.textContent = there ? `Channels of token ${m.point.token}, layer ${label(m.gate, m.point.layer)}` : "Channels";
       if (there) { cells(); about(); return; }
-      contexts.hidden = all.hidden = documents.hidden = true;
+      contexts.hidden = documents.hidden = true;
+      all.hidden = m.state.channel === null;
       note.textContent = !m.gate ? "This arm has no gate." : !m.total ? "The text is empty." : "This reading keeps no single channels.";
     },
   };

@@ -2,6 +2,7 @@
 import { button, choice, enable, field, h, segments } from "./dom.js";
 import { GATES, gateOf, label, MEASURES } from "./state.js";
 
+const STEP = 0.05; // of the slider
 const PAUSE = 400; // milliseconds without a key, after which the text is read
 
 export function controls(app) {
@@ -25,10 +26,10 @@ export function controls(app) {
   const measure = select("measure", MEASURES);
   const gate = segments("Gate", recorded ? { on: "On", off: "Off", value: "Open" } : GATES, (value) =>
     app.change(recorded && value === "value" ? { gate: value, value: 1 } : { gate: value }));
-  const slider = h("input", { type: "range", min: 0, max: 1, step: 0.05 });
+  const slider = h("input", { type: "range", min: 0, max: 1, step: STEP });
   const output = h("output", {});
   slider.addEventListener("input", () => { output.textContent = words(); });
-  slider.addEventListener("change", () => app.change({ [app.state.gate]: slider.value }));
+  slider.addEventListener("change", () => app.change({ [app.state.gate]: Number(slider.value).toFixed(2) }));
   const words = () => (app.state.gate === "scale" ? `× ${Number(slider.value).toFixed(2)}` : Number(slider.value).toFixed(2));
   const sliderName = h("span", {});
   const amount = h("label", { class: "field slider" }, sliderName, slider, output);
@@ -63,13 +64,15 @@ export function controls(app) {
       if (document.activeElement !== other || app.moved) other.value = state.other;
       const scaled = state.gate === "scale";
       sliderName.textContent = scaled ? "Multiply the gate by" : "Set the gate to";
+      const amountNow = scaled ? state.scale : state.value, steps = amountNow / STEP;
       slider.max = scaled ? 2 : 1;
-      slider.value = scaled ? state.scale : state.value;
+      slider.step = Math.abs(steps - Math.round(steps)) < 1e-6 ? STEP : "any"; // a link may name any number
+      slider.value = amountNow;
       output.textContent = words();
       const own = gateOf(state.arm, about);
       intervention.hidden = !own;
       const chosen = [
-        state.layers === "one" && own ? `layer ${label(own, state.layer)}` : null,
+        state.layers === "one" && own ? `layer ${parseInt(label(own, state.layer), 10)}` : null,
         state.channels === "one" && state.channel !== null ? `channel ${state.channel}` : null,
         state.tokens === "one" ? `token ${state.token}` : null,
       ].filter(Boolean);

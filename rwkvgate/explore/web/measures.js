@@ -55,7 +55,7 @@ export function measured(measure, channel, shown, untrained) {
   if (!own) return { problem: "This reading keeps no single channels: the text is too long for them, or they were not recorded." };
   if (measure === "gate") return { name: of, scale, data: own, rows: shown.layers };
   if (measure === "letin") {
-    return { name: "added / state, |g·h(t−1)| / |h(t)|", scale, data: shown.letIn, rows: shown.layers };
+    return { name: "added / state, |what the gate adds| / |h(t)|", scale, data: shown.letIn, rows: shown.layers };
   }
   if (untrained === shown) return { problem: "This is the untrained arm." };
   const base = untrained ? values(untrained) : null;

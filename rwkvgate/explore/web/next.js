@@ -68,14 +68,15 @@ export function continuationView(app) {
       });
       sides.replaceChildren(...parts.map((part) => part.el));
       return parts.map(({ written }) => {
-        let own = "";
+        let own = "", count = 0;
         return {
           add(piece) {
             own += piece;
+            count++;
             written.textContent = visible(own);
           },
           end() {
-            if (!own) written.replaceChildren(h("i", {}, " It ends at once."));
+            if (!own) written.replaceChildren(h("i", {}, count ? " No character is complete." : " It ends at once."));
           },
         };
       });

@@ -71,11 +71,11 @@ export function clean(given, about) {
     else if (Object.hasOwn(ALLOWED, key) && ALLOWED[key].includes(value)) state[key] = value;
     else if (Object.hasOwn(RANGES, key) && inside(...RANGES[key])) state[key] = number;
   }
-  const gate = gateOf(state.arm, about);
-  if (gate) {
+  const arm = about.arms.find(({ name }) => name === state.arm);
+  if (arm?.gate || arm?.later) { // of an arm that is loaded later nothing is known yet: all is kept, and looked at then
     const layer = whole(given.layer), channel = whole(given.channel);
-    if (layer >= 1 && layer <= gate.layers) state.layer = layer;
-    if (channel >= 0 && channel < gate.channels) state.channel = channel;
+    if (layer >= 1 && layer <= (arm.gate?.layers ?? Infinity)) state.layer = layer;
+    if (channel >= 0 && channel < (arm.gate?.channels ?? Infinity)) state.channel = channel;
   }
   if (state.beside === state.arm) state.beside = "";
   return state;

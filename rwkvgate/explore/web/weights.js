@@ -63,7 +63,10 @@ export async function unembedded(text) {
     held &= (1 << bits) - 1;
   }
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const halves = new Uint8Array(await new Response(stream).arrayBuffer());
+  const inflated = await new Response(stream).arrayBuffer().catch(() => {
+    throw new Error("the networks in this page are damaged: they cannot be unpacked; get the page again");
+  });
+  const halves = new Uint8Array(inflated);
   const bytes = new Uint8Array(halves.length);
   const odd = Math.ceil(halves.length / 2);
   for (let i = 0; i < odd; i++) bytes[2 * i] = halves[i];

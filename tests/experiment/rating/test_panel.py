@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 import pytest
 
+from rwkvgate.experiment.rating import panel as panel_module
 from rwkvgate.experiment.rating.pairs import Pair, Rating
 from rwkvgate.experiment.rating.panel import RatingPanel
 from tests.explore.hostile import TEXTS, Page
@@ -16,6 +17,11 @@ from tests.explore.hostile import TEXTS, Page
 @pytest.fixture
 def rating(tmp_path: Path) -> Rating:
     return Rating(tmp_path / "set-1", tuple(Pair(f"Prompt {i}", f"left {i}", f"right {i}") for i in range(1, 4)))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panel_module, "SETTLED", 0.0)
 
 
 def lines(rating: Rating) -> list[str]:
@@ -34,6 +40,20 @@ def test_each_answer_is_written_at_once_and_rating_goes_on_where_it_stopped(rati
     again.buttons["A"].click()
     assert "All 3 pairs are answered" in again.place.value and again.buttons["A"].disabled and not again.texts.value
     assert "Pair 1 of 3" in RatingPanel(rating, "ben").place.value
+
+
+def test_a_second_click_does_not_answer_the_next_pair(rating: Rating, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(panel_module, "SETTLED", 0.5)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    panel = RatingPanel(rating, "ann")
+    panel.buttons["A"].click()
+    now += 0.3
+    panel.buttons["A"].click()
+    assert lines(rating) == ["set-1,1,A"] and "Pair 2 of 3" in panel.place.value
+    now += 0.3
+    panel.buttons["B"].click()
+    assert lines(rating) == ["set-1,1,A", "set-1,2,B"]
 
 
 def test_undo_takes_the_last_answer_back(rating: Rating) -> None:

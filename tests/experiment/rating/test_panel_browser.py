@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rwkvgate.experiment.rating.pairs import ANSWERS, FOLDER
+from rwkvgate.experiment.rating.panel import SETTLED
 from tests.explore.browsing import CHROMIUM, chromium, keep, opened
 from tests.explore.test_browser import served
 
@@ -66,6 +67,7 @@ def test_a_rater_answers_reloads_takes_back_and_finishes(browser: Any, tmp_path:
         page.get_by_role("button", name=words[0]).click()
         page.wait_for_function("document.body.innerText.includes('2 of 3')")
         keep(page, "rating")
+        page.wait_for_timeout(1100 * SETTLED)
         page.get_by_role("button", name=words[1]).focus()
         page.keyboard.press("Space")
         page.wait_for_function("document.body.innerText.includes('3 of 3')")
@@ -76,6 +78,7 @@ def test_a_rater_answers_reloads_takes_back_and_finishes(browser: Any, tmp_path:
         page.wait_for_function("document.body.innerText.includes('2 of 3')")
         assert len(answers(tmp_path)) == 1
         for left in (2, 3):
+            page.wait_for_timeout(1100 * SETTLED)
             page.get_by_role("button", name=words[0]).click()
             page.wait_for_function(f"!document.body.innerText.includes('{left} of 3')")
         assert len(answers(tmp_path)) == 3 and page.get_by_role("button", name=words[0]).is_disabled()

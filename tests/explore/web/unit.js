@@ -27,6 +27,11 @@ export function run(assert) {
   assert.deepEqual(clean(fromAddress("#constructor=1&__proto__=1&toString=1"), about), start);
   assert.equal(clean({ channel: null }, about).channel, null);
   assert.equal(clean({ arm: "b", beside: "b" }, about).beside, "");
+  const later = { ...about, arms: [...about.arms, { name: "c", gate: null, later: true }] }; // not loaded: its gate is not known
+  const kept = clean({ ...start, arm: "c", layer: 3, channel: 1 }, later);
+  assert.deepEqual([kept.layer, kept.channel, clean({ arm: "c", layer: -1, channel: 0.5 }, later).layer], [3, 1, 1]);
+  later.arms[3] = { name: "c", gate: { layers: 2, channels: 2 } };
+  assert.deepEqual([clean(kept, later).layer, clean(kept, later).channel], [1, 1]);
 
   assert.ok(labelWidth(about.arms[2].gate) > labelWidth(gate));
 
