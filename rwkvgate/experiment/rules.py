@@ -9,8 +9,9 @@ A change to a rule raises `VERSION`, which every verdict carries. The verdicts a
 
 A difference is shown where it stands against chance in the training seeds and the test documents together (`retrained`)
 and in the documents alone (paired permutation test), at the 5 % level after Holm's correction over every test of all
-claims. It decides only with `FEWEST` paired seeds. Where none is shown, the claim is not reproduced if an effect worth
-knowing (`WORTH`) is shown to be absent, or would have been found with 80 % power, and undecided if not.
+claims. It decides only with `FEWEST` paired seeds. Where none is shown, a claimed doubling is not reproduced if its
+ratio is excluded, and any other claim if an effect worth knowing (`WORTH`) is shown to be absent, or would have been
+found with 80 % power; else it is undecided.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the study's trials say: differences from controls of equal steps, parameters, FLOPs and seconds; multipliers.
 
 A network's loss at a number of steps that it was not annealed at is read from its own losses at the nearest budgets,
-on a straight line in the logarithm of the steps. So the base that has trained as many seconds, or FLOPs, as an arm is
-a point on the base's own curve, of the same seed.
+on a parabola in the logarithm of the steps. So the base that has trained as many seconds, or FLOPs, as an arm is a
+point on the base's own curve, of the same seed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 from rwkvgate.experiment.analysis.tables import NOTHING, signed_interval
 from rwkvgate.experiment.study.design import BASE, BROKEN, MORE, PRIMARY, WIDE, Stage, step_tokens
@@ -34,22 +34,33 @@ Ratios = Mapping[str, float]
 
 
 def losses_at(trial: Trial, steps: float) -> Floats:
-    """The loss of each test document after so many steps, nats per token, on the trial's own curve.
-
-    Outside the trial's budgets the line through the two nearest goes on.
-    """
+    """The loss of each test document after so many steps, nats per token, on the trial's own curve."""
     return after_steps(trial.test, steps)
 
 
 def after_steps(by_budget: Mapping[int, Sequence[Any]], steps: float) -> Floats:
-    """Values after so many steps, from those at some budgets, on the line in the logarithm of the steps."""
+    """Values after so many steps, from those at some budgets: on the parabola through the three nearest, in the
+    logarithm of the steps; and beyond the first or the last budget on the line through the two nearest.
+
+    Losses fall ever more slowly, so that a line between two budgets would lie above them.
+
+    Example:
+        >>> after_steps({100: [2.0], 200: [1.0], 400: [0.5]}, 100 * 2**0.5)  # half an octave on
+        array([1.4375])
+    """
     budgets = sorted(by_budget)
-    if len(budgets) == 1:
-        return np.array(by_budget[budgets[0]])
+    if steps in by_budget or len(budgets) == 1:
+        return np.array(by_budget[int(steps) if steps in by_budget else budgets[0]])
     right = int(np.clip(np.searchsorted(budgets, steps), 1, len(budgets) - 1))
-    (a, b), x = np.log(budgets[right - 1 : right + 1]), np.log(steps)
-    first, second = (np.array(by_budget[budgets[i]]) for i in (right - 1, right))
-    result: Floats = first + (second - first) * (x - a) / (b - a)
+    near = budgets[right - 1 : right + 1]
+    if near[0] < steps < near[1] and len(budgets) > 2:
+        beside = [*budgets[max(0, right - 2) : right - 1], *budgets[right + 1 : right + 2]]
+        near.append(min(beside, key=lambda budget: abs(np.log(budget / steps))))
+    result: Floats = sum(  # Lagrange's form
+        np.array(by_budget[one])
+        * np.prod([np.log(steps / other) / np.log(one / other) for other in near if other != one])
+        for one in near
+    )
     return result
 
 
@@ -302,7 +313,8 @@ def by_budget(trials: Sequence[Trial]) -> dict[tuple[str, int], dict[str, dict[i
 
 
 def equal_parameters(arm: Trial, by_network: Mapping[str, Mapping[int, Trial]]) -> str:
-    """The control whose number of parameters is nearest to the arm's, among those of the arm's stage."""
+    """The control whose number of parameters is nearest to the arm's: the base or a wide base, of `PRIMARY` arms one
+    that is among them."""
     wide = [name for name in WIDE if name in PRIMARY or arm.plan.network not in PRIMARY]
     sizes = {name: next(iter(by_network[name].values())).parameters for name in (BASE, *wide) if name in by_network}
     return min(sizes, key=lambda name: abs(sizes[name] - arm.parameters))
@@ -313,6 +325,10 @@ def _steps_for(curve: Mapping[int, Sequence[float]], loss: float) -> float:
     budgets = sorted(curve)
     right = next((i for i in range(1, len(budgets)) if curve[budgets[i]][0] <= loss), len(budgets) - 1)
     (a, b), (x, y) = np.log(budgets[right - 1 : right + 1]), (curve[budgets[i]][0] for i in (right - 1, right))
+    if y < loss < x:
+        return float(
+            optimize.brentq(lambda steps: after_steps(curve, steps)[0] - loss, *budgets[right - 1 : right + 1])
+        )
     return float(np.exp(a + (b - a) * (loss - x) / (y - x))) if x != y else np.nan
 
 

@@ -73,14 +73,15 @@ only take a verdict away.
 Then, with all of that seen, come more seeds for what stayed undecided: as many as the spread of the seeds so far asks
 for, to find `WORTH_KNOWING` with 80 % power, for the arm and the controls that it is compared with (`MORE`). The number
 is of the spread alone, but that an arm gets more is of its difference: it is looked at twice, and its p values count
-twice. No difference is read before a stage has all of its seeds, but for the fitted gap with 14 seeds of 32x4. Memory,
-whose spread asks for 265, has twice the ten that it had, for the paper's gate and its controls. And the gap over size
-and time is fitted to the mean of each size and length, not to all seeds alike, or the size with most seeds would have
-most to say. After those, and seen with them, "longer" got its twelve, then most of "others" their ten, and last
-"routing-only" and its control their 18, as their own spread asks for.
+twice. No difference is read before a stage has all of its seeds, but for the fitted gap with 14 seeds of 32x4, and for
+"longer" with six. Memory, whose spread asks for 265, has twice the ten that it had, for the paper's gate and its
+controls. And the gap over size and time is fitted to the mean of each size and length, not to all seeds alike, or the
+size with most seeds would have most to say. After those, and seen with them, "longer" got its twelve, then most of
+"others" their ten, and last "routing-only" and its control their 18, as their own spread asks for.
 
 When all of that had been seen, the long trainings got a second width, 32: they had been of 64 alone, so that the fitted
 gap knew of long trainings at one size. Twelve seeds at once, as many as those of 64 have, and the rules as they are.
+And the base's loss between two budgets is read on a parabola: a line lies above the curve (`analysis.after_steps`).
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def places_table(found: Sequence[Fit], gaps: pd.DataFrame) -> str:
             row[f"Equal {fit.of}"] = signed(means[fit.of]) if fit.of in means else NOTHING
             row[f"Fitted, {fit.of}"] = signed_interval(*fit.at(tokens, octaves))
         rows.append(row)
-    head = "The means that it is fitted to; where one lies outside its fitted interval, the plane is too simple there:"
+    head = "The means that it is fitted to; a fitted interval leaves out a mean's own error, so one may lie outside:"
     return f"{head}\n\n{markdown(pd.DataFrame(rows))}"
 
 

@@ -87,10 +87,11 @@ def _page(folder: Path, found: Found, seconds: Mapping[str, Ratios]) -> str:
     names = {setting: f"finetune-{setting.replace(' ', '-')}" for setting in SETTINGS}
     tuned = {setting: tables[name] for setting, name in names.items() if name in tables}
     records = study_ledger(found, tuned, seconds)
+    fitted = fits(tables["gaps"]) if "gaps" in tables else []
     write_ledger(folder, records, tables.get("books-verdicts"))
     rates = list(_rates(found))
     ended = [*(["## Learning rates", *rates] if rates else []), "## How much is finished", _progress(found), CHANGES]
-    parts = [HEAD, NAMES, *head(records, tuned, tables.get("books-verdicts")), DESIGN, *parts, *ended]
+    parts = [HEAD, NAMES, *head(records, tuned, tables.get("books-verdicts"), fitted), DESIGN, *parts, *ended]
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -273,7 +274,8 @@ def _comparisons(compared: pd.DataFrame, task: str, parameters: Mapping[tuple[st
     bases = ", ".join(f"{parameters[size, BASE]:,} at {size}" for size in sizes)
     head = (
         f"The arm minus its control, {UNITS[task]}, negative where the arm is better. The control of equal "
-        f"parameters is the base or the wide base of the arm's own stage whose number is nearest; the base has {bases}:"
+        "parameters is the base or a wide base, whichever number is nearest; of the paper's arms and conv-no-position, "
+        f"the base or base-wide. The base has {bases}:"
     )
     rows = []
     for (size, arm, budget), part in compared.groupby(["size", "arm", "budget"], sort=False):

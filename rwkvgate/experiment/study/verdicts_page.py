@@ -14,6 +14,7 @@ from rwkvgate.experiment.judgements import Records
 from rwkvgate.experiment.rules import CONTRADICTED, FEWEST, NOT_REPRODUCED, REPRODUCED, RULES, UNDECIDED, VERDICTS
 from rwkvgate.experiment.study.analysis import ENHANCED, LEVEL, of_stage
 from rwkvgate.experiment.study.design import STAGES, WORTH_KNOWING
+from rwkvgate.experiment.study.gap import Fit
 from rwkvgate.experiment.study.ledger import CHOICES_OF_RATES, COMPONENTS, COSTS, RECURS, SETTINGS, WORDS
 
 TOLD = ("rouge-l-gain", "perplexity")
@@ -23,39 +24,48 @@ SAID = {verdict: words for words, verdict in WORDS.items()}
 BETTER = SAID[REPRODUCED]
 GAINS = ("rouge-l-gain", "bleu-gain", "rouge-1-gain")
 LIMITS = """**Limits.** The networks are small (0.2 M parameters at 32x4, 0.5 M at 64x4, 1.5 M at 128x4), and trained
-for minutes: from scratch on 0.4 to 12 tokens a parameter of Shakespeare's plays and the King James Bible, or for 400
-steps of fine-tuning. All fine-tuning starts from one base, so its intervals leave out what another base would change;
-no arm that begins as the base was tuned; the stories come from a grammar, and scores are of 60 greedy continuations of
-64 tokens. Learning rates were chosen on two seeds: in fine-tuning after 200 of 400 steps, at 64x4 once more when all
-of its ten seeds had been seen ([change 2](#what-was-changed-and-what-had-been-seen)), and in memory the two differ by
-more than the best rates do. What a gate must earn shrinks with the length of the training, as the loss falls ever more
-slowly: at equal compute each row holds at its own number of steps. Seconds are those of one processor with the WKV
-operator in plain PyTorch, and their ratio is taken as exact: within its own interval a difference at equal seconds
-moves by some thousandths of a nat for a gate, and by up to some hundredths for another family. Nothing here is
-measured at the paper's 1.6 B parameters, or after a training of the length that is usual there."""
+for minutes: from scratch on 0.2 to 12 tokens a parameter of Shakespeare's plays and the King James Bible (18 for the
+base that is fine-tuned), or for 400 steps of fine-tuning. All fine-tuning starts from one base, so its intervals leave
+out what another base would change; no arm that begins as the base was tuned; the stories come from a grammar, and
+scores are of 60 greedy continuations of 64 tokens. Learning rates were chosen on two seeds: in fine-tuning after 200 of
+400 steps, at 64x4 once more when all of its ten seeds had been seen ([change
+2](#what-was-changed-and-what-had-been-seen)), and in memory the two differ by more than the best rates do. The longer a
+training, the less more compute lowers the base's loss, and the less a gate has to make up for: a row at equal compute
+holds for its own number of steps alone. Seconds are those of one processor with the WKV operator in plain PyTorch, and
+their ratio is taken as exact: within its own interval a difference at equal seconds moves by some thousandths of a nat
+for a gate, and by up to some hundredths for another family. Nothing here is measured at the paper's 1.6 B parameters,
+or after a training of the length that is usual there."""
 ABOUT = f"""A verdict on the paper's claims, or on the study's own question, rests on finished stages. Differences are
 an arm's minus its control's, the strongest one's where several are asked for, with 95 % intervals over training seeds
 and test texts together, which are not corrected. *Shown* means that p is below 5 % after Holm's correction, so an
-interval may exclude 0 where nothing is shown. That a gain is smaller than what is worth knowing is a test of one side,
-corrected too, but in fine-tuning, where one control alone is asked: there the 95 % interval may reach beyond it.
+interval may exclude 0 where nothing is shown. The correction is over the arms of a stage, or the claims tested
+together, and not over all that this page decides. That a gain is smaller than what is worth knowing is tested on one
+side, and corrected too. A claim about fine-tuning has one control and no such correction, so its 95 % interval may
+reach beyond that gain.
 Fine-tuning is compared at two choices of the learning rates: where they disagree the verdict is *{UNDECIDED}*, or
 *{NOT_REPRODUCED}* where one says that and the other *{CONTRADICTED}*. The rules are in
 [rules.py](../rwkvgate/experiment/rules.py), the [design](#design) and
 [inside_rules.py](../rwkvgate/experiment/study/inside_rules.py)."""
 
 
-def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd.DataFrame | None = None) -> list[str]:
+def head(
+    records: Sequence[Records],
+    tuned: Mapping[str, pd.DataFrame],
+    arms: pd.DataFrame | None = None,
+    fitted: Sequence[Fit] = (),
+) -> list[str]:
     """How the page begins: the answer, its limits, and the verdicts, with those apart that are undecided or wait.
 
     Args:
         records: of `study_ledger`.
         tuned: as it takes them.
         arms: verdicts of `analysis.decide` on every arm that was pretrained; those of finished stages are told.
+        fitted: as `answer` takes them.
     """
     measured = [record for record in records if record["finished"]]
     verdicts = verdict_table([record for record in measured if record["verdict"] != UNDECIDED])
     undecided = verdict_table([record for record in measured if record["verdict"] == UNDECIDED])
-    told = answer(records, tuned, arms)
+    told = answer(records, tuned, arms, fitted)
     so_far = "" if len(measured) == len(records) else " so far"
     parts = [f"## The answer{so_far}", "\n".join(f"- {sentence}" for sentence in told)]
     parts += [LIMITS, "## Verdicts", ABOUT]
@@ -76,7 +86,10 @@ def head(records: Sequence[Records], tuned: Mapping[str, pd.DataFrame], arms: pd
 
 
 def answer(
-    records: Sequence[Records], tuned: Mapping[str, pd.DataFrame] | None = None, arms: pd.DataFrame | None = None
+    records: Sequence[Records],
+    tuned: Mapping[str, pd.DataFrame] | None = None,
+    arms: pd.DataFrame | None = None,
+    fitted: Sequence[Fit] = (),
 ) -> list[str]:
     """What pretraining says, what fine-tuning says, what is said of the other claims, and how much is decided.
 
@@ -84,20 +97,33 @@ def answer(
         records: of `study_ledger`.
         tuned: as it takes them; the paper's own comparison is told where they are given.
         arms: verdicts of `analysis.decide` on every arm that was pretrained; the variants are told where it is given.
+        fitted: how the gap at equal compute changes with the tokens is told of these.
     """
     second = _stories(records) + _untouched(tuned or {}) + _above(records)
     # What is compared at two choices of the rates has one verdict.
     counted = [r for r in records if not _setting(r).endswith(list(CHOICES_OF_RATES)[-1])]
-    counts = {verdict: sum(r["verdict"] == verdict for r in counted) for verdict in VERDICTS}
-    numbers = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    waiting = sum(not r["finished"] for r in counted)
-    waits = f"; {waiting} wait{'s' if waiting == 1 else ''} for trials" if waiting else ""
-    own = sum(r["source"] == COSTS.source for r in counted)
-    last = f"Of {len(counted)} verdicts, {own} of them on the study's own question, {numbers}{waits}."
+    ended = [r for r in counted if r["finished"]]
+    numbers = ", ".join(f"{sum(r['verdict'] == verdict for r in ended)} {verdict}" for verdict in VERDICTS)
+    waiting = len(counted) - len(ended)
+    waits = f"; {waiting} more wait{'s' if waiting == 1 else ''} for trials" if waiting else ""
+    own = sum(r["source"] == COSTS.source for r in ended)
+    last = f"Of {len(ended)} verdicts, {own} of them on the study's own question, {numbers}{waits}."
     pretrained, places = pretraining(records)
-    first = "\n    - ".join([pretrained, *places])
+    first = "\n    - ".join([pretrained, *places, *_slopes(fitted)])
     variants = [] if arms is None else _variants(records, arms)
-    return [first, *variants, second, *_others([r for r in counted if r["finished"]]), last]
+    return [first, *variants, second, *_others(ended), last]
+
+
+def _slopes(fitted: Sequence[Fit]) -> Iterator[str]:
+    """How the gap at equal compute changes with the length of the training, in a sentence; none without a fit."""
+    slopes = {fit.of: fit.weighed((0, 1, 0)) for fit in fitted}
+    if not slopes:
+        return
+    listed = " and ".join(f"{signed_interval(*slope)} at equal {of}" for of, slope in slopes.items())
+    shown = {1 if low > 0 else -1 if high < 0 else 0 for _, low, high in slopes.values()}
+    said = {-1: "longer trainings favour the gate", 1: "longer trainings favour the base"}
+    words = said[shown.pop()] if shown in ({-1}, {1}) else "no trend is shown at both"
+    yield f"Every doubling of the tokens changes the difference, as fitted over size and time, by {listed}: {words}."
 
 
 def pretraining(records: Sequence[Records]) -> tuple[str, list[str]]:
@@ -115,10 +141,10 @@ def pretraining(records: Sequence[Records]) -> tuple[str, list[str]]:
     worth = [_briefly(record) for record in finished if record["verdict"] == REPRODUCED]
     where = f"shown at {' and at '.join(worth)}" if worth else "nowhere shown"
     said = (
-        f"Pretrained from scratch, the paper's gate is {where} to be worth its cost. *Better* asks for a loss shown "
-        "lower than those of bases of equal steps, parameters, FLOPs and seconds; *no better* is that a gain of "
-        f"{WORTH_KNOWING['books']:g} nats per token over one of them is excluded. Its loss less that at equal steps, "
-        "and the strongest control's:"
+        f"Pretrained from scratch, the paper's gate is {where} to be worth its cost. *Better* is a loss shown lower "
+        "than those of bases of equal steps, parameters, FLOPs and seconds; *no better* excludes a gain of "
+        f"{WORTH_KNOWING['books']:g} nats per token over one of them. Its loss minus the base's at equal steps, and "
+        "minus that of its strongest control:"
     )
     return said, [_costs(record) for record in finished]
 
@@ -182,7 +208,7 @@ def better_variants(records: Sequence[Records], arms: pd.DataFrame | None) -> li
             once = "; trained at no other size, nor longer" if sum(arms["arm"] == row["arm"]) == 1 else ""
             told.append(
                 f"A variant, *{row['arm']}*, is {BETTER} at {_briefly(record)}, {row['seeds']} seeds: "
-                f"{_nearest(row)}, corrected p {number(row['p'], 2)}{small}{once}."
+                f"{_nearest(row)}, p {number(row['p'], 2)}, corrected for its stage's arms{small}{once}."
             )
     return told
 
@@ -195,8 +221,8 @@ def _variants(records: Sequence[Records], arms: pd.DataFrame) -> list[str]:
         told.setdefault(_at(record), {}).setdefault(row["verdict"], []).append(row["arm"])
         if row["verdict"] == "undecided" and row["high"] < 0:
             near.append(
-                f"\n    - Nearly better is *{row['arm']}* at {_briefly(record)}, {row['seeds']} seeds: "
-                f"{_nearest(row)}, but corrected p {number(row['p'], 2)}."
+                f"\n    - Undecided, with an uncorrected interval below 0, is *{row['arm']}* at {_briefly(record)}, "
+                f"{row['seeds']} seeds: {_nearest(row)}, corrected p {number(row['p'], 2)}."
             )
     listed = []
     for at, by in told.items():

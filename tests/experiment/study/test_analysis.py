@@ -11,6 +11,7 @@ import pytest
 from rwkvgate.experiment.study.analysis import (
     ADAPTERS,
     absence,
+    after_steps,
     after_training,
     broken,
     compare,
@@ -55,6 +56,24 @@ def test_a_loss_between_budgets_is_on_the_line_in_log_steps() -> None:
     np.testing.assert_allclose(losses_at(one, 200), exact)
     np.testing.assert_allclose(losses_at(one, 150), one.test[150])
     np.testing.assert_allclose(losses_at(one, 500), np.array(one.test[150]) - 0.5 * np.log(500 / 150))
+
+
+def test_a_curved_loss_is_read_on_its_parabola_and_beyond_it_on_a_line() -> None:
+    """A parabola in log steps is read without an error, where a line would lie above; the steps are found again."""
+
+    def exact(steps: float) -> list[float]:
+        return [6 - np.log(steps) + 0.05 * np.log(steps) ** 2, 7.0 - np.log(steps)]
+
+    curve = {steps: exact(steps) for steps in BUDGETS}
+    for steps in (160, 311.5, 380, *BUDGETS):
+        np.testing.assert_allclose(after_steps(curve, steps), exact(steps), rtol=1e-12)
+    beyond = after_steps(curve, 500)
+    last, before = (np.array(curve[budget]) for budget in (390, 345))
+    np.testing.assert_allclose(beyond, last + (last - before) * np.log(500 / 390) / np.log(390 / 345))
+    assert beyond[0] < exact(500)[0]
+    np.testing.assert_allclose(after_steps({10: [2.0], 20: [1.0]}, 200**0.5), [1.5])
+    broken = after_steps({100: [1.0], 200: [np.inf]}, 100)
+    np.testing.assert_allclose(broken, [1.0])  # what was measured needs no neighbour
 
 
 def test_a_gain_that_only_pays_for_its_compute_is_no_gain() -> None:

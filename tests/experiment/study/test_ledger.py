@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,6 +17,7 @@ from rwkvgate.experiment.rules import CONTRADICTED, NOT_REPRODUCED, REPRODUCED, 
 from rwkvgate.experiment.study.analysis import comparisons, decide, of_stage
 from rwkvgate.experiment.study.committed import beside_study, committed_arms, committed_verdicts
 from rwkvgate.experiment.study.design import GENRES, STAGES
+from rwkvgate.experiment.study.gap import Fit
 from rwkvgate.experiment.study.inside_rules import CLAIMS
 from rwkvgate.experiment.study.ledger import COSTS, Found, marked, study_ledger, unfinished, write_ledger
 from rwkvgate.experiment.study.outcomes import outcomes
@@ -55,8 +57,8 @@ def test_without_trials_everything_waits_and_says_for_how_many() -> None:
         and "not decided yet" in second
     )
     count = len(records) - 12  # two choices of the rates have one verdict
-    none = f"0 reproduced, 0 not reproduced, 0 contradicted, {count} undecided here; {count} wait for trials."
-    assert last == f"Of {count} verdicts, 6 of them on the study's own question, {none}"
+    none = "0 reproduced, 0 not reproduced, 0 contradicted, 0 undecided here"
+    assert last == f"Of 0 verdicts, 0 of them on the study's own question, {none}; {count} more wait for trials."
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,9 @@ def test_worse_by_one_choice_of_rates_and_no_better_by_the_other_is_not_reproduc
     told = "\n".join(head(list(records.values()), tuned))
     assert "| not reproduced (by itself contradicted) |" in told
     last, others = (answer(list(records.values()), tuned)[i] for i in (-1, 2))
-    assert last.startswith(f"Of {len(records) - 12} verdicts, ") and "ROUGE-1 nearly doubles" in others
+    ended = sum(record["finished"] for record in records.values()) // 2
+    assert last.startswith(f"Of {ended} verdicts, ") and f"; {len(records) - 12 - ended} more wait for trials" in last
+    assert "ROUGE-1 nearly doubles" in others
 
 
 def test_the_answer_names_the_setting_of_a_claim_with_several() -> None:
@@ -310,3 +314,22 @@ def test_a_runs_own_answer_counts_its_own_verdicts_alone() -> None:
     own = decide_claims(evidence())
     claims = beside_study(own, [{"claim": "perplexity", "verdict": REPRODUCED, "where": "x", "size": "y", "seeds": 1}])
     assert run_answer(claims) == run_answer(own) and "The study" in claims_table(claims)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "said"),
+    [
+        ((-0.01, -0.02), "longer trainings favour the gate"),
+        ((0.01, 0.02), "longer trainings favour the base"),
+        ((-0.01, 0.0), "no trend is shown at both"),
+    ],
+)
+def test_the_answer_says_how_the_difference_changes_with_the_length(slopes: tuple[float, ...], said: str) -> None:
+    jitter = np.array([[0.0, 0.001, 0.0], [0.0, -0.001, 0.0], [0.0, 0.0, 0.0]])
+    fitted = [
+        Fit(of, found := np.array([0.0, slope, 0.0]), found + jitter, sizes=True, seeds=3, fewest=3)
+        for of, slope in zip(("FLOPs", "seconds"), slopes, strict=True)
+    ]
+    first = answer(list(ledger({}).values()), fitted=fitted)[0]
+    assert first.count(" at equal FLOPs and ") == 1 and first.endswith(f" at equal seconds: {said}.")
+    assert "Every doubling" not in answer(list(ledger({}).values()))[0]
