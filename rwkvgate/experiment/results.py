@@ -18,7 +18,7 @@ from rwkvgate.experiment.analysis.comparison import (
     seed_values,
     summary,
 )
-from rwkvgate.experiment.analysis.figures import save_figure
+from rwkvgate.experiment.analysis.figures import SAVED, save_figure
 from rwkvgate.experiment.analysis.tables import TABLE2_METRICS
 from rwkvgate.experiment.claims import Evidence, Records, claim_pairs, decide_claims
 from rwkvgate.experiment.records import keep_marks, marks
@@ -146,7 +146,8 @@ def gather(run: Run) -> Results:
 def write_results(run: Run, results: Results, figures: Mapping[str, Figure]) -> dict[str, Path]:
     """Write tables, claims, figures and the manifest into the run folder, with their hashes; the files by name.
 
-    Tables without a row, of a run without studies, are left out. Those of an earlier run are removed, as its figures.
+    Tables without a row, of a run without studies, are left out. Those of an earlier run are removed, as are its figures,
+    which this process has not drawn again.
     """
     written = {name: run.results / f"{name}.parquet" for name, frame in results.frames().items() if len(frame)}
     for name, path in written.items():
@@ -156,15 +157,15 @@ def write_results(run: Run, results: Results, figures: Mapping[str, Figure]) -> 
     write_json(written["claims"], results.claims)
     write_json(settings, trained_with(run.settings))
     names = [path.name for path in (*written.values(), settings)]
-    keep_marks(run.results, marks(run.results, names), drop=_is_replaced)
-    keep_marks(run.figures, {}, drop=_is_replaced)
+    keep_marks(run.results, marks(run.results, names), drop=_is_of_this_notebook)
     written |= {name: save_figure(figure, run.figures, name)[0] for name, figure in figures.items()}
+    keep_marks(run.figures, {}, drop=lambda name: _is_of_this_notebook(name) and run.figures / name not in SAVED)
     write_manifest(run)
     return written
 
 
-def _is_replaced(name: str) -> bool:
-    """Whether a file of an earlier run is made anew by notebook 04, or else is not this run's: the gate is 05's."""
+def _is_of_this_notebook(name: str) -> bool:
+    """Whether a table or figure is notebook 04's, and none of 05's."""
     return not name.startswith("gate")
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from pandas.api.types import is_numeric_dtype
 
 from rwkvgate.experiment import order
+from rwkvgate.experiment.analysis.figures import save_figure
 from rwkvgate.experiment.analysis.tables import comparison_table, quality_table, time_table
 from rwkvgate.experiment.open_run import open_run
 from rwkvgate.experiment.records import keep_record, kept_difference
@@ -84,8 +86,10 @@ def test_without_studies_their_tables_are_left_out(diverged: Results, folder: Pa
         path.write_text("of an earlier run")
         keep_record(path.parent, path)
     (run.figures / "mine.txt").write_text("mine")
+    drawn = save_figure(Figure(), run.figures, "length")
     written = write_results(run, diverged, {})
     assert [path.exists() for path in earlier] == [False, False, True] and (run.figures / "mine.txt").exists()
+    assert all(path.exists() for path in drawn)  # in an earlier cell
     assert not kept_difference(run.results) and not kept_difference(run.figures)
     check_results(run.folder)
     assert {"documents", "latency", "summary", "comparisons", "times", "cost", "claims"} <= set(written)

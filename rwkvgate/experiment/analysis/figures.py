@@ -41,6 +41,8 @@ STYLE = {
 }
 WIDTH = 6.5
 """Inches."""
+SAVED: set[Path] = set()
+"""The figures that this process has written."""
 
 
 def palette(arms: Iterable[str]) -> dict[str, str]:
@@ -105,5 +107,6 @@ def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
         with write_file(path) as fresh, matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
             figure.savefig(fresh, format=suffix, dpi=200, metadata=metadata)
         written.append(path)
+    SAVED.update(written)
     keep_record(folder, *written)
     return written[0], written[1]
