@@ -146,8 +146,8 @@ def gather(run: Run) -> Results:
 def write_results(run: Run, results: Results, figures: Mapping[str, Figure]) -> dict[str, Path]:
     """Write tables, claims, figures and the manifest into the run folder, with their hashes; the files by name.
 
-    Tables without a row, of a run without studies, are left out. Those of an earlier run are removed, as are its figures,
-    which this process has not drawn again.
+    Tables without a row, of a run without studies, are left out. Those of an earlier run are removed, as are figures
+    that this process has not drawn.
     """
     written = {name: run.results / f"{name}.parquet" for name, frame in results.frames().items() if len(frame)}
     for name, path in written.items():
