@@ -12,6 +12,7 @@ input, is not needed.
 from __future__ import annotations
 
 from os import PathLike
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, cast
 
@@ -386,7 +387,7 @@ def load_pth(path: str | PathLike[str], dtype: torch.dtype | str | None = None, 
     Raises:
         CheckpointError: there is no such file, or it is not a complete RWKV-6; code in it is not run.
     """
-    path = Path(path).expanduser()
+    path = Path(expanduser(path))  # noqa: PTH111 - Path's own raises where a user is unknown
     if not is_there(path):
         raise CheckpointError(f"there is no file {str(path)!r}" if "\0" in str(path) else f"there is no file {path}")
     weights = to_hub_layout(read_weights(path), str(path))
