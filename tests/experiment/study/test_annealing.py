@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,19 @@ def trained(
     checkpoint: Path | None = None,
     rate: float = 1e-2,
     model: nn.Module | None = None,
+    score: Score = total,
+    report: Callable[[int, int], None] | None = None,
 ) -> Curve:
     return train_annealed(
-        model or network(), ROWS, budgets, total, rate=rate, batch_size=2, weight_decay=0.1, checkpoint=checkpoint
+        model or network(),
+        ROWS,
+        budgets,
+        score,
+        rate=rate,
+        batch_size=2,
+        weight_decay=0.1,
+        checkpoint=checkpoint,
+        report=report,
     )
 
 
@@ -87,17 +98,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_annealed(
-            network(),
-            ROWS,
-            BUDGETS,
-            total,
-            rate=1e-2,
-            batch_size=2,
-            weight_decay=0.1,
-            checkpoint=checkpoint,
-            report=stop,
-        )
+        trained(checkpoint=checkpoint, report=stop)
     assert trained(checkpoint=checkpoint, model=network(seed=1)) == trained()
 
 
@@ -105,19 +106,6 @@ def test_a_killed_training_goes_on_bit_for_bit(
 def test_a_kill_in_the_scoring_repeats_no_training(tmp_path: Path, budget: int) -> None:
     """What was not yet due to be saved is saved before a network is scored, which may take long."""
     checkpoint, scored, steps = tmp_path / "one.pt", 0, 0
-
-    def run(score: Score) -> Curve:
-        return train_annealed(
-            network(),
-            ROWS,
-            BUDGETS,
-            score,
-            rate=1e-2,
-            batch_size=2,
-            weight_decay=0.1,
-            checkpoint=checkpoint,
-            report=count,
-        )
 
     def count(done: int, total: int) -> None:
         nonlocal steps
@@ -131,12 +119,12 @@ def test_a_kill_in_the_scoring_repeats_no_training(tmp_path: Path, budget: int) 
         return total(model)
 
     with pytest.raises(KeyboardInterrupt):
-        run(killed)
-    assert run(total) == trained()
+        trained(checkpoint=checkpoint, score=killed, report=count)
+    assert trained(checkpoint=checkpoint, report=count) == trained()
     once = steps
     steps = 0
     checkpoint.unlink()
-    run(total)
+    trained(checkpoint=checkpoint, report=count)
     assert steps == once
 
 
